@@ -1,0 +1,29 @@
+// Native ESM: needs `node --experimental-vm-modules` (see the "test" script).
+const swc = {
+  jsc: {
+    target: 'es2022',
+    parser: { syntax: 'typescript', decorators: true },
+    transform: { legacyDecorator: true, decoratorMetadata: true },
+    keepClassNames: true,
+  },
+  module: { type: 'es6' },
+  sourceMaps: 'inline',
+};
+
+export default {
+  rootDir: '.',
+  testMatch: ['<rootDir>/test/**/*.spec.ts'],
+  testEnvironment: 'node',
+  testTimeout: 30_000,
+  extensionsToTreatAsEsm: ['.ts'],
+  resolver: '<rootDir>/jest.resolver.cjs', // './x.js' in our own files -> './x.ts'
+  moduleNameMapper: { '^millrace$': '<rootDir>/lib/index.ts', '^millrace/embedded$': '<rootDir>/lib/embedded.ts' },
+  modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/dist-sample'],
+  transform: { '^.+\\.ts$': ['@swc/jest', swc] },
+  globalSetup: '<rootDir>/test/support/global-setup.mjs',
+  globalTeardown: '<rootDir>/test/support/global-teardown.mjs',
+  maxWorkers: 2,
+  workerIdleMemoryLimit: '600MB', // a worker keeps ~25 MB for every ESM test file that it has run
+  collectCoverageFrom: ['lib/**/*.ts'],
+  coverageProvider: 'v8',
+};

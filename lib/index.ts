@@ -1,0 +1,44 @@
+// The public API, in the order in which a reader meets it.
+export { JobsModule, type JobsModuleAsyncOptions, type JobsOptionsFactory } from './jobs.module.js';
+export type {
+  HistoryOptions,
+  JobManagerOptions,
+  JobsModuleOptions,
+  MaintenanceOptions,
+  QueueOptions,
+  WorkerOptions,
+} from './interfaces/jobs-options.interface.js';
+export { defineTask, Task } from './decorators/task.decorator.js';
+export type {
+  DtoClass,
+  PayloadOf,
+  PayloadSchema,
+  RetryFunction,
+  RetryOptions,
+  StandardSchema,
+  TaskOptions,
+  TaskPayloads,
+  TaskToken,
+} from './interfaces/task.interface.js';
+export { JobContext } from './worker/job.context.js';
+export { isPartialSuccess, partialSuccess, snooze } from './worker/outcome.js';
+export { InjectJobManager } from './decorators/inject-job-manager.decorator.js';
+export { getJobsToken } from './jobs.constants.js';
+export { JobManager } from './manager/job.manager.js';
+export type * from './interfaces/job.interface.js';
+export { createJobManager, createWorkerPool, type PlainTask, type WorkerPoolOptions } from './jobs.factory.js';
+export { WorkerPool, type WorkerPoolState, type WorkerPoolStats } from './worker/worker.pool.js';
+export { JobQueue, type JobQueueOptions, type JobQueueStats } from './worker/job.queue.js';
+export { OnJobEvent } from './decorators/on-job-event.decorator.js';
+export {
+  CollectingJobEvents,
+  createCollectingEvents,
+  createNoopEvents,
+  JobEvents,
+  type JobEvent,
+  type JobEventFields,
+  type JobEventHandler,
+  type JobEventType,
+} from './monitoring/job.events.js';
+export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export * from './jobs.errors.js';

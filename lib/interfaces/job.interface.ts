@@ -1,0 +1,268 @@
+// The shapes of a job on its way through the library: how it is described, stored, claimed and remembered.
+
+/**
+ * Where a job stands. `scheduled`: its run-at lies in the future (retries too). `blocked`: it waits for parents or
+ * for the running job whose key it took. Waiting for a queue, a token or the end of a pause is `available`.
+ */
+export type JobStatus =
+  'available' | 'scheduled' | 'blocked' | 'running' | 'snoozed' | 'exhausted' | 'cancelled' | 'completed';
+
+/** How `addJob` treats a live job with the same `jobKey`. */
+export type JobKeyMode = 'replace' | 'preserve_run_at' | 'unsafe_dedupe';
+
+/** A job as the database knows it. Dates are `Date`, absent values `null`, absent lists empty. */
+export interface Job<P = unknown> {
+  id: string;
+  task: string;
+  payload: P;
+  status: JobStatus;
+  /** Lower runs first. Default 0. */
+  priority: number;
+  queue: string | null;
+  rateLimitKey: string | null;
+  runAt: Date;
+  /** Attempts begun so far, the running one included. */
+  attempts: number;
+  maxAttempts: number;
+  lastError: string | null;
+  jobKey: string | null;
+  jobKeyMode: JobKeyMode | null;
+  flags: string[];
+  tags: string[];
+  groupId: string | null;
+  timeoutMs: number | null;
+  lockedBy: string | null;
+  lockedAt: Date | null;
+  /** Grows with every claim, release, settle, edit and lease extension. */
+  revision: number;
+  progress: unknown;
+  createdAt: Date;
+  updatedAt: Date;
+}
+
+/** A job as `addJob` returns it. */
+export interface AddedJob<P = unknown> extends Job<P> {
+  /** `false` where a job key kept an older job. */
+  created: boolean;
+}
+
+/** A job in the hands of a worker. */
+export interface ClaimedJob<P = unknown> extends Job<P> {
+  /** Names this claim in the job's history. */
+  correlationId: string;
+  /** Grows with every claim of the job and never falls; a decimal string. Settling matches on it. */
+  fence: string;
+  /** What the last partially successful attempt left behind. */
+  previous: PartialResults | null;
+}
+
+/** What an attempt that got only half-way reports, and the next attempt gets as `ctx.previous`. */
+export interface PartialResults {
+  completedSteps?: string[];
+  failedSteps?: string[];
+  retryFromStep?: string | null;
+  results?: unknown;
+}
+
+export interface AddJobOptions {
+  /** The lane to run in. A queue that is declared nowhere runs one job at a time, in order. */
+  queue?: string;
+  /** Lower runs first, a 32-bit integer. Default 0. */
+  priority?: number;
+  /** Not before this moment, by the database's clock. */
+  runAt?: Date;
+  /** Not before so many milliseconds from now; instead of `runAt`. */
+  delayMs?: number;
+  /** From 1 to 32,767. Default: the task's, else the module's `retry.maxAttempts` (25). */
+  maxAttempts?: number;
+  /** At most one live job has a given key. */
+  jobKey?: string;
+  /** Default `replace`. */
+  jobKeyMode?: JobKeyMode;
+  /** Labels that a worker may refuse by `forbiddenFlags`. */
+  flags?: string[];
+  /** Labels to search by. */
+  tags?: string[];
+  groupId?: string;
+  /** Must have been registered with `registerRateLimit`. */
+  rateLimitKey?: string;
+  /** How long one attempt may run. Default: the task's, else the worker's `timeoutMs`. */
+  timeoutMs?: number;
+  /**
+   * Insert on this connection, in its transaction: a TypeORM `EntityManager` or `QueryRunner`, a `pg` client, or
+   * anything with `query(text, values)`.
+   */
+  manager?: QueryExecutor;
+  /** `false`: do not wake idle workers; they find the job at their next poll. Default true. */
+  notify?: boolean;
+}
+
+/** One job of `addJobs`. */
+export interface JobSpec<P = unknown> extends Omit<AddJobOptions, 'manager' | 'notify'> {
+  task: string;
+  payload: P;
+}
+
+/** Whatever can run SQL: TypeORM's EntityManager and QueryRunner, pg's Client and Pool, and adapters around others. */
+export interface QueryExecutor {
+  query(text: string, values?: any[]): Promise<any>;
+}
+
+export interface ClaimOptions {
+  /** Default 1. */
+  batchSize?: number;
+  /** Claim only these tasks. Default: any. */
+  taskIdentifiers?: string[];
+  /** Skip jobs that carry one of these flags. */
+  forbiddenFlags?: string[];
+  /** Claim only from these queues, in the given order; jobs without a queue are left alone. */
+  queues?: string[];
+  /** How long the claim holds unless `extendLease` renews it. Default: `lockTimeoutMs` (4 h). */
+  leaseMs?: number;
+}
+
+/** What became of the jobs handed to a settling call. */
+export interface SettleReport {
+  settled: ClaimedJob[];
+  /** Jobs whose claim had been taken away in the meantime; nothing was changed for them. */
+  lost: ClaimedJob[];
+}
+
+export type HistoryStatus = 'started' | 'completed' | 'failed' | 'partial_success' | 'snoozed' | 'cancelled';
+
+/** One attempt of one job. */
+export interface HistoryRecord {
+  jobId: string;
+  correlationId: string;
+  task: string;
+  payload: unknown;
+  workerId: string | null;
+  status: HistoryStatus;
+  startedAt: Date | null;
+  completedAt: Date | null;
+  /** How long the job was due before it was claimed. */
+  queueTimeMs: number | null;
+  executionTimeMs: number | null;
+  attempt: number;
+  errorMessage: string | null;
+  errorStack: string | null;
+  partialResults: PartialResults | null;
+  result: unknown;
+  executionEnvironment: Record<string, unknown> | null;
+  expiresAt: Date | null;
+}
+
+export interface RateLimit {
+  key: string;
+  /** Claims allowed in each window. */
+  capacity: number;
+  intervalMs: number;
+  availableTokens: number;
+  lastRefillAt: Date;
+}
+
+export interface QueueState {
+  name: string;
+  /** `Infinity`: no limit. */
+  concurrency: number;
+  paused: boolean;
+  running: number;
+  waiting: number;
+  /** The worker that claimed from the queue last, while a job of it runs. */
+  lockedBy: string | null;
+}
+
+export interface WorkerInfo {
+  id: string;
+  host: string;
+  pid: number;
+  concurrency: number;
+  startedAt: Date;
+  heartbeatAt: Date;
+  running: number;
+  tasks: string[];
+}
+
+export interface Page<T> {
+  items: T[];
+  /** Hand it in for the next page; `null` on the last one. */
+  cursor: string | null;
+}
+
+export interface PageRequest {
+  /** 1 to 1,000. Default 50. */
+  limit?: number;
+  cursor?: string | null;
+}
+
+export interface JobFilter {
+  task?: string;
+  queue?: string;
+  status?: JobStatus;
+  tag?: string;
+  groupId?: string;
+  flag?: string;
+  /** Created at or after. */
+  from?: Date;
+  /** Created before. */
+  to?: Date;
+  /** Text contained in the payload, the task's name or the last error, in any case. */
+  search?: string;
+}
+
+export interface HistoryFilter {
+  jobId?: string;
+  task?: string;
+  status?: Exclude<HistoryStatus, 'started'>;
+  workerId?: string;
+  /** Finished at or after. */
+  from?: Date;
+  /** Finished before. */
+  to?: Date;
+}
+
+export interface JobCounts {
+  byStatus: Record<JobStatus, number>;
+  /** Live jobs per task. */
+  byTask: Record<string, number>;
+  /** Live jobs per queue. */
+  byQueue: Record<string, number>;
+  /** How long the oldest job that could run has been due; `null` where none is due. */
+  oldestDueAgeMs: number | null;
+}
+
+export type ExplainReason =
+  | 'running'
+  | 'future'
+  | 'snoozed'
+  | 'queue_busy'
+  | 'queue_paused'
+  | 'no_tokens'
+  | 'parents'
+  | 'job_key'
+  | 'no_handler'
+  | 'no_worker'
+  | 'exhausted'
+  | 'cancelled'
+  | 'completed'
+  | 'ready';
+
+/** Why a job is not running. */
+export interface JobExplanation {
+  status: JobStatus;
+  reason: ExplainReason;
+  /** One sentence for people. */
+  message: string;
+  /** When the obstacle goes away by itself, where that is known. */
+  until: Date | null;
+  /** Ids of the jobs in its way. */
+  blockedBy: string[];
+}
+
+/** How a job ended, as `waitForJob` reports it. */
+export interface JobResult {
+  status: JobStatus;
+  result: unknown;
+  error: string | null;
+  job: Job;
+}

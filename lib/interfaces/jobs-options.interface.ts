@@ -1,0 +1,139 @@
+// The options of JobsModule.forRoot, createJobManager and createWorkerPool, as users write them.
+import type pg from 'pg';
+import type { DataSource } from 'typeorm';
+import type { RetryOptions } from './task.interface.js';
+
+export interface WorkerOptions {
+  /** Jobs run at once. Default 10. */
+  concurrency?: number;
+  /** Most jobs held in the local buffer. Default: adaptive, 50 to 1,000 jobs and at most 16 MiB of payloads. */
+  queueSize?: number;
+  /** A job that waited longer in the buffer goes back to the database. Default 60,000. */
+  queueTtlMs?: number;
+  /** Fetch more as soon as the buffer holds no more than this. Default: a fifth of the buffer. */
+  refetchThreshold?: number;
+  /** Pause after a fetch that brought nothing although more had been expected. Default 1,000. */
+  refetchDelayMs?: number;
+  /** How often an idle pool looks for jobs that no notification announced. Default 2,000. */
+  pollIntervalMs?: number;
+  /** Idle polling backs off from `pollIntervalMs` up to this, with jitter. Default: `pollIntervalMs` (no backoff). */
+  maxPollIntervalMs?: number;
+  /** How long a silent worker keeps its jobs, at least 1,000. Default 30,000. */
+  leaseMs?: number;
+  /** How often the lease is renewed. Default 0.7 × `leaseMs`, at most 10,000. */
+  keepaliveMs?: number;
+  /** How long one attempt may run unless task or job say otherwise. Default 300,000. */
+  timeoutMs?: number;
+  /** How long a stopping pool waits for running jobs before it aborts their signals. Default 30,000. */
+  gracefulShutdownTimeoutMs?: number;
+  /** Run only these tasks. Default: all that this process has a handler for. */
+  taskIdentifiers?: string[];
+  /** Take only from these queues, strictly in this order. */
+  queues?: string[];
+  /** Leave jobs that carry one of these flags to others. */
+  forbiddenFlags?: string[];
+  /** `false`: no LISTEN connection, polling only. Default true. */
+  listen?: boolean;
+  /** `false`: the pool waits for `start()`. Default true. */
+  autoStart?: boolean;
+}
+
+export interface QueueOptions {
+  /** Jobs of the queue that run at once over all processes; `Infinity` for no limit. Default 1. */
+  concurrency?: number;
+}
+
+export interface HistoryOptions {
+  /** Which attempts leave a record. Default 'all'. */
+  keep?: 'all' | 'failures' | 'none';
+  /** How long records are kept. Default 30 days. */
+  retentionMs?: number;
+}
+
+export interface MaintenanceOptions {
+  /** Crontab expression (seconds allowed), or `false` for never. Default `* * * * *`. */
+  resetLockedJobs?: string | false;
+  /** Default `* * * * * *` (every second). */
+  refillRateLimits?: string | false;
+  /** Default `0 3 * * *`. */
+  gc?: string | false;
+  /** Time zone of these expressions. Default 'UTC'. */
+  timeZone?: string;
+}
+
+export interface JobManagerOptions {
+  /** A PostgreSQL URL or a `pg` pool configuration. */
+  connection?: string | pg.PoolConfig;
+  /** An initialised TypeORM DataSource whose pool is shared. */
+  dataSource?: DataSource;
+  /** The PostgreSQL schema that holds the library's tables. Default 'jobs'. */
+  schema?: string;
+  /** Bring the schema up to date at start; `false`: fail if it is behind. Default true. */
+  migrate?: boolean;
+  retry?: RetryOptions & { maxAttempts?: number };
+  history?: HistoryOptions;
+  /** How long a claim made by hand (`getJobs`) holds. Default 4 hours. */
+  lockTimeoutMs?: number;
+  /** `gcTaskIdentifiers` forgets names unused for so long. Default 7 days. */
+  taskIdentifierRetentionMs?: number;
+  /** Keep trying for so long at start while the database cannot be reached. Default 0: fail at once. */
+  waitForDatabaseMs?: number;
+  /** A direct URL for LISTEN when `connection` goes through a transaction pooler. */
+  listenConnection?: string | pg.ClientConfig;
+  /** `false` where a pooler cannot keep named prepared statements. Default true. */
+  preparedStatements?: boolean;
+  /** Largest payload accepted, in bytes of JSON. Default 1,048,576. */
+  maxPayloadBytes?: number;
+  /** Queues with a concurrency other than one. */
+  queues?: Record<string, QueueOptions>;
+}
+
+export interface JobsModuleOptions extends JobManagerOptions {
+  /** Names the instance where an application has several. */
+  name?: string;
+  /** Whether `JobManager` can be injected everywhere. Default true. */
+  isGlobal?: boolean;
+  /** Options of the worker pool; `false`: this process only enqueues. */
+  worker?: WorkerOptions | false;
+  maintenance?: MaintenanceOptions;
+  /** Jobs of tasks without a handler here: leave them to other processes, or fail them for good. Default 'leave'. */
+  unknownTasks?: 'leave' | 'exhaust';
+  /** `true`: APP_GUARD, APP_INTERCEPTOR, APP_PIPE and APP_FILTER run on jobs too. Default false. */
+  globalEnhancers?: boolean;
+}
+
+/** Retry settings with every default filled in. */
+export type RetrySettings = Required<RetryOptions>;
+
+/** What a JobManager works with: `JobManagerOptions` with every default filled in. */
+export interface ManagerSettings {
+  schema: string;
+  retry: RetrySettings & { maxAttempts: number };
+  history: Required<HistoryOptions>;
+  lockTimeoutMs: number;
+  taskIdentifierRetentionMs: number;
+  maxPayloadBytes: number;
+  /** Declared queues and their concurrency. */
+  queues: Record<string, number>;
+}
+
+/** What a worker pool works with: `WorkerOptions` with every default filled in; `null` where unset means adaptive or all. */
+export interface WorkerSettings {
+  concurrency: number;
+  queueSize: number | null;
+  queueTtlMs: number;
+  refetchThreshold: number | null;
+  refetchDelayMs: number;
+  pollIntervalMs: number;
+  maxPollIntervalMs: number;
+  leaseMs: number;
+  keepaliveMs: number;
+  timeoutMs: number;
+  gracefulShutdownTimeoutMs: number;
+  taskIdentifiers: string[] | null;
+  queues: string[] | null;
+  forbiddenFlags: string[] | null;
+  listen: boolean;
+  autoStart: boolean;
+  unknownTasks: 'leave' | 'exhaust';
+}

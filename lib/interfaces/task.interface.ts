@@ -1,0 +1,75 @@
+// How a task is described: the options of @Task, typed payloads, and the schemas that payloads are checked by.
+
+/**
+ * Maps task names to payload types. Augment it, and every `addJob` is checked at compile time.
+ *
+ * @example
+ * declare module 'millrace' {
+ *   interface TaskPayloads { 'send-email': SendEmailDto }
+ * }
+ */
+export interface TaskPayloads {}
+
+/** A payload's type by task name: as declared in `TaskPayloads`, else anything. */
+export type PayloadOf<T extends string> = T extends keyof TaskPayloads ? TaskPayloads[T] : unknown;
+
+export type DtoClass<P = unknown> = new (...args: any[]) => P;
+
+/** The part of the Standard Schema interface that payload validation uses (zod, valibot, arktype and others). */
+export interface StandardSchema<P = unknown> {
+  readonly '~standard': {
+    readonly version: 1;
+    readonly vendor: string;
+    readonly validate: (value: unknown) => StandardResult<P> | Promise<StandardResult<P>>;
+    readonly types?: { readonly input: unknown; readonly output: P } | undefined;
+  };
+}
+
+export type StandardResult<P> =
+  | { readonly value: P; readonly issues?: undefined }
+  | {
+      readonly issues: ReadonlyArray<{
+        readonly message: string;
+        readonly path?: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }> | undefined;
+      }>;
+    };
+
+/** A class-validator DTO class or any Standard Schema. */
+export type PayloadSchema<P = unknown> = DtoClass<P> | StandardSchema<P>;
+
+/** A task's name together with its payload type, usable in `@Task` and in `addJob`. */
+export interface TaskToken<P = unknown> {
+  readonly task: string;
+  readonly payload: PayloadSchema<P> | undefined;
+}
+
+export interface RetryOptions {
+  /** Delay before the second attempt. Default 1,000. */
+  baseDelayMs?: number;
+  /** Each further delay is so many times the last one. Default 2. */
+  multiplier?: number;
+  /** Upper bound of the delay, jitter included. Default 3,600,000 (an hour). */
+  maxDelayMs?: number;
+  /** Random share added to the delay, 0 to 1. Default 0.1. */
+  jitter?: number;
+}
+
+/** Gets the attempt that failed (from 1) and its error; returns the delay in ms, or `false` to give up at once. */
+export type RetryFunction = (attempt: number, error: unknown) => number | false;
+
+export interface TaskOptions {
+  /** What a payload must satisfy, at enqueue and again before the handler. Default: the handler's parameter type. */
+  payload?: PayloadSchema;
+  queue?: string;
+  priority?: number;
+  maxAttempts?: number;
+  /** How long one attempt may run. Default: the worker's `timeoutMs`. */
+  timeoutMs?: number;
+  retry?: RetryOptions | RetryFunction;
+  rateLimitKey?: string;
+  flags?: string[];
+  /** Jobs of this task that one process runs at once. Default: the pool's concurrency. */
+  concurrency?: number;
+  /** The module instance (`forRoot({ name })`) that the task belongs to. Default: the unnamed one. */
+  instance?: string;
+}

@@ -1,0 +1,277 @@
+// Every error the library throws: one class per cause, each with a stable `code`.
+
+/** Base class of all errors of this library. */
+export abstract class JobsError extends Error {
+  /** Stable, for programs: `ERR_JOBS_…`. */
+  abstract readonly code: string;
+
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+  }
+}
+
+/** Options given to the module, a decorator or a constructor are wrong; `problems` lists every one of them. */
+export class InvalidOptionsError extends JobsError {
+  readonly code = 'ERR_JOBS_INVALID_OPTIONS';
+
+  constructor(readonly problems: string[]) {
+    super(`Invalid options for millrace:\n${problems.map((problem) => `  - ${problem}`).join('\n')}`);
+  }
+}
+
+/** Options given to a call (`addJob`, `getJobs`, …) are wrong; nothing was changed. */
+export class InvalidArgumentError extends JobsError {
+  readonly code = 'ERR_JOBS_INVALID_ARGUMENT';
+
+  constructor(readonly problems: string[]) {
+    super(problems.join(' '));
+  }
+}
+
+/** Neither `connection` nor `dataSource` was given, and the application has no default TypeORM DataSource. */
+export class NoConnectionError extends JobsError {
+  readonly code = 'ERR_JOBS_NO_CONNECTION';
+}
+
+/** The database cannot be reached. */
+export class DatabaseUnavailableError extends JobsError {
+  readonly code = 'ERR_JOBS_DATABASE_UNAVAILABLE';
+}
+
+/** The database's role may not do what the library needs. */
+export class MissingPrivilegesError extends JobsError {
+  readonly code = 'ERR_JOBS_MISSING_PRIVILEGES';
+}
+
+/** The schema does not exist or is behind, and `migrate` is off. */
+export class SchemaOutdatedError extends JobsError {
+  readonly code = 'ERR_JOBS_SCHEMA_OUTDATED';
+}
+
+/** The schema was migrated by a newer version of the library. */
+export class SchemaTooNewError extends JobsError {
+  readonly code = 'ERR_JOBS_SCHEMA_TOO_NEW';
+}
+
+/** Two handlers claim one task name. */
+export class DuplicateTaskError extends JobsError {
+  readonly code = 'ERR_JOBS_DUPLICATE_TASK';
+
+  constructor(
+    readonly task: string,
+    readonly handlers: [string, string],
+  ) {
+    super(
+      `Expected one handler for task "${task}", got ${handlers[0]} and ${handlers[1]}. Rename one of them, or give ` +
+        'them different instances by @Task(name, { instance }).',
+    );
+  }
+}
+
+/** One thing that is wrong with a payload. */
+export interface PayloadIssue {
+  /** Dotted path of the property; empty for the payload itself. */
+  path: string;
+  message: string;
+}
+
+/** The payload does not satisfy the task's schema; nothing was inserted. */
+export class PayloadValidationError extends JobsError {
+  readonly code = 'ERR_JOBS_PAYLOAD_INVALID';
+
+  constructor(
+    readonly task: string,
+    readonly issues: PayloadIssue[],
+  ) {
+    super(
+      `The payload of task "${task}" is not valid: ` +
+        issues.map(({ path, message }) => (path ? `${path}: ${message}` : message)).join('; '),
+    );
+  }
+}
+
+/** The payload cannot be written as JSON; nothing was inserted. */
+export class PayloadNotSerializableError extends JobsError {
+  readonly code = 'ERR_JOBS_PAYLOAD_NOT_SERIALIZABLE';
+
+  constructor(
+    readonly task: string,
+    reason: string,
+    options?: ErrorOptions,
+  ) {
+    super(`The payload of task "${task}" cannot be stored as JSON: ${reason}`, options);
+  }
+}
+
+/** The payload is larger than `maxPayloadBytes`; nothing was inserted. */
+export class PayloadTooLargeError extends JobsError {
+  readonly code = 'ERR_JOBS_PAYLOAD_TOO_LARGE';
+
+  constructor(
+    readonly task: string,
+    readonly bytes: number,
+    readonly maxBytes: number,
+  ) {
+    super(
+      `The payload of task "${task}" has ${bytes} bytes of JSON, expected at most ${maxBytes}. Store large data ` +
+        'elsewhere and enqueue a reference to it, or raise maxPayloadBytes.',
+    );
+  }
+}
+
+/** A job names a rate limit that was never registered; nothing was inserted. */
+export class UnknownRateLimitError extends JobsError {
+  readonly code = 'ERR_JOBS_UNKNOWN_RATE_LIMIT';
+
+  constructor(readonly keys: string[]) {
+    super(
+      `Expected registered rate limits, got ${keys.map((key) => `"${key}"`).join(', ')}. Call ` +
+        'registerRateLimit(key, capacity, interval) before adding jobs that name it.',
+    );
+  }
+}
+
+/** The transaction handed to `addJob` is already committed, rolled back or aborted; nothing was inserted. */
+export class TransactionOverError extends JobsError {
+  readonly code = 'ERR_JOBS_TRANSACTION_OVER';
+}
+
+/** Bringing the jobs back would give a job key to two live jobs; none was changed. */
+export class JobKeyConflictError extends JobsError {
+  readonly code = 'ERR_JOBS_JOB_KEY_CONFLICT';
+
+  constructor(readonly jobKeys: string[]) {
+    super(
+      `Expected job keys that no other live job holds, got ${jobKeys.map((key) => `"${key}"`).join(', ')}. Cancel ` +
+        'or wait for the jobs that hold them.',
+    );
+  }
+}
+
+/** A worker's id is too short to be unique. */
+export class InvalidWorkerIdError extends JobsError {
+  readonly code = 'ERR_JOBS_INVALID_WORKER_ID';
+}
+
+/** No job has the id. */
+export class JobNotFoundError extends JobsError {
+  readonly code = 'ERR_JOBS_JOB_NOT_FOUND';
+
+  constructor(readonly jobId: string) {
+    super(`No job has the id ${jobId}; it may have been purged or its transaction may not have committed.`);
+  }
+}
+
+/** The job is in a status in which the call makes no sense. */
+export class InvalidStatusError extends JobsError {
+  readonly code = 'ERR_JOBS_INVALID_STATUS';
+
+  constructor(
+    readonly jobId: string,
+    readonly status: string,
+    expected: string,
+  ) {
+    super(`Expected job ${jobId} to be ${expected}, but it is ${status}.`);
+  }
+}
+
+/** The job is claimed by another worker. */
+export class WrongOwnerError extends JobsError {
+  readonly code = 'ERR_JOBS_WRONG_OWNER';
+
+  constructor(
+    readonly jobId: string,
+    readonly owner: string | null,
+    workerId: string,
+  ) {
+    super(`Expected job ${jobId} to be claimed by ${workerId}, but it is claimed by ${owner ?? 'nobody'}.`);
+  }
+}
+
+/** The claim's lease ran out before it was extended. */
+export class LeaseExpiredError extends JobsError {
+  readonly code = 'ERR_JOBS_LEASE_EXPIRED';
+
+  constructor(readonly jobId: string) {
+    super(
+      `The lease on job ${jobId} has expired; others may claim it. Extend earlier, or claim with a longer leaseMs.`,
+    );
+  }
+}
+
+/** The claim was taken away; whoever held it must not go on. */
+export class LeaseLostError extends JobsError {
+  readonly code = 'ERR_JOBS_LEASE_LOST';
+
+  constructor(readonly jobId: string) {
+    super(`The claim on job ${jobId} was taken away; it is or will be run by another worker.`);
+  }
+}
+
+/** Somebody changed the record since the given revision. */
+export class RevisionConflictError extends JobsError {
+  readonly code = 'ERR_JOBS_REVISION_CONFLICT';
+
+  constructor(
+    readonly jobId: string,
+    readonly expected: number,
+    readonly actual: number,
+  ) {
+    super(`Expected revision ${expected} of job ${jobId}, but it is at ${actual}. Read it again and decide anew.`);
+  }
+}
+
+/** `waitForJob` ran out of time. */
+export class WaitTimeoutError extends JobsError {
+  readonly code = 'ERR_JOBS_WAIT_TIMEOUT';
+}
+
+/** `start()` was called on something that runs already. */
+export class AlreadyRunningError extends JobsError {
+  readonly code = 'ERR_JOBS_ALREADY_RUNNING';
+}
+
+/** Something that was stopped for good is used again. */
+export class StoppedError extends JobsError {
+  readonly code = 'ERR_JOBS_STOPPED';
+}
+
+/** An attempt ran longer than its `timeoutMs`. */
+export class JobTimeoutError extends JobsError {
+  readonly code = 'ERR_JOBS_TIMEOUT';
+
+  constructor(readonly timeoutMs: number) {
+    super(`The attempt ran longer than ${timeoutMs} ms.`);
+  }
+}
+
+/** Why `ctx.signal` aborts while the pool stops. */
+export class ShutdownError extends JobsError {
+  readonly code = 'ERR_JOBS_SHUTDOWN';
+}
+
+/** No handler is registered for the task, and `unknownTasks` is 'exhaust'. */
+export class UnknownTaskError extends JobsError {
+  readonly code = 'ERR_JOBS_UNKNOWN_TASK';
+}
+
+/**
+ * Throw it in a handler to exhaust the job at once, whatever attempts are left.
+ *
+ * @example
+ * throw new PermanentFailure('the customer no longer exists');
+ */
+export class PermanentFailure extends JobsError {
+  readonly code = 'ERR_JOBS_PERMANENT_FAILURE';
+}
+
+/**
+ * Throw it in a handler to cancel the job: no retry, and no failure either.
+ *
+ * @example
+ * throw new CancelJob('the order was withdrawn');
+ */
+export class CancelJob extends JobsError {
+  readonly code = 'ERR_JOBS_CANCELLED';
+}

@@ -1,0 +1,65 @@
+// Natural batching of adds: while an insert is in flight the next ones gather, and go together when it is back.
+// Nobody waits longer than alone, and fifty callers at once cost a few inserts.
+import { DatabaseUnavailableError } from '../jobs.errors.js';
+import type { PreparedJob } from './job.preparer.js';
+
+/** Inserts jobs in one statement: all or, by throwing, none. */
+export type Insert<T> = (jobs: PreparedJob[]) => Promise<T[]>;
+
+interface Waiting<T> {
+  job: PreparedJob;
+  resolve: (added: T) => void;
+  reject: (error: unknown) => void;
+}
+
+const MAX_BATCH = 1_000;
+const MAX_BYTES = 8 * 1024 * 1024;
+
+export class AddBatcher<T> {
+  private waiting: Waiting<T>[] = [];
+  private inFlight: Promise<void> | null = null;
+
+  constructor(private readonly insert: Insert<T>) {}
+
+  /** Resolves after the commit, with the job's own result; fails only for its own reason. */
+  add(job: PreparedJob): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      this.waiting.push({ job, resolve, reject });
+      this.inFlight ??= this.drain();
+    });
+  }
+
+  /** Resolves when nothing is waiting or in flight. */
+  async idle(): Promise<void> {
+    await this.inFlight;
+  }
+
+  private async drain(): Promise<void> {
+    // One tick: callers that add in the same turn of the event loop share the first insert already.
+    await Promise.resolve();
+    while (this.waiting.length) await this.insertBatch(this.nextBatch());
+    this.inFlight = null;
+  }
+
+  private nextBatch(): Waiting<T>[] {
+    let bytes = 0;
+    let count = 0;
+    for (const { job } of this.waiting) {
+      bytes += job.json.length;
+      if (count > 0 && (bytes > MAX_BYTES || count === MAX_BATCH)) break;
+      count++;
+    }
+    return this.waiting.splice(0, count);
+  }
+
+  private async insertBatch(batch: Waiting<T>[]): Promise<void> {
+    try {
+      const added = await this.insert(batch.map(({ job }) => job));
+      batch.forEach(({ resolve }, index) => resolve(added[index] as T));
+    } catch (error) {
+      if (batch.length === 1 || error instanceof DatabaseUnavailableError) batch.forEach(({ reject }) => reject(error));
+      // Somebody's job is at fault: each goes alone, so that its neighbours are not refused with it.
+      else for (const one of batch) await this.insertBatch([one]);
+    }
+  }
+}

@@ -1,0 +1,131 @@
+// What calls may be given: every fault of a call is found before anything happens, and named in one error.
+import type { AddJobOptions } from '../interfaces/job.interface.js';
+import { InvalidArgumentError, InvalidWorkerIdError } from '../jobs.errors.js';
+import { isUuid } from './job.id.js';
+
+const INT4_MAX = 2_147_483_647;
+const MAX_ATTEMPTS = 32_767;
+const MIN_WORKER_ID = 10;
+const MAX_NAME = 1_000;
+/** Dates beyond need another notation in SQL; nobody waits that long. */
+const LAST_DATE = Date.UTC(9999, 11, 31);
+const FIRST_DATE = Date.UTC(1, 0, 1);
+
+/** A rule returns what it expected where the value does not meet it. */
+type Rule = (value: unknown) => string | null;
+
+const integer =
+  (min: number, max: number): Rule =>
+  (value) =>
+    Number.isInteger(value) && (value as number) >= min && (value as number) <= max
+      ? null
+      : `an integer from ${min} to ${max}`;
+
+const name: Rule = (value) =>
+  typeof value === 'string' && value.length > 0 && value.length <= MAX_NAME && isStorable(value)
+    ? null
+    : `a string of 1 to ${MAX_NAME} characters without NUL and lone surrogates`;
+
+const names: Rule = (value) =>
+  Array.isArray(value) && value.every((entry) => name(entry) === null)
+    ? null
+    : 'an array of non-empty strings without NUL and lone surrogates';
+
+const date: Rule = (value) =>
+  value instanceof Date && value.getTime() >= FIRST_DATE && value.getTime() <= LAST_DATE
+    ? null
+    : 'a valid Date between the years 1 and 9999';
+
+const duration: Rule = (value) =>
+  typeof value === 'number' && value >= 0 && value <= 1e12 ? null : 'a number of milliseconds from 0 to 1e12';
+
+const oneOf =
+  (...allowed: string[]): Rule =>
+  (value) =>
+    allowed.includes(value as string) ? null : `one of ${allowed.map((entry) => `'${entry}'`).join(', ')}`;
+
+const anything: Rule = () => null;
+
+const ADD_RULES: Record<Exclude<keyof AddJobOptions, 'dependsOn'>, Rule> = {
+  queue: name,
+  priority: integer(-INT4_MAX - 1, INT4_MAX),
+  runAt: date,
+  delayMs: duration,
+  maxAttempts: integer(1, MAX_ATTEMPTS),
+  jobKey: name,
+  jobKeyMode: oneOf('replace', 'preserve_run_at', 'unsafe_dedupe'),
+  flags: names,
+  tags: names,
+  groupId: name,
+  rateLimitKey: name,
+  timeoutMs: integer(1, INT4_MAX),
+  manager: (value) =>
+    typeof (value as { query?: unknown } | null)?.query === 'function' ? null : 'something with query(text, values)',
+  notify: (value) => (typeof value === 'boolean' ? null : 'true or false'),
+};
+
+/** Options of addJob and of each spec of addJobs. @throws InvalidArgumentError */
+export function checkAddOptions(task: unknown, options: AddJobOptions): void {
+  const problems = [
+    ...problemOf('task', task, name),
+    ...Object.entries(options).flatMap(([key, value]) => {
+      const rule = (ADD_RULES as Record<string, Rule | undefined>)[key];
+      if (!rule) return [`Unknown option "${key}"; known are ${Object.keys(ADD_RULES).join(', ')}.`];
+      return value === undefined ? [] : problemOf(key, value, rule);
+    }),
+    ...(options.runAt && options.delayMs !== undefined ? ['Expected runAt or delayMs, got both.'] : []),
+    ...(options.jobKeyMode && options.jobKey === undefined ? ['Expected a jobKey beside jobKeyMode, got none.'] : []),
+  ];
+  refuse(problems);
+}
+
+const problemOf = (key: string, value: unknown, rule: Rule): string[] => {
+  const expected = rule(value);
+  return expected ? [`Expected ${key} to be ${expected}, got ${show(value)}.`] : [];
+};
+
+/** Checks named values: `check({ limit: [limit, rules.positive] })`. @throws InvalidArgumentError */
+export function check(values: Record<string, [value: unknown, rule: Rule]>): void {
+  refuse(Object.entries(values).flatMap(([key, [value, rule]]) => problemOf(key, value, rule)));
+}
+
+/** Rules for `check`; `optional` lets undefined and null pass. */
+export const rules = {
+  integer,
+  name,
+  names,
+  date,
+  duration,
+  oneOf,
+  anything,
+  positive: integer(1, INT4_MAX),
+  uuid: ((value) => (isUuid(value) ? null : 'a job id (UUID)')) as Rule,
+  uuids: ((value) => (Array.isArray(value) && value.every(isUuid) ? null : 'an array of job ids (UUIDs)')) as Rule,
+  optional:
+    (rule: Rule): Rule =>
+    (value) =>
+      value === undefined || value === null ? null : rule(value),
+};
+
+/** @throws InvalidWorkerIdError */
+export function checkWorkerId(workerId: unknown): void {
+  if (typeof workerId === 'string' && workerId.length >= MIN_WORKER_ID && isStorable(workerId)) return;
+  throw new InvalidWorkerIdError(
+    `Expected a worker id of at least ${MIN_WORKER_ID} characters, got ${show(workerId)}. Use something unique to ` +
+      'the process, such as a UUID: two workers with one id could settle each other’s jobs.',
+  );
+}
+
+function refuse(problems: string[]): void {
+  if (problems.length) throw new InvalidArgumentError(problems);
+}
+
+/** PostgreSQL's text knows neither NUL nor lone surrogates. */
+const isStorable = (text: string): boolean => !text.includes('\0') && !/\p{Surrogate}/u.test(text);
+
+function show(value: unknown): string {
+  if (typeof value === 'string') return value.length > 60 ? `"${value.slice(0, 60)}…"` : `"${value}"`;
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? 'an invalid Date' : value.toISOString();
+  if (Array.isArray(value)) return `[${value.slice(0, 5).map(show).join(', ')}]`;
+  return typeof value === 'object' && value !== null ? 'an object' : String(value);
+}

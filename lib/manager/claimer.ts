@@ -1,0 +1,129 @@
+// Claiming from the manager's side: runs the claim statement with a cursor, registers queues it did not know, and
+// works out where the next claim starts.
+import type { ClaimCursor, ClaimRequest, ClaimResult, CursorPosition } from '../interfaces/claim.interface.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { Database } from '../storage/database.js';
+import { claimJobs, type CandidateRow } from '../storage/statements/claim-jobs.js';
+import { registerQueues } from '../storage/statements/queues.js';
+import { toClaimedJob } from './job.mapper.js';
+
+const BEFORE_ANY_PRIORITY = -2_147_483_649;
+const AFTER_ANY_PRIORITY = 2_147_483_648;
+const START = { runAt: '-infinity', id: '00000000-0000-0000-0000-000000000000' };
+
+export interface ClaimOutcome extends ClaimResult {
+  /** Queues whose free places the claim could not use: a waiting job should get them. */
+  promote: string[];
+}
+
+/** Claims by the request; in the given order if it names queues. */
+export async function claim(database: Database, request: ClaimRequest): Promise<ClaimOutcome> {
+  if (!request.queues) return claimFrom(database, request, null);
+  const found: ClaimOutcome = { jobs: [], cursor: [], more: false, retryInMs: null, promote: [] };
+  for (const queue of request.queues) {
+    const limit = request.limit - found.jobs.length;
+    if (limit <= 0) return { ...found, more: true };
+    const slots = Math.min(limit, request.slots - found.jobs.length);
+    const next = await claimFrom(database, { ...request, limit, slots, cursor: [] }, queue);
+    found.jobs.push(...next.jobs);
+    found.more ||= next.more;
+    found.retryInMs = earlier(found.retryInMs, next.retryInMs);
+    found.promote.push(...next.promote);
+  }
+  return found;
+}
+
+async function claimFrom(database: Database, request: ClaimRequest, queue: string | null): Promise<ClaimOutcome> {
+  const rows = await run(database, request, queue);
+  const unknown = rows.filter(({ verdict }) => verdict === 'unknown_queue');
+  const found = toOutcome(request, rows);
+  if (!unknown.length) return found;
+  // The first job of a queue anybody claims: register the queue, then claim once more for what is left to claim.
+  await database.run(registerQueues, [unknown.map((row) => row.candidate_queue)]);
+  const rest = {
+    ...request,
+    limit: request.limit - found.jobs.length,
+    slots: request.slots - found.jobs.filter(needsSlot).length,
+    cursor: found.cursor,
+  };
+  const next = await claimFrom(database, rest, queue);
+  return {
+    jobs: [...found.jobs, ...next.jobs].sort(byTurn),
+    cursor: next.cursor,
+    more: next.more,
+    retryInMs: earlier(found.retryInMs, next.retryInMs),
+    promote: [...found.promote, ...next.promote],
+  };
+}
+
+function run(database: Database, request: ClaimRequest, queue: string | null): Promise<CandidateRow[]> {
+  const { cursor } = request;
+  const gaps = [...gapsOf(cursor, false), ...gapsOf(cursor, true)];
+  return database.run(claimJobs, [
+    request.workerId,
+    request.limit,
+    request.slots,
+    request.taskIdentifiers,
+    request.forbiddenFlags,
+    queue,
+    request.leaseMs,
+    cursor.map(({ slotOnly }) => slotOnly),
+    cursor.map(({ priority }) => priority),
+    cursor.map(({ runAt }) => runAt),
+    cursor.map(({ id }) => id),
+    gaps.map(({ slotOnly }) => slotOnly),
+    gaps.map(({ lower }) => lower),
+    gaps.map(({ upper }) => upper),
+    request.slotPriorityLimit,
+  ]);
+}
+
+/** The ranges between the priorities that the cursor knows of: a job of a new priority must not wait for a sweep. */
+function gapsOf(cursor: ClaimCursor, slotOnly: boolean): { slotOnly: boolean; lower: number; upper: number }[] {
+  const known = cursor.filter((position) => position.slotOnly === slotOnly).map(({ priority }) => priority);
+  const bounds = [BEFORE_ANY_PRIORITY, ...known.sort((a, b) => a - b), AFTER_ANY_PRIORITY];
+  return bounds.slice(1).map((upper, index) => ({ slotOnly, lower: bounds[index] as number, upper }));
+}
+
+function toOutcome(request: ClaimRequest, rows: CandidateRow[]): ClaimOutcome {
+  const refused = rows.filter(({ verdict }) => verdict === 'tokens');
+  const inLane = (slotOnly: boolean): number => rows.filter((row) => row.slot_only === slotOnly).length;
+  return {
+    jobs: rows.filter(({ verdict }) => verdict === 'claimed').map(toClaimedJob),
+    cursor: advance(request.cursor, rows),
+    more: inLane(false) >= request.limit || (request.slots > 0 && inLane(true) >= request.slots),
+    retryInMs: refused.reduce<number | null>((soonest, row) => earlier(soonest, row.refill_in_ms), null),
+    promote: [...new Set(rows.flatMap((row) => (row.promote ? (row.candidate_queue ?? []) : [])))],
+  };
+}
+
+/** Moves each position behind the last row that was dealt with; rows to come back to stop it. */
+function advance(cursor: ClaimCursor, rows: CandidateRow[]): ClaimCursor {
+  const positions = new Map<string, CursorPosition>(cursor.map((position) => [laneOf(position), position]));
+  const stopped = new Set<string>();
+  for (const row of rows) {
+    const position = {
+      slotOnly: row.slot_only,
+      priority: row.candidate_priority,
+      runAt: row.candidate_run_at,
+      id: row.candidate_id,
+    };
+    const lane = laneOf(position);
+    if (row.verdict === 'later' || row.verdict === 'unknown_queue') {
+      stopped.add(lane);
+      if (!positions.has(lane)) positions.set(lane, { ...position, ...START });
+    } else if (!stopped.has(lane)) positions.set(lane, position);
+  }
+  return [...positions.values()];
+}
+
+const laneOf = ({ slotOnly, priority }: CursorPosition): string => `${slotOnly}:${priority}`;
+
+const needsSlot = ({ queue, rateLimitKey }: ClaimedJob): boolean => queue !== null || rateLimitKey !== null;
+
+/** Priority, run-at, id: the order in which jobs are due. */
+const byTurn = (a: ClaimedJob, b: ClaimedJob): number =>
+  a.priority - b.priority || a.runAt.getTime() - b.runAt.getTime() || (a.id < b.id ? -1 : 1);
+
+const earlier = (a: number | null, b: number | null): number | null =>
+  a === null ? b : b === null ? a : Math.min(a, b);

@@ -1,0 +1,223 @@
+// From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
+import type { AddedJob, AddJobOptions, JobSpec, QueryExecutor } from '../interfaces/job.interface.js';
+import type { TaskToken } from '../interfaces/task.interface.js';
+import { DatabaseUnavailableError, JobsError, UnknownRateLimitError } from '../jobs.errors.js';
+import type { Database } from '../storage/database.js';
+import { toDate } from '../storage/row.types.js';
+import { addJobs, addKeyedJobs, type AddedRow } from '../storage/statements/add-jobs.js';
+import { findJobs } from '../storage/statements/inspect-jobs.js';
+import { AddBatcher } from './add.batcher.js';
+import { Announcer } from './announcer.js';
+import { toJob } from './job.mapper.js';
+import type { JobPreparer, PreparedJob } from './job.preparer.js';
+
+interface Target {
+  /** The caller's connection; none: a commit of our own. */
+  manager: QueryExecutor | undefined;
+  notify: boolean;
+}
+
+const CHUNK = 2_000;
+const KEY_RACES = 10;
+const REPEATS = 3;
+const REPEAT_DELAY_MS = 50;
+
+export class JobAdder {
+  private readonly batcher = new AddBatcher<AddedJob>((jobs) =>
+    this.repeated(() => this.insert(jobs, undefined, null)),
+  );
+  private readonly announcer: Announcer;
+
+  constructor(
+    private readonly database: Database,
+    private readonly preparer: JobPreparer,
+    private readonly promote: (queues: string[]) => Promise<unknown>,
+  ) {
+    this.announcer = new Announcer(database);
+  }
+
+  async addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
+    const job = await this.preparer.prepare(task, payload, options);
+    const target = { manager: options.manager, notify: options.notify !== false };
+    if (options.manager || job.row.job_key !== null) return (await this.add([job], target))[0] as AddedJob;
+    const added = await this.batcher.add(job);
+    this.announce([added], target);
+    return added;
+  }
+
+  async addMany(specs: JobSpec[], target: Target): Promise<AddedJob[]> {
+    const jobs: PreparedJob[] = [];
+    for (const { task, payload, ...options } of specs) jobs.push(await this.preparer.prepare(task, payload, options));
+    return jobs.length ? this.add(jobs, target) : [];
+  }
+
+  /** Resolves when nothing is on its way to the database. */
+  async idle(): Promise<void> {
+    await this.batcher.idle();
+    await this.announcer.idle();
+  }
+
+  private async add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
+    const keyed = jobs.some(({ row }) => row.job_key !== null);
+    const work = (executor?: QueryExecutor): Promise<AddedJob[]> =>
+      keyed
+        ? this.insertKeyed(jobs, executor, this.channelOf(target))
+        : this.insert(jobs, executor, this.channelOf(target));
+    if (target.manager) return work(target.manager);
+    const added = await this.repeated(async (repeat) => {
+      const known = repeat && keyed ? await this.find(jobs.map(({ row }) => row.id)) : [];
+      if (known.length) return known;
+      return jobs.length > CHUNK || (keyed && jobs.length > 1) ? this.database.transaction(work) : work();
+    });
+    this.announce(added, target);
+    return added;
+  }
+
+  /** In a caller's transaction the notification must travel with its commit; after a commit of ours it follows. */
+  private channelOf({ manager, notify }: Target): string | null {
+    return manager && notify ? this.database.channel : null;
+  }
+
+  private announce(added: AddedJob[], { manager, notify }: Target): void {
+    if (!manager && notify && added.some(({ status }) => status === 'available')) this.announcer.announce();
+  }
+
+  private async insert(
+    jobs: PreparedJob[],
+    executor?: QueryExecutor,
+    channel: string | null = null,
+  ): Promise<AddedJob[]> {
+    const added: AddedJob[] = [];
+    for (let start = 0; start < jobs.length; start += CHUNK) {
+      const chunk = jobs.slice(start, start + CHUNK);
+      const rows = await this.database.run(addJobs, [...parametersOf(chunk), channel], executor);
+      refuseMissing(rows);
+      const byId = new Map(rows.map((row) => [row.id, row]));
+      added.push(...chunk.map((job) => toAddedJob(job, byId.get(job.row.id) as AddedRow)));
+    }
+    return added;
+  }
+
+  /** Jobs whose keys occur twice in one call take turns: each round has every key once. */
+  private async insertKeyed(
+    jobs: PreparedJob[],
+    executor?: QueryExecutor,
+    channel: string | null = null,
+  ): Promise<AddedJob[]> {
+    const added = new Map<PreparedJob, AddedJob>();
+    const plain = jobs.filter(({ row }) => row.job_key === null);
+    (await this.insert(plain, executor, channel)).forEach((job, index) => added.set(plain[index] as PreparedJob, job));
+    for (const round of roundsOf(jobs.filter(({ row }) => row.job_key !== null))) {
+      for (const [job, result] of await this.insertRound(round, executor, channel)) added.set(job, result);
+    }
+    return jobs.map((job) => added.get(job) as AddedJob);
+  }
+
+  private async insertRound(round: PreparedJob[], executor: QueryExecutor | undefined, channel: string | null) {
+    const rows: AddedRow[] = [];
+    let open = round;
+    for (let race = 0; open.length; race++) {
+      if (race === KEY_RACES) throw new KeyContentionError(open);
+      const answer = await this.database.run(addKeyedJobs, [...parametersOf(open), channel], executor);
+      refuseMissing(answer);
+      rows.push(...answer);
+      if (!executor) await this.promote(answer.flatMap(({ freed_queue }) => freed_queue ?? []));
+      const done = new Set(answer.map(({ requested }) => requested));
+      open = open.filter(({ row }) => !done.has(row.id));
+    }
+    return this.pair(round, rows, executor);
+  }
+
+  /** Keys may have kept older jobs: what came of each request is read back as it is stored. */
+  private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
+    const stored = new Map(
+      (
+        await this.find(
+          rows.map(({ id }) => id),
+          executor,
+        )
+      ).map((job) => [job.id, job]),
+    );
+    const byRequest = new Map(rows.map((row) => [row.requested, row]));
+    return round.map((job): [PreparedJob, AddedJob] => {
+      const row = byRequest.get(job.row.id) as AddedRow;
+      return [job, { ...(stored.get(row.id) as AddedJob), created: row.created }];
+    });
+  }
+
+  private async find(ids: string[], executor?: QueryExecutor): Promise<AddedJob[]> {
+    const rows = await this.database.run(findJobs, [ids], executor);
+    return rows.map((row) => ({ ...toJob(row), created: true }));
+  }
+
+  /** Adds are idempotent by id, so one whose commit's fate is unknown is simply repeated. */
+  private async repeated<T>(work: (repeat: boolean) => Promise<T>): Promise<T> {
+    for (let repeat = 0; ; repeat++) {
+      try {
+        return await work(repeat > 0);
+      } catch (error) {
+        if (!(error instanceof DatabaseUnavailableError) || repeat === REPEATS - 1) throw error;
+        await new Promise((resolve) => setTimeout(resolve, REPEAT_DELAY_MS * 4 ** repeat));
+      }
+    }
+  }
+}
+
+/** The job that holds the key changed hands faster than it could be replaced; nothing was inserted for these keys. */
+export class KeyContentionError extends JobsError {
+  readonly code = 'ERR_JOBS_KEY_CONTENTION';
+
+  constructor(jobs: PreparedJob[]) {
+    super(`The jobs with keys ${jobs.map(({ row }) => `"${row.job_key}"`).join(', ')} kept changing. Try again.`);
+  }
+}
+
+const parametersOf = (jobs: PreparedJob[]): [specs: string, payloads: string] => [
+  JSON.stringify(jobs.map(({ row }) => row)),
+  `[${jobs.map(({ json }) => json).join(',')}]`,
+];
+
+function refuseMissing(rows: { missing: string | null }[]): void {
+  const missing = rows.flatMap((row) => row.missing ?? []);
+  if (missing.length) throw new UnknownRateLimitError(missing);
+}
+
+function roundsOf(jobs: PreparedJob[]): PreparedJob[][] {
+  const rounds: PreparedJob[][] = [];
+  const turns = new Map<string, number>();
+  for (const job of jobs) {
+    const key = job.row.job_key as string;
+    const turn = turns.get(key) ?? 0;
+    turns.set(key, turn + 1);
+    (rounds[turn] ??= []).push(job);
+  }
+  return rounds;
+}
+
+/** A plain add stores what was asked for: only the times come from the database. */
+const toAddedJob = ({ row, json }: PreparedJob, { run_at, created_at }: AddedRow): AddedJob => ({
+  id: row.id,
+  task: row.task,
+  payload: JSON.parse(json) as unknown,
+  status: run_at > created_at ? 'scheduled' : 'available',
+  priority: row.priority,
+  queue: row.queue,
+  rateLimitKey: row.rate_limit_key,
+  runAt: toDate(run_at),
+  attempts: 0,
+  maxAttempts: row.max_attempts,
+  lastError: null,
+  jobKey: null,
+  jobKeyMode: null,
+  flags: row.flags ?? [],
+  tags: row.tags ?? [],
+  groupId: row.group_id,
+  timeoutMs: row.timeout_ms,
+  lockedBy: null,
+  lockedAt: null,
+  revision: 0,
+  progress: null,
+  createdAt: toDate(created_at),
+  updatedAt: toDate(created_at),
+  created: true,
+});

@@ -1,0 +1,75 @@
+// Why is this job not running? The obstacle that comes first, in one sentence and in fields.
+import type { ExplainReason, Job, JobExplanation } from '../interfaces/job.interface.js';
+import { toDate, toDateOrNull } from '../storage/row.types.js';
+import type { ExplainRow } from '../storage/statements/inspect-jobs.js';
+
+type Finding = { reason: ExplainReason; message: string; until?: Date | null; blockedBy?: string[] };
+
+export function explainLiveJob(job: Job, row: ExplainRow | undefined): JobExplanation {
+  const found = row ? ofLive(job, row) : ofFinished(job);
+  return { status: job.status, until: null, blockedBy: [], ...found };
+}
+
+function ofFinished(job: Job): Finding {
+  if (job.status === 'cancelled') {
+    return { reason: 'cancelled', message: `It was cancelled${job.lastError ? `: ${job.lastError}` : '.'}` };
+  }
+  return { reason: 'completed', message: `It has completed, after ${count(job.attempts, 'attempt')}.` };
+}
+
+function ofLive(job: Job, row: ExplainRow): Finding {
+  return ofState(job, row) ?? ofTime(job, row) ?? ofQueue(job, row) ?? ofTokens(job, row) ?? ofWorkers(job, row);
+}
+
+function ofState(job: Job, row: ExplainRow): Finding | null {
+  if (row.running) {
+    return { reason: 'running', message: `It is running, claimed by ${job.lockedBy} at ${iso(job.lockedAt)}.` };
+  }
+  if (row.parked === 'exhausted') {
+    const error = job.lastError ?? 'unknown error';
+    return { reason: 'exhausted', message: `It failed for good after ${count(job.attempts, 'attempt')}: ${error}` };
+  }
+  const blockedBy = row.blocked_by ?? [];
+  if (row.parked === 'key') {
+    return { reason: 'job_key', message: `It took the key of job ${blockedBy[0] ?? ''}, which still runs.`, blockedBy };
+  }
+  if (row.parked === 'parents')
+    return { reason: 'parents', message: 'It waits for the jobs it depends on.', blockedBy };
+  return null;
+}
+
+function ofTime(job: Job, row: ExplainRow): Finding | null {
+  if (row.due) return null;
+  const until = toDate(row.run_at);
+  if (job.status === 'snoozed') return { reason: 'snoozed', message: `It is snoozed until ${iso(until)}.`, until };
+  const why = job.attempts > 0 ? `Attempt ${job.attempts} failed; the next one is due` : 'It is scheduled for';
+  return { reason: 'future', message: `${why} ${job.attempts > 0 ? 'at ' : ''}${iso(until)}.`, until };
+}
+
+function ofQueue(job: Job, row: ExplainRow): Finding | null {
+  if (job.queue === null) return null;
+  if (row.queue_paused) return { reason: 'queue_paused', message: `Its queue "${job.queue}" is paused.` };
+  const blockedBy = row.queue_jobs ?? [];
+  const places = row.queue_known ? row.queue_concurrency : 1;
+  if (places === null || (row.queue_running ?? 0) < places) return null;
+  const message =
+    `Its queue "${job.queue}" runs ${count(places, 'job')} at once and is busy` +
+    `${blockedBy.length ? ` with job ${blockedBy.join(', ')}` : ''}.`;
+  return { reason: 'queue_busy', message, blockedBy };
+}
+
+function ofTokens(job: Job, row: ExplainRow): Finding | null {
+  if (job.rateLimitKey === null || row.tokens === null || row.tokens > 0) return null;
+  const until = toDateOrNull(row.refill_at);
+  return { reason: 'no_tokens', message: `Rate limit "${job.rateLimitKey}" has no tokens until ${iso(until)}.`, until };
+}
+
+function ofWorkers(job: Job, row: ExplainRow): Finding {
+  if (!row.has_worker) return { reason: 'no_worker', message: 'No worker is alive.' };
+  if (!row.has_handler) return { reason: 'no_handler', message: `No live worker handles task "${job.task}".` };
+  return { reason: 'ready', message: 'It is ready: the next free worker takes it when its turn comes.' };
+}
+
+const iso = (date: Date | null): string => date?.toISOString() ?? 'an unknown time';
+
+const count = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? '' : 's'}`;

@@ -1,0 +1,696 @@
+// The library's face and the only caller of its statements: one method is one change of state. No loops over jobs, no
+// timers; what a pool needs of the manager stands at the end.
+import type pg from 'pg';
+import type {
+  ClaimRequest,
+  ClaimResult,
+  HeartbeatReport,
+  Outcome,
+  SettleRequest,
+  SettleResult,
+  WorkerRegistration,
+} from '../interfaces/claim.interface.js';
+import type {
+  AddedJob,
+  AddJobOptions,
+  ClaimedJob,
+  ClaimOptions,
+  HistoryFilter,
+  HistoryRecord,
+  Job,
+  JobCounts,
+  JobExplanation,
+  JobFilter,
+  JobSpec,
+  JobStatus,
+  Page,
+  PageRequest,
+  PartialResults,
+  QueryExecutor,
+  QueueState,
+  RateLimit,
+  SettleReport,
+  WorkerInfo,
+} from '../interfaces/job.interface.js';
+import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
+import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
+import {
+  InvalidArgumentError,
+  InvalidStatusError,
+  JobKeyConflictError,
+  JobNotFoundError,
+  LeaseExpiredError,
+  RevisionConflictError,
+  WrongOwnerError,
+} from '../jobs.errors.js';
+import type { Database } from '../storage/database.js';
+import { JobNotifier } from '../storage/job.notifier.js';
+import { toDate } from '../storage/row.types.js';
+import * as edits from '../storage/statements/edit-jobs.js';
+import * as inspections from '../storage/statements/inspect-jobs.js';
+import * as leases from '../storage/statements/lease-jobs.js';
+import * as garbage from '../storage/statements/prune-jobs.js';
+import * as lanes from '../storage/statements/queues.js';
+import * as limits from '../storage/statements/rate-limits.js';
+import { check, checkWorkerId, rules } from './call.arguments.js';
+import { claim } from './claimer.js';
+import { toCounts } from './job.counts.js';
+import { explainLiveJob } from './job.explainer.js';
+import { JobAdder } from './job.adder.js';
+import { toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
+import { JobPreparer } from './job.preparer.js';
+import { pageOf, readCursor, readPageRequest } from './page.js';
+import type { PayloadValidator } from './payload.validator.js';
+import { retryDelayMs } from './retry.policy.js';
+import { executionEnvironment, settleBatch } from './settlement.js';
+import type { TaskRegistry } from './task.registry.js';
+
+export interface JobManagerParts {
+  database: Database;
+  settings: ManagerSettings;
+  tasks: TaskRegistry;
+  validator: PayloadValidator;
+  /** Where to LISTEN, if not where the statements go. */
+  listenConnection?: string | pg.ClientConfig | undefined;
+}
+
+const DEFAULT_REASON = 'failed by an operator';
+const UNBOUNDED_WINDOW: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
+/** Rounds in which a claim by hand looks again after waiting jobs were let in. */
+const CLAIM_ROUNDS = 4;
+
+/**
+ * Adds jobs, claims and settles them by hand, and looks after queues, rate limits and history. Inject it.
+ *
+ * @example
+ * await this.jobs.addJob('send-email', { to: 'ada@example.org' }, { manager: entityManager });
+ */
+export class JobManager {
+  private readonly database: Database;
+  private readonly settings: ManagerSettings;
+  private readonly tasks: TaskRegistry;
+  private readonly adder: JobAdder;
+  private readonly listenConnection: string | pg.ClientConfig | undefined;
+  private readonly seenTasks = new Set<string>();
+
+  constructor({ database, settings, tasks, validator, listenConnection }: JobManagerParts) {
+    this.database = database;
+    this.listenConnection = listenConnection;
+    this.settings = settings;
+    this.tasks = tasks;
+    this.adder = new JobAdder(database, new JobPreparer(settings, tasks, validator), (queues) => this.promote(queues));
+  }
+
+  // Adding
+
+  /**
+   * Adds one job; once it resolves (or the caller's transaction commits), the job will run at least once.
+   * Workers are woken unless the job is for later. Defaults come from the task's options, then the module's.
+   *
+   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError,
+   *   UnknownRateLimitError, TransactionOverError, DatabaseUnavailableError; nothing was inserted then
+   * @example
+   * await dataSource.transaction(async (manager) => {
+   *   const user = await manager.save(User, { email });
+   *   await jobs.addJob('send-welcome', { userId: user.id }, { manager, maxAttempts: 5 });
+   * });
+   */
+  addJob<T extends string>(task: T, payload: PayloadOf<T>, options?: AddJobOptions): Promise<AddedJob<PayloadOf<T>>>;
+  addJob<P>(task: TaskToken<P>, payload: P, options?: AddJobOptions): Promise<AddedJob<P>>;
+  async addJob(task: string | TaskToken, payload: unknown, options: AddJobOptions = {}): Promise<AddedJob> {
+    return this.adder.addOne(task, payload, options);
+  }
+
+  /**
+   * Adds all jobs or none, in order.
+   *
+   * @throws as `addJob`
+   * @example
+   * await jobs.addJobs(recipients.map((to) => ({ task: 'send-email', payload: { to }, queue: to.domain })));
+   */
+  async addJobs(specs: JobSpec[], options: { manager?: QueryExecutor; notify?: boolean } = {}): Promise<AddedJob[]> {
+    return this.adder.addMany(specs, { manager: options.manager, notify: options.notify !== false });
+  }
+
+  // Claiming and settling by hand
+
+  /**
+   * Claims due jobs, best (lowest) priority first, then by run-at and id, and counts an attempt of each. Within the
+   * limits of queues and rate limits. The claim holds for `leaseMs`, unless `extendLease` renews it.
+   *
+   * @throws InvalidWorkerIdError for ids shorter than 10 characters, InvalidArgumentError
+   */
+  async getJobs(workerId: string, options: ClaimOptions = {}): Promise<ClaimedJob[]> {
+    const { batchSize = 1, leaseMs = this.settings.lockTimeoutMs } = options;
+    checkWorkerId(workerId);
+    check({
+      batchSize: [batchSize, rules.integer(1, 10_000)],
+      leaseMs: [leaseMs, rules.integer(1, 1e12)],
+      taskIdentifiers: [options.taskIdentifiers, rules.optional(rules.names)],
+      forbiddenFlags: [options.forbiddenFlags, rules.optional(rules.names)],
+      queues: [options.queues, rules.optional(rules.names)],
+    });
+    const { taskIdentifiers = null, forbiddenFlags = null, queues = null } = options;
+    const base = { workerId, taskIdentifiers, forbiddenFlags, queues, leaseMs, slotPriorityLimit: null };
+    return this.claimExactly(base, batchSize);
+  }
+
+  /** Marks claimed jobs as done. @throws InvalidWorkerIdError, InvalidArgumentError */
+  async completeJobs(workerId: string, jobs: ClaimedJob[], executionTimeMs: number): Promise<SettleReport> {
+    return this.settleByHand(workerId, executionTimeMs, jobs, () => ({ kind: 'completed', result: null }));
+  }
+
+  /**
+   * Marks claimed jobs as failed: they run again after their backoff, or are exhausted if this was the last attempt.
+   * @throws InvalidWorkerIdError, InvalidArgumentError
+   */
+  async failJobs(
+    workerId: string,
+    failures: { job: ClaimedJob; error: unknown }[],
+    executionTimeMs: number,
+  ): Promise<SettleReport> {
+    check({ failures: [failures, (value) => (Array.isArray(value) ? null : 'an array of { job, error }')] });
+    const errors = new Map(failures.map(({ job, error }) => [job, error]));
+    return this.settleByHand(workerId, executionTimeMs, [...errors.keys()], (job) => {
+      const error = errors.get(job);
+      const delayMs = this.retryDelayMs(job, error);
+      return delayMs === false ? { kind: 'permanent', error } : { kind: 'failed', error, delayMs };
+    });
+  }
+
+  /**
+   * Reports an attempt that got half-way: the job runs again after its backoff and finds what was reported as
+   * `previous`; after the last attempt it is exhausted.
+   * @throws InvalidWorkerIdError, InvalidArgumentError
+   */
+  async reportPartialSuccess(
+    workerId: string,
+    job: ClaimedJob,
+    partialResults: PartialResults,
+    executionTimeMs: number,
+  ): Promise<SettleReport> {
+    return this.settleByHand(workerId, executionTimeMs, [job], () => {
+      const delayMs = this.retryDelayMs(job, undefined);
+      return { kind: 'partial', partialResults, delayMs: delayMs === false ? 0 : delayMs };
+    });
+  }
+
+  /** Puts a claimed job off without using up an attempt. @throws InvalidWorkerIdError, InvalidArgumentError */
+  async snoozeJob(workerId: string, job: ClaimedJob, ms: number): Promise<SettleReport> {
+    check({ ms: [ms, rules.duration] });
+    return this.settleByHand(workerId, 0, [job], () => ({ kind: 'snoozed', delayMs: ms }));
+  }
+
+  /**
+   * Renews a claim made by hand by its lease's length and returns its new end.
+   * @throws JobNotFoundError, InvalidStatusError, WrongOwnerError, LeaseExpiredError
+   */
+  async extendLease(workerId: string, jobId: string): Promise<Date> {
+    checkWorkerId(workerId);
+    check({ jobId: [jobId, rules.uuid] });
+    const [row] = await this.database.run(leases.extendLease, [workerId, jobId]);
+    if (row?.expires_at) return toDate(row.expires_at);
+    if (!row) throw await this.notLive(jobId, 'claimed');
+    if (row.locked_by === null) throw new InvalidStatusError(jobId, row.status, 'claimed');
+    if (row.locked_by !== workerId) throw new WrongOwnerError(jobId, row.locked_by, workerId);
+    if (row.by_hand) throw new LeaseExpiredError(jobId);
+    throw new InvalidStatusError(jobId, 'held by a pool, which renews its lease itself', 'claimed by hand');
+  }
+
+  /**
+   * Takes a claim away if nobody has changed the job since `revision`; the job can be claimed again at once, and the
+   * attempt does not count.
+   * @throws JobNotFoundError, InvalidStatusError, RevisionConflictError
+   */
+  async revokeLease(jobId: string, revision: number): Promise<Job> {
+    check({ jobId: [jobId, rules.uuid], revision: [revision, rules.integer(0, 2_147_483_647)] });
+    const ended = await this.endClaims(leases.revokeLease, { reason: 'lease revoked', giveBack: true }, [
+      jobId,
+      revision,
+    ]);
+    const job = await this.findJob(jobId);
+    if (ended.length && job) return job;
+    if (!job) throw new JobNotFoundError(jobId);
+    if (job.status !== 'running') throw new InvalidStatusError(jobId, job.status, 'running');
+    throw new RevisionConflictError(jobId, revision, job.revision);
+  }
+
+  // An operator's hand
+
+  /** Exhausts jobs, waiting or running, whatever attempts are left. Returns those that were; others are not live. */
+  async permanentlyFailJobs(ids: string[], reason: string = DEFAULT_REASON): Promise<Job[]> {
+    check({ ids: [ids, rules.uuids], reason: [reason, rules.name] });
+    return this.jobsOf(await this.endClaims(leases.permanentlyFailJobs, { reason, permanent: true }, [ids]));
+  }
+
+  /**
+   * Cancels jobs. A waiting or exhausted one leaves at once; a running one is returned as `running`, gets its signal
+   * aborted wherever it runs, and becomes cancelled however its handler ends.
+   */
+  async cancelJobs(ids: string[], reason?: string): Promise<Job[]> {
+    check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.name)] });
+    const rows = await this.database.run(edits.cancelJobs, [ids, reason ?? null, this.settings.history.retentionMs]);
+    return this.edited(rows);
+  }
+
+  /**
+   * Changes what is given of waiting jobs. Running ones are left alone and returned as they are.
+   * An exhausted job that gets attempts left is ready again.
+   */
+  async rescheduleJobs(
+    ids: string[],
+    changes: { runAt?: Date; priority?: number; maxAttempts?: number },
+  ): Promise<Job[]> {
+    const { runAt, priority, maxAttempts } = changes;
+    check({
+      ids: [ids, rules.uuids],
+      runAt: [runAt, rules.optional(rules.date)],
+      priority: [priority, rules.optional(rules.integer(-2_147_483_648, 2_147_483_647))],
+      maxAttempts: [maxAttempts, rules.optional(rules.integer(1, 32_767))],
+    });
+    const values = [ids, runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null];
+    return this.edited(await this.database.run(edits.rescheduleJobs, values));
+  }
+
+  /**
+   * Brings exhausted and cancelled jobs back, with all their attempts.
+   * @throws JobKeyConflictError if another live job holds a key of theirs; none is changed then
+   */
+  async retryJobs(ids: string[]): Promise<Job[]> {
+    check({ ids: [ids, rules.uuids] });
+    const rows = await this.database.transaction(async (executor) => {
+      const found = await this.database.run(edits.findRetryable, [ids], executor);
+      const taken = found.filter((row) => row.taken).map((row) => row.job_key ?? '');
+      if (taken.length) throw new JobKeyConflictError(taken);
+      return this.database.run(edits.retryJobs, [found.map(({ id }) => id)], executor);
+    });
+    return this.edited(rows);
+  }
+
+  /**
+   * Adds one new job for each job that was exhausted in the window [from, to), with the flag `replay` and the old id
+   * as its key. A job is replayed once: a second call finds nothing.
+   */
+  async replayFailedJobs(window: { from?: Date; to?: Date; task?: string; maxAttempts?: number } = {}): Promise<Job[]> {
+    const { from = UNBOUNDED_WINDOW[0], to = UNBOUNDED_WINDOW[1], task, maxAttempts } = window;
+    check({
+      from: [from, rules.date],
+      to: [to, rules.date],
+      task: [task, rules.optional(rules.name)],
+      maxAttempts: [maxAttempts, rules.optional(rules.integer(1, 32_767))],
+    });
+    return this.database.transaction(async (manager) => {
+      const values = [from.toISOString(), to.toISOString(), task ?? null];
+      const taken = await this.database.run(edits.takeJobsToReplay, values, manager);
+      const rows = await this.database.run(inspections.findJobs, [taken.map(({ id }) => id)], manager);
+      return this.addJobs(
+        rows.map(toJob).map((job) => replayOf(job, maxAttempts)),
+        { manager },
+      );
+    });
+  }
+
+  /**
+   * Takes running jobs away from these workers (none given: from all) and frees their queues. Their attempts count:
+   * those out of attempts are exhausted.
+   */
+  async forceUnlockJobs(workerIds?: string[]): Promise<Job[]> {
+    check({ workerIds: [workerIds, rules.optional(rules.names)] });
+    return this.jobsOf(await this.endClaims(leases.forceUnlockJobs, { reason: 'force-unlocked' }, [workerIds ?? null]));
+  }
+
+  /** Sets the places taken in queues to what their running jobs take, and lets waiting jobs in. */
+  async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
+    check({ queueNames: [queueNames, rules.optional(rules.names)] });
+    const rows = await this.database.transaction(async (executor) => {
+      await this.database.run(lanes.lockQueues, [queueNames ?? null], executor);
+      return this.database.run(lanes.recountQueues, [queueNames ?? null], executor);
+    });
+    const names = rows.map(({ name }) => name);
+    await this.promote(names);
+    return (await this.database.run(lanes.listQueues, [names])).map(toQueueState);
+  }
+
+  /**
+   * Takes away claims made by hand that were not extended in time (by their own lease, or since `lockTimeoutMs`), and
+   * those of workers that died. Returns how many.
+   */
+  async resetLockedJobs({ lockTimeoutMs }: { lockTimeoutMs?: number } = {}): Promise<number> {
+    check({ lockTimeoutMs: [lockTimeoutMs, rules.optional(rules.integer(0, 1e12))] });
+    const reset = await this.endClaims(leases.resetExpiredLeases, { reason: 'lease expired' }, [lockTimeoutMs ?? null]);
+    return reset.length + (await this.rescue());
+  }
+
+  /** Removes exhausted, completed or cancelled jobs that ended so long ago, with their history. Returns how many. */
+  async purgeJobs({ status, olderThanMs }: { status: JobStatus; olderThanMs: number }): Promise<number> {
+    check({
+      status: [status, rules.oneOf('exhausted', 'completed', 'cancelled')],
+      olderThanMs: [olderThanMs, rules.integer(0, 1e14)],
+    });
+    const [row] = await this.database.run(edits.purgeJobs, [status, olderThanMs]);
+    return row?.purged ?? 0;
+  }
+
+  // Queues and rate limits
+
+  /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. */
+  async pauseQueue(name: string): Promise<void> {
+    check({ name: [name, rules.name] });
+    await this.database.run(lanes.pauseQueue, [name, true]);
+  }
+
+  async resumeQueue(name: string): Promise<void> {
+    check({ name: [name, rules.name] });
+    await this.database.run(lanes.pauseQueue, [name, false]);
+    await this.promote([name]);
+  }
+
+  /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
+  async configureQueue(name: string, { concurrency }: { concurrency: number }): Promise<void> {
+    check({ name: [name, rules.name], concurrency: [concurrency, concurrencyRule] });
+    await this.database.run(lanes.configureQueue, [name, concurrency === Infinity ? null : concurrency]);
+    await this.promote([name]);
+  }
+
+  async listQueues(): Promise<QueueState[]> {
+    return (await this.database.run(lanes.listQueues, [null])).map(toQueueState);
+  }
+
+  /**
+   * Registers or changes a rate limit: at most `capacity` claims in each window of `interval` (ms, or an SQL interval
+   * such as '1 minute'). The current window goes on; tokens are clamped to a smaller capacity.
+   */
+  async registerRateLimit(key: string, capacity: number, interval: number | string): Promise<RateLimit> {
+    check({
+      key: [key, rules.name],
+      capacity: [capacity, rules.positive],
+      interval: [interval, typeof interval === 'number' ? rules.integer(1, 1e12) : rules.name],
+    });
+    const [ms, sql] = typeof interval === 'number' ? [interval, null] : [null, interval];
+    const rows = await this.database.run(limits.registerRateLimit, [key, capacity, ms, sql]).catch((error: unknown) => {
+      throw limits.refusesInterval(error)
+        ? new InvalidArgumentError([
+            `Expected interval to be ms or an SQL interval of at least 1 ms, got "${interval}".`,
+          ])
+        : error;
+    });
+    return toRateLimit(rows[0] as limits.RateLimitRow);
+  }
+
+  /** Starts the next window of every limit whose window has passed. Returns how many. Claims do so by themselves. */
+  async refillRateLimits(): Promise<number> {
+    const [row] = await this.database.run(limits.refillRateLimits, []);
+    return row?.refilled ?? 0;
+  }
+
+  // Garbage
+
+  /** Removes expired history and the jobs that only it remembered. Returns how many records. */
+  async gcJobHistory(): Promise<number> {
+    const [row] = await this.database.run(garbage.pruneHistory, []);
+    await this.database.run(garbage.pruneBodies, []);
+    await this.database.run(garbage.pruneWorkers, [this.settings.history.retentionMs]);
+    return row?.pruned ?? 0;
+  }
+
+  /** Forgets queues without jobs, pause or settings. Returns how many. */
+  async gcJobQueues(): Promise<number> {
+    return (await this.database.run(lanes.pruneQueues, [Object.keys(this.settings.queues)])).length;
+  }
+
+  /** Forgets names of tasks without jobs that were not seen for so long (default 7 days). Returns how many. */
+  async gcTaskIdentifiers({ keepSinceMs }: { keepSinceMs?: number } = {}): Promise<number> {
+    check({ keepSinceMs: [keepSinceMs, rules.optional(rules.integer(0, 1e14))] });
+    const [row] = await this.database.run(garbage.pruneTasks, [keepSinceMs ?? this.settings.taskIdentifierRetentionMs]);
+    this.seenTasks.clear();
+    return row?.pruned ?? 0;
+  }
+
+  // Looking
+
+  /** A job, live or as its history last knew it; null where no job has the id. */
+  async findJob(id: string): Promise<Job | null> {
+    check({ id: [id, rules.uuid] });
+    const [row] = await this.database.run(inspections.findJobs, [[id]]);
+    return row ? toJob(row) : null;
+  }
+
+  /** Jobs, newest first. */
+  async listJobs(filter: JobFilter = {}, page?: PageRequest): Promise<Page<Job>> {
+    const { limit, cursor } = readPageRequest(page);
+    const rows = await this.database.run(inspections.listJobs, [
+      ...[filter.task, filter.queue, filter.status, filter.tag, filter.groupId, filter.flag].map(orNull),
+      filter.from?.toISOString() ?? null,
+      filter.to?.toISOString() ?? null,
+      filter.search === undefined ? null : `%${filter.search.replace(/[\\%_]/g, '\\$&')}%`,
+      ...readCursor(cursor, 1),
+      limit + 1,
+    ]);
+    return pageOf(rows, limit, toJob, (row) => [row.id]);
+  }
+
+  /** The attempts of a job, oldest first; the running one comes last, as `started`. */
+  async jobHistory(id: string): Promise<HistoryRecord[]> {
+    check({ id: [id, rules.uuid] });
+    return (await this.database.run(inspections.jobHistory, [id])).map(toHistoryRecord);
+  }
+
+  /** Finished attempts, newest first. */
+  async listHistory(filter: HistoryFilter = {}, page?: PageRequest): Promise<Page<HistoryRecord>> {
+    check({ jobId: [filter.jobId, rules.optional(rules.uuid)] });
+    const { limit, cursor } = readPageRequest(page);
+    const rows = await this.database.run(inspections.listHistory, [
+      ...[filter.jobId, filter.task, filter.status, filter.workerId].map(orNull),
+      filter.from?.toISOString() ?? null,
+      filter.to?.toISOString() ?? null,
+      ...readCursor(cursor, 3),
+      limit + 1,
+    ]);
+    return pageOf(rows, limit, toHistoryRecord, (row) => [row.position, row.job_id, row.fence]);
+  }
+
+  /** How many jobs there are, by status, task and queue. Reads all live rows: for people, not for loops. */
+  async counts(): Promise<JobCounts> {
+    return toCounts(await this.database.run(inspections.countJobs, []));
+  }
+
+  /** Why is this job not running? @throws JobNotFoundError */
+  async explain(id: string): Promise<JobExplanation> {
+    const job = await this.findJob(id);
+    if (!job) throw new JobNotFoundError(id);
+    const [row] = await this.database.run(inspections.explainJob, [id]);
+    return explainLiveJob(job, row);
+  }
+
+  /** The workers that are alive. */
+  async workers(): Promise<WorkerInfo[]> {
+    return (await this.database.run(leases.listWorkers, [])).map(toWorkerInfo);
+  }
+
+  /** Waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
+  async close(): Promise<void> {
+    await this.adder.idle();
+    await this.database.close();
+  }
+
+  // For pools
+
+  /** How long a claim by hand holds, in ms, unless it says otherwise. */
+  get lockTimeoutMs(): number {
+    return this.settings.lockTimeoutMs;
+  }
+
+  /** Writes the declared queues' concurrency. */
+  async declareQueues(): Promise<void> {
+    const names = Object.keys(this.settings.queues);
+    if (!names.length) return;
+    const limitsOf = Object.values(this.settings.queues).map((limit) => (limit === Infinity ? null : limit));
+    await this.database.run(lanes.declareQueues, [names, limitsOf]);
+    await this.promote(names);
+  }
+
+  /** Claims for a pool's buffer. */
+  async claim(request: ClaimRequest): Promise<ClaimResult> {
+    const { promote, ...result } = await claim(this.database, request);
+    await this.seeTasks(result.jobs);
+    if ((await this.promote(promote)) === 0) return result;
+    // Jobs came back to places that the cursor has passed.
+    return { ...result, more: true, cursor: result.cursor.filter(({ slotOnly }) => !slotOnly) };
+  }
+
+  /** Settles attempts of any outcome in at most two statements; answers in the order of the requests. */
+  async settle(workerId: string, requests: SettleRequest[], byHand = false): Promise<SettleResult[]> {
+    const batch = { workerId, requests, byHand, wait: false };
+    const first = await settleBatch(this.database, this.settings, batch);
+    const second = first.missing.length
+      ? await settleBatch(this.database, this.settings, { ...batch, requests: first.missing, wait: true })
+      : { results: [], missing: [], promote: [] };
+    await this.promote([...first.promote, ...second.promote]);
+    const lost = second.missing.map(({ job }): SettleResult => ({ job, status: 'lost', runAt: null }));
+    return [...first.results, ...second.results, ...lost];
+  }
+
+  /** Gives claimed jobs back unstarted: the attempt does not count. */
+  async release(workerId: string, jobs: ClaimedJob[]): Promise<void> {
+    if (!jobs.length) return;
+    await this.settle(
+      workerId,
+      jobs.map((job) => ({ job, outcome: { kind: 'released' }, executionTimeMs: 0 })),
+    );
+  }
+
+  /** Until the next attempt of a job that failed, in ms; false: never. A task's own policy wins. */
+  retryDelayMs(job: Job, error: unknown, policy = this.tasks.get(job.task)?.options.retry): number | false {
+    return retryDelayMs(job.attempts, error, this.settings.retry, policy);
+  }
+
+  /** A LISTEN connection of its own, not started yet. */
+  createNotifier(onError: (error: unknown) => void): JobNotifier {
+    const direct = this.listenConnection;
+    const config =
+      typeof direct === 'string' ? { connectionString: direct } : (direct ?? this.database.connectionConfig());
+    return new JobNotifier(config, this.database.channel, onError);
+  }
+
+  async registerWorker({ id, host, pid, concurrency, tasks, leaseMs }: WorkerRegistration): Promise<void> {
+    const environment = JSON.stringify(executionEnvironment());
+    await this.database.run(leases.registerWorker, [id, host, pid, concurrency, leaseMs, tasks, environment]);
+  }
+
+  /** Renews the leases of all that a worker holds. */
+  async heartbeat(workerId: string, runningIds: string[]): Promise<HeartbeatReport> {
+    const [row] = await this.database.run(leases.heartbeat, [workerId, runningIds]);
+    return { expired: !row, cancelRequested: row?.cancel_requested ?? [] };
+  }
+
+  async unregisterWorker(workerId: string): Promise<void> {
+    await this.database.run(leases.unregisterWorker, [workerId]);
+  }
+
+  /** Frees the jobs of workers that have not been heard of for their lease, and lines that got stuck. */
+  async rescue(): Promise<number> {
+    const dead = await this.database.transaction(async (executor) => {
+      const marked = await this.database.run(leases.markDeadWorkers, [], executor);
+      if (!marked.length) return [];
+      const ids = marked.map(({ id }) => id);
+      const how = { reason: 'worker died', maxCrashes: MAX_CRASHES };
+      return this.database.run(leases.rescueJobsOf, [...this.endClaimValues(how), ids], executor);
+    });
+    await this.promoteStalled();
+    await this.promote(dead.flatMap(({ queue }) => queue ?? []));
+    return dead.length;
+  }
+
+  private async claimExactly(base: Omit<ClaimRequest, 'limit' | 'slots' | 'cursor'>, batchSize: number) {
+    const jobs: ClaimedJob[] = [];
+    let cursor: ClaimRequest['cursor'] = [];
+    for (let round = 0; jobs.length < batchSize && round < CLAIM_ROUNDS;) {
+      const limit = batchSize - jobs.length;
+      const found = await this.claim({ ...base, limit, slots: limit, cursor });
+      jobs.push(...found.jobs);
+      cursor = found.more ? found.cursor : [];
+      // Short: perhaps windows have passed, or places became free, that nobody has used yet.
+      if (!found.more && (round++, (await this.letWaitingIn()) === 0)) break;
+    }
+    return jobs;
+  }
+
+  /** Refills due rate limits and fills free places. Returns how many waiting jobs may be claimed now. */
+  private async letWaitingIn(): Promise<number> {
+    const [row] = await this.database.run(limits.refillRateLimits, []);
+    return (row?.promoted ?? 0) + (await this.promoteStalled());
+  }
+
+  private async promoteStalled(): Promise<number> {
+    return this.promote(
+      (await this.database.run(lanes.stalledQueues, [])).map(({ name }) => name),
+      true,
+    );
+  }
+
+  private async promote(queues: string[], stuck = false): Promise<number> {
+    if (!queues.length) return 0;
+    const [row] = await this.database.run(lanes.promoteQueued, [[...new Set(queues)], stuck]);
+    return row?.promoted ?? 0;
+  }
+
+  private async settleByHand(
+    workerId: string,
+    executionTimeMs: number,
+    jobs: ClaimedJob[],
+    outcomeOf: (job: ClaimedJob) => Outcome,
+  ): Promise<SettleReport> {
+    checkWorkerId(workerId);
+    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobsRule] });
+    if (!jobs.length) return { settled: [], lost: [] };
+    const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
+    const results = await this.settle(workerId, requests, true);
+    const lost = new Set(results.filter(({ status }) => status === 'lost').map(({ job }) => job));
+    return { settled: jobs.filter((job) => !lost.has(job)), lost: [...lost] };
+  }
+
+  private async endClaims(
+    statement: typeof leases.forceUnlockJobs,
+    how: Partial<leases.EndClaimSettings> & { reason: string },
+    values: unknown[],
+  ): Promise<leases.EndedClaimRow[]> {
+    const rows = await this.database.run(statement, [...this.endClaimValues(how), ...values]);
+    await this.promote(rows.flatMap(({ queue }) => queue ?? []));
+    return rows;
+  }
+
+  private endClaimValues(how: Partial<leases.EndClaimSettings> & { reason: string }): unknown[] {
+    const { keep, retentionMs } = this.settings.history;
+    const defaults = { maxCrashes: null, permanent: false, giveBack: false };
+    return leases.endClaimValues({ ...defaults, keepFailures: keep !== 'none', retentionMs, ...how });
+  }
+
+  private async edited(rows: edits.EditedRow[]): Promise<Job[]> {
+    await this.promote(rows.flatMap(({ queue }) => queue ?? []));
+    return this.jobsOf(rows);
+  }
+
+  private async jobsOf(rows: { id: string }[]): Promise<Job[]> {
+    if (!rows.length) return [];
+    return (await this.database.run(inspections.findJobs, [rows.map(({ id }) => id)])).map(toJob);
+  }
+
+  private async notLive(jobId: string, expected: string): Promise<Error> {
+    const job = await this.findJob(jobId);
+    return job ? new InvalidStatusError(jobId, job.status, expected) : new JobNotFoundError(jobId);
+  }
+
+  private async seeTasks(jobs: ClaimedJob[]): Promise<void> {
+    const fresh = new Set(jobs.map(({ task }) => task).filter((task) => !this.seenTasks.has(task)));
+    if (!fresh.size) return;
+    await this.database.run(garbage.seeTasks, [[...fresh]]);
+    for (const task of fresh) this.seenTasks.add(task);
+  }
+}
+
+/** A job that has taken its process down so often is not run again. */
+const MAX_CRASHES = 3;
+
+const concurrencyRule = (value: unknown): string | null =>
+  value === Infinity || rules.positive(value) === null ? null : 'a positive integer or Infinity';
+
+const claimedJobsRule = (value: unknown): string | null =>
+  Array.isArray(value) && value.every((job: Partial<ClaimedJob> | null) => job?.id && job.fence)
+    ? null
+    : 'an array of jobs that getJobs returned';
+
+const orNull = <T>(value: T | undefined): T | null => value ?? null;
+
+const replayOf = (job: Job, maxAttempts: number | undefined): JobSpec => ({
+  task: job.task,
+  payload: job.payload,
+  priority: job.priority,
+  maxAttempts: maxAttempts ?? job.maxAttempts,
+  flags: [...new Set([...job.flags, 'replay'])],
+  tags: job.tags,
+  jobKey: job.id,
+  ...(job.queue !== null && { queue: job.queue }),
+  ...(job.rateLimitKey !== null && { rateLimitKey: job.rateLimitKey }),
+  ...(job.groupId !== null && { groupId: job.groupId }),
+  ...(job.timeoutMs !== null && { timeoutMs: job.timeoutMs }),
+});

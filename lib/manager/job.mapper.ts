@@ -1,0 +1,90 @@
+// Rows become what users see.
+import type { ClaimedJob, HistoryRecord, Job, QueueState, RateLimit, WorkerInfo } from '../interfaces/job.interface.js';
+import { toDate, toDateOrNull } from '../storage/row.types.js';
+import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
+import type { ClaimedRow, JobRow } from '../storage/statements/job-columns.js';
+import type { WorkerRow } from '../storage/statements/lease-jobs.js';
+import type { QueueRow } from '../storage/statements/queues.js';
+import type { RateLimitRow } from '../storage/statements/rate-limits.js';
+import { correlationIdOf } from './job.id.js';
+
+export const toJob = (row: JobRow): Job => ({
+  id: row.id,
+  task: row.task,
+  payload: row.payload,
+  status: row.status,
+  priority: row.priority,
+  queue: row.queue,
+  rateLimitKey: row.rate_limit_key,
+  runAt: toDate(row.run_at),
+  attempts: row.attempts,
+  maxAttempts: row.max_attempts,
+  lastError: row.last_error,
+  jobKey: row.job_key,
+  jobKeyMode: row.job_key_mode,
+  flags: row.flags ?? [],
+  tags: row.tags ?? [],
+  groupId: row.group_id,
+  timeoutMs: row.timeout_ms,
+  lockedBy: row.locked_by,
+  lockedAt: toDateOrNull(row.locked_at),
+  revision: row.revision,
+  progress: null,
+  createdAt: toDate(row.created_at),
+  updatedAt: toDate(row.updated_at),
+});
+
+export const toClaimedJob = (row: ClaimedRow): ClaimedJob =>
+  Object.assign(toJob(row), {
+    correlationId: correlationIdOf(row.id, row.fence),
+    fence: row.fence,
+    previous: row.previous,
+  });
+
+export const toHistoryRecord = (row: HistoryRow): HistoryRecord => ({
+  jobId: row.job_id,
+  correlationId: correlationIdOf(row.job_id, row.fence),
+  task: row.task ?? '',
+  payload: row.payload,
+  workerId: row.worker_id,
+  status: row.status,
+  startedAt: toDateOrNull(row.started_at),
+  completedAt: toDateOrNull(row.completed_at),
+  queueTimeMs: row.queue_time_ms === null ? null : Number(row.queue_time_ms),
+  executionTimeMs: row.execution_time_ms,
+  attempt: row.attempt,
+  errorMessage: row.error_message,
+  errorStack: row.error_stack,
+  partialResults: row.partial_results,
+  result: row.result,
+  executionEnvironment: row.environment,
+  expiresAt: toDateOrNull(row.expires_at),
+});
+
+export const toQueueState = (row: QueueRow): QueueState => ({
+  name: row.name,
+  concurrency: row.concurrency ?? Infinity,
+  paused: row.paused,
+  running: row.running,
+  waiting: row.waiting,
+  lockedBy: row.locked_by,
+});
+
+export const toRateLimit = (row: RateLimitRow): RateLimit => ({
+  key: row.key,
+  capacity: row.capacity,
+  intervalMs: Number(row.interval_ms),
+  availableTokens: row.available,
+  lastRefillAt: toDate(row.window_started_at),
+});
+
+export const toWorkerInfo = (row: WorkerRow): WorkerInfo => ({
+  id: row.id,
+  host: row.host,
+  pid: row.pid,
+  concurrency: row.concurrency,
+  startedAt: toDate(row.started_at),
+  heartbeatAt: toDate(row.heartbeat_at),
+  running: row.running,
+  tasks: row.tasks,
+});

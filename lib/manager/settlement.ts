@@ -1,0 +1,113 @@
+// Settling from the manager's side: outcomes become parameters of the two settling statements, and their rows become
+// results. The only place that knows both.
+import { hostname } from 'node:os';
+import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
+import type { Database, Statement } from '../storage/database.js';
+import { toDateOrNull } from '../storage/row.types.js';
+import {
+  completeJobs,
+  completeJobsWaiting,
+  endAttempts,
+  endAttemptsWaiting,
+  type EndedAttempt,
+  type SettledRow,
+} from '../storage/statements/settle-jobs.js';
+import { errorText } from './error.text.js';
+
+/** What the settling process is, for the history of claims made by hand (a pool's is in its row of workers). */
+export const executionEnvironment = (): Record<string, unknown> => ({
+  host: hostname(),
+  pid: process.pid,
+  node: process.version,
+  platform: `${process.platform}-${process.arch}`,
+});
+
+export interface Settlement {
+  results: SettleResult[];
+  /** Not settled: the claim is lost, or the row is locked by an open transaction; the waiting variant tells which. */
+  missing: SettleRequest[];
+  /** Queues in which others wait for the places that became free. */
+  promote: string[];
+}
+
+export interface SettleBatch {
+  workerId: string;
+  requests: SettleRequest[];
+  /** Wait for rows that other transactions hold. */
+  wait: boolean;
+  byHand: boolean;
+}
+
+/** Runs the settling statements for one batch: one for what completed, one for everything else. */
+export async function settleBatch(
+  database: Database,
+  settings: ManagerSettings,
+  batch: SettleBatch,
+): Promise<Settlement> {
+  const completed = batch.requests.filter(({ outcome }) => outcome.kind === 'completed');
+  const ended = batch.requests.filter(({ outcome }) => outcome.kind !== 'completed');
+  const rows = (
+    await Promise.all([
+      completed.length ? complete(database, settings, batch, completed) : [],
+      ended.length ? end(database, settings, batch, ended) : [],
+    ])
+  ).flat();
+  return toSettlement(batch.requests, rows);
+}
+
+const complete = (database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) =>
+  database.run(batch.wait ? completeJobsWaiting : completeJobs, [
+    batch.workerId,
+    requests.map(({ job }) => job.id),
+    requests.map(({ job }) => job.fence),
+    requests.map(({ executionTimeMs }) => Math.round(executionTimeMs)),
+    requests.map(({ outcome }) => (outcome.kind === 'completed' ? outcome.result : null)),
+    settings.history.keep === 'all',
+    settings.history.retentionMs,
+    environmentOf(batch),
+  ]);
+
+const end = (database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) => {
+  const { keep, retentionMs } = settings.history;
+  const statement: Statement<SettledRow> = batch.wait ? endAttemptsWaiting : endAttempts;
+  return database.run(statement, [
+    batch.workerId,
+    JSON.stringify(requests.map(toEndedAttempt)),
+    keep !== 'none',
+    keep === 'all',
+    retentionMs,
+    environmentOf(batch),
+  ]);
+};
+
+const environmentOf = ({ byHand }: SettleBatch): string | null =>
+  byHand ? JSON.stringify(executionEnvironment()) : null;
+
+function toEndedAttempt({ job, outcome, executionTimeMs }: SettleRequest): EndedAttempt {
+  const error = 'error' in outcome ? errorText(outcome.error) : null;
+  const reason = outcome.kind === 'cancelled' ? outcome.reason : null;
+  return {
+    id: job.id,
+    fence: job.fence,
+    kind: outcome.kind === 'permanent' ? 'failed' : (outcome.kind as EndedAttempt['kind']),
+    delay_ms: 'delayMs' in outcome ? outcome.delayMs : 0,
+    permanent: outcome.kind === 'permanent',
+    execution_time_ms: Math.round(executionTimeMs),
+    error_message: error?.message ?? (reason === null ? null : errorText(reason).message),
+    error_stack: error?.stack ?? null,
+    partial_results: outcome.kind === 'partial' ? JSON.stringify(outcome.partialResults) : null,
+  };
+}
+
+function toSettlement(requests: SettleRequest[], rows: SettledRow[]): Settlement {
+  const byId = new Map(rows.map((row) => [row.id, row]));
+  const results: SettleResult[] = [];
+  const missing: SettleRequest[] = [];
+  for (const request of requests) {
+    const row = byId.get(request.job.id);
+    if (row) results.push({ job: request.job, status: row.became, runAt: toDateOrNull(row.run_at) });
+    else missing.push(request);
+  }
+  return { results, missing, promote: [...new Set(rows.flatMap(({ promote }) => promote ?? []))] };
+}

@@ -1,0 +1,180 @@
+// Adding: body row, live row, and, where job keys are involved, what becomes of the job that held the key.
+import { statement } from '../database.js';
+
+/** One job to add, as the statements read it from JSON. */
+export interface NewJob {
+  id: string;
+  task: string;
+  priority: number;
+  run_at: string | null;
+  delay_ms: number | null;
+  max_attempts: number;
+  timeout_ms: number | null;
+  queue: string | null;
+  rate_limit_key: string | null;
+  job_key: string | null;
+  job_key_mode: string | null;
+  flags: string[] | null;
+  tags: string[] | null;
+  group_id: string | null;
+}
+
+export interface AddedRow {
+  /** The id asked for. */
+  requested: string;
+  /** The job's id: another one where a key kept an older job. */
+  id: string;
+  created: boolean;
+  run_at: number;
+  created_at: number;
+}
+
+/**
+ * The specs ($1: one JSON array) beside their payloads ($2: one JSON array). Payloads travel apart because
+ * json_array_elements hands them on untouched, while json_to_recordset decodes every escape and refuses \u0000.
+ * Specs and payloads are two plain JSON parameters so that every driver encodes them alike.
+ */
+const specs = `specs as materialized (
+    select spec.*, coalesce(spec.asked_run_at, now() + spec.delay_ms * interval '1 ms', now()) as run_at
+    from rows from (
+      json_to_recordset($1::json) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
+        max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
+        flags text[], tags text[], group_id text),
+      json_array_elements($2::json)
+    ) with ordinality as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue,
+      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, payload, position)
+  )`;
+
+const bodyColumns = `id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
+    job_key_mode, flags, tags, group_id`;
+
+/** Limited lanes and last attempts are claimed for free slots only. */
+const slotOnly = '(s.queue is not null or s.rate_limit_key is not null or s.max_attempts = 1)';
+
+/** Wakes idle pools at commit; $3: the channel, or null for silence. A constant payload, so PostgreSQL folds repeats. */
+const announce = `announced as materialized (
+    select pg_notify($3::text, '') from specs
+    where $3::text is not null and run_at <= now() + interval '2 s' limit 1
+  )`;
+
+const missingRateLimits = (schema: string): string => `missing as materialized (
+    select distinct s.rate_limit_key as key from specs s
+    where s.rate_limit_key is not null
+      and not exists (select from ${schema}.rate_limits r where r.key = s.rate_limit_key)
+  )`;
+
+/**
+ * $1 specs, $2 payloads, $3 channel or null.
+ * Idempotent by id: an add that is repeated because its commit's fate was unknown finds its body row and does nothing.
+ * Returns one row for each added job, or one with `missing` for each unregistered rate limit and adds nothing then.
+ */
+export const addJobs = statement<AddedRow & { missing: string | null }>(
+  'add_jobs',
+  (schema) => `
+  with ${specs},
+  ${missingRateLimits(schema)},
+  bodies as (
+    insert into ${schema}.job_bodies (${bodyColumns})
+    select ${bodyColumns} from specs s where not exists (select from missing) order by position
+    on conflict (id) do nothing
+    returning id, created_at
+  ),
+  live as (
+    insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags)
+    select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly}, s.task, s.queue, s.rate_limit_key, s.flags
+    from bodies join specs s using (id) order by s.position
+  ),
+  ${announce}
+  select s.id as requested, s.id, true as created, (extract(epoch from s.run_at) * 1000)::float8 as run_at,
+    (extract(epoch from now()) * 1000)::float8 as created_at, null as missing
+  from specs s left join announced on true
+  where not exists (select from missing)
+  union all
+  select null, null, null, null, null, key from missing`,
+);
+
+/**
+ * As addJobs, for specs that all have a job key, each key once. $1 specs, $2 payloads, $3 channel.
+ * - replace: a waiting job gives way: its live row becomes the new job's. A running one loses its key, will not be
+ *   retried, and the new job is parked behind it.
+ * - preserve_run_at: a waiting job takes over everything but the run-at; a running or exhausted one as above.
+ * - unsafe_dedupe: whatever holds the key stays.
+ * `on conflict do update` locks the latest version of the row, so that two enqueuers of one key are serialised and
+ * none is told nothing. A spec that comes back missing met a job that was claimed at that very moment: repeat it.
+ */
+export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed_queue: string | null }>(
+  'add_keyed_jobs',
+  (schema) => `
+  with ${specs},
+  ${missingRateLimits(schema)},
+  held as materialized (
+    select j.id, j.job_key, j.queue, j.locked_by is not null as running, j.parked
+    from ${schema}.jobs j
+    where j.job_key in (select job_key from specs) and not exists (select from missing)
+    order by j.job_key for update
+  ),
+  superseded as (
+    update ${schema}.jobs j
+    set job_key = null, superseded_by = s.id, revision = j.revision + 1, updated_at = now()
+    from held h join specs s using (job_key)
+    where j.id = h.id and h.running and s.job_key_mode <> 'unsafe_dedupe'
+    returning s.id as successor
+  ),
+  gone as (
+    delete from ${schema}.jobs j
+    using held h join specs s using (job_key)
+    where j.id = h.id and not h.running
+      and (s.job_key_mode = 'replace' or (s.job_key_mode = 'preserve_run_at' and h.parked = 'exhausted'))
+    returning j.id, s.id as successor, j.queue
+  ),
+  gone_bodies as (delete from ${schema}.job_bodies b using gone where b.id = gone.id),
+  live as (
+    insert into ${schema}.jobs as j
+      (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags, job_key, parked)
+    select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly}, s.task, s.queue, s.rate_limit_key, s.flags,
+      s.job_key, case when superseded.successor is not null then 'key' end
+    from specs s
+    left join superseded on superseded.successor = s.id
+    -- Reading gone here makes the deletion of the old holder happen first.
+    left join gone on gone.successor = s.id
+    where not exists (select from missing)
+    order by s.job_key
+    on conflict (job_key) where job_key is not null do update set
+      priority = excluded.priority, max_attempts = excluded.max_attempts, slot_only = excluded.slot_only,
+      task = excluded.task, queue = excluded.queue, rate_limit_key = excluded.rate_limit_key, flags = excluded.flags,
+      attempts = 0, crashes = 0, last_error = null, previous = null, parked = null,
+      revision = j.revision + 1, updated_at = now()
+    where j.locked_by is null and j.parked is distinct from 'exhausted' and exists (
+      select from specs s where s.job_key = j.job_key and s.job_key_mode = 'preserve_run_at'
+    )
+    returning j.id, j.job_key, j.run_at
+  ),
+  kept as (
+    select h.id, h.job_key from held h join specs s using (job_key) where s.job_key_mode = 'unsafe_dedupe'
+  ),
+  bodies as (
+    insert into ${schema}.job_bodies as b (${bodyColumns})
+    select live.id, s.run_at, s.priority, s.max_attempts, s.timeout_ms, s.task, s.payload, s.queue, s.rate_limit_key,
+      s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id
+    from live join specs s using (job_key) order by s.position
+    on conflict (id) do update set
+      priority = excluded.priority, max_attempts = excluded.max_attempts, timeout_ms = excluded.timeout_ms,
+      task = excluded.task, payload = excluded.payload, queue = excluded.queue,
+      rate_limit_key = excluded.rate_limit_key, job_key_mode = excluded.job_key_mode, flags = excluded.flags,
+      tags = excluded.tags, group_id = excluded.group_id
+  ),
+  ${announce}
+  select s.id as requested, coalesce(live.id, kept.id) as id, coalesce(live.id = s.id, false) as created,
+    null::float8 as run_at, null::float8 as created_at, null as missing,
+    (select queue from gone where gone.successor = s.id) as freed_queue
+  from specs s
+  left join live using (job_key)
+  left join kept using (job_key)
+  left join announced on true
+  where not exists (select from missing) and coalesce(live.id, kept.id) is not null
+  union all
+  select null, null, null, null, null, key, null from missing`,
+);
+
+/** Wakes idle pools. $1 channel. */
+export const announceJobs = statement('announce_jobs', () => `select pg_notify($1::text, '')`);

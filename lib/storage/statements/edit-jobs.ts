@@ -1,0 +1,155 @@
+// An operator's hand on waiting and finished jobs: cancel, reschedule, retry, replay, purge.
+import { statement } from '../database.js';
+
+export interface EditedRow {
+  id: string;
+  /** The job's queue, where a place in its line may have become free. */
+  queue: string | null;
+}
+
+/**
+ * $1 ids, $2 reason or null, $3 retention in ms. Waiting and exhausted jobs leave at once; a running one is marked, and
+ * becomes cancelled however its handler ends.
+ */
+export const cancelJobs = statement<EditedRow & { running: boolean }>(
+  'cancel_jobs',
+  (schema) => `
+  with held as materialized (
+    select * from ${schema}.jobs where id = any($1::uuid[]) order by id for update
+  ),
+  asked as (
+    update ${schema}.jobs j
+    set cancel_requested = true, cancel_reason = $2, revision = j.revision + 1, updated_at = now()
+    from held h where j.id = h.id and h.locked_by is not null
+  ),
+  gone as (delete from ${schema}.jobs j using held h where j.id = h.id and h.locked_by is null),
+  recorded as (
+    insert into ${schema}.job_history (job_id, fence, expires_at, status, attempt, error_message)
+    select id, fence + 1, now() + $3::bigint * interval '1 ms', 'cancelled', attempts, $2
+    from held where locked_by is null
+  )
+  select id, queue, locked_by is not null as running from held`,
+);
+
+/**
+ * $1 ids, $2 run-at or null, $3 priority or null, $4 max attempts or null. Only what is given changes; running jobs
+ * stay as they are. A job with attempts left is ready again, one without is exhausted.
+ */
+export const rescheduleJobs = statement<EditedRow>(
+  'reschedule_jobs',
+  (schema) => `
+  with held as materialized (
+    select * from ${schema}.jobs where id = any($1::uuid[]) order by id for update
+  ),
+  edited as (
+    update ${schema}.jobs j set
+      run_at = coalesce($2::timestamptz, j.run_at),
+      priority = coalesce($3::integer, j.priority),
+      max_attempts = greatest(j.attempts, coalesce($4::smallint, j.max_attempts)),
+      snoozed = j.snoozed and $2::timestamptz is null,
+      parked = case
+        when coalesce($4::smallint, j.max_attempts) <= j.attempts then 'exhausted'
+        when j.parked in ('key', 'parents') then j.parked
+      end,
+      slot_only = j.queue is not null or j.rate_limit_key is not null or j.crashes > 0
+        or j.attempts >= coalesce($4::smallint, j.max_attempts) - 1,
+      revision = j.revision + 1, updated_at = now()
+    from held h where j.id = h.id and h.locked_by is null
+    returning j.id, j.priority, j.max_attempts
+  ),
+  bodies as (
+    update ${schema}.job_bodies b set priority = e.priority, max_attempts = e.max_attempts
+    from edited e
+    where b.id = e.id and (b.priority, b.max_attempts) is distinct from (e.priority, e.max_attempts)
+  )
+  select id, queue from held`,
+);
+
+/** $1 ids: those of them that are exhausted or cancelled, and who holds their keys now. */
+export const findRetryable = statement<{ id: string; job_key: string | null; taken: boolean }>(
+  'find_retryable',
+  (schema) => `
+  select b.id, b.job_key, b.job_key is not null and exists (
+    select from ${schema}.jobs other where other.job_key = b.job_key and other.id <> b.id
+  ) as taken
+  from ${schema}.job_bodies b
+  left join ${schema}.jobs j on j.id = b.id
+  where b.id = any($1::uuid[]) and case
+    when j.id is not null then j.parked = 'exhausted'
+    else exists (
+      select from (
+        select status from ${schema}.job_history where job_id = b.id order by fence desc limit 1
+      ) last where last.status = 'cancelled'
+    )
+  end
+  order by b.id`,
+);
+
+/** $1 ids from findRetryable. Attempts start anew; the fence goes on from where it was. */
+export const retryJobs = statement<EditedRow>(
+  'retry_jobs',
+  (schema) => `
+  with exhausted as (
+    update ${schema}.jobs j set parked = null, attempts = 0, crashes = 0, run_at = now(), snoozed = false,
+      replayed = false, slot_only = j.queue is not null or j.rate_limit_key is not null or j.max_attempts = 1,
+      revision = j.revision + 1, updated_at = now()
+    where j.id = any($1::uuid[]) and j.parked = 'exhausted'
+    returning j.id, j.queue
+  ),
+  cancelled as (
+    insert into ${schema}.jobs (id, run_at, fence, updated_at, priority, revision, max_attempts, slot_only, task, queue,
+      rate_limit_key, job_key, flags)
+    select b.id, now(), last.fence, now(), b.priority, 1, b.max_attempts,
+      b.queue is not null or b.rate_limit_key is not null or b.max_attempts = 1, b.task, b.queue, b.rate_limit_key,
+      b.job_key, b.flags
+    from ${schema}.job_bodies b cross join lateral (
+      select fence from ${schema}.job_history where job_id = b.id order by fence desc limit 1
+    ) last
+    where b.id = any($1::uuid[]) and not exists (select from ${schema}.jobs j where j.id = b.id)
+    on conflict (id) do nothing
+    returning id, queue
+  )
+  select * from exhausted union all select * from cancelled`,
+);
+
+/**
+ * Exhausted jobs whose last failure lies in a window and that were not replayed yet. Marks them.
+ * $1 from, $2 to, $3 task or null. Index: jobs_exhausted.
+ */
+export const takeJobsToReplay = statement<{ id: string }>(
+  'take_jobs_to_replay',
+  (schema) => `
+  with taken as (
+    update ${schema}.jobs j set replayed = true
+    where j.parked = 'exhausted' and not j.replayed and j.updated_at >= $1::timestamptz and j.updated_at < $2::timestamptz
+      and ($3::text is null or j.task = $3)
+    returning j.id
+  )
+  select id from taken order by id`,
+);
+
+/**
+ * Removes jobs and all that is known of them. $1 status: exhausted, completed or cancelled, $2 least age in ms since
+ * they ended. Indexes: jobs_exhausted; finished jobs are found by their records.
+ */
+export const purgeJobs = statement<{ purged: number }>(
+  'purge_jobs',
+  (schema) => `
+  with exhausted as (
+    delete from ${schema}.jobs j
+    where $1::text = 'exhausted' and j.parked = 'exhausted' and j.updated_at <= now() - $2::bigint * interval '1 ms'
+    returning j.id
+  ),
+  finished as materialized (
+    select distinct h.job_id as id from ${schema}.job_history h
+    where h.status::text = $1 and h.completed_at <= now() - $2::bigint * interval '1 ms'
+      and not exists (select from ${schema}.jobs j where j.id = h.job_id)
+      and not exists (
+        select from ${schema}.job_history later where later.job_id = h.job_id and later.fence > h.fence
+      )
+  ),
+  ids as materialized (select id from exhausted union select id from finished),
+  records as (delete from ${schema}.job_history h using ids where h.job_id = ids.id),
+  bodies as (delete from ${schema}.job_bodies b using ids where b.id = ids.id)
+  select count(*)::integer as purged from ids`,
+);

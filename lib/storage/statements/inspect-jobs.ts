@@ -1,0 +1,191 @@
+// Looking at jobs without touching them. None of this has an index on the hot table: lists walk the bodies by id.
+import type { HistoryStatus, PartialResults } from '../../interfaces/job.interface.js';
+import { statement } from '../database.js';
+import { anyJobColumns, joinLiveAndLast, ms, type JobRow } from './job-columns.js';
+
+/** $1 ids. Index: job_bodies_pkey. */
+export const findJobs = statement<JobRow>(
+  'find_jobs',
+  (schema) => `
+  select ${anyJobColumns}
+  from ${schema}.job_bodies b
+  ${joinLiveAndLast(schema)}
+  where b.id = any($1::uuid[])`,
+);
+
+/**
+ * $1 task, $2 queue, $3 status, $4 tag, $5 group, $6 flag, $7 from, $8 to, $9 search (a like pattern), each or null;
+ * $10 only ids below, or null; $11 how many. Newest first. Index: job_bodies_pkey, backwards.
+ */
+export const listJobs = statement<JobRow>(
+  'list_jobs',
+  (schema) => `
+  select * from (
+    select ${anyJobColumns}
+    from ${schema}.job_bodies b
+    ${joinLiveAndLast(schema)}
+    where ($1::text is null or b.task = $1)
+      and ($2::text is null or b.queue = $2)
+      and ($4::text is null or $4 = any(b.tags))
+      and ($5::text is null or b.group_id = $5)
+      and ($6::text is null or $6 = any(b.flags))
+      and ($7::timestamptz is null or b.created_at >= $7)
+      and ($8::timestamptz is null or b.created_at < $8)
+      and ($9::text is null or b.payload::text ilike $9 or b.task ilike $9
+        or coalesce(j.last_error, h.error_message) ilike $9)
+      and ($10::uuid is null or b.id < $10)
+  ) found
+  where $3::text is null or status = $3
+  order by id desc
+  limit $11`,
+);
+
+export interface HistoryRow {
+  job_id: string;
+  fence: string;
+  task: string | null;
+  payload: unknown;
+  worker_id: string | null;
+  status: HistoryStatus;
+  started_at: number | null;
+  completed_at: number | null;
+  queue_time_ms: string | null;
+  execution_time_ms: number | null;
+  attempt: number;
+  error_message: string | null;
+  error_stack: string | null;
+  partial_results: PartialResults | null;
+  result: unknown;
+  environment: Record<string, unknown> | null;
+  expires_at: number | null;
+}
+
+const historyColumns = `h.job_id, h.fence, b.task, b.payload, h.worker_id, h.status::text as status,
+    ${ms('h.started_at')} as started_at, ${ms('h.completed_at')} as completed_at, h.queue_time_ms, h.execution_time_ms,
+    h.attempt, h.error_message, h.error_stack, h.partial_results, h.result,
+    coalesce(h.environment, w.environment) as environment, ${ms('h.expires_at')} as expires_at`;
+
+/**
+ * The attempts of one job, oldest first. $1 id. The running one is not in the history yet: it is what a locked job is.
+ * Index: job_history_by_job.
+ */
+export const jobHistory = statement<HistoryRow>(
+  'job_history',
+  (schema) => `
+  with running as (
+    select id as job_id, fence, locked_by as worker_id, locked_at as started_at, attempts as attempt,
+      greatest(0, extract(epoch from locked_at - run_at) * 1000)::bigint as queue_time_ms
+    from ${schema}.jobs where id = $1::uuid and locked_by is not null
+  )
+  select ${historyColumns}
+  from ${schema}.job_history h
+  left join ${schema}.job_bodies b on b.id = h.job_id
+  left join ${schema}.workers w on w.id = h.worker_id
+  where h.job_id = $1::uuid
+  union all
+  select r.job_id, r.fence, b.task, b.payload, r.worker_id, 'started', ${ms('r.started_at')}, null, r.queue_time_ms,
+    null, r.attempt, null, null, null, null, w.environment, null
+  from running r
+  left join ${schema}.job_bodies b on b.id = r.job_id
+  left join ${schema}.workers w on w.id = r.worker_id
+  order by fence`,
+);
+
+/**
+ * $1 job, $2 task, $3 status, $4 worker, $5 from, $6 to, each or null; $7, $8, $9 the last record of the page before
+ * (completed-at, job, fence) or nulls; $10 how many. Newest first.
+ */
+export const listHistory = statement<HistoryRow & { position: string }>(
+  'list_history',
+  (schema) => `
+  select ${historyColumns}, h.completed_at::text as position
+  from ${schema}.job_history h
+  left join ${schema}.job_bodies b on b.id = h.job_id
+  left join ${schema}.workers w on w.id = h.worker_id
+  where ($1::uuid is null or h.job_id = $1)
+    and ($2::text is null or b.task = $2)
+    and ($3::text is null or h.status::text = $3)
+    and ($4::text is null or h.worker_id = $4)
+    and ($5::timestamptz is null or h.completed_at >= $5)
+    and ($6::timestamptz is null or h.completed_at < $6)
+    and ($7::timestamptz is null or (h.completed_at, h.job_id, h.fence) < ($7, $8::uuid, $9::bigint))
+  order by h.completed_at desc, h.job_id desc, h.fence desc
+  limit $10`,
+);
+
+export interface CountRow {
+  kind: 'status' | 'task' | 'queue' | 'oldest_due';
+  name: string | null;
+  jobs: number;
+}
+
+/** Live jobs by status, task and queue, and finished ones by status as far as the history goes. */
+export const countJobs = statement<CountRow>(
+  'count_jobs',
+  (schema) => `
+  with live as materialized (
+    select case
+        when locked_by is not null then 'running'
+        when parked = 'exhausted' then 'exhausted'
+        when parked in ('parents', 'key') then 'blocked'
+        when run_at > now() and snoozed then 'snoozed'
+        when run_at > now() then 'scheduled'
+        else 'available'
+      end as status, task, queue, count(*)::float8 as jobs, min(run_at) as first_run_at
+    from ${schema}.jobs group by 1, 2, 3
+  )
+  select 'status' as kind, status as name, sum(jobs)::float8 as jobs from live group by status
+  union all
+  select 'status', status::text, count(distinct job_id)::float8 from ${schema}.job_history h
+  where status in ('completed', 'cancelled') and not exists (select from ${schema}.jobs j where j.id = h.job_id)
+  group by status
+  union all
+  select 'task', task, sum(jobs) from live group by task
+  union all
+  select 'queue', queue, sum(jobs) from live where queue is not null group by queue
+  union all
+  select 'oldest_due', null, (extract(epoch from now() - min(first_run_at)) * 1000)::float8
+  from live where status = 'available' having min(first_run_at) is not null`,
+);
+
+export interface ExplainRow {
+  parked: string | null;
+  running: boolean;
+  run_at: number;
+  due: boolean;
+  queue_concurrency: number | null;
+  queue_known: boolean;
+  queue_paused: boolean | null;
+  queue_running: number | null;
+  queue_jobs: string[] | null;
+  tokens: number | null;
+  refill_at: number | null;
+  blocked_by: string[] | null;
+  has_handler: boolean;
+  has_worker: boolean;
+}
+
+/** What stands between a live job and a worker. $1 id. */
+export const explainJob = statement<ExplainRow>(
+  'explain_job',
+  (schema) => `
+  select j.parked, j.locked_by is not null as running, ${ms('j.run_at')} as run_at, j.run_at <= now() as due,
+    q.concurrency as queue_concurrency, q.name is not null as queue_known, q.paused as queue_paused,
+    q.running as queue_running,
+    (select json_agg(o.id) from (
+      select o.id from ${schema}.jobs o
+      where o.queue = j.queue and o.locked_by is not null and o.id <> j.id order by o.locked_at limit 100
+    ) o) as queue_jobs,
+    case when now() >= r.window_started_at + r.interval_ms * interval '1 ms' then r.capacity else r.available end
+      as tokens,
+    ${ms("(r.window_started_at + r.interval_ms * interval '1 ms')")} as refill_at,
+    (select json_agg(o.id) from ${schema}.jobs o where o.superseded_by = j.id) as blocked_by,
+    exists (select from ${schema}.workers w where w.stopped_at is null
+      and w.heartbeat_at + w.lease_ms * interval '1 ms' > now() and j.task = any(w.tasks)) as has_handler,
+    exists (select from ${schema}.workers w where w.stopped_at is null
+      and w.heartbeat_at + w.lease_ms * interval '1 ms' > now()) as has_worker
+  from ${schema}.jobs j
+  left join ${schema}.job_queues q on q.name = j.queue
+  left join ${schema}.rate_limits r on r.key = j.rate_limit_key
+  where j.id = $1::uuid`,
+);

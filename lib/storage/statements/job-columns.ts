@@ -1,0 +1,80 @@
+// The columns by which a job is shown, live or finished, and the row they come back as.
+import type { JobKeyMode, JobStatus, PartialResults } from '../../interfaces/job.interface.js';
+
+export interface JobRow {
+  id: string;
+  task: string;
+  payload: unknown;
+  status: JobStatus;
+  priority: number;
+  queue: string | null;
+  rate_limit_key: string | null;
+  run_at: number;
+  attempts: number;
+  max_attempts: number;
+  last_error: string | null;
+  job_key: string | null;
+  job_key_mode: JobKeyMode | null;
+  flags: string[] | null;
+  tags: string[] | null;
+  group_id: string | null;
+  timeout_ms: number | null;
+  locked_by: string | null;
+  locked_at: number | null;
+  revision: number;
+  created_at: number;
+  updated_at: number;
+}
+
+export interface ClaimedRow extends JobRow {
+  fence: string;
+  previous: PartialResults | null;
+}
+
+/** Milliseconds since 1970: independent of the session's time zone and the driver's parsers. */
+export const ms = (expression: string): string => `(extract(epoch from ${expression}) * 1000)::float8`;
+
+/** The status of a live row `j`. */
+export const liveStatus = `case
+      when j.locked_by is not null then 'running'
+      when j.parked = 'exhausted' then 'exhausted'
+      when j.parked in ('parents', 'key') then 'blocked'
+      when j.run_at > now() and j.snoozed then 'snoozed'
+      when j.run_at > now() then 'scheduled'
+      else 'available'
+    end`;
+
+/** What never changes, from the body row `b`. */
+const bodyColumns = `b.task, b.payload, b.queue, b.rate_limit_key, b.job_key_mode, to_json(b.flags) as flags,
+    to_json(b.tags) as tags, b.group_id, b.timeout_ms, ${ms('b.created_at')} as created_at`;
+
+/** The columns of a live job: row `j` of jobs and row `b` of job_bodies. */
+export const liveJobColumns = `j.id, ${bodyColumns},
+    ${liveStatus} as status, j.priority, ${ms('j.run_at')} as run_at, j.attempts, j.max_attempts, j.last_error,
+    j.job_key, j.locked_by, ${ms('j.locked_at')} as locked_at, j.revision,
+    ${ms('greatest(b.created_at, j.updated_at, j.locked_at)')} as updated_at`;
+
+/**
+ * The columns of any job: row `b` of job_bodies, row `j` of jobs or nulls, row `h` (the last attempt) of job_history
+ * or nulls. A job without a live row is completed unless its last record says that it was cancelled.
+ */
+export const anyJobColumns = `b.id, ${bodyColumns},
+    case when j.id is not null then ${liveStatus} when h.status = 'cancelled' then 'cancelled' else 'completed' end
+      as status,
+    coalesce(j.priority, b.priority) as priority,
+    ${ms("coalesce(j.run_at, h.started_at - h.queue_time_ms * interval '1 ms', b.run_at)")} as run_at,
+    coalesce(j.attempts, h.attempt, 0) as attempts,
+    coalesce(j.max_attempts, b.max_attempts) as max_attempts,
+    coalesce(j.last_error, h.error_message) as last_error,
+    case when j.id is not null then j.job_key else b.job_key end as job_key,
+    j.locked_by, ${ms('j.locked_at')} as locked_at,
+    coalesce(j.revision, 0) as revision,
+    ${ms('greatest(b.created_at, j.updated_at, j.locked_at, h.completed_at)')} as updated_at`;
+
+/** Joins `j` and `h` to the bodies `b`. */
+export const joinLiveAndLast = (schema: string): string => `left join ${schema}.jobs j on j.id = b.id
+  left join lateral (
+    select * from ${schema}.job_history h
+    where h.job_id = b.id and j.id is null
+    order by h.fence desc limit 1
+  ) h on true`;

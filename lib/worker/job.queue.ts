@@ -1,0 +1,298 @@
+// The local buffer between the database and a pool's slots: claims in batches ahead of need, gives back what gets
+// stale or is left over. Woken by notifications, by slots that ask for more than there is, and by its poll timer.
+import { randomBytes } from 'node:crypto';
+import type { ClaimRequest } from '../interfaces/claim.interface.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
+import type { JobManager } from '../manager/job.manager.js';
+import type { JobNotifier } from '../storage/job.notifier.js';
+import { backoffMs } from './backoff.js';
+import { ClaimScan } from './claim.scan.js';
+import { JobBuffer } from './job.buffer.js';
+
+export interface JobQueueOptions {
+  jobs: JobManager;
+  /** At least 10 characters. */
+  workerId: string;
+  notifier?: JobNotifier | null;
+  /** Most jobs in the buffer. Default: adaptive, 50 to 1,000 jobs and at most 16 MiB of payloads. */
+  queueSize?: number | null;
+  /** Default 60,000. */
+  queueTtlMs?: number;
+  /** Fetch when the buffer holds no more than this. Default: half of the buffer's size. */
+  refetchThreshold?: number | null;
+  /** Pause after a fetch that brought less than was expected. Default 1,000; a notification or a poll comes before it. */
+  refetchDelayMs?: number;
+  /** Default 2,000. */
+  pollIntervalMs?: number;
+  /** Default: `pollIntervalMs`, no backoff. */
+  maxPollIntervalMs?: number;
+  taskIdentifiers?: string[] | null;
+  queues?: string[] | null;
+  forbiddenFlags?: string[] | null;
+  /** How long a claim holds; `null`: as long as the worker's heartbeat. Default: the manager's `lockTimeoutMs`. */
+  leaseMs?: number | null;
+  /** Whether a job may start now; others are passed over and keep their turn. Default: always. */
+  canStart?: (job: ClaimedJob) => boolean;
+  onError?: (error: unknown, context: string) => void;
+}
+
+export interface JobQueueStats {
+  fetched: number;
+  dispatched: number;
+  staleDropped: number;
+  refetchCount: number;
+  errors: number;
+}
+
+interface Taker {
+  resolve: (job: ClaimedJob | null) => void;
+  timer: NodeJS.Timeout | null;
+}
+
+/** A buffer that is never empty would starve jobs for free slots: so often a slot is held for them. */
+const SLOT_CHECK_MS = 100;
+const STOP_JOIN_MS = 5_000;
+
+/**
+ * new → running → stopped. While running, one fetch at a time:
+ * asleep → (woken) → claiming → asleep, or claiming again while there is more.
+ */
+export class JobQueue {
+  readonly workerId: string;
+  private readonly buffer: JobBuffer;
+  private readonly scan: ClaimScan;
+  private readonly takers: Taker[] = [];
+  private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
+  private state: 'new' | 'running' | 'stopped' = 'new';
+  private loop: Promise<void> | null = null;
+  private woken = false;
+  private wakeUp: (() => void) | null = null;
+  private unsubscribe: (() => void) | null = null;
+  private idlePolls = 0;
+  private failures = 0;
+  private checkedSlotsAt = -Infinity;
+  private retryAt = Infinity;
+
+  constructor(private readonly options: JobQueueOptions) {
+    this.workerId = options.workerId;
+    this.buffer = new JobBuffer(options.queueSize ?? null);
+    this.scan = new ClaimScan();
+  }
+
+  /** Jobs in the buffer. */
+  get depth(): number {
+    return this.buffer.length;
+  }
+
+  get running(): boolean {
+    return this.state === 'running';
+  }
+
+  stats(): JobQueueStats {
+    return { ...this.counters };
+  }
+
+  /** @throws AlreadyRunningError, or StoppedError after `stop()` */
+  start(): void {
+    if (this.state === 'running')
+      throw new AlreadyRunningError('Expected a queue that does not run, got one that does.');
+    if (this.state === 'stopped') throw new StoppedError('A stopped queue cannot start again; make a new one.');
+    this.state = 'running';
+    this.unsubscribe = this.options.notifier?.subscribe(() => this.wake()) ?? null;
+    this.loop = this.run();
+  }
+
+  /**
+   * Claims no more, gives back what is left, and returns it. Waits for a claim under way, at most `joinTimeoutMs`;
+   * what a later answer brings is given back too.
+   */
+  async stop(joinTimeoutMs = STOP_JOIN_MS): Promise<ClaimedJob[]> {
+    this.state = 'stopped';
+    this.unsubscribe?.();
+    this.wake();
+    for (const taker of this.takers.splice(0)) this.answer(taker, null);
+    if (this.loop) await within(joinTimeoutMs, this.loop);
+    const left = this.buffer.takeAll();
+    await this.giveBack(left);
+    return left;
+  }
+
+  /** The next job, or null after `timeoutMs` (Infinity: when the queue stops). */
+  takeJob(timeoutMs: number): Promise<ClaimedJob | null> {
+    const job = this.mayDispatch() ? this.next() : null;
+    if (job) return Promise.resolve(job);
+    if (this.state === 'stopped' || timeoutMs <= 0) return Promise.resolve(null);
+    return new Promise((resolve) => {
+      const taker: Taker = { resolve, timer: null };
+      if (Number.isFinite(timeoutMs)) taker.timer = setTimeout(() => this.giveUp(taker), timeoutMs);
+      this.takers.push(taker);
+      this.wake();
+    });
+  }
+
+  /** Puts claimed jobs into the buffer, for tests and re-dispatch. */
+  offerJobs(jobs: ClaimedJob[]): void {
+    this.buffer.add(jobs);
+    this.serve();
+  }
+
+  /** Looks at the buffer again: a job that could not start may be able to now. */
+  serve(): void {
+    while (this.takers.length) {
+      const job = this.next();
+      if (!job) return;
+      this.answer(this.takers.shift()!, job);
+    }
+  }
+
+  /** Looks for jobs now instead of at the next poll. */
+  wake(): void {
+    this.woken = true;
+    this.wakeUp?.();
+  }
+
+  private async run(): Promise<void> {
+    while (this.state === 'running') {
+      this.woken = false;
+      const pauseMs = this.wantsMore() ? await this.fetch() : this.pollMs();
+      if (this.state === 'running' && pauseMs > 0 && !this.woken) await this.sleep(pauseMs);
+      this.dropStale();
+    }
+  }
+
+  private wantsMore(): boolean {
+    const threshold = this.options.refetchThreshold ?? Math.floor(this.buffer.size / 2);
+    return this.takers.length > 0 || this.buffer.length <= threshold;
+  }
+
+  /** Claims once. Returns how long to sleep before the next claim, unless something happens. */
+  private async fetch(): Promise<number> {
+    const startedAt = performance.now();
+    const request = this.request();
+    try {
+      if (this.retryAt <= startedAt) await this.letWaitingIn();
+      const result = await this.options.jobs.claim(request);
+      this.failures = 0;
+      this.scan.learn(result, performance.now() - startedAt, request.limit);
+      this.retryAt = result.retryInMs === null ? this.retryAt : Math.min(this.retryAt, startedAt + result.retryInMs);
+      this.accept(result.jobs, result.more);
+      return this.pauseAfter(result.jobs.length, result.more);
+    } catch (error) {
+      this.counters.errors++;
+      this.options.onError?.(error, 'claiming jobs');
+      this.woken = false;
+      return backoffMs(this.failures++);
+    }
+  }
+
+  private request(): ClaimRequest {
+    const { taskIdentifiers = null, queues = null, forbiddenFlags = null } = this.options;
+    const slots = this.takers.length;
+    this.checkedSlotsAt = performance.now();
+    return {
+      workerId: this.workerId,
+      limit: this.buffer.room + slots,
+      slots,
+      slotPriorityLimit: this.buffer.headPriority,
+      taskIdentifiers,
+      queues,
+      forbiddenFlags,
+      cursor: this.scan.cursor(),
+      leaseMs: this.options.leaseMs === undefined ? this.options.jobs.lockTimeoutMs : this.options.leaseMs,
+    };
+  }
+
+  private accept(jobs: ClaimedJob[], more: boolean): void {
+    if (!jobs.length) return this.serve();
+    this.counters.fetched += jobs.length;
+    this.counters.refetchCount++;
+    this.idlePolls = 0;
+    this.buffer.add(jobs, more);
+    if (this.state === 'running') this.serve();
+  }
+
+  private pauseAfter(found: number, more: boolean): number {
+    if (more || this.scan.sweepIsDue()) return 0;
+    if (found > 0) return Math.min(this.pollMs(), this.options.refetchDelayMs ?? 1_000);
+    this.idlePolls++;
+    return this.pollMs();
+  }
+
+  /** The poll interval, longer with each poll that found nothing, or shorter where a window is about to begin. */
+  private pollMs(): number {
+    const { pollIntervalMs = 2_000, maxPollIntervalMs = pollIntervalMs } = this.options;
+    const ceiling = Math.min(maxPollIntervalMs, pollIntervalMs * 2 ** Math.min(this.idlePolls, 20));
+    const backedOff = ceiling > pollIntervalMs ? ceiling * (0.75 + Math.random() * 0.25) : pollIntervalMs;
+    return Math.max(1, Math.min(backedOff, this.retryAt - performance.now()));
+  }
+
+  /** A rate limit's next window has begun: its waiting jobs come back to the start of what claims read. */
+  private async letWaitingIn(): Promise<void> {
+    this.retryAt = Infinity;
+    await this.options.jobs.refillRateLimits();
+    this.scan.restart();
+  }
+
+  private sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.wakeUp = () => {
+        clearTimeout(timer);
+        this.wakeUp = null;
+        resolve();
+      };
+    });
+  }
+
+  /** Now and then a slot is kept empty for one claim, for jobs that may not wait in the buffer. */
+  private mayDispatch(): boolean {
+    return this.state !== 'running' || performance.now() - this.checkedSlotsAt < SLOT_CHECK_MS;
+  }
+
+  private next(): ClaimedJob | null {
+    const job = this.buffer.take(this.options.canStart);
+    if (!job) return null;
+    this.counters.dispatched++;
+    if (this.state === 'running' && this.wantsMore()) this.wake();
+    return job;
+  }
+
+  private dropStale(): void {
+    const stale = this.buffer.takeOlderThan(this.options.queueTtlMs ?? 60_000);
+    this.counters.staleDropped += stale.length;
+    void this.giveBack(stale);
+  }
+
+  private async giveBack(jobs: ClaimedJob[]): Promise<void> {
+    try {
+      await this.options.jobs.release(this.workerId, jobs);
+    } catch (error) {
+      // Their lease ends without us: they run again, a little later.
+      this.counters.errors++;
+      this.options.onError?.(error, 'giving jobs back');
+    }
+  }
+
+  private giveUp(taker: Taker): void {
+    const index = this.takers.indexOf(taker);
+    if (index >= 0) this.takers.splice(index, 1);
+    this.answer(taker, null);
+  }
+
+  private answer(taker: Taker, job: ClaimedJob | null): void {
+    if (taker.timer) clearTimeout(taker.timer);
+    taker.resolve(job);
+  }
+}
+
+/** A worker id that tells people where it is: host, process, and something that makes it unique. */
+export const newWorkerId = (host: string): string =>
+  `${host.slice(0, 12)}-${process.pid}-${randomBytes(4).toString('hex')}`;
+
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise((resolve) => (timer = setTimeout(resolve, ms)));
+  await Promise.race([work, timeout]);
+  clearTimeout(timer);
+}

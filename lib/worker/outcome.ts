@@ -1,0 +1,96 @@
+// What a handler's answer means. Whatever it returns or throws becomes an Outcome here and nowhere else.
+import type { Outcome } from '../interfaces/claim.interface.js';
+import type { PartialResults } from '../interfaces/job.interface.js';
+import { InvalidArgumentError } from '../jobs.errors.js';
+
+/** A fixed key, so that several copies of the package understand each other. */
+const BRAND = Symbol.for('millrace:outcome');
+const MAX_RESULT_BYTES = 1_048_576;
+
+interface PartialSuccess {
+  readonly [BRAND]: 'partial-success';
+  readonly results: PartialResults;
+}
+
+interface Snooze {
+  readonly [BRAND]: 'snooze';
+  readonly ms: number;
+}
+
+/**
+ * Return it from a handler that got half-way: the job runs again after its backoff and finds this as `ctx.previous`.
+ *
+ * @example
+ * return partialSuccess({ completedSteps: ['reserve'], retryFromStep: 'charge', results: { reservation: 7 } });
+ */
+export const partialSuccess = (results: PartialResults): PartialSuccess => ({ [BRAND]: 'partial-success', results });
+
+/** Whether a value was made by `partialSuccess`. */
+export const isPartialSuccess = (value: unknown): value is PartialSuccess => brandOf(value) === 'partial-success';
+
+/**
+ * Return it from a handler to run again after `ms` without using up an attempt.
+ * @throws InvalidArgumentError unless `ms` is a number of at least 0
+ */
+export function snooze(ms: number): Snooze {
+  if (typeof ms === 'number' && ms >= 0 && ms <= 1e12) return { [BRAND]: 'snooze', ms };
+  throw new InvalidArgumentError([
+    `Expected snooze to get a number of milliseconds from 0 to 1e12, got ${String(ms)}.`,
+  ]);
+}
+
+const brandOf = (value: unknown): unknown =>
+  typeof value === 'object' && value !== null ? (value as Record<symbol, unknown>)[BRAND] : undefined;
+
+/** `false`: never again. */
+export type DelayOf = (error: unknown) => number | false;
+
+/** `problem` tells why a result could not be kept; the work is done all the same. */
+export type Reading = { outcome: Outcome; problem?: Error };
+
+export function readReturned(value: unknown, delayOf: DelayOf): Reading {
+  if (value === undefined) return { outcome: { kind: 'completed', result: null } };
+  if (isPartialSuccess(value)) return readPartial(value, delayOf);
+  if (brandOf(value) === 'snooze') return { outcome: { kind: 'snoozed', delayMs: (value as Snooze).ms } };
+  return readResult(value);
+}
+
+export function readThrown(error: unknown, delayOf: DelayOf): Outcome {
+  const code = codeOf(error);
+  if (code === 'ERR_JOBS_PERMANENT_FAILURE') return { kind: 'permanent', error };
+  if (code === 'ERR_JOBS_CANCELLED') return { kind: 'cancelled', reason: (error as Error).message };
+  const delayMs = delayOf(error);
+  return delayMs === false ? { kind: 'permanent', error } : { kind: 'failed', error, delayMs };
+}
+
+/** By code, not by class: the error may come from another copy of the package. Hostile getters are none of ours. */
+function codeOf(error: unknown): unknown {
+  try {
+    return (error as { code?: unknown } | null | undefined)?.code;
+  } catch {
+    return undefined;
+  }
+}
+
+function readPartial({ results }: PartialSuccess, delayOf: DelayOf): Reading {
+  const unkept = refuse('the partial results', () => JSON.stringify(results));
+  if (unkept.problem) return { outcome: readThrown(unkept.problem, delayOf) };
+  const delayMs = delayOf(undefined);
+  return { outcome: { kind: 'partial', partialResults: results, delayMs: delayMs === false ? 0 : delayMs } };
+}
+
+/** A result that cannot be kept must not make the job fail: its work is done, and would be done again. */
+function readResult(value: unknown): Reading {
+  const { text, problem } = refuse('the result', () => JSON.stringify(value));
+  return { outcome: { kind: 'completed', result: text ?? null }, ...(problem && { problem }) };
+}
+
+function refuse(what: string, write: () => string | undefined): { text?: string; problem?: Error } {
+  try {
+    const text = write();
+    if (text === undefined || Buffer.byteLength(text) <= MAX_RESULT_BYTES) return text === undefined ? {} : { text };
+    return { problem: new Error(`${what} is larger than ${MAX_RESULT_BYTES} bytes of JSON and was not kept`) };
+  } catch (cause) {
+    return { problem: new Error(`${what} cannot be written as JSON and was not kept`, { cause }) };
+  }
+}

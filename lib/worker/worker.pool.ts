@@ -1,0 +1,243 @@
+// N slots that take jobs from the local buffer, run them, and hand their outcomes to the batcher.
+import { hostname } from 'node:os';
+import type { SettleResult } from '../interfaces/claim.interface.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
+import { AlreadyRunningError, ShutdownError, StoppedError } from '../jobs.errors.js';
+import type { JobManager } from '../manager/job.manager.js';
+import type { PayloadValidator } from '../manager/payload.validator.js';
+import type { TaskRegistry } from '../manager/task.registry.js';
+import type { JobEvents } from '../monitoring/job.events.js';
+import type { JobNotifier } from '../storage/job.notifier.js';
+import { JobQueue, newWorkerId } from './job.queue.js';
+import { JobRunner } from './job.runner.js';
+import { LeaseKeeper } from './lease.keeper.js';
+import { OutcomeBatcher } from './outcome.batcher.js';
+
+export interface WorkerPoolParts {
+  jobs: JobManager;
+  tasks: TaskRegistry;
+  validator: PayloadValidator;
+  events: JobEvents;
+  options: WorkerSettings;
+  workerId?: string;
+}
+
+export type WorkerPoolState = 'new' | 'running' | 'terminated';
+
+export interface WorkerPoolStats {
+  active: number;
+  completed: number;
+  failed: number;
+  errors: number;
+}
+
+/** Handlers that were aborted get so long to notice before the pool leaves them to their lease. */
+const ABORT_GRACE_MS = 1_000;
+/** Outcomes that wait to be settled before slots stop taking more: the database is away or slow. */
+const MOST_PENDING_OUTCOMES = 2_000;
+
+/**
+ * new ──start──▶ running ──stop, forceStop, interrupt──▶ (draining) ──▶ terminated
+ *
+ * `running` lasts until the last outcome is settled; a terminated pool never starts again.
+ */
+export class WorkerPool {
+  readonly workerId: string;
+  readonly queue: JobQueue;
+  private readonly runner: JobRunner;
+  private readonly batcher: OutcomeBatcher;
+  private readonly keeper: LeaseKeeper;
+  private readonly notifier: JobNotifier | null;
+  private readonly active = new Set<ClaimedJob>();
+  private readonly runningOfTask = new Map<string, number>();
+  private readonly counters = { completed: 0, failed: 0, errors: 0 };
+  private readonly ended: Promise<void>;
+  private markEnded!: () => void;
+  private current: WorkerPoolState = 'new';
+  private stopping: Promise<void> | null = null;
+  private slots: Promise<void>[] = [];
+
+  constructor(private readonly parts: WorkerPoolParts) {
+    const { jobs, tasks, events, options } = parts;
+    this.workerId = parts.workerId ?? newWorkerId(hostname());
+    const { workerId } = this;
+    const onError = (error: unknown, context: string): void => this.report(error, context);
+    const notifier = options.listen ? jobs.createNotifier((error) => this.report(error, 'listening for jobs')) : null;
+    this.notifier = notifier;
+    const taskIdentifiers =
+      options.unknownTasks === 'exhaust' ? options.taskIdentifiers : (options.taskIdentifiers ?? tasks.names());
+    const canStart = (job: ClaimedJob): boolean => this.hasPlaceFor(job);
+    this.queue = new JobQueue({
+      ...options,
+      jobs,
+      workerId,
+      notifier,
+      taskIdentifiers,
+      leaseMs: null,
+      onError,
+      canStart,
+    });
+    this.runner = new JobRunner({ ...parts, workerId });
+    this.batcher = new OutcomeBatcher(jobs, events, workerId, (result) => this.count(result));
+    this.keeper = new LeaseKeeper({
+      jobs,
+      runner: this.runner,
+      workerId,
+      options,
+      tasks: taskIdentifiers ?? [],
+      onError,
+    });
+    this.ended = new Promise((resolve) => (this.markEnded = resolve));
+  }
+
+  get state(): WorkerPoolState {
+    return this.current;
+  }
+
+  get running(): boolean {
+    return this.current === 'running';
+  }
+
+  /** Slots that run a job now. */
+  get activeWorkers(): number {
+    return this.active.size;
+  }
+
+  stats(): WorkerPoolStats {
+    return { active: this.active.size, ...this.counters };
+  }
+
+  /** @throws AlreadyRunningError, StoppedError once terminated, DatabaseUnavailableError */
+  async start(): Promise<void> {
+    if (this.current === 'running')
+      throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
+    if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
+    this.current = 'running';
+    try {
+      await this.keeper.start();
+    } catch (error) {
+      this.terminate();
+      throw error;
+    }
+    await this.notifier?.start();
+    this.queue.start();
+    this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
+    this.parts.events.emit('pool.start', this.workerId, { concurrency: this.parts.options.concurrency });
+  }
+
+  /**
+   * Claims no more, gives the buffer back, waits for running jobs at most `timeoutMs`, then aborts their signals.
+   * Handlers that reject because of that are given back without counting the attempt; those that do not stop are left
+   * to their lease. Resolves when every outcome is settled.
+   */
+  async stop(timeoutMs = this.parts.options.gracefulShutdownTimeoutMs): Promise<void> {
+    return this.shutDown(timeoutMs, false);
+  }
+
+  /** As `stop`, but aborts at once. */
+  async forceStop(): Promise<void> {
+    return this.shutDown(0, true);
+  }
+
+  /** Takes no more jobs and lets the running ones finish, however long they take; see `join`. */
+  interrupt(): void {
+    void this.shutDown(Infinity, false);
+  }
+
+  /** Resolves when the pool has stopped. */
+  join(): Promise<void> {
+    return this.ended;
+  }
+
+  private async shutDown(timeoutMs: number, forced: boolean): Promise<void> {
+    if (this.current === 'new') return this.terminate();
+    if (this.current === 'terminated') return;
+    const first = this.stopping === null;
+    this.stopping ??= this.drain(timeoutMs, forced);
+    // A second, more urgent call while the first still waits: abort now.
+    if (!first && Number.isFinite(timeoutMs)) void this.abortAfter(timeoutMs);
+    await this.stopping;
+  }
+
+  private async drain(timeoutMs: number, forced: boolean): Promise<void> {
+    await this.queue.stop();
+    void this.abortAfter(timeoutMs);
+    const idle = Promise.all(this.slots);
+    const stopped = await settledWithin(timeoutMs + ABORT_GRACE_MS, idle);
+    await this.batcher.flush();
+    await this.keeper.stop(stopped);
+    await this.notifier?.stop();
+    this.runner.stop();
+    this.terminate();
+    this.parts.events.emit('pool.stop', this.workerId, { forced });
+  }
+
+  private async abortAfter(timeoutMs: number): Promise<void> {
+    const finished = await settledWithin(timeoutMs, Promise.all(this.slots));
+    if (!finished) this.runner.abortAll(new ShutdownError('The worker pool is stopping.'));
+  }
+
+  private terminate(): void {
+    this.current = 'terminated';
+    this.markEnded();
+  }
+
+  /** One slot: takes and runs jobs until the queue stops. */
+  private async slot(): Promise<void> {
+    for (let job = await this.queue.takeJob(Infinity); job; job = await this.queue.takeJob(Infinity)) {
+      await this.runOne(job);
+      if (this.batcher.pending > MOST_PENDING_OUTCOMES) await this.batcher.flush();
+    }
+  }
+
+  private async runOne(job: ClaimedJob): Promise<void> {
+    this.enter(job);
+    this.parts.events.emit('job.started', this.workerId, { job });
+    const startedAt = performance.now();
+    const outcome = await this.runner.run(job);
+    this.leave(job);
+    this.batcher.add({ job, outcome, executionTimeMs: performance.now() - startedAt });
+  }
+
+  private enter(job: ClaimedJob): void {
+    this.active.add(job);
+    if (this.limitOf(job) !== null) this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 0) + 1);
+  }
+
+  private leave(job: ClaimedJob): void {
+    this.active.delete(job);
+    if (this.limitOf(job) === null) return;
+    this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
+    this.queue.serve();
+  }
+
+  private hasPlaceFor(job: ClaimedJob): boolean {
+    const limit = this.limitOf(job);
+    return limit === null || (this.runningOfTask.get(job.task) ?? 0) < limit;
+  }
+
+  private limitOf(job: ClaimedJob): number | null {
+    return this.parts.tasks.get(job.task)?.options.concurrency ?? null;
+  }
+
+  private count({ status }: SettleResult): void {
+    if (status === 'completed') this.counters.completed++;
+    else if (status === 'retrying' || status === 'exhausted') this.counters.failed++;
+  }
+
+  private report(error: unknown, context: string): void {
+    this.counters.errors++;
+    this.parts.events.emit('worker.error', this.workerId, { error, context });
+  }
+}
+
+/** Whether the work ended within the time. Leaves no timer behind. */
+async function settledWithin(ms: number, work: Promise<unknown>): Promise<boolean> {
+  if (!Number.isFinite(ms)) return work.then(() => true);
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), ms)));
+  const ended = await Promise.race([work.then(() => true as const), timeout]);
+  clearTimeout(timer);
+  return ended;
+}

@@ -1,0 +1,290 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import { DataSource, type EntityManager } from 'typeorm';
+import {
+  InvalidArgumentError,
+  PayloadNotSerializableError,
+  PayloadTooLargeError,
+  TransactionOverError,
+  UnknownRateLimitError,
+  type JobManager,
+} from '../../lib/index.js';
+import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+
+let test: TestManager;
+let jobs: JobManager;
+let dataSource: DataSource;
+
+beforeAll(async () => {
+  test = await createTestManager({ maxPayloadBytes: 1_000 });
+  jobs = test.jobs;
+  dataSource = await new DataSource({ type: 'postgres', url: test.url }).initialize();
+});
+afterAll(async () => {
+  await dataSource.destroy();
+  await test.close();
+});
+beforeEach(() => test.sql('truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.rate_limits'));
+
+const count = async (): Promise<number> => (await test.sql('select from jobs.jobs')).length;
+
+describe('addJob (add-job)', () => {
+  it('returns the job as stored', async () => {
+    const runAt = new Date(Date.now() + 60_000);
+    const added = await jobs.addJob(
+      'report',
+      { a: [1, 'ü', null] },
+      {
+        queue: 'q',
+        priority: -3,
+        runAt,
+        maxAttempts: 7,
+        flags: ['f'],
+        tags: ['t'],
+        groupId: 'g',
+        timeoutMs: 9_000,
+      },
+    );
+    expect(added).toMatchObject({
+      task: 'report',
+      payload: { a: [1, 'ü', null] },
+      status: 'scheduled',
+      queue: 'q',
+      priority: -3,
+      runAt,
+      maxAttempts: 7,
+      flags: ['f'],
+      tags: ['t'],
+      groupId: 'g',
+      timeoutMs: 9_000,
+      attempts: 0,
+      created: true,
+      lockedBy: null,
+      jobKey: null,
+      revision: 0,
+    });
+    const { created: _created, ...stored } = added;
+    expect(await jobs.findJob(added.id)).toEqual(stored);
+  });
+
+  it('uses the documented defaults', async () => {
+    expect(await jobs.addJob('plain', undefined)).toMatchObject({
+      payload: null,
+      status: 'available',
+      priority: 0,
+      maxAttempts: 25,
+      queue: null,
+      flags: [],
+      tags: [],
+    });
+  });
+
+  it('counts a delay by the database clock', async () => {
+    const job = await jobs.addJob('later', 1, { delayMs: 5_000 });
+    expect(job.runAt.getTime() - job.createdAt.getTime()).toBe(5_000);
+    expect(await jobs.getJobs(WORKER)).toEqual([]);
+  });
+
+  it('gives ids that sort in the order of the calls', async () => {
+    const added = await jobs.addJobs(Array.from({ length: 5_000 }, (_, n) => ({ task: 'n', payload: n })));
+    const ids = added.map(({ id }) => id);
+    expect(ids.toSorted()).toEqual(ids);
+    expect(new Set(ids).size).toBe(5_000);
+  });
+
+  it('shares inserts among concurrent callers, each of whom gets his own job', async () => {
+    const added = await Promise.all(Array.from({ length: 200 }, (_, n) => jobs.addJob('n', { n })));
+    expect(added.map(({ payload }) => (payload as { n: number }).n)).toEqual(Array.from({ length: 200 }, (_, n) => n));
+    expect(await count()).toBe(200);
+  });
+
+  it('refuses one bad job of many concurrent ones without refusing its neighbours', async () => {
+    const results = await Promise.allSettled([
+      jobs.addJob('good', 1),
+      jobs.addJob('bad', 2, { rateLimitKey: 'nobody' }),
+      jobs.addJob('good', 3),
+    ]);
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    expect(await count()).toBe(2);
+  });
+});
+
+describe('addJobs (add-jobs)', () => {
+  it('adds all or none', async () => {
+    const specs = [
+      { task: 'a', payload: 1 },
+      { task: 'b', payload: 2, rateLimitKey: 'nobody' },
+    ];
+    await expect(jobs.addJobs(specs)).rejects.toThrow(UnknownRateLimitError);
+    await expect(
+      jobs.addJobs([
+        { task: 'a', payload: 1 },
+        { task: 'b', payload: 1n },
+      ]),
+    ).rejects.toThrow(PayloadNotSerializableError);
+    expect(await count()).toBe(0);
+    expect(await jobs.addJobs([])).toEqual([]);
+  });
+});
+
+describe('bad input is refused whole', () => {
+  const refused: [string, unknown, string][] = [
+    ['a priority that is no integer', { priority: 1.5 }, 'priority'],
+    ['a priority out of range', { priority: 2 ** 31 }, 'priority'],
+    ['an empty queue', { queue: '' }, 'queue'],
+    ['a NUL in a name', { queue: 'a\0b' }, 'queue'],
+    ['a lone surrogate in a name', { jobKey: 'a\ud800' }, 'jobKey'],
+    ['an invalid date', { runAt: new Date(Number.NaN) }, 'runAt'],
+    ['run-at and delay', { runAt: new Date(), delayMs: 1 }, 'runAt or delayMs'],
+    ['a negative delay', { delayMs: -1 }, 'delayMs'],
+    ['no attempts', { maxAttempts: 0 }, 'maxAttempts'],
+    ['an unknown key mode', { jobKey: 'k', jobKeyMode: 'replaced' }, 'jobKeyMode'],
+    ['a key mode without a key', { jobKeyMode: 'replace' }, 'jobKey'],
+    ['flags that are no list', { flags: 'x' }, 'flags'],
+    ['an unknown option', { prioritty: 1 }, 'prioritty'],
+    ['a manager that cannot query', { manager: {} }, 'manager'],
+  ];
+  it.each(refused)('%s', async (_name, options, named) => {
+    const call = jobs.addJob('x', 1, options as object);
+    await expect(call).rejects.toThrow(InvalidArgumentError);
+    await expect(call).rejects.toThrow(named);
+    expect(await count()).toBe(0);
+  });
+
+  const cyclic: Record<string, unknown> = {};
+  cyclic.self = cyclic;
+  let deep: unknown = 1;
+  for (let depth = 0; depth < 100_000; depth++) deep = [deep];
+  const unserialisable: [string, unknown][] = [
+    ['BigInt', { a: 1n }],
+    ['NaN', { a: Number.NaN }],
+    ['Infinity', [Infinity]],
+    ['a cycle', cyclic],
+    ['a function', () => 1],
+    ['a symbol', Symbol('x')],
+    ['a Map', { m: new Map([[1, 2]]) }],
+    ['depth', deep],
+  ];
+  it.each(unserialisable)('a payload with %s', async (_name, payload) => {
+    await expect(jobs.addJob('x', payload)).rejects.toThrow(PayloadNotSerializableError);
+    expect(await count()).toBe(0);
+  });
+
+  it('a payload over maxPayloadBytes', async () => {
+    expect(await jobs.addJob('x', 'a'.repeat(998))).toMatchObject({ created: true });
+    const call = jobs.addJob('x', 'a'.repeat(999));
+    await expect(call).rejects.toThrow(PayloadTooLargeError);
+    await expect(call).rejects.toMatchObject({ bytes: 1_001, maxBytes: 1_000, code: 'ERR_JOBS_PAYLOAD_TOO_LARGE' });
+  });
+
+  it.each([
+    ['NUL characters', { text: 'a\0b' }],
+    ['lone surrogates', { text: '\ud800 and \udc00' }],
+    ['__proto__', JSON.parse('{"__proto__": {"admin": true}}') as unknown],
+    ['dates, as JSON writes them', { at: '2026-01-01T00:00:00.000Z' }],
+    ['nested emptiness', { a: null, b: {}, c: [] }],
+  ])('but %s make an exact round trip', async (_name, payload) => {
+    const { id } = await jobs.addJob('x', payload);
+    expect((await jobs.getJobs(WORKER))[0]?.payload).toEqual(payload);
+    expect((await jobs.findJob(id))?.payload).toEqual(payload);
+    expect(({} as { admin?: boolean }).admin).toBeUndefined();
+  });
+
+  it('names with SQL metacharacters are stored and matched literally', async () => {
+    const name = `'; drop table jobs; -- "$1" %s \\ {a,"b"}`;
+    const job = await jobs.addJob(name, name, {
+      queue: name,
+      jobKey: name,
+      flags: [name],
+      tags: [name],
+      groupId: name,
+    });
+    expect(job).toMatchObject({ task: name, queue: name, jobKey: name, flags: [name], tags: [name], groupId: name });
+    const found = await jobs.listJobs({ task: name, queue: name, flag: name, tag: name, groupId: name, search: name });
+    expect(found.items.map(({ id }) => id)).toEqual([job.id]);
+    expect(await jobs.getJobs(WORKER, { forbiddenFlags: [name] })).toEqual([]);
+    expect(await jobs.getJobs(WORKER, { taskIdentifiers: [name], queues: [name] })).toHaveLength(1);
+  });
+});
+
+describe('inside the caller’s transaction', () => {
+  it('a job is invisible until a TypeORM transaction commits', async () => {
+    await dataSource.transaction(async (manager) => {
+      await jobs.addJob('x', 1, { manager });
+      expect(await jobs.getJobs(WORKER)).toEqual([]);
+    });
+    expect(await jobs.getJobs(WORKER)).toHaveLength(1);
+  });
+
+  it('a job vanishes with a rollback', async () => {
+    const failing = dataSource.transaction(async (manager) => {
+      await jobs.addJobs(
+        [
+          { task: 'x', payload: 1 },
+          { task: 'y', payload: 1, jobKey: 'k' },
+        ],
+        { manager },
+      );
+      throw new Error('no');
+    });
+    await expect(failing).rejects.toThrow('no');
+    expect(await count()).toBe(0);
+    expect(await test.sql('select from jobs.job_bodies')).toEqual([]);
+  });
+
+  it('works with a QueryRunner, a pg client and anything with query(text, values)', async () => {
+    const runner = dataSource.createQueryRunner();
+    await runner.startTransaction();
+    await jobs.addJob('runner', 1, { manager: runner });
+    await runner.commitTransaction();
+    await runner.release();
+
+    const client = new pg.Client(test.url);
+    await client.connect();
+    await client.query('begin');
+    await jobs.addJob('client', 1, { manager: client });
+    const rows = { query: async (text: string, values?: unknown[]) => (await client.query(text, values)).rows };
+    await jobs.addJob('rows', { q: "'" }, { manager: rows, flags: ['a,b'], runAt: new Date(0) });
+    await client.query('commit');
+    await client.end();
+
+    const claimed = await jobs.getJobs(WORKER, { batchSize: 9 });
+    expect(claimed.map(({ task }) => task).toSorted()).toEqual(['client', 'rows', 'runner']);
+    expect(claimed.find(({ task }) => task === 'rows')).toMatchObject({ flags: ['a,b'], payload: { q: "'" } });
+  });
+
+  it('refuses a transaction that is already over', async () => {
+    let leaked: EntityManager | undefined;
+    await dataSource.transaction(async (manager) => void (leaked = manager));
+    await expect(jobs.addJob('x', 1, { manager: leaked! })).rejects.toThrow(TransactionOverError);
+
+    const client = new pg.Client(test.url);
+    await client.connect();
+    await client.query('begin');
+    await client.query('select 1 / 0').catch(() => undefined);
+    await expect(jobs.addJob('x', 1, { manager: client })).rejects.toThrow(TransactionOverError);
+    await client.end();
+    await expect(jobs.addJob('x', 1, { manager: client })).rejects.toThrow(TransactionOverError);
+    expect(await count()).toBe(0);
+  });
+
+  it('a failed check leaves the caller’s transaction usable', async () => {
+    await dataSource.transaction(async (manager) => {
+      await expect(jobs.addJob('x', 1, { manager, rateLimitKey: 'nobody' })).rejects.toThrow(UnknownRateLimitError);
+      await expect(jobs.addJob('x', 1n, { manager })).rejects.toThrow(PayloadNotSerializableError);
+      await jobs.addJob('x', 1, { manager });
+    });
+    expect(await count()).toBe(1);
+  });
+
+  it('an enqueuer in a long transaction does not hold up others of the same queue and task', async () => {
+    await dataSource.transaction(async (manager) => {
+      await jobs.addJob('x', 1, { manager, queue: 'q' });
+      await jobs.addJob('x', 2, { queue: 'q' });
+      const [job] = await jobs.getJobs(WORKER);
+      expect(job?.payload).toBe(2);
+      await jobs.completeJobs(WORKER, [job!], 1);
+    });
+    expect((await jobs.getJobs(WORKER))[0]?.payload).toBe(1);
+  });
+});

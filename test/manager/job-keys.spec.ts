@@ -1,0 +1,157 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import type { JobManager } from '../../lib/index.js';
+import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+
+let test: TestManager;
+let jobs: JobManager;
+
+beforeAll(async () => {
+  test = await createTestManager();
+  jobs = test.jobs;
+});
+afterAll(() => test.close());
+beforeEach(() => test.sql('truncate jobs.jobs, jobs.job_bodies, jobs.job_history'));
+
+const live = async () =>
+  (await jobs.listJobs()).items.filter(({ status }) => !['completed', 'cancelled'].includes(status));
+
+describe('replace', () => {
+  it('lets the new job take the place of a waiting one', async () => {
+    const old = await jobs.addJob('x', 'old', { jobKey: 'k' });
+    const fresh = await jobs.addJob('y', 'new', { jobKey: 'k', delayMs: 1_000 });
+    expect(fresh).toMatchObject({ created: true, task: 'y', payload: 'new', jobKey: 'k', jobKeyMode: 'replace' });
+    expect(fresh.id).not.toBe(old.id);
+    expect(await jobs.findJob(old.id)).toBeNull();
+    expect(await live()).toHaveLength(1);
+  });
+
+  it('does not delete a running job under its worker: the new one waits behind it', async () => {
+    const old = await jobs.addJob('x', 'old', { jobKey: 'k' });
+    const [running] = await jobs.getJobs(WORKER);
+    const fresh = await jobs.addJob('x', 'new', { jobKey: 'k' });
+    expect(fresh).toMatchObject({ created: true, status: 'blocked', jobKey: 'k' });
+    expect(await jobs.findJob(old.id)).toMatchObject({ status: 'running', jobKey: null });
+    expect(await jobs.explain(fresh.id)).toMatchObject({ reason: 'job_key', blockedBy: [old.id] });
+    expect(await jobs.getJobs(OTHER)).toEqual([]);
+
+    await jobs.completeJobs(WORKER, [running!], 1);
+    expect((await jobs.getJobs(OTHER)).map(({ id }) => id)).toEqual([fresh.id]);
+  });
+
+  it('a replaced job that fails is not retried beside its successor', async () => {
+    const old = await jobs.addJob('x', 'old', { jobKey: 'k' });
+    const [running] = await jobs.getJobs(WORKER);
+    const fresh = await jobs.addJob('x', 'new', { jobKey: 'k' });
+    await jobs.failJobs(WORKER, [{ job: running!, error: new Error('late') }], 1);
+    expect(await jobs.findJob(old.id)).toMatchObject({ status: 'cancelled' });
+    expect((await jobs.getJobs(OTHER)).map(({ id }) => id)).toEqual([fresh.id]);
+  });
+
+  it('a waiting successor can be replaced in turn', async () => {
+    await jobs.addJob('x', 1, { jobKey: 'k' });
+    const [running] = await jobs.getJobs(WORKER);
+    await jobs.addJob('x', 2, { jobKey: 'k' });
+    const third = await jobs.addJob('x', 3, { jobKey: 'k' });
+    await jobs.completeJobs(WORKER, [running!], 1);
+    expect((await jobs.getJobs(OTHER, { batchSize: 9 })).map(({ id }) => id)).toEqual([third.id]);
+  });
+
+  it('replaces an exhausted job', async () => {
+    await jobs.addJob('x', 'old', { jobKey: 'k', maxAttempts: 1 });
+    const [running] = await jobs.getJobs(WORKER);
+    await jobs.failJobs(WORKER, [{ job: running!, error: 'x' }], 1);
+    await jobs.addJob('x', 'new', { jobKey: 'k' });
+    expect((await live()).map(({ payload }) => payload)).toEqual(['new']);
+  });
+});
+
+describe('preserve_run_at', () => {
+  it('updates everything but the run-at and starts the attempts anew', async () => {
+    const old = await jobs.addJob('x', 'old', { jobKey: 'k' });
+    const [claimed] = await jobs.getJobs(WORKER);
+    await jobs.failJobs(WORKER, [{ job: claimed!, error: 'x' }], 1);
+    const before = await jobs.findJob(old.id);
+    const updated = await jobs.addJob('y', 'new', {
+      jobKey: 'k',
+      jobKeyMode: 'preserve_run_at',
+      delayMs: 999_999,
+      priority: 4,
+      tags: ['t'],
+    });
+    expect(updated).toMatchObject({
+      id: old.id,
+      created: false,
+      task: 'y',
+      payload: 'new',
+      priority: 4,
+      tags: ['t'],
+      attempts: 0,
+      runAt: before!.runAt,
+      revision: before!.revision + 1,
+    });
+  });
+
+  it.each(['running', 'exhausted'])('acts as replace on a job that is %s', async (status) => {
+    const old = await jobs.addJob('x', 'old', { jobKey: 'k', maxAttempts: 1 });
+    const [claimed] = await jobs.getJobs(WORKER);
+    if (status === 'exhausted') await jobs.failJobs(WORKER, [{ job: claimed!, error: 'x' }], 1);
+    const fresh = await jobs.addJob('x', 'new', { jobKey: 'k', jobKeyMode: 'preserve_run_at' });
+    expect(fresh.created).toBe(true);
+    expect(fresh.id).not.toBe(old.id);
+    expect(fresh.status).toBe(status === 'running' ? 'blocked' : 'available');
+  });
+});
+
+describe('unsafe_dedupe', () => {
+  it.each(['waiting', 'running', 'exhausted'])('keeps the old job while it is %s', async (status) => {
+    const old = await jobs.addJob('x', 'old', { jobKey: 'k', maxAttempts: 1 });
+    const claimed = status === 'waiting' ? [] : await jobs.getJobs(WORKER);
+    if (status === 'exhausted') await jobs.failJobs(WORKER, [{ job: claimed[0]!, error: 'x' }], 1);
+    const kept = await jobs.addJob('y', 'new', { jobKey: 'k', jobKeyMode: 'unsafe_dedupe' });
+    expect(kept).toMatchObject({ id: old.id, created: false, task: 'x', payload: 'old' });
+  });
+});
+
+it('keys that repeat within one addJobs take their turns', async () => {
+  const added = await jobs.addJobs([
+    { task: 'a', payload: 1, jobKey: 'k' },
+    { task: 'plain', payload: 2 },
+    { task: 'b', payload: 3, jobKey: 'k', jobKeyMode: 'unsafe_dedupe' },
+    { task: 'c', payload: 4, jobKey: 'other' },
+  ]);
+  expect(added.map(({ task, created }) => [task, created])).toEqual([
+    ['a', true],
+    ['plain', true],
+    ['a', false],
+    ['c', true],
+  ]);
+});
+
+it('many enqueuers of one key leave exactly one live job, and each is told the truth', async () => {
+  const added = await Promise.all(
+    Array.from({ length: 40 }, (_, n) => jobs.addJob('x', n, { jobKey: 'k', jobKeyMode: 'unsafe_dedupe' })),
+  );
+  expect(await live()).toHaveLength(1);
+  expect(added.filter(({ created }) => created)).toHaveLength(1);
+  expect(new Set(added.map(({ id }) => id)).size).toBe(1);
+
+  await Promise.all(Array.from({ length: 40 }, (_, n) => jobs.addJob('x', n, { jobKey: 'k' })));
+  expect(await live()).toHaveLength(1);
+});
+
+it('an enqueuer whose key is being claimed meanwhile is not told nothing', async () => {
+  await jobs.addJob('x', 'old', { jobKey: 'k' });
+  const client = new pg.Client(test.url);
+  await client.connect();
+  await client.query('begin');
+  await client.query(`select from jobs.jobs where job_key = 'k' for update`);
+  const adding = jobs.addJob('x', 'new', { jobKey: 'k' });
+  await client.query(
+    `update jobs.jobs set locked_by = $1, locked_at = now(), attempts = 1, fence = 1 where job_key = 'k'`,
+    [WORKER],
+  );
+  await client.query('commit');
+  await client.end();
+  expect(await adding).toMatchObject({ created: true, status: 'blocked' });
+});

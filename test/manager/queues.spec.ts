@@ -1,0 +1,193 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import type { ClaimedJob, JobManager } from '../../lib/index.js';
+import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+
+let test: TestManager;
+let jobs: JobManager;
+
+beforeAll(async () => {
+  test = await createTestManager({ queues: { wide: { concurrency: 3 }, free: { concurrency: Infinity } } });
+  jobs = test.jobs;
+});
+afterAll(() => test.close());
+beforeEach(async () => {
+  await test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues`);
+  await jobs.declareQueues();
+});
+
+const payloads = (claimed: { payload: unknown }[]): unknown[] => claimed.map(({ payload }) => payload);
+const add = (queue: string, ...payload: unknown[]) =>
+  jobs.addJobs(payload.map((p) => ({ task: 'x', payload: p, queue })));
+const claim = (batchSize = 10, worker = WORKER): Promise<ClaimedJob[]> => jobs.getJobs(worker, { batchSize });
+const queue = async (name: string) => (await jobs.listQueues()).find((state) => state.name === name);
+
+describe('a queue that is declared nowhere', () => {
+  it('runs one job at a time, in order', async () => {
+    await add('serial', 1, 2, 3);
+    for (const expected of [1, 2, 3]) {
+      const claimed = await claim();
+      expect(payloads(claimed)).toEqual([expected]);
+      expect(await claim(10, OTHER)).toEqual([]);
+      await jobs.completeJobs(WORKER, claimed, 1);
+    }
+    expect(await claim()).toEqual([]);
+  });
+
+  it('prefers a more urgent job that came later', async () => {
+    await add('serial', 'first', 'second');
+    const claimed = await claim();
+    await claim();
+    await jobs.addJob('x', 'urgent', { queue: 'serial', priority: -1 });
+    await jobs.completeJobs(WORKER, claimed, 1);
+    expect(payloads(await claim())).toEqual(['urgent']);
+  });
+
+  it('is not held back by a job that waits for its retry', async () => {
+    await add('serial', 'fails', 'next');
+    const [failing] = await claim();
+    await jobs.failJobs(WORKER, [{ job: failing!, error: 'x' }], 1);
+    expect(payloads(await claim())).toEqual(['next']);
+  });
+
+  it('is freed by every way in which a claim can end', async () => {
+    const ends: [string, (job: ClaimedJob) => Promise<unknown>][] = [
+      ['fail', (job) => jobs.failJobs(WORKER, [{ job, error: 'x' }], 1)],
+      ['partial', (job) => jobs.reportPartialSuccess(WORKER, job, {}, 1)],
+      ['snooze', (job) => jobs.snoozeJob(WORKER, job, 60_000)],
+      ['permanently fail', (job) => jobs.permanentlyFailJobs([job.id])],
+      [
+        'revoke',
+        async (job) => {
+          await jobs.revokeLease(job.id, job.revision);
+          await jobs.cancelJobs([job.id]);
+        },
+      ],
+      [
+        'force unlock',
+        async (job) => {
+          await jobs.forceUnlockJobs();
+          await jobs.cancelJobs([job.id]);
+        },
+      ],
+    ];
+    await add('serial', ...ends.map(([name]) => name), 'last');
+    for (const [name, end] of ends) {
+      const claimed = await claim();
+      expect(payloads(claimed)).toEqual([name]);
+      await end(claimed[0]!);
+    }
+    expect(payloads(await claim())).toEqual(['last']);
+    expect(await queue('serial')).toMatchObject({ running: 1, lockedBy: WORKER });
+  });
+
+  it('goes on when the job that was next in line is cancelled', async () => {
+    await add('serial', 1, 2, 3);
+    const claimed = await claim();
+    await jobs.completeJobs(WORKER, claimed, 1);
+    const next = (await jobs.listJobs({ queue: 'serial' })).items.find(({ payload }) => payload === 2);
+    await jobs.cancelJobs([next!.id]);
+    expect(payloads(await claim())).toEqual([3]);
+  });
+
+  it('never runs two jobs at once, however many workers race for it', async () => {
+    await add('serial', ...Array.from({ length: 60 }, (_, n) => n));
+    const done: unknown[] = [];
+    let running = 0;
+    const work = async (worker: string): Promise<void> => {
+      while (done.length < 60) {
+        for (const job of await claim(3, worker)) {
+          expect(++running).toBe(1);
+          await test.sql('select 1');
+          running--;
+          done.push(job.payload);
+          await jobs.completeJobs(worker, [job], 1);
+        }
+      }
+    };
+    await Promise.all([1, 2, 3, 4].map((n) => work(`${WORKER}-${n}`)));
+    expect(done).toEqual(Array.from({ length: 60 }, (_, n) => n));
+  });
+});
+
+describe('a declared queue', () => {
+  it('runs up to its concurrency over all workers', async () => {
+    await add('wide', 1, 2, 3, 4, 5);
+    const first = await claim(2);
+    const second = await claim(10, OTHER);
+    expect([payloads(first), payloads(second)]).toEqual([[1, 2], [3]]);
+    await jobs.completeJobs(WORKER, first, 1);
+    expect(payloads(await claim())).toEqual([4, 5]);
+  });
+
+  it('has no limit with Infinity', async () => {
+    await add('free', ...Array.from({ length: 50 }, (_, n) => n));
+    expect(await claim(100)).toHaveLength(50);
+    expect(await queue('free')).toMatchObject({ concurrency: Infinity, running: 50, waiting: 0 });
+  });
+
+  it('keeps what configureQueue has set, whatever processes declare', async () => {
+    await jobs.configureQueue('wide', { concurrency: 1 });
+    await jobs.declareQueues();
+    await add('wide', 1, 2);
+    expect(await claim()).toHaveLength(1);
+    await jobs.configureQueue('wide', { concurrency: 2 });
+    expect(await claim()).toHaveLength(1);
+  });
+});
+
+describe('pauseQueue and resumeQueue', () => {
+  it('claim nothing from a paused queue and say so', async () => {
+    await add('serial', 1, 2);
+    await jobs.pauseQueue('serial');
+    expect(await claim()).toEqual([]);
+    const [job] = (await jobs.listJobs({ queue: 'serial' })).items;
+    expect(await jobs.explain(job!.id)).toMatchObject({ status: 'available', reason: 'queue_paused' });
+    expect(await queue('serial')).toMatchObject({ paused: true, waiting: 2 });
+    await jobs.resumeQueue('serial');
+    expect(payloads(await claim())).toEqual([1]);
+  });
+});
+
+describe('forceUnlockQueues (force-unlock-queues)', () => {
+  it('sets the places taken to what the jobs say', async () => {
+    await add('serial', 1, 2);
+    await claim();
+    await test.sql(`update jobs.job_queues set running = 5 where name = 'serial'`);
+    await test.sql(`update jobs.jobs set locked_by = null, locked_at = null where locked_by is not null`);
+    expect(await claim()).toEqual([]);
+    expect(await jobs.forceUnlockQueues(['serial'])).toMatchObject([{ name: 'serial', running: 0, lockedBy: null }]);
+    expect(payloads(await claim())).toEqual([1]);
+  });
+});
+
+describe('races', () => {
+  it('a job parked while its predecessor is being settled is not forgotten', async () => {
+    await add('serial', 1);
+    const first = await claim();
+    const holder = new pg.Client(test.url);
+    await holder.connect();
+    await holder.query('begin');
+    await holder.query(`select from jobs.job_queues where name = 'serial' for update`);
+    await add('serial', 2);
+    // The claim waits for the queue's row first, and will park job 2; the settle starts before it has done so.
+    const parking = claim(10, OTHER);
+    await waiters(1);
+    const settling = jobs.completeJobs(WORKER, first, 1);
+    await waiters(2);
+    await holder.query('commit');
+    await holder.end();
+    const claimed = [...(await parking), ...(await settling.then(() => claim()))];
+    expect(payloads(claimed)).toEqual([2]);
+  });
+});
+
+/** Resolves when so many statements wait for a lock. */
+async function waiters(count: number): Promise<void> {
+  for (;;) {
+    const rows = await test.sql(
+      `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+    );
+    if (rows.length >= count) return;
+  }
+}

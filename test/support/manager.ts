@@ -1,0 +1,28 @@
+// A JobManager on a database of its own, for specs of the manager.
+import { createJobManager, type JobManager, type JobManagerOptions } from '../../lib/index.js';
+import { createTestDatabase } from './database.js';
+
+export interface TestManager {
+  jobs: JobManager;
+  url: string;
+  /** Runs SQL beside the library: to look, to hold locks, to move clocks. */
+  sql: <Row extends Record<string, any> = Record<string, any>>(text: string, values?: unknown[]) => Promise<Row[]>;
+  close(): Promise<void>;
+}
+
+export async function createTestManager(options: JobManagerOptions = {}): Promise<TestManager> {
+  const database = await createTestDatabase();
+  const jobs = await createJobManager({ connection: database.url, ...options });
+  return {
+    jobs,
+    url: database.url,
+    sql: async (text, values) => (await database.pool.query(text, values)).rows,
+    close: async () => {
+      await jobs.close();
+      await database.drop();
+    },
+  };
+}
+
+export const WORKER = 'worker-aaaa-0001';
+export const OTHER = 'worker-bbbb-0002';
