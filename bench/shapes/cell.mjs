@@ -1,39 +1,54 @@
 // One cell: a fresh schema, one shape, one load.
 import pg from 'pg';
+import { planner } from './functions.mjs';
 import { makeJobs } from './jobs.mjs';
 import { measure, sizeOf } from './measure.mjs';
-import { addAll, batches, drain, statements } from './workload.mjs';
+import { addAll, batches, claimOnly, drain, idle, statements } from './workload.mjs';
 
-const raw = { getTypeParser: () => (text) => text };
-
-export async function runCell(server, { shape, bytes, jobs: count, snapshot = false, cursor = snapshot, coldPages }) {
+/**
+ * `snapshot`: another session holds an old one. `checkpoint`: one between add and drain, so that the work pays for
+ * its full-page images. `unpinned`: the planner's default settings. `idleFirst`: the worker was idle on an empty,
+ * analysed table before the load came. `running`: so many older jobs are claimed and stay so.
+ */
+export async function runCell(server, cell) {
+  const { shape, bytes, jobs, cursor, maxMs, snapshot, checkpoint, unpinned, idleFirst, running, workers = 1 } = cell;
   const open = [];
-  const connect = async () => {
-    const client = new pg.Client({ ...connection(server), types: raw });
-    await client.connect();
-    open.push(client);
-    return client;
+  const connect = async (settings = []) => {
+    open.push(await connectTo(server, settings));
+    return open.at(-1);
   };
   const admin = await connect();
   try {
     await admin.query(`create schema shape; ${shape.ddl}`);
-    const clients = { adder: await connect(), claimer: await connect(), settler: await connect() };
-    const pids = await Promise.all(Object.values(clients).map(backendPid));
-    if (snapshot) await holdSnapshot(await connect());
-    await admin.query('checkpoint');
-
-    const adds = batches(shape, makeJobs(count, bytes));
+    const settings = unpinned ? [] : planner;
+    const adder = await connect(settings);
+    const pairs = [];
+    for (let i = 0; i < workers; i++) pairs.push([await connect(settings), await connect(settings)]);
+    const pids = await Promise.all([adder, ...pairs.flat()].map(backendPid));
     const named = statements(shape, { cursor });
-    const add = await measure(admin, pids, count, () => addAll(clients.adder, named, adds));
-    if (coldPages) await admin.query('checkpoint');
-    let settled = 0;
-    const work = await measure(admin, pids, count, async () => {
-      settled = await drain(clients.claimer, clients.settler, named, { cursor });
+    if (idleFirst) {
+      await admin.query('vacuum analyze');
+      await idle(...pairs[0], named, { cursor });
+    }
+    if (running) {
+      await addAll(adder, named, batches(shape, makeJobs(running, bytes)));
+      await claimOnly(pairs[0][0], named, running);
+    }
+    if (snapshot) await holdSnapshot(await connect());
+    const adds = batches(shape, makeJobs(jobs, bytes));
+
+    await admin.query('checkpoint');
+    const add = await measure(admin, pids, async () => {
+      await addAll(adder, named, adds);
+      return jobs;
     });
-    if (settled !== count) throw new Error(`Expected ${count} jobs to be settled, got ${settled}.`);
-    const size = { live: await sizeOf(admin, shape.live), kept: await sizeOf(admin, shape.kept) };
-    const vacuum = await measure(admin, [await backendPid(admin)], count, () => vacuumAll(admin, shape.live));
-    return { add, work, vacuum, size };
+    if (checkpoint) await admin.query('checkpoint');
+    const work = await measure(admin, pids, async () => {
+      const drained = await Promise.all(pairs.map((pair) => drain(...pair, named, { cursor, maxMs })));
+      return drained.reduce((sum, count) => sum + count, 0);
+    });
+    if (work.jobs !== jobs && !maxMs) throw new Error(`Expected ${jobs} jobs to be settled, got ${work.jobs}.`);
+    return { add, work, liveBytes: await sizeOf(admin, shape.live), keptBytes: await sizeOf(admin, shape.kept) };
   } finally {
     for (const client of open.slice(1)) await client.end();
     await admin.query('drop schema shape cascade');
@@ -41,40 +56,44 @@ export async function runCell(server, { shape, bytes, jobs: count, snapshot = fa
   }
 }
 
-/** How the statements of a shape are planned on a loaded table that nobody has analysed: one text for each. */
-export async function explainCell(server, shape, count) {
-  const client = new pg.Client({ ...connection(server), types: raw });
-  await client.connect();
-  const plans = {};
+/** Whether claim and settle are planned without sorting or reading the whole table: `{ claim, cursor, settle }`. */
+export async function planCell(server, { shape, unpinned, analysedEmpty }) {
+  const client = await connectTo(server, unpinned ? [] : planner);
   try {
-    await client.query(`create schema shape; ${shape.ddl}; set plan_cache_mode = force_generic_plan`);
-    for (const cursor of [false, true]) {
-      const named = statements(shape, { cursor });
-      if (!cursor) await addAll(client, named, batches(shape, makeJobs(count, 100)));
-      await client.query('deallocate all');
-      const { rows } = await client.query(`explain (costs off, generic_plan) ${named.claim.text}`);
-      plans[cursor ? 'claim behind the cursor' : 'claim'] = planText(rows);
-      const settle = await client.query(`explain (costs off, generic_plan) ${named.settle.text}`);
-      plans.settle = planText(settle.rows);
-    }
-    return plans;
+    await client.query(`create schema shape; ${shape.ddl}`);
+    if (analysedEmpty) await client.query('vacuum analyze');
+    else await addAll(client, statements(shape, {}), batches(shape, makeJobs(100_000, 100)));
+    const explain = async (text) => verdict((await client.query(`explain (costs off, generic_plan) ${text}`)).rows);
+    return {
+      claim: await explain(statements(shape, {}).claim.text),
+      cursor: await explain(statements(shape, { cursor: true }).claim.text),
+      settle: await explain(shape.settle),
+    };
   } finally {
     await client.query('drop schema shape cascade');
     await client.end();
   }
 }
 
-const planText = (rows) => rows.map((row) => row['QUERY PLAN']).join('\n');
+function verdict(rows) {
+  const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+  const bad = ['Sort', 'Seq Scan'].filter((node) => plan.includes(`${node} `) || plan.includes(`${node}\n`));
+  // An index scan without a condition reads the whole table too.
+  if (/Index Scan using \S+ on \S+(?: \S+)?\n\s+->/.test(plan)) bad.push('full index scan');
+  return bad.join(' + ') || 'index';
+}
 
-// A plan made while a table was empty outlives its filling: without these, shapes fall into that trap by chance.
-const planner = ['enable_seqscan=off', 'enable_sort=off'];
-
-const connection = (server) => ({
-  host: server.host,
-  user: 'postgres',
-  database: 'postgres',
-  options: ['search_path=shape,public', ...planner].map((setting) => `-c ${setting}`).join(' '),
-});
+async function connectTo(server, settings) {
+  const client = new pg.Client({
+    host: server.host,
+    user: 'postgres',
+    database: 'postgres',
+    options: ['search_path=shape,public', ...settings].map((setting) => `-c ${setting}`).join(' '),
+    types: { getTypeParser: () => (text) => text }, // parsing is the client's business, and the same for all
+  });
+  await client.connect();
+  return client;
+}
 
 async function backendPid(client) {
   const { rows } = await client.query('select pg_backend_pid() as pid');
@@ -84,8 +103,4 @@ async function backendPid(client) {
 async function holdSnapshot(client) {
   await client.query('begin isolation level repeatable read');
   await client.query('select count(*) from pg_class');
-}
-
-async function vacuumAll(client, tables) {
-  for (const table of tables) await client.query(`vacuum ${table}`);
 }

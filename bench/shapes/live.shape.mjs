@@ -5,7 +5,7 @@ import { addBodies, addParameters, bodyTables, payloadOf } from './bodies.mjs';
  * `keepIndexed`: running rows stay in the ready index (C1H). The claim then changes no indexed column, and its update
  * is a heap-only one where the page has room, which is what `fillfactor` is for.
  */
-export function live({ keepIndexed = false, fillfactor = 100, pinned = false, ...options } = {}) {
+export function live({ keepIndexed = false, fillfactor = 100, ...options } = {}) {
   return {
     live: ['jobs'],
     kept: ['job_bodies', 'job_history'],
@@ -61,7 +61,7 @@ export function live({ keepIndexed = false, fillfactor = 100, pinned = false, ..
       with settled as (
         delete from jobs
         using unnest($1::uuid[], $2::bigint[], $3::int[]) as outcome(id, fence, execution_time_ms)
-        where jobs.id = outcome.id and jobs.fence = outcome.fence
+        where jobs.id = any($1) and jobs.id = outcome.id and jobs.fence = outcome.fence
         returning jobs.id, jobs.fence, attempts, run_at, locked_at, locked_by, execution_time_ms
       )
       insert into job_history

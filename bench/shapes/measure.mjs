@@ -1,19 +1,17 @@
-// Rates, WAL and processor time of one phase of a cell.
+// Rate, WAL and processor time of one phase of a cell, and the size of what it leaves.
 import fs from 'node:fs';
 
-/** Runs `work` and says what it took; `jobs` makes the figures per job. */
-export async function measure(admin, backends, jobs, work) {
+/** Runs `work`, which resolves to the number of jobs it did, and says what one of them took. */
+export async function measure(admin, backends, work) {
   const from = await walPosition(admin);
-  const cpu = cpuMicros(backends);
-  const client = process.cpuUsage();
+  const before = cpuMicros(backends);
   const start = performance.now();
-  await work();
-  const ms = performance.now() - start;
-  const { user, system } = process.cpuUsage(client);
+  const jobs = await work();
+  const seconds = (performance.now() - start) / 1000;
   return {
-    rate: (jobs / ms) * 1000,
-    cpu: (cpuMicros(backends) - cpu) / jobs,
-    clientCpu: (user + system) / jobs,
+    jobs,
+    rate: jobs / seconds,
+    cpu: (cpuMicros(backends) - before) / jobs,
     ...(await walSince(admin, from, jobs)),
   };
 }
@@ -23,21 +21,22 @@ async function walPosition(admin) {
   return rows[0].lsn;
 }
 
+/** `wal`: bytes per job with everything; `images`: the full-page images in it; `hot`: share of heap-only updates. */
 async function walSince(admin, from, jobs) {
   await admin.query(`select pg_logical_emit_message(false, 'shapes', 'flush', true)`); // what is not flushed is not read
   const { rows } = await admin.query(
-    `select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1)::float8 as bytes, sum(fpi_size)::float8 as images,
-       sum(count) filter (where "resource_manager/record_type" like 'Heap/UPDATE%')::float8 as updates,
-       sum(count) filter (where "resource_manager/record_type" like 'Heap/HOT_UPDATE%')::float8 as hot
+    `select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1) as wal,
+       sum(fpi_size) as images,
+       sum(count) filter (where "resource_manager/record_type" like 'Heap/UPDATE%') as updates,
+       sum(count) filter (where "resource_manager/record_type" like 'Heap/HOT_UPDATE%') as hot
      from pg_get_wal_stats($1, pg_current_wal_insert_lsn(), true)`,
     [from],
   );
-  const { bytes, images, updates, hot } = rows[0];
-  const all = Number(updates) + Number(hot);
-  return { wal: bytes / jobs, walImages: images / jobs, hotShare: all ? hot / all : 0 };
+  const [wal, images, updates, hot] = ['wal', 'images', 'updates', 'hot'].map((column) => Number(rows[0][column]));
+  return { wal: wal / jobs, images: images / jobs, hot: hot / (updates + hot || 1) };
 }
 
-/** Time on a processor, to the nanosecond where the kernel tells (`schedstat`). */
+/** Time on a processor, from the scheduler's nanosecond clock. */
 function cpuMicros(pids) {
   const read = (pid) => Number(fs.readFileSync(`/proc/${pid}/schedstat`, 'utf8').split(' ')[0]) / 1000;
   return pids.reduce((sum, pid) => sum + read(pid), 0);
@@ -46,7 +45,7 @@ function cpuMicros(pids) {
 /** Bytes of tables with their indexes, TOAST and partitions. */
 export async function sizeOf(admin, tables) {
   const { rows } = await admin.query(
-    `select sum(pg_total_relation_size(relation))::float8 as bytes
+    `select sum(pg_total_relation_size(relation)) as bytes
      from (
        select name::regclass from unnest($1::text[]) as root(name)
        union

@@ -72,7 +72,7 @@ export function readyLeased(options = {}) {
       with settled as (
         delete from jobs_leased
         using unnest($1::uuid[], $2::bigint[], $3::int[]) as outcome(id, fence, execution_time_ms)
-        where jobs_leased.id = outcome.id and jobs_leased.fence = outcome.fence
+        where jobs_leased.id = any($1) and jobs_leased.id = outcome.id and jobs_leased.fence = outcome.fence
         returning jobs_leased.*, execution_time_ms
       )
       insert into job_history

@@ -1,10 +1,9 @@
 // Shape B: one wide job row, updated by the claim; a settle moves it, payload and all, into history.
 
-const columns = {
-  jobs: 'id uuid, priority int, run_at timestamptz, max_attempts int, task text, queue text, flags text[], tags text[], payload json',
-};
+const spec = `id uuid, priority int, run_at timestamptz, max_attempts int, task text, queue text, flags text[],
+        tags text[], payload json`;
 
-export function wide({ json = 'json', historyIndex = true } = {}) {
+export function wide() {
   return {
     live: ['jobs'],
     kept: ['job_history'],
@@ -24,7 +23,7 @@ export function wide({ json = 'json', historyIndex = true } = {}) {
         queue text,
         flags text[],
         tags text[],
-        payload ${json} not null
+        payload json not null
       );
       create index jobs_ready on jobs (priority, run_at, id) where locked_by is null;
       create table job_history (
@@ -46,14 +45,14 @@ export function wide({ json = 'json', historyIndex = true } = {}) {
         queue text,
         flags text[],
         tags text[],
-        payload ${json} not null
+        payload json not null
       );
-      ${historyIndex ? 'create index job_history_job on job_history (job_id);' : ''}`,
+      create index job_history_job on job_history (job_id);`,
 
     add: `
       insert into jobs (id, priority, run_at, max_attempts, task, queue, flags, tags, payload)
       select id, priority, coalesce(run_at, now()), max_attempts, task, queue, flags, tags, payload
-      from json_to_recordset($1::json) as spec(${columns.jobs})`,
+      from json_to_recordset($1::json) as spec(${spec})`,
     addParameters: (jobs) => [`[${jobs.map((job) => `{${job.head},"payload":${job.payload}}`).join()}]`],
 
     claim: (due) => `
@@ -74,7 +73,7 @@ export function wide({ json = 'json', historyIndex = true } = {}) {
       with settled as (
         delete from jobs
         using unnest($1::uuid[], $2::bigint[], $3::int[]) as outcome(id, fence, execution_time_ms)
-        where jobs.id = outcome.id and jobs.fence = outcome.fence
+        where jobs.id = any($1) and jobs.id = outcome.id and jobs.fence = outcome.fence
         returning jobs.*, execution_time_ms
       )
       insert into job_history

@@ -7,7 +7,7 @@ const anyDue = 'run_at <= now()';
 const dueBehindCursor = 'priority = 0 and (run_at, id) > ($3, $4) and run_at <= now()';
 const beginning = { run_at: '-infinity', id: '00000000-0000-0000-0000-000000000000' };
 
-/** The named statements of a shape; EXPLAIN EXECUTE reaches them by these names. */
+/** The named statements of a shape. */
 export function statements(shape, { cursor }) {
   return {
     add: { name: 'add', text: shape.add },
@@ -27,8 +27,9 @@ export async function addAll(client, { add }, batches) {
   for (const values of batches) await client.query({ ...add, values });
 }
 
-/** Claim k + 1 runs while settle k runs. Resolves to the number of settled jobs. */
-export async function drain(claimer, settler, { claim, settle }, { cursor }) {
+/** Claim k + 1 runs while settle k runs, until nothing is left or `maxMs` have passed. Resolves to the settled jobs. */
+export async function drain(claimer, settler, { claim, settle }, { cursor, maxMs = Infinity }) {
+  const end = performance.now() + maxMs;
   let last = beginning;
   let settled = 0;
   let settling = Promise.resolve();
@@ -39,11 +40,28 @@ export async function drain(claimer, settler, { claim, settle }, { cursor }) {
     if (rows.length === 0) return settled;
     last = rows.reduce((a, b) => (b.id > a.id ? b : a));
     settling = settleBatch(settler, settle, rows).then((count) => (settled += count));
+    if (performance.now() > end) return settling;
+  }
+}
+
+/** Claims `count` jobs and settles none. */
+export async function claimOnly(claimer, { claim }, count) {
+  for (let claimed = 0; claimed < count;) {
+    claimed += (await claimer.query({ ...claim, values: [workerId, Math.min(claimBatch, count - claimed)] })).rowCount;
+  }
+}
+
+/** A worker that has been idle on an empty table for a while: its statements have got their generic plans there. */
+export async function idle(claimer, settler, { claim, settle }, { cursor }) {
+  const position = cursor ? [beginning.run_at, beginning.id] : [];
+  for (let i = 0; i < 8; i++) {
+    await claimer.query({ ...claim, values: [workerId, claimBatch, ...position] });
+    await settler.query({ ...settle, values: [[], [], []] });
   }
 }
 
 async function settleBatch(client, settle, rows) {
   const values = [rows.map((row) => row.id), rows.map((row) => row.fence), rows.map(() => 3)];
-  const { rowCount } = await client.query({ ...settle, values });
-  return rowCount;
+  const result = await client.query({ ...settle, values });
+  return Number(result.rows[0]?.settled ?? result.rowCount);
 }

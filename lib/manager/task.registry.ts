@@ -16,19 +16,22 @@ export interface TaskDefinition {
 
 export class TaskRegistry {
   private readonly definitions = new Map<string, TaskDefinition>();
+  private readonly known: string[] = [];
 
   /** @throws DuplicateTaskError when the name is taken. */
   add(definition: TaskDefinition): void {
     const other = this.definitions.get(definition.task);
     if (other) throw new DuplicateTaskError(definition.task, [other.source, definition.source]);
     this.definitions.set(definition.task, definition);
+    this.known.push(definition.task);
   }
 
   get(task: string): TaskDefinition | undefined {
     return this.definitions.get(task);
   }
 
+  /** Live: tasks that are found later show up in it, so a pool may be made before all providers are. */
   names(): string[] {
-    return [...this.definitions.keys()];
+    return this.known;
   }
 }

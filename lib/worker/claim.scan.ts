@@ -1,5 +1,5 @@
 // Where the next claim begins to read. Behind what it has seen, mostly; from the start now and then, to find what came
-// late, and at once when a claim came back short.
+// late, and soon when a claim came back short.
 import type { ClaimCursor, ClaimResult } from '../interfaces/claim.interface.js';
 
 const LONGEST_PERIOD_MS = 30_000;
@@ -14,38 +14,40 @@ export class ClaimScan {
   private sweeping = true;
   private sweptAt = -Infinity;
   private sweepCostMs = 0;
-  private slotLaneSweptAt = -Infinity;
+  private slotLaneReadAt = -Infinity;
+  /** Something came back to the lane of slot jobs since the claim under way was sent. */
+  private slotLaneMoved = false;
   private short = false;
 
   /** The cursor of the next claim; empty for a sweep from the start. */
   cursor(): ClaimCursor {
     const now = performance.now();
-    this.sweeping = this.sweepIsDue() || now - this.sweptAt > LONGEST_PERIOD_MS;
+    const fromStart = now - this.slotLaneReadAt > SLOT_LANE_PERIOD_MS || this.slotLaneMoved;
+    this.slotLaneMoved = false;
+    this.sweeping = this.sweepIsDueInMs() <= 0 || now - this.sweptAt > LONGEST_PERIOD_MS;
     if (this.sweeping) return [];
-    if (now - this.slotLaneSweptAt > SLOT_LANE_PERIOD_MS) {
-      this.slotLaneSweptAt = now;
-      this.positions = this.positions.filter(({ slotOnly }) => !slotOnly);
-    }
-    return this.positions;
+    if (fromStart) this.slotLaneReadAt = now;
+    return fromStart ? this.positions.filter(({ slotOnly }) => !slotOnly) : this.positions;
   }
 
   learn({ cursor, more, jobs }: ClaimResult, costMs: number, limit: number): void {
     if (this.sweeping) {
       this.sweptAt = performance.now();
-      this.slotLaneSweptAt = this.sweptAt;
+      this.slotLaneReadAt = this.sweptAt;
       this.sweepCostMs = costMs;
     }
     this.positions = cursor.length > MOST_POSITIONS ? [] : cursor;
     this.short = !more && jobs.length < limit;
   }
 
-  /** A claim from the middle came back short: what is missing may lie before it. */
-  sweepIsDue(): boolean {
-    if (!this.short) return false;
-    return !this.sweeping && performance.now() - this.sweptAt >= this.sweepCostMs * PERIOD_PER_COST;
+  /** A claim from the middle came back short: what is missing may lie before it. Infinity: nothing is missing. */
+  sweepIsDueInMs(): number {
+    if (!this.short || this.sweeping) return Infinity;
+    return this.sweptAt + this.sweepCostMs * PERIOD_PER_COST - performance.now();
   }
 
-  restart(): void {
-    this.positions = [];
+  /** A place in a limited queue became free, or a window began: who waited stands before what claims have read. */
+  restartSlotLane(): void {
+    this.slotLaneMoved = true;
   }
 }

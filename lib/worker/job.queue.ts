@@ -27,7 +27,8 @@ export interface JobQueueOptions {
   pollIntervalMs?: number;
   /** Default: `pollIntervalMs`, no backoff. */
   maxPollIntervalMs?: number;
-  taskIdentifiers?: string[] | null;
+  /** Claim only these tasks. A function is asked before each claim. Default: any. */
+  taskIdentifiers?: string[] | (() => string[] | null) | null;
   queues?: string[] | null;
   forbiddenFlags?: string[] | null;
   /** How long a claim holds; `null`: as long as the worker's heartbeat. Default: the manager's `lockTimeoutMs`. */
@@ -146,6 +147,12 @@ export class JobQueue {
     }
   }
 
+  /** A place in a limited queue became free: who waited for it stands before what claims have read. */
+  lookForSlotJobs(): void {
+    this.scan.restartSlotLane();
+    if (this.takers.length) this.wake();
+  }
+
   /** Looks for jobs now instead of at the next poll. */
   wake(): void {
     this.woken = true;
@@ -188,6 +195,7 @@ export class JobQueue {
 
   private request(): ClaimRequest {
     const { taskIdentifiers = null, queues = null, forbiddenFlags = null } = this.options;
+    const tasks = typeof taskIdentifiers === 'function' ? taskIdentifiers() : taskIdentifiers;
     const slots = this.takers.length;
     this.checkedSlotsAt = performance.now();
     return {
@@ -195,7 +203,7 @@ export class JobQueue {
       limit: this.buffer.room + slots,
       slots,
       slotPriorityLimit: this.buffer.headPriority,
-      taskIdentifiers,
+      taskIdentifiers: tasks,
       queues,
       forbiddenFlags,
       cursor: this.scan.cursor(),
@@ -213,7 +221,12 @@ export class JobQueue {
   }
 
   private pauseAfter(found: number, more: boolean): number {
-    if (more || this.scan.sweepIsDue()) return 0;
+    if (more) return 0;
+    const sweepInMs = Math.max(0, this.scan.sweepIsDueInMs());
+    return Math.min(sweepInMs, this.idleMs(found));
+  }
+
+  private idleMs(found: number): number {
     if (found > 0) return Math.min(this.pollMs(), this.options.refetchDelayMs ?? 1_000);
     this.idlePolls++;
     return this.pollMs();
@@ -231,7 +244,7 @@ export class JobQueue {
   private async letWaitingIn(): Promise<void> {
     this.retryAt = Infinity;
     await this.options.jobs.refillRateLimits();
-    this.scan.restart();
+    this.scan.restartSlotLane();
   }
 
   private sleep(ms: number): Promise<void> {

@@ -11,7 +11,7 @@ export interface LeaseKeeperParts {
   runner: JobRunner;
   workerId: string;
   options: WorkerSettings;
-  tasks: string[];
+  tasks: () => string[];
   onError: (error: unknown, context: string) => void;
 }
 
@@ -46,7 +46,8 @@ export class LeaseKeeper {
     const { jobs, workerId, options, tasks } = this.parts;
     const { concurrency, leaseMs } = options;
     const sentAt = performance.now();
-    await jobs.registerWorker({ id: workerId, host: hostname(), pid: process.pid, concurrency, tasks, leaseMs });
+    const host = hostname();
+    await jobs.registerWorker({ id: workerId, host, pid: process.pid, concurrency, tasks: tasks(), leaseMs });
     this.renewedAt = sentAt;
   }
 

@@ -65,8 +65,9 @@ export class WorkerPool {
     const onError = (error: unknown, context: string): void => this.report(error, context);
     const notifier = options.listen ? jobs.createNotifier((error) => this.report(error, 'listening for jobs')) : null;
     this.notifier = notifier;
-    const taskIdentifiers =
-      options.unknownTasks === 'exhaust' ? options.taskIdentifiers : (options.taskIdentifiers ?? tasks.names());
+    // Asked late: Nest finds handlers only after it has made this pool.
+    const taskIdentifiers = (): string[] | null =>
+      options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
     const canStart = (job: ClaimedJob): boolean => this.hasPlaceFor(job);
     this.queue = new JobQueue({
       ...options,
@@ -85,7 +86,7 @@ export class WorkerPool {
       runner: this.runner,
       workerId,
       options,
-      tasks: taskIdentifiers ?? [],
+      tasks: () => options.taskIdentifiers ?? tasks.names(),
       onError,
     });
     this.ended = new Promise((resolve) => (this.markEnded = resolve));
@@ -221,7 +222,8 @@ export class WorkerPool {
     return this.parts.tasks.get(job.task)?.options.concurrency ?? null;
   }
 
-  private count({ status }: SettleResult): void {
+  private count({ job, status }: SettleResult): void {
+    if (job.queue !== null) this.queue.lookForSlotJobs();
     if (status === 'completed') this.counters.completed++;
     else if (status === 'retrying' || status === 'exhausted') this.counters.failed++;
   }

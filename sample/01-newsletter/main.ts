@@ -29,7 +29,7 @@ async function main(): Promise<void> {
   const mail = new MailServer();
   process.env.SMTP_PORT = String(await mail.listen());
   const { AppModule } = await import('./app.module.js');
-  const app = await NestFactory.create(AppModule, { logger: ['warn', 'error'] });
+  const app = await NestFactory.create(AppModule, { logger: ['error'] });
   app.useGlobalPipes(new ValidationPipe());
   app.enableShutdownHooks();
   await app.listen(serve ? Number(process.env.PORT ?? 3000) : 0, '127.0.0.1');

@@ -3,19 +3,19 @@ import type { JobEvents } from 'millrace';
 
 export interface Tally {
   settled: number;
-  completed: number;
   exhausted: number;
   retried: number;
 }
 
-/** Counts what happens to jobs from now on. */
+/** Counts what happens to the campaign's jobs from now on. */
 export function tallyOf(events: JobEvents): Tally {
-  const tally: Tally = { settled: 0, completed: 0, exhausted: 0, retried: 0 };
-  events.on('job.completed', () => tally.completed++);
-  events.on('job.exhausted', () => tally.exhausted++);
-  events.on('job.settled', () => (tally.settled = tally.completed + tally.exhausted));
-  events.on('job.failed', ({ retryAt }) => retryAt && tally.retried++);
-  events.on('job.partial-success', () => tally.retried++);
+  const tally: Tally = { settled: 0, exhausted: 0, retried: 0 };
+  events.on('job.settled', ({ job, outcome }) => {
+    if (!job.tags.includes('campaign')) return;
+    if (outcome === 'completed' || outcome === 'exhausted') tally.settled++;
+    if (outcome === 'exhausted') tally.exhausted++;
+    if (outcome === 'retrying') tally.retried++;
+  });
   return tally;
 }
 

@@ -1,13 +1,20 @@
 // Finds a PostgreSQL for the tests. MILLRACE_TEST_PG: a postgres:// URL, `container`, `embedded`, or unset (a container
 // if an engine answers, else embedded). MILLRACE_TEST_PG_NATIVE: binaries of another version for the embedded one.
 // Plain JavaScript because Jest loads a global setup in TypeScript as CommonJS, which cannot resolve './x.js' to a .ts.
-import { superviseCluster } from '../../lib/embedded/supervise.mjs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 
 const ENGINE_TIMEOUT_MS = 5_000;
 const SETTINGS = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '300' };
 
-export async function startPostgres(mode = process.env.MILLRACE_TEST_PG ?? 'auto') {
+export async function startPostgres(mode = process.env.MILLRACE_TEST_PG || 'auto') {
   if (/^postgres(ql)?:/.test(mode)) return { kind: 'external', url: mode, stop: async () => {} };
+  if (!['auto', 'container', 'embedded'].includes(mode)) {
+    throw new Error(`Expected MILLRACE_TEST_PG to be a postgres:// URL, container or embedded, got "${mode}".`);
+  }
   if (mode !== 'embedded') {
     try {
       return await startContainer();
@@ -16,8 +23,7 @@ export async function startPostgres(mode = process.env.MILLRACE_TEST_PG ?? 'auto
       console.warn(`no container engine (${error.message}): using the embedded PostgreSQL`);
     }
   }
-  const cluster = await superviseCluster({ settings: SETTINGS, native: process.env.MILLRACE_TEST_PG_NATIVE });
-  return { kind: 'embedded', url: cluster.url, stop: cluster.stop };
+  return startEmbedded();
 }
 
 async function startContainer() {
@@ -35,4 +41,28 @@ function within(ms, work) {
     setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms).unref();
   });
   return Promise.race([work, silence]);
+}
+
+/** The library's supervisor, without lib/embedded.ts, which Node cannot run from the sources. */
+async function startEmbedded() {
+  const script = fileURLToPath(new URL('../../lib/embedded/supervisor.mjs', import.meta.url));
+  const native = process.env.MILLRACE_TEST_PG_NATIVE;
+  const order = { settings: SETTINGS, resolveFrom: [script], binaries: native && resolve(native) };
+  const { NODE_OPTIONS: _, ...env } = process.env;
+  const supervisor = spawn(process.execPath, [script, JSON.stringify(order)], {
+    detached: true,
+    env,
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const exited = once(supervisor, 'exit');
+  const [line] = await Promise.race([once(createInterface(supervisor.stdout), 'line'), exited.then(() => ['{}'])]);
+  const { host, port, message } = JSON.parse(line);
+  if (!host) throw new Error(message ?? 'The supervisor ended without a word.');
+  for (const handle of [supervisor, supervisor.stdin, supervisor.stdout]) handle.unref();
+  const stop = async () => {
+    supervisor.ref();
+    supervisor.stdin.end();
+    await exited;
+  };
+  return { kind: 'embedded', url: `postgres://postgres@${host}:${port}/postgres`, stop };
 }
