@@ -1,7 +1,6 @@
 // Every option's default and bound, once. What users wrote becomes settings with nothing left open, or one error that
 // lists all that is wrong.
 import { validateCronExpression } from 'cron';
-import { closest, distance } from 'fastest-levenshtein';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type {
@@ -11,127 +10,136 @@ import type {
   WorkerOptions,
   WorkerSettings,
 } from './interfaces/jobs-options.interface.js';
-import { InvalidOptionsError } from './jobs.errors.js';
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
+import { InvalidOptionsError } from './jobs.errors.js';
 import { rules } from './manager/call.arguments.js';
+import { mapOf, option, orFalse, section, show, type Option, type Rule, type Settings } from './options.checker.js';
 
-const DAY_MS = 86_400_000;
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+const MIB = 1_048_576;
 const INT4_MAX = 2_147_483_647;
+/** Node's timers fire at once beyond 2^31 ms; a little less leaves room for what is added to it. */
+const LONGEST_TIMER_MS = 2_147_000_000;
 const LONGEST_MS = 1e12;
+/** PostgreSQL cuts longer names, silently. */
 const MAX_SCHEMA_BYTES = 63;
-const MAX_KEEPALIVE_MS = 10_000;
+/** Crashed workers are looked for at each beat, so that must not be rare. */
+const LONGEST_KEEPALIVE_MS = 10_000;
 
-/** Returns what was expected where a value is wrong. */
-type Rule = (value: unknown) => string | null;
-/** Rules by option; a nested shape is a nested object. `'*'`: a rule or shape for whatever names users choose. */
-interface Shape {
-  [option: string]: Rule | Shape;
-}
-
-const anyOf =
-  (...choices: Rule[]): Rule =>
-  (value) =>
-    choices.some((rule) => rule(value) === null) ? null : choices.map((rule) => rule(value)).join(' or ');
-const exactly =
-  (expected: unknown): Rule =>
-  (value) =>
-    value === expected ? null : String(expected);
-const isTrue = (value: unknown): string | null => (typeof value === 'boolean' ? null : 'true or false');
+const milliseconds = (min = 0, max = LONGEST_MS): Rule => rules.integer(min, max);
+const timer = (min = 0): Rule => rules.integer(min, LONGEST_TIMER_MS);
+const flag: Rule = (value) => (typeof value === 'boolean' ? null : 'true or false');
 const between =
   (min: number, max: number): Rule =>
   (value) =>
     typeof value === 'number' && value >= min && value <= max ? null : `a number from ${min} to ${max}`;
-const milliseconds = (min = 0, max = LONGEST_MS): Rule => rules.integer(min, max);
-const concurrency: Rule = anyOf(rules.integer(1, INT4_MAX), exactly(Infinity));
-const an =
-  (what: string): Rule =>
-  (value) =>
-    typeof value === 'object' && value !== null ? null : what;
-const settings = an('an object of settings');
+const slots: Rule = (value) =>
+  value === Infinity || rules.positive(value) === null ? null : `an integer from 1 to ${INT4_MAX}, or Infinity`;
 const schemaName: Rule = (value) =>
-  typeof value === 'string' && value !== '' && !value.includes('\0') && Buffer.byteLength(value) <= MAX_SCHEMA_BYTES
+  rules.name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES
     ? null
-    : `a name of 1 to ${MAX_SCHEMA_BYTES} bytes`;
+    : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes`;
+const dataSource: Rule = (value) =>
+  typeof value === 'object' && value !== null && 'driver' in value ? null : 'a TypeORM DataSource';
 const crontab: Rule = (value) =>
   value === false || (typeof value === 'string' && validateCronExpression(value).valid)
     ? null
     : 'a crontab expression of 5 or 6 fields, or false';
-const timeZone: Rule = (value) => {
-  try {
-    new Intl.DateTimeFormat('en', { timeZone: value as string });
-    return typeof value === 'string' ? null : 'the name of a time zone';
-  } catch {
-    return "the name of a time zone, such as 'Europe/Berlin'";
-  }
+const timeZone: Rule = (value) =>
+  typeof value === 'string' && isTimeZone(value) ? null : "the name of a time zone, such as 'Europe/Berlin'";
+const payloadSchema: Rule = (value) =>
+  typeof value === 'function' || (typeof value === 'object' && value !== null && '~standard' in value)
+    ? null
+    : 'a DTO class or a Standard Schema';
+
+const RETRY = {
+  baseDelayMs: option(milliseconds(), 1_000),
+  multiplier: option(between(1, 1_000), 2),
+  maxDelayMs: option(milliseconds(), HOUR_MS),
+  jitter: option(between(0, 1), 0.1),
 };
 
-const RETRY: Shape = {
-  baseDelayMs: milliseconds(),
-  multiplier: between(1, 1_000),
-  maxDelayMs: milliseconds(),
-  jitter: between(0, 1),
+const MANAGER = {
+  schema: option(schemaName, 'jobs'),
+  retry: section({ ...RETRY, maxAttempts: option(rules.integer(1, 32_767), 25) }),
+  history: section({
+    keep: option<'all' | 'failures' | 'none'>(rules.oneOf('all', 'failures', 'none'), 'all'),
+    retentionMs: option(milliseconds(1_000), 30 * DAY_MS),
+  }),
+  lockTimeoutMs: option(milliseconds(1), 4 * HOUR_MS),
+  taskIdentifierRetentionMs: option(milliseconds(), 7 * DAY_MS),
+  maxPayloadBytes: option(rules.integer(1, 256 * MIB), MIB),
+  queues: mapOf(section({ concurrency: option(slots, 1) })),
 };
 
-const MANAGER: Shape = {
-  connection: anyOf(rules.name, settings),
-  dataSource: an('a TypeORM DataSource'),
-  schema: schemaName,
-  migrate: isTrue,
-  retry: { ...RETRY, maxAttempts: rules.integer(1, 32_767) },
-  history: { keep: rules.oneOf('all', 'failures', 'none'), retentionMs: milliseconds(1_000) },
-  lockTimeoutMs: milliseconds(1),
-  taskIdentifierRetentionMs: milliseconds(),
-  waitForDatabaseMs: milliseconds(),
-  listenConnection: anyOf(rules.name, settings),
-  preparedStatements: isTrue,
-  maxPayloadBytes: rules.integer(1, 256 * 1_048_576),
-  queues: { '*': { concurrency } },
+const CONNECTION = {
+  connection: connectionOption<string | pg.PoolConfig>('a pg pool configuration'),
+  dataSource: option<DataSource | undefined>(dataSource, undefined),
+  migrate: option(flag, true),
+  waitForDatabaseMs: option(timer(), 0),
+  listenConnection: connectionOption<string | pg.ClientConfig>('a pg client configuration'),
+  preparedStatements: option(flag, true),
 };
 
-const WORKER: Shape = {
-  concurrency: rules.integer(1, 10_000),
-  queueSize: rules.integer(1, 100_000),
-  queueTtlMs: milliseconds(1),
-  refetchThreshold: rules.integer(0, 100_000),
-  refetchDelayMs: milliseconds(),
-  pollIntervalMs: milliseconds(10),
-  maxPollIntervalMs: milliseconds(10),
-  leaseMs: milliseconds(1_000),
-  keepaliveMs: milliseconds(100),
-  timeoutMs: milliseconds(1, INT4_MAX),
-  gracefulShutdownTimeoutMs: milliseconds(),
-  taskIdentifiers: rules.names,
-  queues: rules.names,
-  forbiddenFlags: rules.names,
-  listen: isTrue,
-  autoStart: isTrue,
+/** `null`: adaptive, derived from others, or all. */
+const WORKER = {
+  concurrency: option(rules.integer(1, 10_000), 10),
+  queueSize: option<number | null>(rules.integer(1, 100_000), null),
+  queueTtlMs: option(timer(1), 60_000),
+  refetchThreshold: option<number | null>(rules.integer(0, 100_000), null),
+  refetchDelayMs: option(timer(), 1_000),
+  pollIntervalMs: option(timer(10), 2_000),
+  maxPollIntervalMs: option<number | null>(timer(10), null),
+  leaseMs: option(timer(1_000), 30_000),
+  keepaliveMs: option<number | null>(timer(100), null),
+  timeoutMs: option(milliseconds(1, INT4_MAX), 300_000),
+  gracefulShutdownTimeoutMs: option(timer(), 30_000),
+  taskIdentifiers: option<string[] | null>(rules.names, null),
+  queues: option<string[] | null>(rules.names, null),
+  forbiddenFlags: option<string[] | null>(rules.names, null),
+  listen: option(flag, true),
+  autoStart: option(flag, true),
 };
 
-const MODULE: Shape = {
+const MAINTENANCE = {
+  resetLockedJobs: option<string | false>(crontab, '* * * * *'),
+  refillRateLimits: option<string | false>(crontab, '* * * * * *'),
+  gc: option<string | false>(crontab, '0 3 * * *'),
+  timeZone: option(timeZone, 'UTC'),
+};
+
+const UNKNOWN_TASKS = option<'leave' | 'exhaust'>(rules.oneOf('leave', 'exhaust'), 'leave');
+
+const managerOptions = section({ ...CONNECTION, ...MANAGER });
+const workerOptions = section(WORKER);
+const moduleOptions = section({
+  ...CONNECTION,
   ...MANAGER,
-  name: rules.name,
-  isGlobal: isTrue,
-  worker: WORKER,
-  maintenance: { resetLockedJobs: crontab, refillRateLimits: crontab, gc: crontab, timeZone },
-  unknownTasks: rules.oneOf('leave', 'exhaust'),
-  globalEnhancers: isTrue,
-};
+  name: option(rules.name, DEFAULT_INSTANCE),
+  isGlobal: option(flag, true),
+  worker: orFalse(workerOptions),
+  maintenance: section(MAINTENANCE),
+  unknownTasks: UNKNOWN_TASKS,
+  globalEnhancers: option(flag, false),
+});
+const taskOptions = section({
+  payload: option(payloadSchema, undefined),
+  queue: option(rules.name, undefined),
+  priority: option(rules.integer(-INT4_MAX - 1, INT4_MAX), undefined),
+  maxAttempts: option(rules.integer(1, 32_767), undefined),
+  timeoutMs: option(milliseconds(1, INT4_MAX), undefined),
+  retry: orFunction(section(RETRY)),
+  rateLimitKey: option(rules.name, undefined),
+  flags: option(rules.names, undefined),
+  concurrency: option(rules.integer(1, 10_000), undefined),
+  instance: option(rules.name, DEFAULT_INSTANCE),
+});
 
-const TASK: Shape = {
-  payload: (value) =>
-    typeof value === 'function' || (typeof value === 'object' && value !== null && '~standard' in value)
-      ? null
-      : 'a DTO class or a Standard Schema',
-  queue: rules.name,
-  priority: rules.integer(-INT4_MAX - 1, INT4_MAX),
-  maxAttempts: rules.integer(1, 32_767),
-  timeoutMs: milliseconds(1, INT4_MAX),
-  retry: RETRY,
-  rateLimitKey: rules.name,
-  flags: rules.names,
-  concurrency: rules.integer(1, 10_000),
-  instance: rules.name,
-};
+/** How to reach the database, and what to do there at start. */
+export type ConnectionSettings = Settings<typeof CONNECTION>;
+
+export type MaintenanceSettings = Settings<typeof MAINTENANCE>;
 
 /** The settings of an instance of the module. */
 export interface ResolvedOptions extends ConnectionSettings {
@@ -139,161 +147,126 @@ export interface ResolvedOptions extends ConnectionSettings {
   manager: ManagerSettings;
   /** `null`: this process only enqueues. */
   worker: WorkerSettings | null;
-  maintenance: {
-    resetLockedJobs: string | false;
-    refillRateLimits: string | false;
-    gc: string | false;
-    timeZone: string;
-  };
+  maintenance: MaintenanceSettings;
   globalEnhancers: boolean;
 }
 
-/** How to reach the database, and what to do there at start. */
-export interface ConnectionSettings {
-  connection: string | pg.PoolConfig | undefined;
-  dataSource: DataSource | undefined;
-  migrate: boolean;
-  waitForDatabaseMs: number;
-  listenConnection: string | pg.ClientConfig | undefined;
-  preparedStatements: boolean;
-}
-
-/** @throws InvalidOptionsError that lists every fault */
+/** The settings of a module's instance, with every default filled in. @throws InvalidOptionsError listing every fault */
 export function resolveOptions(options: JobsModuleOptions = {}): ResolvedOptions {
-  const faults = faultsOf(options, { ...MODULE, ...(options.worker === false && { worker: exactly(false) }) }, '');
-  refuse([...faults, ...contradictions(options), ...keepaliveFaults(options.worker || {})]);
-  const {
-    name = DEFAULT_INSTANCE,
-    worker = {},
-    maintenance = {},
-    unknownTasks = 'leave',
-    globalEnhancers = false,
-  } = options;
+  const worker = options?.worker === false ? undefined : options?.worker;
+  refuse([...moduleOptions.check(options, ''), ...connectionConflicts(options), ...workerConflicts(worker)]);
+  const settings = moduleOptions.read(options);
   return {
-    name,
-    ...connectionSettings(options),
-    manager: managerSettings(options),
-    worker: worker === false ? null : workerSettings(worker, unknownTasks),
-    maintenance: withDefaults<ResolvedOptions['maintenance']>(
-      { resetLockedJobs: '* * * * *', refillRateLimits: '* * * * * *', gc: '0 3 * * *', timeZone: 'UTC' },
-      maintenance,
-    ),
-    globalEnhancers,
+    name: settings.name,
+    ...pick(settings, CONNECTION),
+    manager: managerSettings(settings),
+    worker: settings.worker && workerSettings(settings.worker, settings.unknownTasks),
+    maintenance: settings.maintenance,
+    globalEnhancers: settings.globalEnhancers,
   };
 }
 
-/** For use outside Nest. @throws InvalidOptionsError that lists every fault */
-export function resolveManagerOptions(options: JobManagerOptions): ConnectionSettings & { manager: ManagerSettings } {
-  refuse([...faultsOf(options, MANAGER, ''), ...contradictions(options)]);
-  return { ...connectionSettings(options), manager: managerSettings(options) };
+/** For use outside Nest. @throws InvalidOptionsError listing every fault */
+export function resolveManagerOptions(
+  options: JobManagerOptions = {},
+): ConnectionSettings & { manager: ManagerSettings } {
+  refuse([...managerOptions.check(options, ''), ...connectionConflicts(options)]);
+  const settings = managerOptions.read(options);
+  return { ...pick(settings, CONNECTION), manager: managerSettings(settings) };
 }
 
-/** For use outside Nest. @throws InvalidOptionsError that lists every fault */
+/** For use outside Nest. @throws InvalidOptionsError listing every fault */
 export function resolveWorkerOptions(
-  options: WorkerOptions,
+  options: WorkerOptions = {},
   unknownTasks: 'leave' | 'exhaust' = 'leave',
 ): WorkerSettings {
-  refuse([...faultsOf(options, WORKER, 'worker'), ...keepaliveFaults(options)]);
-  return workerSettings(options, unknownTasks);
+  refuse([...workerOptions.check(options, 'worker'), ...workerConflicts(options)]);
+  return workerSettings(workerOptions.read(options), unknownTasks);
 }
 
-/** @throws InvalidOptionsError that lists every fault of a @Task decoration */
-export function checkTaskOptions(task: unknown, options: object): void {
-  const shape =
-    typeof (options as { retry?: unknown }).retry === 'function' ? { ...TASK, retry: rules.anything } : TASK;
-  const where = `@Task(${JSON.stringify(task)})`;
-  const name = rules.name(task);
-  refuse([...(name ? [`Expected @Task to get ${name}, got ${show(task)}.`] : []), ...faultsOf(options, shape, where)]);
+/** What is wrong with a @Task decoration, or a task of `createWorkerPool`; `source` says where it stands. */
+export function taskFaults(task: unknown, options: unknown, source: string): string[] {
+  const expected = rules.name(task);
+  const name = expected === null ? [] : [`Expected the task's name to be ${expected}, got ${show(task)}.`];
+  return [...name, ...taskOptions.check(options, '')].map((fault) => `${source}: ${fault}`);
 }
 
-const connectionSettings = (options: JobManagerOptions): ConnectionSettings => ({
-  connection: options.connection,
-  dataSource: options.dataSource,
-  migrate: options.migrate ?? true,
-  waitForDatabaseMs: options.waitForDatabaseMs ?? 0,
-  listenConnection: options.listenConnection,
-  preparedStatements: options.preparedStatements ?? true,
-});
+/** @throws InvalidOptionsError if there is any fault */
+export function refuse(faults: string[]): void {
+  if (faults.length) throw new InvalidOptionsError(faults);
+}
 
-const managerSettings = (options: JobManagerOptions): ManagerSettings => ({
-  schema: options.schema ?? 'jobs',
-  retry: withDefaults(
-    { baseDelayMs: 1_000, multiplier: 2, maxDelayMs: 3_600_000, jitter: 0.1, maxAttempts: 25 },
-    options.retry,
-  ),
-  history: withDefaults<ManagerSettings['history']>({ keep: 'all', retentionMs: 30 * DAY_MS }, options.history),
-  lockTimeoutMs: options.lockTimeoutMs ?? 4 * 3_600_000,
-  taskIdentifierRetentionMs: options.taskIdentifierRetentionMs ?? 7 * DAY_MS,
-  maxPayloadBytes: options.maxPayloadBytes ?? 1_048_576,
-  queues: Object.fromEntries(
-    Object.entries(options.queues ?? {}).map(([name, queue]) => [name, queue.concurrency ?? 1]),
-  ),
-});
+function managerSettings(settings: Settings<typeof MANAGER>): ManagerSettings {
+  const queues = Object.entries(settings.queues).map(([name, { concurrency }]) => [name, concurrency] as const);
+  return { ...pick(settings, MANAGER), queues: Object.fromEntries(queues) };
+}
 
-function workerSettings(options: WorkerOptions, unknownTasks: 'leave' | 'exhaust'): WorkerSettings {
-  const leaseMs = options.leaseMs ?? 30_000;
-  const pollIntervalMs = options.pollIntervalMs ?? 2_000;
+function workerSettings(settings: Settings<typeof WORKER>, unknownTasks: 'leave' | 'exhaust'): WorkerSettings {
+  const { leaseMs, pollIntervalMs } = settings;
   return {
-    concurrency: options.concurrency ?? 10,
-    queueSize: options.queueSize ?? null,
-    queueTtlMs: options.queueTtlMs ?? 60_000,
-    refetchThreshold: options.refetchThreshold ?? null,
-    refetchDelayMs: options.refetchDelayMs ?? 1_000,
-    pollIntervalMs,
-    maxPollIntervalMs: options.maxPollIntervalMs ?? pollIntervalMs,
-    leaseMs,
-    keepaliveMs: options.keepaliveMs ?? Math.min(MAX_KEEPALIVE_MS, Math.round(leaseMs * 0.7)),
-    timeoutMs: options.timeoutMs ?? 300_000,
-    gracefulShutdownTimeoutMs: options.gracefulShutdownTimeoutMs ?? 30_000,
-    taskIdentifiers: options.taskIdentifiers ?? null,
-    queues: options.queues ?? null,
-    forbiddenFlags: options.forbiddenFlags ?? null,
-    listen: options.listen ?? true,
-    autoStart: options.autoStart ?? true,
+    ...settings,
+    maxPollIntervalMs: settings.maxPollIntervalMs ?? pollIntervalMs,
+    keepaliveMs: settings.keepaliveMs ?? Math.min(LONGEST_KEEPALIVE_MS, Math.round(leaseMs * 0.7)),
     unknownTasks,
   };
 }
 
-/** Options set to `undefined` mean the default, like options left out. */
-const withDefaults = <T extends object>(defaults: T, options: Partial<T> = {}): T =>
-  Object.assign(defaults, Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)));
+const connectionConflicts = (options: JobManagerOptions | null): string[] =>
+  options?.connection !== undefined && options.dataSource !== undefined
+    ? ['Expected either connection or dataSource, got both.']
+    : [];
 
-function contradictions({ connection, dataSource }: JobManagerOptions): string[] {
-  return connection !== undefined && dataSource !== undefined ? ['Expected connection or dataSource, got both.'] : [];
+/** Values that are right alone, but not beside each other; what is no number at all has been named already. */
+function workerConflicts(options: WorkerOptions | undefined): string[] {
+  const { leaseMs, keepaliveMs, pollIntervalMs, maxPollIntervalMs } = workerOptions.read(options);
+  const { queueSize, refetchThreshold } = workerOptions.read(options);
+  const faults: string[] = [];
+  if (keepaliveMs !== null && keepaliveMs >= leaseMs)
+    faults.push(`Expected worker.keepaliveMs to be less than worker.leaseMs (${leaseMs}), got ${keepaliveMs}.`);
+  if (maxPollIntervalMs !== null && maxPollIntervalMs < pollIntervalMs)
+    faults.push(
+      `Expected worker.maxPollIntervalMs to be at least worker.pollIntervalMs (${pollIntervalMs}), got ${maxPollIntervalMs}.`,
+    );
+  if (queueSize !== null && refetchThreshold !== null && refetchThreshold >= queueSize)
+    faults.push(
+      `Expected worker.refetchThreshold to be less than worker.queueSize (${queueSize}), got ${refetchThreshold}.`,
+    );
+  return faults;
 }
 
-function keepaliveFaults({ leaseMs = 30_000, keepaliveMs = 0 }: WorkerOptions): string[] {
-  if (!(keepaliveMs >= leaseMs)) return [];
-  return [`Expected worker.keepaliveMs to be less than worker.leaseMs (${leaseMs}), got ${keepaliveMs}.`];
+/** A URL is never shown: it may hold a password. */
+function connectionOption<V>(configuration: string): Option<V | undefined> {
+  const expected = `a PostgreSQL URL (postgres://…) or ${configuration}`;
+  const fault = (value: unknown): string | null => {
+    if (typeof value === 'string')
+      return isPostgresUrl(value) ? null : value ? 'a string that is no such URL' : 'an empty string';
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) return show(value);
+    const misnamed = Object.entries({ url: 'connectionString', username: 'user' }).find(([name]) => name in value);
+    return misnamed ? `one with "${misnamed[0]}", which pg calls "${misnamed[1]}"` : null;
+  };
+  return {
+    check: (value, path) => {
+      const got = value === undefined ? null : fault(value);
+      return got === null ? [] : [`Expected ${path} to be ${expected}, got ${got}.`];
+    },
+    read: (value) => value,
+    paths: [],
+  };
 }
 
-function faultsOf(options: unknown, shape: Shape, path: string): string[] {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    return [`Expected ${path || 'the options'} to be an object, got ${show(options)}.`];
+function orFunction<V>(inner: Option<V>): Option<V> {
+  return { ...inner, check: (value, path) => (typeof value === 'function' ? [] : inner.check(value, path)) };
+}
+
+const isPostgresUrl = (text: string): boolean => /^(postgres(ql)?:\/\/|socket:|\/)/i.test(text);
+
+function isTimeZone(name: string): boolean {
+  try {
+    return Boolean(new Intl.DateTimeFormat('en', { timeZone: name }));
+  } catch {
+    return false;
   }
-  return Object.entries(options).flatMap(([key, value]) => {
-    const rule = Object.hasOwn(shape, key) ? shape[key] : shape['*'];
-    const name = path ? `${path}.${key}` : key;
-    if (!rule) return [unknownOption(name, key, Object.keys(shape))];
-    if (value === undefined) return [];
-    if (typeof rule !== 'function') return faultsOf(value, rule, name);
-    const expected = rule(value);
-    return expected === null ? [] : [`Expected ${name} to be ${expected}, got ${show(value)}.`];
-  });
 }
 
-function unknownOption(name: string, key: string, known: string[]): string {
-  const nearest = closest(key, known);
-  const hint = distance(key.toLowerCase(), nearest.toLowerCase()) <= Math.max(2, key.length / 3);
-  return `Unknown option ${name}${hint ? `; did you mean ${nearest}?` : `; known are ${known.join(', ')}.`}`;
-}
-
-function show(value: unknown): string {
-  if (typeof value === 'string') return JSON.stringify(value.replace(/:[^:@/]+@/, ':***@'));
-  if (Array.isArray(value)) return `[${value.map(show).join(', ')}]`;
-  return typeof value === 'object' && value !== null ? 'an object' : String(value);
-}
-
-function refuse(faults: string[]): void {
-  if (faults.length) throw new InvalidOptionsError(faults);
-}
+const pick = <T extends object, S extends object>(settings: T, names: S): Pick<T, keyof T & keyof S> =>
+  Object.fromEntries(Object.keys(names).map((name) => [name, settings[name as keyof T]])) as Pick<T, keyof T & keyof S>;

@@ -41,7 +41,8 @@ const settle = (ids) =>
 
 const handler = async () => undefined;
 let finished = [];
-let settling = null;
+let settling = Promise.resolve();
+let isSettling = false;
 let settled = 0;
 
 async function drainFinished() {
@@ -51,14 +52,17 @@ async function drainFinished() {
     await settle(ids);
     settled += ids.length;
   }
-  settling = null;
+  isSettling = false;
 }
 
 async function slot(buffer) {
   for (let job = buffer.pop(); job; job = buffer.pop()) {
     await handler(job.payload);
     finished.push(job.id);
-    settling ??= drainFinished();
+    if (!isSettling) {
+      isSettling = true;
+      settling = drainFinished();
+    }
   }
 }
 

@@ -1,23 +1,32 @@
+// @OnJobEvent subscribes a method to the events of jobs and pools. Metadata only.
 import 'reflect-metadata';
-import { JOB_EVENT_METADATA } from '../jobs.constants.js';
-import type { JobEventType } from '../monitoring/job.events.js';
+import { DEFAULT_INSTANCE, JOB_EVENT_METADATA } from '../jobs.constants.js';
+import type { JobEvent, JobEventType } from '../monitoring/job.events.js';
 
+/** One @OnJobEvent decoration, as it stands on the prototype of its class. */
 export interface JobEventMetadata {
+  method: string | symbol;
   type: JobEventType | 'all';
-  instance: string | undefined;
+  instance: string;
 }
 
+type EventOf<T extends JobEventType | 'all'> = T extends JobEventType ? JobEvent<T> : JobEvent;
+
 /**
- * Calls the method with each event of the type. Its errors are counted as dropped and reach nobody.
+ * Calls the method of a provider or controller with each event of the type. Its errors are counted as dropped and reach
+ * nobody. The provider must be a singleton: an event belongs to no request.
  *
  * @example
  * @OnJobEvent('job.exhausted')
  * alert({ job, error }: JobEvent<'job.exhausted'>): void { … }
  */
 export const OnJobEvent =
-  (type: JobEventType | 'all', { instance }: { instance?: string } = {}): MethodDecorator =>
-  (_target, _key, descriptor) => {
-    const method = descriptor.value as object;
-    const others = (Reflect.getMetadata(JOB_EVENT_METADATA, method) ?? []) as JobEventMetadata[];
-    Reflect.defineMetadata(JOB_EVENT_METADATA, [...others, { type, instance }], method);
+  <T extends JobEventType | 'all'>(type: T, { instance = DEFAULT_INSTANCE }: { instance?: string } = {}) =>
+  <M extends (event: EventOf<T>) => unknown>(
+    target: object,
+    method: string | symbol,
+    _descriptor: TypedPropertyDescriptor<M>,
+  ): void => {
+    const others = (Reflect.getOwnMetadata(JOB_EVENT_METADATA, target) ?? []) as JobEventMetadata[];
+    Reflect.defineMetadata(JOB_EVENT_METADATA, [...others, { method, type, instance }], target);
   };

@@ -1,60 +1,102 @@
+// @Task makes a method the handler of a task; defineTask names a task together with its payload's type. Metadata only.
 import 'reflect-metadata';
-import type { DtoClass, PayloadSchema, TaskOptions, TaskToken } from '../interfaces/task.interface.js';
+import { ROUTE_ARGS_METADATA } from '@nestjs/common/constants.js';
+import type {
+  DtoClass,
+  PayloadSchema,
+  StandardSchema,
+  TaskOptions,
+  TaskPayloads,
+  TaskToken,
+} from '../interfaces/task.interface.js';
 import { TASK_METADATA } from '../jobs.constants.js';
-import { checkTaskOptions } from '../jobs.options.js';
+import { InvalidOptionsError } from '../jobs.errors.js';
+import type { JobContext } from '../worker/job.context.js';
 
+/** One @Task decoration, as it stands on the prototype of its class. */
 export interface TaskMetadata {
+  method: string | symbol;
   task: string;
   options: TaskOptions;
-  schema: PayloadSchema | null;
+  /** The payload parameter's class, which checks payloads unless the options name a schema. */
+  parameterType: DtoClass | null;
 }
 
+type Handler<P> = (payload: P, context: JobContext<any>, ...decorated: any[]) => unknown;
+
+/** Decorates methods that can take a payload of type `P`. */
+type HandlerDecorator<H> = <M extends H>(
+  target: object,
+  method: string | symbol,
+  descriptor: TypedPropertyDescriptor<M>,
+) => void;
+
+type HandlerOf<T extends string> = T extends keyof TaskPayloads ? Handler<TaskPayloads[T]> : (...args: any[]) => unknown;
+
 /**
- * Makes a method of a provider or controller the handler of a task. It gets the payload and a `JobContext`.
- * A class-validator DTO given as the payload parameter's type is found without `payload`.
+ * Makes a method of a provider or controller the handler of a task. Its first parameter is the payload, its second one
+ * the `JobContext`; parameters with decorators of their own (`createParamDecorator`) are left out of that count.
+ * A class-validator DTO given as the payload parameter's type checks payloads without `payload`.
  *
- * @throws InvalidOptionsError when the class is loaded, naming every wrong option
+ * Wrong options, unknown instances and a second handler for the same name fail when the application starts.
+ *
  * @example
  * @Task('send-email', { maxAttempts: 5, timeoutMs: 10_000 })
  * async send(mail: SendEmailDto, ctx: JobContext<SendEmailDto>) { … }
  */
-export const Task =
-  (name: string | TaskToken<any>, options: TaskOptions = {}): MethodDecorator =>
-  (target, key, descriptor) => {
-    const token = typeof name === 'string' ? { task: name, payload: undefined } : name;
-    checkTaskOptions(token?.task, options);
-    const schema = options.payload ?? token.payload ?? payloadClassOf(target, key);
-    const method = descriptor.value as object;
-    const others = (Reflect.getMetadata(TASK_METADATA, method) ?? []) as TaskMetadata[];
-    Reflect.defineMetadata(TASK_METADATA, [...others, { task: token.task, options, schema }], method);
+export function Task<O>(task: TaskToken<any, O>, options?: TaskOptions): HandlerDecorator<Handler<O>>;
+export function Task<P>(
+  task: string,
+  options: TaskOptions & { payload: PayloadSchema<P> },
+): HandlerDecorator<Handler<P>>;
+export function Task<T extends string>(task: T, options?: TaskOptions): HandlerDecorator<HandlerOf<T>>;
+export function Task(task: string | TaskToken, options: TaskOptions = {}): MethodDecorator {
+  return (target, method) => {
+    if (typeof target === 'function') throw staticMethod(target.name, method);
+    const token = typeof task === 'object' && task !== null ? task : { task, payload: undefined };
+    const schema = options?.payload ?? token.payload;
+    const metadata: TaskMetadata = {
+      method,
+      task: token.task,
+      options: schema === undefined ? options : { ...options, payload: schema },
+      parameterType: payloadClassOf(target, method),
+    };
+    const others = (Reflect.getOwnMetadata(TASK_METADATA, target) ?? []) as TaskMetadata[];
+    Reflect.defineMetadata(TASK_METADATA, [...others, metadata], target);
   };
+}
 
 /**
- * A task's name together with its payload's type and schema, for `@Task` and `addJob` alike.
+ * A task's name together with its payload's type and schema, for `@Task` and `addJob` alike. With a Standard Schema
+ * `addJob` takes its input and the handler gets its output.
  *
  * @example
  * export const sendEmail = defineTask('send-email', SendEmailDto);
  * await jobs.addJob(sendEmail, { to: 'ada@example.org' });
  */
-export const defineTask = <P>(task: string, payload?: PayloadSchema<P>): TaskToken<P> => ({ task, payload });
-
-/** What TypeScript says of types that are no DTO classes. */
-const NO_DTO = new Set<unknown>([
-  Object,
-  String,
-  Number,
-  Boolean,
-  Array,
-  Promise,
-  Function,
-  Symbol,
-  BigInt,
-  Date,
-  Map,
-  Set,
-]);
-
-function payloadClassOf(target: object, key: string | symbol): PayloadSchema | null {
-  const [first] = (Reflect.getMetadata('design:paramtypes', target, key) ?? []) as unknown[];
-  return typeof first === 'function' && !NO_DTO.has(first) ? (first as DtoClass) : null;
+export function defineTask<I, O>(task: string, payload: StandardSchema<O, I>): TaskToken<I, O>;
+export function defineTask<P>(task: string, payload: DtoClass<P>): TaskToken<P>;
+export function defineTask<P = any>(task: string): TaskToken<P>;
+export function defineTask(task: string, payload?: PayloadSchema): TaskToken {
+  return { task, payload };
 }
+
+/** Which parameters of a method carry decorators of their own, such as those of `createParamDecorator`. */
+export function decoratedParameters(type: object, method: string | symbol): Set<number> {
+  const parameters = (Reflect.getMetadata(ROUTE_ARGS_METADATA, type, method) ?? {}) as Record<string, { index: number }>;
+  return new Set(Object.values(parameters).map(({ index }) => index));
+}
+
+/** Parameter decorators have run before the method's, so that what they took is known here. */
+function payloadClassOf(target: object, method: string | symbol): DtoClass | null {
+  const decorated = decoratedParameters(target.constructor, method);
+  const types = (Reflect.getMetadata('design:paramtypes', target, method) ?? []) as unknown[];
+  const type = types.find((_type, index) => !decorated.has(index));
+  return typeof type === 'function' && !isBuiltIn(type) ? (type as DtoClass) : null;
+}
+
+/** What TypeScript writes for interfaces, unions and primitives (Object, String …), and Date, Map, Buffer and the like. */
+const isBuiltIn = (type: Function): boolean => (globalThis as Record<string, unknown>)[type.name] === type;
+
+const staticMethod = (type: string, method: string | symbol): InvalidOptionsError =>
+  new InvalidOptionsError([`Expected @Task on a method of an instance, got the static ${type}.${String(method)}.`]);

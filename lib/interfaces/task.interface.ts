@@ -16,12 +16,13 @@ export type PayloadOf<T extends string> = T extends keyof TaskPayloads ? TaskPay
 export type DtoClass<P = unknown> = new (...args: any[]) => P;
 
 /** The part of the Standard Schema interface that payload validation uses (zod, valibot, arktype and others). */
-export interface StandardSchema<P = unknown> {
+export interface StandardSchema<Output = unknown, Input = any> {
   readonly '~standard': {
     readonly version: 1;
     readonly vendor: string;
-    readonly validate: (value: unknown) => StandardResult<P> | Promise<StandardResult<P>>;
-    readonly types?: { readonly input: unknown; readonly output: P } | undefined;
+    readonly validate: (value: unknown) => StandardResult<Output> | Promise<StandardResult<Output>>;
+    /** Only for the compiler. */
+    readonly types?: { readonly input: Input; readonly output: Output } | undefined;
   };
 }
 
@@ -37,10 +38,12 @@ export type StandardResult<P> =
 /** A class-validator DTO class or any Standard Schema. */
 export type PayloadSchema<P = unknown> = DtoClass<P> | StandardSchema<P>;
 
-/** A task's name together with its payload type, usable in `@Task` and in `addJob`. */
-export interface TaskToken<P = unknown> {
+/** A task's name together with its payload type, usable in `@Task` and in `addJob`; made by `defineTask`. */
+export interface TaskToken<Input = any, Output = Input> {
   readonly task: string;
-  readonly payload: PayloadSchema<P> | undefined;
+  readonly payload: PayloadSchema | undefined;
+  /** Only for the compiler: `addJob` takes the input, the handler gets the output. */
+  readonly types?: { readonly input: Input; readonly output: Output } | undefined;
 }
 
 export interface RetryOptions {

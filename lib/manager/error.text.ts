@@ -18,7 +18,7 @@ export function errorText(error: unknown): ErrorText {
 function messageOf(error: unknown): string {
   if (error instanceof Error || (typeof error === 'object' && error !== null && 'message' in error)) {
     const { name, message } = error as { name?: unknown; message?: unknown };
-    return String(message) || String(name ?? 'Error');
+    return `${message as string}` || `${(name ?? 'Error') as string}`;
   }
   if (typeof error === 'string') return error || 'an empty string was thrown';
   if (typeof error === 'object' && error !== null) return JSON.stringify(error);

@@ -35,7 +35,9 @@ export class JobPreparer {
   private resolve(token: string | TaskToken): { task: string; schema: PayloadSchema | null } {
     if (typeof token === 'string') return { task: token, schema: this.tasks.get(token)?.schema ?? null };
     if (typeof token?.task !== 'string') {
-      throw new InvalidArgumentError([`Expected a task's name or a token of defineTask, got ${String(token)}.`]);
+      throw new InvalidArgumentError([
+        `Expected a task's name or a token of defineTask, got ${token === null ? 'null' : typeof token}.`,
+      ]);
     }
     return { task: token.task, schema: token.payload ?? this.tasks.get(token.task)?.schema ?? null };
   }

@@ -94,6 +94,9 @@ export class Database {
     if (executor) return work(executor);
     const client = await this.connect();
     let broken: Error | undefined;
+    // Between two statements a connection that breaks has nobody else to tell; unheard, it would end the process.
+    const onError = (error: Error): void => void (broken = error);
+    client.on('error', onError);
     try {
       await client.query('begin');
       const result = await work(client);
@@ -103,6 +106,7 @@ export class Database {
       await client.query('rollback').catch((failure: Error) => (broken = failure));
       throw translateError(error, this.schema);
     } finally {
+      client.off('error', onError);
       client.release(broken);
     }
   }

@@ -27,7 +27,8 @@ describe('history', () => {
     test = await createTestManager({ history: { keep } });
     const ids = await oneOfEach();
     const records = (await test.jobs.listHistory()).items.map(({ status }) => status);
-    expect(records.toSorted()).toEqual(statuses.toSorted());
+    expect(new Set(records)).toEqual(new Set(statuses));
+    expect(records).toHaveLength(statuses.length);
     expect(await test.jobs.findJob(ids.done!)).toMatchObject({ status: 'completed' });
     expect(await test.jobs.findJob(ids.cancelled!)).toMatchObject({ status: 'cancelled' });
   });

@@ -127,7 +127,7 @@ describe('bad circumstances', () => {
     url.password = 'secret-password';
     const failure = await createJobManager({ connection: url.href }).catch((error: unknown) => error as Error);
     expect(failure).toBeInstanceOf(DatabaseUnavailableError);
-    expect(String(failure)).not.toContain('secret-password');
+    expect((failure as Error).message).not.toContain('secret-password');
     url.port = new URL(database.url).port;
     url.pathname = '/no_such_database';
     await expect(createJobManager({ connection: url.href })).rejects.toThrow(DatabaseUnavailableError);
