@@ -18,7 +18,7 @@ export default {
   extensionsToTreatAsEsm: ['.ts'],
   resolver: '<rootDir>/jest.resolver.cjs', // './x.js' in our own files -> './x.ts'
   moduleNameMapper: { '^millrace$': '<rootDir>/lib/index.ts', '^millrace/embedded$': '<rootDir>/lib/embedded.ts' },
-  modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/dist-sample'],
+  modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/dist-sample', '<rootDir>/.cache/pg'],
   transform: { '^.+\\.ts$': ['@swc/jest', swc] },
   globalSetup: '<rootDir>/test/support/global-setup.mjs',
   globalTeardown: '<rootDir>/test/support/global-teardown.mjs',

@@ -1,5 +1,10 @@
 // The public API, in the order in which a reader meets it.
-export { JobsModule, type JobsModuleAsyncOptions, type JobsOptionsFactory } from './jobs.module.js';
+export {
+  JobsModule,
+  type JobsModuleAsyncOptions,
+  type JobsModuleAsyncResult,
+  type JobsOptionsFactory,
+} from './jobs.module.js';
 export type {
   HistoryOptions,
   JobManagerOptions,

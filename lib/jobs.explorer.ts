@@ -1,194 +1,156 @@
-// Finds @Task and @OnJobEvent methods and wraps handlers so that Nest's guards, pipes, interceptors and filters apply.
-import { Inject, Injectable, type OnModuleInit, type Type } from '@nestjs/common';
-import {
-  GUARDS_METADATA,
-  INTERCEPTORS_METADATA,
-  EXCEPTION_FILTERS_METADATA,
-  PIPES_METADATA,
-  ROUTE_ARGS_METADATA,
-} from '@nestjs/common/constants.js';
-import {
-  ApplicationConfig,
-  ContextIdFactory,
-  DiscoveryService,
-  ExternalContextCreator,
-  MetadataScanner,
-  ModuleRef,
-} from '@nestjs/core';
+// Finds @Task and @OnJobEvent methods among the application's providers and controllers.
+import { DiscoveryService, ModulesContainer } from '@nestjs/core';
 import type { InstanceWrapper } from '@nestjs/core/injector/instance-wrapper.js';
-import { isObservable, lastValueFrom } from 'rxjs';
 import type { JobEventMetadata } from './decorators/on-job-event.decorator.js';
 import type { TaskMetadata } from './decorators/task.decorator.js';
-import {
-  DEFAULT_INSTANCE,
-  JOB_EVENT_METADATA,
-  JOBS_CONTEXT,
-  TASK_ARGS_METADATA,
-  TASK_METADATA,
-} from './jobs.constants.js';
-import type { TaskHandler, TaskRegistry } from './manager/task.registry.js';
-import type { JobEvents } from './monitoring/job.events.js';
-import { JobContext } from './worker/job.context.js';
+import { DEFAULT_INSTANCE, instanceOf, JOB_EVENT_METADATA, TASK_METADATA } from './jobs.constants.js';
+import { isStatic, type HandlerBinder } from './jobs.handlers.js';
+import { refuse, taskFaults } from './jobs.options.js';
+import type { TaskRegistry } from './manager/task.registry.js';
+import { JOB_EVENT_TYPES, type JobEvents } from './monitoring/job.events.js';
+import { nearest, show } from './options.checker.js';
 
-type Method = (...args: unknown[]) => unknown;
-type Host = Record<string, Method>;
-type ContextId = ReturnType<typeof ContextIdFactory.create>;
-
-/** How Nest names a parameter that is the request's body: what pipes such as ValidationPipe look at. */
-const BODY = 3;
-/** A parameter that is neither body, query nor path. */
-const OTHER = 7;
-
-export interface ExplorerTarget {
+export interface JobsExplorerParts {
+  /** The name of the instance whose tasks are looked for. */
   instance: string;
+  discovery: DiscoveryService;
+  modules: ModulesContainer;
+  binder: HandlerBinder;
   tasks: TaskRegistry;
   events: JobEvents;
-  globalEnhancers: boolean;
+  /** Whether the parameter types of handlers can check payloads. */
+  checkClasses: boolean;
 }
 
-export const EXPLORER_TARGET = Symbol('millrace explorer target');
+type Decorated = { method: string | symbol; source: string; wrapper: InstanceWrapper };
 
-@Injectable()
-export class JobsExplorer implements OnModuleInit {
-  private readonly contexts: ExternalContextCreator;
+/**
+ * Explores twice: before providers are made, so that `addJob` knows the tasks' defaults from the first moment on, and
+ * after that, for providers of which only the instance tells the class (`useFactory`).
+ */
+export class JobsExplorer {
+  private readonly explored = new Set<InstanceWrapper>();
+  private readonly subscribers: Decorated[] = [];
 
-  constructor(
-    @Inject(EXPLORER_TARGET) private readonly target: ExplorerTarget,
-    private readonly discovery: DiscoveryService,
-    private readonly scanner: MetadataScanner,
-    private readonly moduleRef: ModuleRef,
-    contexts: ExternalContextCreator,
-  ) {
-    this.contexts = contextsFor(contexts, target.globalEnhancers);
+  constructor(private readonly parts: JobsExplorerParts) {}
+
+  /**
+   * The tasks of all classes.
+   *
+   * @throws DuplicateTaskError, or InvalidOptionsError listing every fault of the decorations found
+   */
+  explore(): TaskRegistry {
+    refuse([...this.instanceFaults(), ...this.exploreNew()]);
+    return this.parts.tasks;
   }
 
-  onModuleInit(): void {
-    const explored = new Set<object>();
-    for (const wrapper of [...this.discovery.getProviders(), ...this.discovery.getControllers()]) {
-      const prototype = prototypeOf(wrapper);
-      if (!prototype) continue;
-      // One instance may be provided under several tokens; it still is one handler.
-      const identity = isStatic(wrapper) ? (wrapper.instance as object) : wrapper;
-      if (explored.has(identity)) continue;
-      explored.add(identity);
-      this.explore(wrapper, prototype);
-    }
+  /** Adds the tasks of what factories have made by now. @throws as `explore` */
+  exploreInstances(): void {
+    refuse([...this.exploreNew(), ...this.subscriberFaults()]);
   }
 
-  private explore(wrapper: InstanceWrapper, prototype: Host): void {
-    for (const name of this.scanner.getAllMethodNames(prototype)) {
-      const method = prototype[name]!;
-      for (const task of metadataOf<TaskMetadata>(TASK_METADATA, method)) {
-        if ((task.options.instance ?? DEFAULT_INSTANCE) === this.target.instance)
-          this.addTask(task, wrapper, prototype, name);
-      }
-      for (const { type, instance } of metadataOf<JobEventMetadata>(JOB_EVENT_METADATA, method)) {
-        if ((instance ?? DEFAULT_INSTANCE) !== this.target.instance) continue;
-        this.target.events.on(type, (event) => (wrapper.instance as Host)[name]!(event));
-      }
-    }
+  private exploreNew(): string[] {
+    const { discovery } = this.parts;
+    return [...discovery.getProviders(), ...discovery.getControllers()]
+      .filter((wrapper) => !wrapper.isAlias && !this.explored.has(wrapper))
+      .flatMap((wrapper) => this.exploreProvider(wrapper));
   }
 
-  private addTask(
-    { task, options, schema }: TaskMetadata,
-    wrapper: InstanceWrapper,
-    prototype: Host,
-    name: string,
-  ): void {
-    const source = `${prototype.constructor.name}.${name}`;
-    this.target.tasks.add({ task, options, schema, source, handler: this.wrap(wrapper, prototype, name) });
-  }
-
-  private wrap(wrapper: InstanceWrapper, prototype: Host, name: string): TaskHandler {
-    const method = prototype[name]!;
-    const type = prototype.constructor as Type;
-    const enhanced = this.target.globalEnhancers || isEnhanced(type, method, name);
-    if (!isStatic(wrapper)) return this.perJob(wrapper, name, enhanced);
-    if (enhanced) return this.throughNest(wrapper.instance as Host, name);
-    // Called late, by name: spies and overrides of the method take effect.
-    return async (payload: unknown, context: unknown) => resolved((wrapper.instance as Host)[name]!(payload, context));
-  }
-
-  /** Request scope: the provider and all it depends on are made anew for each job, which is injectable as REQUEST. */
-  private perJob(wrapper: InstanceWrapper, name: string, enhanced: boolean): TaskHandler {
-    return async (payload: unknown, context: JobContext) => {
-      const contextId = ContextIdFactory.create();
-      this.moduleRef.registerRequestByContextId(context.job, contextId);
-      const host = await this.moduleRef.resolve<Host>(wrapper.token as string, contextId, { strict: false });
-      if (!enhanced) return resolved(host[name]!(payload, context));
-      return this.throughNest(host, name, contextId, wrapper.id)(payload, context);
-    };
-  }
-
-  private throughNest(host: Host, name: string, contextId?: ContextId, inquirerId?: string): TaskHandler {
-    const type = host.constructor as Type;
-    const method = host[name]!;
-    // Nest reads the handler's metadata from the function it is given; the call itself goes by name, late.
-    const callback = new Proxy(method, {
-      apply: (_method, self: Host, args: unknown[]) => self[name]!.apply(self, args),
+  private exploreProvider(wrapper: InstanceWrapper): string[] {
+    const prototype = prototypeOf(wrapper);
+    if (!prototype) return [];
+    this.explored.add(wrapper);
+    const place = (method: string | symbol): Decorated => ({
+      method,
+      wrapper,
+      source: sourceOf(wrapper, prototype, method),
     });
-    describeArguments(type, name);
-    const filters = this.target.globalEnhancers || has(EXCEPTION_FILTERS_METADATA, type, method);
-    return this.contexts.create(
-      host,
-      callback,
-      name,
-      TASK_ARGS_METADATA,
-      { exchangeKeyForValue: (kind: number, _data: unknown, args: unknown[]) => args[kind === BODY ? 0 : 1] },
-      contextId,
-      inquirerId,
-      { guards: true, interceptors: true, filters },
-      JOBS_CONTEXT as never,
-    );
+    return [
+      ...decorationsOf<TaskMetadata>(
+        TASK_METADATA,
+        prototype,
+        ({ method, task }) => `${String(method)} ${task}`,
+      ).flatMap((metadata) => this.addTask(metadata, place(metadata.method))),
+      ...decorationsOf<JobEventMetadata>(
+        JOB_EVENT_METADATA,
+        prototype,
+        ({ method, type }) => `${String(method)} ${type}`,
+      ).flatMap((metadata) => this.subscribe(metadata, place(metadata.method))),
+    ];
+  }
+
+  private addTask({ task, options, parameterType }: TaskMetadata, { method, source, wrapper }: Decorated): string[] {
+    const faults = taskFaults(task, options, `@Task on ${source}`);
+    const instance = options?.instance ?? DEFAULT_INSTANCE;
+    if (faults.length) return faults;
+    if (instance !== this.parts.instance) return this.refuseUnknown(instance, `@Task on ${source}`);
+    const { binder, tasks, checkClasses } = this.parts;
+    const schema = options.payload ?? (checkClasses ? parameterType : null);
+    tasks.add({ task, options, schema, source, handler: binder.bind(wrapper, method) });
+    return [];
+  }
+
+  private subscribe({ type, instance }: JobEventMetadata, { method, source, wrapper }: Decorated): string[] {
+    const where = `@OnJobEvent on ${source}`;
+    if (type !== 'all' && !JOB_EVENT_TYPES.includes(type)) {
+      const meant = nearest(String(type), JOB_EVENT_TYPES);
+      return [`${where}: Expected the type of an event, got ${show(type)}${meant ? `; did you mean ${meant}?` : '.'}`];
+    }
+    if (instance !== this.parts.instance) return this.refuseUnknown(instance, where);
+    this.subscribers.push({ method, source, wrapper });
+    this.parts.events.on(type, (event) => (wrapper.instance as Record<string | symbol, Function>)[method]!(event));
+    return [];
+  }
+
+  /** Scopes are known when dependencies are. */
+  private subscriberFaults(): string[] {
+    return this.subscribers
+      .filter(({ wrapper }) => !isStatic(wrapper))
+      .map(
+        ({ source }) => `@OnJobEvent on ${source}: Expected a singleton, got a provider in request or transient scope.`,
+      );
+  }
+
+  /** Other instances explore for themselves; a task of an instance that nobody has set up would be lost silently. */
+  private refuseUnknown(instance: string, where: string): string[] {
+    const known = this.instances();
+    if (known.includes(instance)) return [];
+    return [`${where}: Expected the name of an instance (${known.join(', ')}), got ${show(instance)}.`];
+  }
+
+  private instanceFaults(): string[] {
+    const { instance } = this.parts;
+    if (this.instances().filter((other) => other === instance).length < 2) return [];
+    return [
+      `Expected JobsModule.forRoot once for each name, got it more often for "${instance}". Import it in the root module.`,
+    ];
+  }
+
+  private instances(): string[] {
+    const modules = [...this.parts.modules.values()];
+    return modules.flatMap(({ providers }) => [...providers.keys()].flatMap((token) => instanceOf(token) ?? []));
   }
 }
 
 /**
- * A creator of our own: without the application's global enhancers, unless they are asked for, since a JWT guard would
- * refuse every job; and with pipes that leave the context argument alone.
+ * Where a provider's methods are. Factories and values tell only by their instance, which a factory may not have made
+ * yet.
  */
-function contextsFor(nest: ExternalContextCreator, globalEnhancers: boolean): ExternalContextCreator {
-  const { container } = nest as unknown as { container: object };
-  const scope: PropertyDescriptorMap = globalEnhancers ? {} : { applicationConfig: { value: new ApplicationConfig() } };
-  const contexts = ExternalContextCreator.fromContainer(Object.create(container, scope) as never);
-  const getParamValue = contexts.getParamValue.bind(contexts);
-  contexts.getParamValue = async (value: any, metadata: any, pipes: any) =>
-    (value as unknown) instanceof JobContext ? value : getParamValue(value, metadata, pipes);
-  return contexts;
+function prototypeOf({ isNotMetatype, metatype, instance }: InstanceWrapper): object | null {
+  const prototype: unknown = isNotMetatype ? instance && Object.getPrototypeOf(instance) : metatype?.prototype;
+  return typeof prototype === 'object' && prototype !== null && prototype !== Object.prototype ? prototype : null;
 }
 
-/** Tells Nest what the handler's parameters are: the payload, the context, and what parameter decorators say. */
-function describeArguments(type: Type, name: string): void {
-  const decorated = (Reflect.getMetadata(ROUTE_ARGS_METADATA, type, name) ?? {}) as Record<string, { index: number }>;
-  const taken = new Set(Object.values(decorated).map(({ index }) => index));
-  const ours = [`${BODY}:0`, `${OTHER}:1`].filter((_key, index) => !taken.has(index));
-  const plain = Object.fromEntries(
-    ours.map((key) => [key, { index: Number(key.split(':')[1]), data: undefined, pipes: [] }]),
-  );
-  Reflect.defineMetadata(TASK_ARGS_METADATA, { ...plain, ...decorated }, type, name);
-}
-
-const ENHANCERS = [GUARDS_METADATA, INTERCEPTORS_METADATA, EXCEPTION_FILTERS_METADATA, PIPES_METADATA];
-
-const isEnhanced = (type: Type, method: Method, name: string): boolean =>
-  ENHANCERS.some((key) => has(key, type, method)) || Reflect.hasMetadata(ROUTE_ARGS_METADATA, type, name);
-
-const has = (key: string, type: Type, method: Method): boolean =>
-  Reflect.hasMetadata(key, type) || Reflect.hasMetadata(key, method);
-
-const metadataOf = <T>(key: string, method: Method): T[] => (Reflect.getMetadata(key, method) ?? []) as T[];
-
-const isStatic = (wrapper: InstanceWrapper): boolean => wrapper.isDependencyTreeStatic() && !wrapper.isTransient;
-
-/** Where the provider's methods are; factories and values have only their instance to tell. */
-function prototypeOf(wrapper: InstanceWrapper): Host | null {
-  if (wrapper.isAlias) return null;
-  if (isStatic(wrapper)) {
-    const instance = wrapper.instance as unknown;
-    return typeof instance === 'object' && instance !== null ? (Object.getPrototypeOf(instance) as Host | null) : null;
+/** The decorations of a class and of those that it extends; a decoration that is repeated in a subclass counts once. */
+function decorationsOf<T>(key: string, prototype: object, identify: (decoration: T) => string): T[] {
+  const found = new Map<string, T>();
+  for (let level: object | null = prototype; level; level = Object.getPrototypeOf(level) as object | null) {
+    for (const decoration of (Reflect.getOwnMetadata(key, level) ?? []) as T[]) {
+      if (!found.has(identify(decoration))) found.set(identify(decoration), decoration);
+    }
   }
-  const { metatype } = wrapper;
-  return typeof metatype === 'function' && !wrapper.isNotMetatype ? ((metatype as Type).prototype as Host) : null;
+  return [...found.values()];
 }
 
-const resolved = (answer: unknown): unknown => (isObservable(answer) ? lastValueFrom(answer) : answer);
+const sourceOf = ({ host }: InstanceWrapper, prototype: object, method: string | symbol): string =>
+  `${prototype.constructor.name}.${String(method)}${host ? ` in ${host.name}` : ''}`;

@@ -1,75 +1,42 @@
 // The library without Nest: a manager, and pools from plain maps of handlers.
 import type { JobManagerOptions, WorkerOptions } from './interfaces/jobs-options.interface.js';
-import type { PayloadSchema, TaskOptions } from './interfaces/task.interface.js';
-import { NoConnectionError } from './jobs.errors.js';
-import {
-  resolveManagerOptions,
-  resolveWorkerOptions,
-  checkTaskOptions,
-  type ConnectionSettings,
-} from './jobs.options.js';
+import type { TaskOptions } from './interfaces/task.interface.js';
+import { openDatabase } from './jobs.connection.js';
+import { refuse, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
 import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
-import { TaskRegistry, type TaskHandler } from './manager/task.registry.js';
+import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
-import { Database } from './storage/database.js';
-import { JobsMigrator } from './storage/jobs.migrator.js';
 import { WorkerPool } from './worker/worker.pool.js';
+
+/** What managers made here know of tasks, so that pools made later can tell them. */
+const tasksOf = new WeakMap<JobManager, TaskRegistry>();
 
 /**
  * A `JobManager` outside Nest. Migrates the schema unless `migrate` is false; `close()` it when you are done.
  *
- * @throws InvalidOptionsError, NoConnectionError, DatabaseUnavailableError, SchemaOutdatedError, SchemaTooNewError
+ * @throws InvalidOptionsError, NoConnectionError, DatabaseUnavailableError, MissingPrivilegesError,
+ *   SchemaOutdatedError, SchemaTooNewError
  * @example
  * const jobs = await createJobManager({ connection: process.env.DATABASE_URL });
  */
 export async function createJobManager(options: JobManagerOptions): Promise<JobManager> {
-  const { manager: settings, ...connection } = resolveManagerOptions(options);
-  const database = await openDatabase(connection, settings.schema);
+  const { manager: settings, listenConnection, ...connection } = resolveManagerOptions(options);
+  const database = await openDatabase({ ...connection, listenConnection }, settings.schema);
+  const tasks = new TaskRegistry();
+  const jobs = new JobManager({ database, settings, tasks, validator: new PayloadValidator(), listenConnection });
+  tasksOf.set(jobs, tasks);
   try {
-    const jobs = new JobManager({
-      database,
-      settings,
-      tasks: new TaskRegistry(),
-      validator: new PayloadValidator(),
-      listenConnection: connection.listenConnection,
-    });
     await jobs.declareQueues();
     return jobs;
   } catch (error) {
-    await database.close();
+    await jobs.close();
     throw error;
   }
-}
-
-/** Connects and brings the schema up to date, or closes again what it has opened. */
-export async function openDatabase(settings: ConnectionSettings, schema: string): Promise<Database> {
-  const { connection, dataSource, preparedStatements, migrate, waitForDatabaseMs } = settings;
-  const database = dataSource
-    ? Database.fromDataSource(dataSource, { schema, preparedStatements })
-    : Database.fromConnection(connection ?? noConnection(), { schema, preparedStatements });
-  try {
-    await database.waitUntilReachable(waitForDatabaseMs);
-    const migrator = new JobsMigrator(database);
-    await (migrate ? migrator.migrate() : migrator.assertCurrent());
-    return database;
-  } catch (error) {
-    await database.close();
-    throw error;
-  }
-}
-
-function noConnection(): never {
-  throw new NoConnectionError(
-    'Expected a database, got none. Give JobsModule.forRoot (or createJobManager) `connection`: a PostgreSQL URL or a ' +
-      'pg pool configuration; or `dataSource`: an initialised TypeORM DataSource; or, in Nest, import ' +
-      'TypeOrmModule.forRoot, whose default DataSource is then shared.',
-  );
 }
 
 /** A handler alone, or with the options of its task. */
-export type PlainTask =
-  TaskHandler | ({ handler: TaskHandler; payload?: PayloadSchema } & Omit<TaskOptions, 'instance'>);
+export type PlainTask = TaskHandler | ({ handler: TaskHandler } & Omit<TaskOptions, 'instance'>);
 
 export interface WorkerPoolOptions {
   jobs: JobManager;
@@ -78,39 +45,36 @@ export interface WorkerPoolOptions {
   /** Default: events of its own. */
   events?: JobEvents;
   options?: WorkerOptions;
+  /** Jobs of tasks that are not in `tasks`: leave them to others, or fail them for good. Default 'leave'. */
+  unknownTasks?: 'leave' | 'exhaust';
   /** At least 10 characters. Default: made from host, process and chance. */
   workerId?: string;
 }
 
 /**
- * A worker pool outside Nest. It does not start by itself.
+ * A worker pool outside Nest. It does not start by itself. Its manager, if `createJobManager` made it, takes the tasks'
+ * defaults and payload schemas for `addJob` from now on.
  *
  * @throws InvalidOptionsError
  * @example
  * const pool = createWorkerPool({ jobs, tasks: { 'send-email': async (mail, ctx) => send(mail, ctx.signal) } });
  * await pool.start();
  */
-export function createWorkerPool({
-  jobs,
-  tasks,
-  events = new JobEvents(),
-  options = {},
-  workerId,
-}: WorkerPoolOptions): WorkerPool {
+export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
+  const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId } = parts;
+  const settings = resolveWorkerOptions(options, unknownTasks);
+  const definitions = Object.entries(tasks).map(([task, plain]) => definitionOf(task, plain));
+  refuse(definitions.flatMap(({ task, source, options: given }) => taskFaults(task, given, source)));
   const registry = new TaskRegistry();
-  for (const [task, plain] of Object.entries(tasks)) addPlainTask(registry, task, plain);
-  return new WorkerPool({
-    jobs,
-    tasks: registry,
-    events,
-    validator: new PayloadValidator(),
-    options: resolveWorkerOptions(options),
-    ...(workerId !== undefined && { workerId }),
-  });
+  for (const definition of definitions) {
+    registry.add(definition);
+    tasksOf.get(jobs)?.replace(definition);
+  }
+  const validator = new PayloadValidator();
+  return new WorkerPool({ jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) });
 }
 
-function addPlainTask(registry: TaskRegistry, task: string, plain: PlainTask): void {
+function definitionOf(task: string, plain: PlainTask): TaskDefinition {
   const { handler, ...options } = typeof plain === 'function' ? { handler: plain } : plain;
-  checkTaskOptions(task, options);
-  registry.add({ task, options, schema: options.payload ?? null, handler, source: `tasks["${task}"]` });
+  return { task, options, schema: (options as TaskOptions).payload ?? null, handler, source: `tasks["${task}"]` };
 }

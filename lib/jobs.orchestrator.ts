@@ -1,46 +1,85 @@
-// When things start and stop. Pools live in a module that only the root imports: Nest starts it nearly last and
-// destroys it nearly first, so handlers find every provider alive while they drain.
-import { Logger, type OnApplicationBootstrap, type OnApplicationShutdown, type OnModuleDestroy } from '@nestjs/common';
+// When things start and stop. The manager is ready before anybody can inject it and goes last; the pool starts when the
+// whole application has, and drains while all of it is still there.
+import {
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+  type OnModuleDestroy,
+  type OnModuleInit,
+  type Type,
+} from '@nestjs/common';
+import type { ModulesContainer } from '@nestjs/core';
+import type { JobsExplorer } from './jobs.explorer.js';
+import type { MaintenanceDuties } from './maintenance/maintenance.duties.js';
 import type { JobManager } from './manager/job.manager.js';
 import type { WorkerPool } from './worker/worker.pool.js';
 
+/** Applications enable the hooks after they were created, some after a while. */
 const HOOKS_CHECK_MS = 10_000;
+const NO_HOOKS =
+  'Nobody listens for SIGTERM, so a deploy kills running jobs instead of waiting for them. Call ' +
+  'app.enableShutdownHooks() before the application starts to listen.';
 
-/** Starts the pool when the application is up, drains it when the application goes down. */
+/** Lives in the core, which Nest starts early and destroys late. */
+export class ManagerOrchestrator implements OnModuleInit, OnApplicationShutdown {
+  constructor(
+    private readonly explorer: JobsExplorer,
+    private readonly jobs: JobManager,
+    private readonly duties: MaintenanceDuties | null,
+  ) {}
+
+  async onModuleInit(): Promise<void> {
+    try {
+      this.explorer.exploreInstances();
+    } catch (error) {
+      await this.onApplicationShutdown();
+      throw error;
+    }
+  }
+
+  async onApplicationShutdown(): Promise<void> {
+    await this.duties?.stop();
+    await this.jobs.close();
+  }
+}
+
+/** Lives in the module that applications import. */
 export class PoolOrchestrator implements OnApplicationBootstrap, OnModuleDestroy {
   private readonly logger = new Logger('JobsModule');
-  private check: NodeJS.Timeout | null = null;
+  private hooksCheck: NodeJS.Timeout | null = null;
 
   constructor(
+    private readonly manager: ManagerOrchestrator,
     private readonly pool: WorkerPool | null,
     private readonly autoStart: boolean,
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
     if (!this.pool || !this.autoStart) return;
-    await this.pool.start();
-    // Later, because applications enable the hooks after they were created.
-    this.check = setTimeout(() => this.warnWithoutHooks(), HOOKS_CHECK_MS).unref();
+    try {
+      await this.pool.start();
+    } catch (error) {
+      await this.manager.onApplicationShutdown();
+      throw error;
+    }
+    this.hooksCheck = setTimeout(() => this.warnWithoutHooks(), HOOKS_CHECK_MS).unref();
   }
 
   async onModuleDestroy(): Promise<void> {
-    if (this.check) clearTimeout(this.check);
+    if (this.hooksCheck) clearTimeout(this.hooksCheck);
     await this.pool?.stop();
   }
 
   private warnWithoutHooks(): void {
-    if (process.listenerCount('SIGTERM') > 0) return;
-    this.logger.warn(
-      'Nobody listens for SIGTERM: a deploy would kill running jobs. Call app.enableShutdownHooks() at start.',
-    );
+    if (process.listenerCount('SIGTERM') === 0) this.logger.warn(NO_HOOKS);
   }
 }
 
-/** Closes the database last of all: until then `addJob` works. */
-export class ManagerOrchestrator implements OnApplicationShutdown {
-  constructor(private readonly jobs: JobManager) {}
-
-  async onApplicationShutdown(): Promise<void> {
-    await this.jobs.close();
-  }
+/**
+ * Makes Nest call the hooks of these modules last at start and first at the end, wherever they are imported. Nest goes
+ * by a module's distance from the root, which is 1: without this, a provider of the root module that closes itself in
+ * `onModuleDestroy` would be gone while handlers that need it drain.
+ */
+export function startLast(modules: ModulesContainer, type: Type): void {
+  for (const module of modules.values()) if (module.metatype === type) module.distance = 0;
 }

@@ -35,7 +35,7 @@ export async function runCell(server, cell) {
       await claimOnly(pairs[0][0], named, running);
     }
     if (snapshot) await holdSnapshot(await connect());
-    const adds = batches(shape, makeJobs(jobs, bytes));
+    const adds = batches(shape, makeJobs(jobs, bytes, cell.text));
 
     await admin.query('checkpoint');
     const add = await measure(admin, pids, async () => {
@@ -51,7 +51,7 @@ export async function runCell(server, cell) {
     return { add, work, liveBytes: await sizeOf(admin, shape.live), keptBytes: await sizeOf(admin, shape.kept) };
   } finally {
     for (const client of open.slice(1)) await client.end();
-    await admin.query('drop schema shape cascade');
+    await admin.query('drop schema if exists shape cascade');
     await admin.end();
   }
 }
@@ -70,7 +70,7 @@ export async function planCell(server, { shape, unpinned, analysedEmpty }) {
       settle: await explain(shape.settle),
     };
   } finally {
-    await client.query('drop schema shape cascade');
+    await client.query('drop schema if exists shape cascade');
     await client.end();
   }
 }

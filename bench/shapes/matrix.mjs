@@ -1,5 +1,6 @@
 // What is compared with what: shapes, loads and side lines.
 import { inFunctions } from './functions.mjs';
+import { wordyText } from './jobs.mjs';
 import { live } from './live.shape.mjs';
 import { readyLeased } from './ready-leased.shape.mjs';
 import { wide } from './wide.shape.mjs';
@@ -16,7 +17,7 @@ const shapes = {
 
 const small = { load: '100 B', bytes: 100, jobs: 100_000 };
 const medium = { load: '2 KB', bytes: 2_000, jobs: 40_000 };
-const large = { load: '20 KB', bytes: 20_000, jobs: 6_000 };
+const large = { load: '20 KB', bytes: 20_000, jobs: 5_000 };
 
 /** Every shape under every load, without and with an old snapshot. */
 export const mainCells = [small, medium, large].flatMap((load) =>
@@ -29,7 +30,6 @@ export const mainCells = [small, medium, large].flatMap((load) =>
 const some = { ...small, jobs: 60_000 };
 
 const fillfactors = [
-  { ...some, name: 'C1 ff100', shape: shapes.C1 },
   { ...some, name: 'C1 ff50', shape: live({ fillfactor: 50 }) },
   ...[100, 70, 50, 45, 40].map((fillfactor) => ({
     ...some,
@@ -38,7 +38,7 @@ const fillfactors = [
   })),
 ];
 
-const payloadTypes = [some, medium, large].flatMap((load) => [
+const payloadTypes = [some, medium].flatMap((load) => [
   { ...load, name: 'C1H json', shape: shapes.C1H },
   { ...load, name: 'C1H jsonb', shape: live({ ...hot, json: 'jsonb' }) },
 ]);
@@ -46,6 +46,17 @@ const payloadTypes = [some, medium, large].flatMap((load) => [
 // The longest payload that stays in the row: an update of a wide row writes it again.
 const inline = { load: '1.8 KB', bytes: 1_800, jobs: 40_000 };
 const inlinePayloads = ['B', 'C1H'].map((name) => ({ ...inline, name, shape: shapes[name] }));
+
+// Up to 8 KB a body stays in its row, uncompressed; by default it is compressed and moved out from 2 KB on.
+const inRow = { ...shapes.C1H, ddl: `${shapes.C1H.ddl} alter table job_bodies set (toast_tuple_target = 8160);` };
+const bodyStorage = [
+  { ...medium, jobs: 20_000 },
+  { load: '2 KB of words', bytes: 2_000, jobs: 20_000, text: wordyText },
+  { load: '6 KB of words', bytes: 6_000, jobs: 8_000, text: wordyText },
+].flatMap((load) => [
+  { ...load, name: 'C1H', shape: shapes.C1H },
+  { ...load, name: 'C1H toast_tuple_target 8160', shape: inRow },
+]);
 
 const historyIndexes = [
   { ...some, name: 'C1H btree (job_id)', shape: shapes.C1H },
@@ -79,6 +90,7 @@ export const sideCells = {
   Fillfactor: fillfactors,
   'Payload type': payloadTypes,
   'Longest payload in the row': inlinePayloads,
+  'Where the body is stored': bodyStorage,
   'Index of the history': historyIndexes,
   'Old snapshot, no cursor': cursors,
   '5,000 older jobs running, no cursor': running,

@@ -31,7 +31,9 @@ type HandlerDecorator<H> = <M extends H>(
   descriptor: TypedPropertyDescriptor<M>,
 ) => void;
 
-type HandlerOf<T extends string> = T extends keyof TaskPayloads ? Handler<TaskPayloads[T]> : (...args: any[]) => unknown;
+type HandlerOf<T extends string> = T extends keyof TaskPayloads
+  ? Handler<TaskPayloads[T]>
+  : (...args: any[]) => unknown;
 
 /**
  * Makes a method of a provider or controller the handler of a task. Its first parameter is the payload, its second one
@@ -83,7 +85,10 @@ export function defineTask(task: string, payload?: PayloadSchema): TaskToken {
 
 /** Which parameters of a method carry decorators of their own, such as those of `createParamDecorator`. */
 export function decoratedParameters(type: object, method: string | symbol): Set<number> {
-  const parameters = (Reflect.getMetadata(ROUTE_ARGS_METADATA, type, method) ?? {}) as Record<string, { index: number }>;
+  const parameters = (Reflect.getMetadata(ROUTE_ARGS_METADATA, type, method) ?? {}) as Record<
+    string,
+    { index: number }
+  >;
   return new Set(Object.values(parameters).map(({ index }) => index));
 }
 

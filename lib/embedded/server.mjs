@@ -25,6 +25,7 @@ export const HOST = '127.0.0.1';
 const START_TIMEOUT_MS = 120_000;
 const FAST_STOP_MS = 10_000;
 const PORT_RELEASE_MS = 2_000;
+const ORPHANS_MS = 5_000;
 const POLL_MS = 10;
 const LOG_CHARS = 16_384;
 const FREE_PORT_TRIES = 5;
@@ -81,14 +82,18 @@ const portTaken = (port, reason) =>
  * @returns {Promise<{ server: Server, port: number }>}
  */
 export async function startServer(cluster, port) {
+  const startedAt = Date.now();
   for (let attempt = 1; ; attempt += 1) {
     const chosen = port || (await bind(0));
     try {
       return { server: await launch(cluster, chosen), port: chosen };
     } catch (error) {
-      // Somebody took the free port in between.
-      const again = port === 0 && error instanceof Refusal && error.reason === 'PORT_TAKEN';
-      if (!again || attempt === FREE_PORT_TRIES) throw error;
+      // Somebody took the free port in between; or children of a server that was killed are about to end.
+      const retake =
+        port === 0 && attempt < FREE_PORT_TRIES && error instanceof Refusal && error.reason === 'PORT_TAKEN';
+      const orphans = /shared memory block/.test(messageOf(error)) && Date.now() - startedAt < ORPHANS_MS;
+      if (!retake && !orphans) throw error;
+      await sleep(POLL_MS, undefined, { signal: cluster.signal });
     }
   }
 }

@@ -399,7 +399,7 @@ export class JobManager {
 
   /** Starts the next window of every limit whose window has passed. Returns how many. Claims do so by themselves. */
   async refillRateLimits(): Promise<number> {
-    const [row] = await this.database.run(limits.refillRateLimits, []);
+    const [row] = await this.database.run(limits.refillRateLimits, [this.database.channel]);
     return row?.refilled ?? 0;
   }
 
@@ -518,6 +518,16 @@ export class JobManager {
     return { ...result, more: true, cursor: result.cursor.filter(({ slotOnly }) => !slotOnly) };
   }
 
+  /**
+   * Refills due rate limits and fills free places. Returns how many waiting jobs may be claimed now, and in how many ms
+   * the next window begins that somebody waits for.
+   */
+  async letWaitingIn(): Promise<{ promoted: number; retryInMs: number | null }> {
+    const [row] = await this.database.run(limits.refillRateLimits, [this.database.channel]);
+    const promoted = (row?.promoted ?? 0) + (await this.promoteStalled());
+    return { promoted, retryInMs: row?.retry_in_ms ?? null };
+  }
+
   /** Settles attempts of any outcome in at most two statements; answers in the order of the requests. */
   async settle(workerId: string, requests: SettleRequest[], byHand = false): Promise<SettleResult[]> {
     const batch = { workerId, requests, byHand, wait: false };
@@ -590,15 +600,9 @@ export class JobManager {
       jobs.push(...found.jobs);
       cursor = found.more ? found.cursor : [];
       // Short: perhaps windows have passed, or places became free, that nobody has used yet.
-      if (!found.more && (round++, (await this.letWaitingIn()) === 0)) break;
+      if (!found.more && (round++, (await this.letWaitingIn()).promoted === 0)) break;
     }
     return jobs;
-  }
-
-  /** Refills due rate limits and fills free places. Returns how many waiting jobs may be claimed now. */
-  private async letWaitingIn(): Promise<number> {
-    const [row] = await this.database.run(limits.refillRateLimits, []);
-    return (row?.promoted ?? 0) + (await this.promoteStalled());
   }
 
   private async promoteStalled(): Promise<number> {

@@ -111,8 +111,12 @@ async function loadPackages(type?: DtoClass): Promise<ClassPackages> {
       import('class-transformer'),
       import('class-validator'),
     ]);
-    const hasConstraints = (dto: DtoClass): boolean =>
-      getMetadataStorage().getTargetValidationMetadatas(dto, dto.name, false, false).length > 0;
+    const known = new WeakMap<DtoClass, boolean>();
+    const hasConstraints = (dto: DtoClass): boolean => {
+      if (!known.has(dto))
+        known.set(dto, getMetadataStorage().getTargetValidationMetadatas(dto, '', true, false).length > 0);
+      return known.get(dto)!;
+    };
     return { plainToInstance, validate, hasConstraints };
   } catch (cause) {
     throw new MissingPackageError(PACKAGES, `Checking payloads by the class ${type?.name ?? ''}`, { cause });

@@ -16,15 +16,20 @@ export function retryDelayMs(
   settings: RetrySettings,
   policy?: RetryOptions | RetryFunction,
 ): number | false {
-  if (typeof policy === 'function') return delayOf(policy(attempt, error), attempt, settings);
+  if (typeof policy === 'function') return byFunction(policy, attempt, error, settings);
   const { baseDelayMs, multiplier, maxDelayMs, jitter } = { ...settings, ...policy };
   const delay = baseDelayMs * multiplier ** (attempt - 1);
   return Math.min(maxDelayMs, delay * (1 + Math.random() * jitter));
 }
 
-/** What a user's function answered, or the default where that is no delay at all. */
-function delayOf(answer: unknown, attempt: number, settings: RetrySettings): number | false {
-  if (answer === false) return false;
-  if (typeof answer === 'number' && answer >= 0) return Math.min(answer, FOREVER_MS);
-  return retryDelayMs(attempt, undefined, settings);
+/** What a user's function answers, or the default where it fails or answers no delay at all. */
+function byFunction(policy: RetryFunction, attempt: number, error: unknown, settings: RetrySettings): number | false {
+  try {
+    const answer: unknown = policy(attempt, error);
+    if (answer === false) return false;
+    if (typeof answer === 'number' && answer >= 0) return Math.min(answer, FOREVER_MS);
+  } catch {
+    // A policy that throws must not lose the outcome it was asked about.
+  }
+  return retryDelayMs(attempt, error, settings);
 }

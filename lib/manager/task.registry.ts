@@ -26,6 +26,12 @@ export class TaskRegistry {
     this.known.push(definition.task);
   }
 
+  /** Adds the task, or describes it anew: pools that share a manager may handle the same tasks. */
+  replace(definition: TaskDefinition): void {
+    if (!this.definitions.has(definition.task)) this.known.push(definition.task);
+    this.definitions.set(definition.task, definition);
+  }
+
   get(task: string): TaskDefinition | undefined {
     return this.definitions.get(task);
   }

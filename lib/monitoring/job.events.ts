@@ -20,6 +20,26 @@ export interface JobEventFields {
 
 export type JobEventType = keyof JobEventFields;
 
+const EVENT_TYPES: Record<JobEventType, true> = {
+  'pool.start': true,
+  'pool.stop': true,
+  'job.started': true,
+  'job.completed': true,
+  'job.failed': true,
+  'job.exhausted': true,
+  'job.partial-success': true,
+  'job.snoozed': true,
+  'job.cancelled': true,
+  'job.timeout': true,
+  'job.lost': true,
+  'job.settled': true,
+  'cron.fired': true,
+  'worker.error': true,
+};
+
+/** All types, for checks at run time. */
+export const JOB_EVENT_TYPES = Object.keys(EVENT_TYPES) as JobEventType[];
+
 /** What every event carries, with the fields of its type. `workerId` is null for events of no pool. */
 export type JobEvent<T extends JobEventType = JobEventType> = {
   [K in T]: { type: K; at: Date; workerId: string | null } & JobEventFields[K];

@@ -5,35 +5,76 @@ import type { JobEvents } from './job.events.js';
 export interface LogSink {
   error(message: string, stack?: string): void;
   warn(message: string): void;
+  log(message: string): void;
   debug(message: string): void;
 }
 
-/** Writes what operators want to know to the log; retries only at the debug level. */
-export function logJobEvents(events: JobEvents, log: LogSink): void {
-  events.on('job.exhausted', ({ job, error }) => {
-    log.warn(
-      `${job.task} ${job.id} failed for good after ${job.attempts} of ${job.maxAttempts} attempts: ${messageOf(error)}`,
-    );
-  });
-  events.on('job.failed', ({ job, error, retryAt }) => {
-    if (retryAt)
-      log.debug(
-        `${job.task} ${job.id} failed (attempt ${job.attempts}), again at ${retryAt.toISOString()}: ${messageOf(error)}`,
-      );
-  });
-  events.on('job.timeout', ({ job, timeoutMs }) => log.warn(`${job.task} ${job.id} ran longer than ${timeoutMs} ms`));
-  events.on('job.lost', ({ job }) => {
-    log.warn(`${job.task} ${job.id} was taken away from this worker while it ran; its outcome was not recorded`);
-  });
-  events.on('worker.error', ({ error, context }) => {
-    log.error(`${context}: ${messageOf(error)}`, error instanceof Error ? error.stack : undefined);
-  });
-}
+/** An error that keeps coming back (the database is away) is logged once in so long. */
+const REPEAT_ERROR_MS = 60_000;
 
-function messageOf(error: unknown): string {
-  try {
-    return error instanceof Error ? error.message : String(error);
-  } catch {
-    return 'unknown error';
+/** Tells people what they should know: warnings for jobs that failed for good, retries only at the debug level. */
+export class JobLogger {
+  private readonly lastErrors = new Map<string, { at: number; hidden: number }>();
+
+  constructor(private readonly sink: LogSink) {}
+
+  subscribe(events: JobEvents): void {
+    const { sink } = this;
+    events.on('pool.start', ({ workerId, concurrency }) =>
+      sink.log(`Worker ${workerId} started, ${concurrency} slots`),
+    );
+    events.on('pool.stop', ({ workerId, forced }) =>
+      sink.log(`Worker ${workerId} stopped${forced ? ' by force' : ''}`),
+    );
+    events.on('job.failed', ({ job, error, retryAt }) => {
+      const next = retryAt ? `runs again at ${retryAt.toISOString()}` : 'does not run again';
+      sink.debug(
+        `${nameOf(job)} failed in attempt ${job.attempts} of ${job.maxAttempts} and ${next}: ${describe(error)}`,
+      );
+    });
+    events.on('job.exhausted', ({ job, error }) => {
+      sink.warn(`${nameOf(job)} is exhausted after ${job.attempts} of ${job.maxAttempts} attempts: ${describe(error)}`);
+    });
+    events.on('job.timeout', ({ job, timeoutMs }) => sink.debug(`${nameOf(job)} ran longer than ${timeoutMs} ms`));
+    events.on('job.lost', ({ job, workerId }) => {
+      sink.warn(`${nameOf(job)} was taken away from worker ${workerId} while it ran; its outcome was not recorded`);
+    });
+    events.on('worker.error', ({ error, context }) => this.logError(context, error));
+  }
+
+  private logError(context: string, error: unknown): void {
+    const message = `Worker error (${context}): ${describe(error)}`;
+    const last = this.lastErrors.get(message);
+    if (last && Date.now() - last.at < REPEAT_ERROR_MS) {
+      last.hidden++;
+      return;
+    }
+    this.forgetOld();
+    this.lastErrors.set(message, { at: Date.now(), hidden: 0 });
+    const again = last?.hidden ? ` (and ${last.hidden} times more since it was logged last)` : '';
+    this.sink.error(
+      `${message}${again}`,
+      error instanceof Error && error.stack ? withoutSecrets(error.stack) : undefined,
+    );
+  }
+
+  private forgetOld(): void {
+    for (const [message, { at }] of this.lastErrors) {
+      if (Date.now() - at > REPEAT_ERROR_MS) this.lastErrors.delete(message);
+    }
   }
 }
+
+const nameOf = ({ task, id }: { task: string; id: string }): string => `Job ${id} of task "${task}"`;
+
+/** The message of whatever was thrown, hostile getters included. */
+function describe(error: unknown): string {
+  try {
+    return withoutSecrets(error instanceof Error ? error.message : String(error));
+  } catch {
+    return 'an error that cannot be described';
+  }
+}
+
+/** Some drivers put the URL that they were given into their messages. */
+const withoutSecrets = (text: string): string => text.replace(/\b([a-z][a-z0-9+.-]*:\/\/)[^\s@/]*@/gi, '$1***@');

@@ -47,9 +47,9 @@ export class JobBuffer {
   }
 
   /** The first job that may start. */
-  take(canStart?: (job: ClaimedJob) => boolean): ClaimedJob | null {
-    if (!canStart) return this.entries.shift()?.job ?? null;
-    const index = this.entries.findIndex(({ job }) => canStart(job));
+  take(admit?: (job: ClaimedJob) => boolean): ClaimedJob | null {
+    if (!admit) return this.entries.shift()?.job ?? null;
+    const index = this.entries.findIndex(({ job }) => admit(job));
     return index < 0 ? null : this.entries.splice(index, 1)[0]!.job;
   }
 

@@ -33,8 +33,11 @@ export interface JobQueueOptions {
   forbiddenFlags?: string[] | null;
   /** How long a claim holds; `null`: as long as the worker's heartbeat. Default: the manager's `lockTimeoutMs`. */
   leaseMs?: number | null;
-  /** Whether a job may start now; others are passed over and keep their turn. Default: always. */
-  canStart?: (job: ClaimedJob) => boolean;
+  /**
+   * Asked for a place before a job is handed out; `false`: it may not start now, is passed over and keeps its turn.
+   * Default: always.
+   */
+  admit?: (job: ClaimedJob) => boolean;
   onError?: (error: unknown, context: string) => void;
 }
 
@@ -182,7 +185,7 @@ export class JobQueue {
       const result = await this.options.jobs.claim(request);
       this.failures = 0;
       this.scan.learn(result, performance.now() - startedAt, request.limit);
-      this.retryAt = result.retryInMs === null ? this.retryAt : Math.min(this.retryAt, startedAt + result.retryInMs);
+      this.retryAfter(result.retryInMs);
       this.accept(result.jobs, result.more);
       return this.pauseAfter(result.jobs.length, result.more);
     } catch (error) {
@@ -242,9 +245,14 @@ export class JobQueue {
 
   /** A rate limit's next window has begun: its waiting jobs come back to the start of what claims read. */
   private async letWaitingIn(): Promise<void> {
+    const { retryInMs } = await this.options.jobs.letWaitingIn();
     this.retryAt = Infinity;
-    await this.options.jobs.refillRateLimits();
+    this.retryAfter(retryInMs);
     this.scan.restartSlotLane();
+  }
+
+  private retryAfter(ms: number | null): void {
+    if (ms !== null) this.retryAt = Math.min(this.retryAt, performance.now() + Math.max(1, ms));
   }
 
   private sleep(ms: number): Promise<void> {
@@ -264,7 +272,7 @@ export class JobQueue {
   }
 
   private next(): ClaimedJob | null {
-    const job = this.buffer.take(this.options.canStart);
+    const job = this.buffer.take(this.options.admit);
     if (!job) return null;
     this.counters.dispatched++;
     if (this.state === 'running' && this.wantsMore()) this.wake();

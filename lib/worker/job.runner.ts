@@ -18,6 +18,7 @@ export interface JobRunnerParts {
   events: JobEvents;
   options: WorkerSettings;
   workerId: string;
+  onError: (error: unknown, context: string) => void;
 }
 
 export class JobRunner {
@@ -58,26 +59,29 @@ export class JobRunner {
   }
 
   private async attempt(job: ClaimedJob, definition: TaskDefinition, context: JobContext): Promise<Outcome> {
+    const checked = await this.check(definition, job);
+    if ('error' in checked) return { kind: 'permanent', error: checked.error };
     const delayOf: DelayOf = (error) => this.parts.jobs.retryDelayMs(job, error, definition.options.retry);
     try {
-      const payload = definition.schema ? await this.validated(definition, job) : job.payload;
-      const returned = await this.withinTime(job, definition, context, payload);
+      const returned = await this.withinTime(job, definition, context, checked.payload);
       const { outcome, problem } = readReturned(returned, delayOf);
-      if (problem) this.report(problem, `task ${job.task}, job ${job.id}`);
+      if (problem) this.parts.onError(problem, `task ${job.task}, job ${job.id}`);
       return outcome;
     } catch (error) {
-      if (error instanceof InvalidPayload) return { kind: 'permanent', error: error.cause };
       if (context.abortReason instanceof ShutdownError) return { kind: 'released' };
       return readThrown(error, delayOf);
     }
   }
 
   /** What was stored before a release may not satisfy the schema after it; repeating would not mend that. */
-  private async validated({ task, schema }: TaskDefinition, job: ClaimedJob): Promise<unknown> {
+  private async check(
+    { task, schema }: TaskDefinition,
+    job: ClaimedJob,
+  ): Promise<{ payload: unknown } | { error: unknown }> {
     try {
-      return await this.parts.validator.validate(task, schema!, job.payload);
-    } catch (cause) {
-      throw new InvalidPayload(cause);
+      return { payload: schema ? await this.parts.validator.validate(task, schema, job.payload) : job.payload };
+    } catch (error) {
+      return { error };
     }
   }
 
@@ -103,10 +107,6 @@ export class JobRunner {
       );
     });
   }
-
-  private report(error: unknown, context: string): void {
-    this.parts.events.emit('worker.error', this.parts.workerId, { error, context });
-  }
 }
 
 /** `async`: a handler that throws at once rejects like any other. */
@@ -118,9 +118,3 @@ const unknownTask = (task: string): UnknownTaskError =>
     `Expected a handler for task "${task}" in this process, got none. Register one with @Task("${task}"), or set ` +
       "unknownTasks to 'leave'.",
   );
-
-class InvalidPayload extends Error {
-  constructor(override readonly cause: unknown) {
-    super('invalid payload');
-  }
-}

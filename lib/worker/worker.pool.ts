@@ -68,7 +68,7 @@ export class WorkerPool {
     // Asked late: Nest finds handlers only after it has made this pool.
     const taskIdentifiers = (): string[] | null =>
       options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
-    const canStart = (job: ClaimedJob): boolean => this.hasPlaceFor(job);
+    const admit = (job: ClaimedJob): boolean => this.takePlace(job);
     this.queue = new JobQueue({
       ...options,
       jobs,
@@ -77,9 +77,9 @@ export class WorkerPool {
       taskIdentifiers,
       leaseMs: null,
       onError,
-      canStart,
+      admit,
     });
-    this.runner = new JobRunner({ ...parts, workerId });
+    this.runner = new JobRunner({ ...parts, workerId, onError });
     this.batcher = new OutcomeBatcher(jobs, events, workerId, (result) => this.count(result));
     this.keeper = new LeaseKeeper({
       jobs,
@@ -193,17 +193,12 @@ export class WorkerPool {
   }
 
   private async runOne(job: ClaimedJob): Promise<void> {
-    this.enter(job);
+    this.active.add(job);
     this.parts.events.emit('job.started', this.workerId, { job });
     const startedAt = performance.now();
     const outcome = await this.runner.run(job);
     this.leave(job);
     this.batcher.add({ job, outcome, executionTimeMs: performance.now() - startedAt });
-  }
-
-  private enter(job: ClaimedJob): void {
-    this.active.add(job);
-    if (this.limitOf(job) !== null) this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 0) + 1);
   }
 
   private leave(job: ClaimedJob): void {
@@ -213,9 +208,14 @@ export class WorkerPool {
     this.queue.serve();
   }
 
-  private hasPlaceFor(job: ClaimedJob): boolean {
+  /** Within the task's own concurrency. Taken here, given back by `leave`: several jobs may be handed out in a row. */
+  private takePlace(job: ClaimedJob): boolean {
     const limit = this.limitOf(job);
-    return limit === null || (this.runningOfTask.get(job.task) ?? 0) < limit;
+    if (limit === null) return true;
+    const running = this.runningOfTask.get(job.task) ?? 0;
+    if (running >= limit) return false;
+    this.runningOfTask.set(job.task, running + 1);
+    return true;
   }
 
   private limitOf(job: ClaimedJob): number | null {

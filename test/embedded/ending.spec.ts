@@ -24,11 +24,10 @@ afterAll(async () => {
   removeLibrary();
 });
 
-const nothingIsLeft = (): Promise<unknown> =>
-  eventually(() => {
-    expect(workspace.leftovers()).toEqual([]);
-    return true;
-  });
+async function nothingIsLeft(): Promise<void> {
+  await eventually(() => workspace.leftovers().length === 0).catch(() => undefined);
+  expect(workspace.leftovers()).toEqual([]);
+}
 
 const initdbIsAtWork = (): boolean => {
   const [temporary] = fs.readdirSync(workspace.tmp);
@@ -84,7 +83,7 @@ describe('nothing is left of the server when the program', () => {
     const program = workspace.launch('wait');
     await eventually(initdbIsAtWork);
     program.child.kill('SIGKILL');
-    await program.exited;
+    expect(await program.exited).toMatchObject({ signal: 'SIGKILL' });
     await nothingIsLeft();
   });
 });

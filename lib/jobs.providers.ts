@@ -1,0 +1,145 @@
+// How the parts of an instance are made, and from which others.
+import { Logger, type Provider } from '@nestjs/common';
+import { DiscoveryService, ExternalContextCreator, ModulesContainer } from '@nestjs/core';
+import type { JobsModuleOptions } from './interfaces/jobs-options.interface.js';
+import { openDatabase, withApplicationDataSource } from './jobs.connection.js';
+import { getJobsToken, getOptionsToken } from './jobs.constants.js';
+import { JobsExplorer } from './jobs.explorer.js';
+import { HandlerBinder } from './jobs.handlers.js';
+import { refuse, resolveOptions, type ResolvedOptions } from './jobs.options.js';
+import { ManagerOrchestrator } from './jobs.orchestrator.js';
+import { MaintenanceDuties } from './maintenance/maintenance.duties.js';
+import { JobManager } from './manager/job.manager.js';
+import { PayloadValidator } from './manager/payload.validator.js';
+import { TaskRegistry } from './manager/task.registry.js';
+import { JobEvents } from './monitoring/job.events.js';
+import { JobLogger } from './monitoring/job.logger.js';
+import { JobQueue } from './worker/job.queue.js';
+import { WorkerPool } from './worker/worker.pool.js';
+
+/** The tokens of an instance's parts. */
+export const tokensOf = (name: string) => ({
+  options: getOptionsToken(name),
+  validator: getJobsToken(PayloadValidator, name),
+  events: getJobsToken(JobEvents, name),
+  explorer: getJobsToken(JobsExplorer, name),
+  tasks: getJobsToken(TaskRegistry, name),
+  jobs: getJobsToken(JobManager, name),
+  pool: getJobsToken(WorkerPool, name),
+  queue: getJobsToken(JobQueue, name),
+  duties: getJobsToken(MaintenanceDuties, name),
+  schedule: `millrace:${name}:schedule`,
+  orchestrator: getJobsToken(ManagerOrchestrator, name),
+});
+
+/** In the order in which they are needed: nothing is connected before options and tasks are known to be right. */
+export function coreProviders(name: string): Provider[] {
+  const tokens = tokensOf(name);
+  return [
+    { provide: tokens.validator, useClass: PayloadValidator },
+    { provide: tokens.events, useFactory: makeEvents },
+    {
+      provide: tokens.explorer,
+      inject: [
+        tokens.options,
+        tokens.validator,
+        tokens.events,
+        DiscoveryService,
+        ModulesContainer,
+        ExternalContextCreator,
+      ],
+      useFactory: makeExplorer,
+    },
+    { provide: tokens.tasks, inject: [tokens.explorer], useFactory: (explorer: JobsExplorer) => explorer.explore() },
+    {
+      provide: tokens.jobs,
+      inject: [tokens.options, tokens.tasks, tokens.validator, ModulesContainer],
+      useFactory: makeManager,
+    },
+    {
+      provide: tokens.pool,
+      inject: [tokens.options, tokens.jobs, tokens.tasks, tokens.validator, tokens.events],
+      useFactory: makePool,
+    },
+    { provide: tokens.queue, inject: [tokens.pool], useFactory: (pool: WorkerPool | null) => pool && pool.queue },
+    { provide: tokens.duties, inject: [tokens.options, tokens.jobs, tokens.events], useFactory: makeDuties },
+    {
+      provide: tokens.schedule,
+      inject: [tokens.options],
+      useFactory: ({ maintenance }: ResolvedOptions) => maintenance,
+    },
+    {
+      provide: tokens.orchestrator,
+      inject: [tokens.explorer, tokens.jobs, tokens.duties],
+      useFactory: (explorer: JobsExplorer, jobs: JobManager, duties: MaintenanceDuties | null) =>
+        new ManagerOrchestrator(explorer, jobs, duties),
+    },
+  ];
+}
+
+/** Options that a factory returns after the module has been laid out cannot change its layout any more. */
+export function readOptions(options: JobsModuleOptions, name: string, isGlobal: boolean): ResolvedOptions {
+  const layout = { name, isGlobal };
+  const late = (['name', 'isGlobal'] as const).filter(
+    (option) => options?.[option] !== undefined && options[option] !== layout[option],
+  );
+  refuse(late.map((option) => `Expected ${option} beside useFactory in forRootAsync, got it among the options.`));
+  return resolveOptions(options && { ...options, name });
+}
+
+function makeEvents(): JobEvents {
+  const events = new JobEvents();
+  new JobLogger(new Logger('JobsModule')).subscribe(events);
+  return events;
+}
+
+async function makeExplorer(
+  { name, globalEnhancers }: ResolvedOptions,
+  validator: PayloadValidator,
+  events: JobEvents,
+  discovery: DiscoveryService,
+  modules: ModulesContainer,
+  creator: ExternalContextCreator,
+): Promise<JobsExplorer> {
+  const binder = new HandlerBinder(creator, globalEnhancers);
+  const checkClasses = await validator.supportsClasses();
+  return new JobsExplorer({
+    instance: name,
+    discovery,
+    modules,
+    binder,
+    tasks: new TaskRegistry(),
+    events,
+    checkClasses,
+  });
+}
+
+/** The schema is there before anybody can inject the manager, so `addJob` works in every lifecycle hook. */
+async function makeManager(
+  options: ResolvedOptions,
+  tasks: TaskRegistry,
+  validator: PayloadValidator,
+  modules: ModulesContainer,
+): Promise<JobManager> {
+  const { manager: settings, listenConnection } = options;
+  const database = await openDatabase(await withApplicationDataSource(options, modules), settings.schema);
+  const jobs = new JobManager({ database, settings, tasks, validator, listenConnection });
+  try {
+    await jobs.declareQueues();
+    return jobs;
+  } catch (error) {
+    await jobs.close();
+    throw error;
+  }
+}
+
+const makePool = (
+  { worker }: ResolvedOptions,
+  jobs: JobManager,
+  tasks: TaskRegistry,
+  validator: PayloadValidator,
+  events: JobEvents,
+): WorkerPool | null => worker && new WorkerPool({ jobs, tasks, validator, events, options: worker });
+
+const makeDuties = ({ worker }: ResolvedOptions, jobs: JobManager, events: JobEvents): MaintenanceDuties | null =>
+  worker && new MaintenanceDuties(jobs, events);

@@ -1,0 +1,240 @@
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import {
+  AlreadyRunningError,
+  createCollectingEvents,
+  createWorkerPool,
+  type CollectingJobEvents,
+  type WorkerOptions,
+  type WorkerPool,
+  JobQueue,
+  StoppedError,
+  type JobManager,
+  type JobQueueOptions,
+} from '../../lib/index.js';
+import { eventually } from '../support/database.js';
+import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+
+let test: TestManager;
+let jobs: JobManager;
+const queues: JobQueue[] = [];
+const pools: WorkerPool[] = [];
+
+beforeEach(async () => {
+  test = await createTestManager();
+  jobs = test.jobs;
+});
+afterEach(async () => {
+  await Promise.all([
+    ...queues.splice(0).map((queue) => queue.stop()),
+    ...pools.splice(0).map((pool) => pool.forceStop()),
+  ]);
+  await test.close();
+});
+
+function create(options: Partial<JobQueueOptions> = {}): JobQueue {
+  const queue = new JobQueue({ jobs, workerId: WORKER, pollIntervalMs: 50, ...options });
+  queues.push(queue);
+  return queue;
+}
+
+const add = (count: number, options: object = {}) =>
+  jobs.addJobs(Array.from({ length: count }, (_, n) => ({ task: 'x', payload: n, ...options })));
+
+describe('JobQueue (create-queue)', () => {
+  it('starts once (start!, running?, worker-id)', () => {
+    const queue = create();
+    expect([queue.running, queue.workerId, queue.depth]).toEqual([false, WORKER, 0]);
+    queue.start();
+    expect(queue.running).toBe(true);
+    expect(() => queue.start()).toThrow(AlreadyRunningError);
+  });
+
+  it('never starts again after a stop', async () => {
+    const queue = create();
+    queue.start();
+    await queue.stop();
+    expect(queue.running).toBe(false);
+    expect(() => queue.start()).toThrow(StoppedError);
+  });
+
+  it('takeJob (take-job!) gives the next job, or null when the time is up', async () => {
+    const queue = create();
+    queue.start();
+    expect(await queue.takeJob(20)).toBeNull();
+    await add(2);
+    expect(await queue.takeJob(5_000)).toMatchObject({ payload: 0, status: 'running', lockedBy: WORKER });
+    expect(await queue.takeJob(5_000)).toMatchObject({ payload: 1 });
+  });
+
+  it('claims ahead into its buffer, up to its size (depth, stats)', async () => {
+    await add(40);
+    const queue = create({ queueSize: 20 });
+    queue.start();
+    await eventually(() => queue.depth === 20);
+    expect(queue.stats()).toEqual({ fetched: 20, dispatched: 0, staleDropped: 0, refetchCount: 1, errors: 0 });
+    for (let n = 0; n < 15; n++) expect(await queue.takeJob(1_000)).toMatchObject({ payload: n });
+    await eventually(() => queue.stats().fetched > 20);
+    expect(queue.stats().dispatched).toBe(15);
+    expect((await jobs.counts()).byStatus.running).toBeLessThanOrEqual(35);
+  });
+
+  it('dispatches by priority, also what it fetched later', async () => {
+    await add(3, { priority: 5 });
+    const queue = create({ queueSize: 10, refetchThreshold: 9 });
+    queue.start();
+    await eventually(() => queue.depth === 3);
+    await jobs.addJob('x', 'urgent', { priority: -1 });
+    await eventually(() => queue.depth === 4);
+    expect(await queue.takeJob(1_000)).toMatchObject({ payload: 'urgent' });
+  });
+
+  it('never buffers jobs of limited queues, rate limits, or on their last attempt', async () => {
+    await jobs.registerRateLimit('limit', 5, '1 hour');
+    await jobs.addJobs([
+      { task: 'x', payload: 'queue', queue: 'q' },
+      { task: 'x', payload: 'limited', rateLimitKey: 'limit' },
+      { task: 'x', payload: 'last', maxAttempts: 1 },
+      { task: 'x', payload: 'plain' },
+    ]);
+    const queue = create();
+    queue.start();
+    await eventually(() => queue.depth === 1);
+    expect((await jobs.counts()).byStatus).toMatchObject({ running: 1, available: 3 });
+    const taken = [];
+    for (let n = 0; n < 4; n++) taken.push((await queue.takeJob(5_000))?.payload);
+    expect(taken.toSorted()).toEqual(['last', 'limited', 'plain', 'queue']);
+  });
+
+  it('stop (stop!) gives the undispatched jobs back at once and returns them', async () => {
+    const added = await add(5);
+    const queue = create();
+    queue.start();
+    await eventually(() => queue.depth === 5);
+    expect(await queue.takeJob(1_000)).toMatchObject({ payload: 0 });
+    const left = await queue.stop();
+    expect(left.map(({ payload }) => payload)).toEqual([1, 2, 3, 4]);
+    for (const { id } of added.slice(1)) {
+      expect(await jobs.findJob(id)).toMatchObject({ status: 'available', attempts: 0, lockedBy: null });
+    }
+    expect(await queue.takeJob(1_000)).toBeNull();
+  });
+
+  it('jobs that get stale in the buffer go back without counting an attempt', async () => {
+    await add(3);
+    const queue = create({ queueTtlMs: 60, pollIntervalMs: 20, queueSize: 3 });
+    queue.start();
+    await eventually(() => queue.stats().staleDropped >= 3);
+    await queue.stop();
+    expect((await jobs.listJobs()).items.map(({ status, attempts }) => [status, attempts])).toEqual(
+      Array(3).fill(['available', 0]),
+    );
+  });
+
+  it('offerJobs (offer-jobs!) re-dispatches without a trace in the history', async () => {
+    const [job] = await add(1);
+    const claimed = await jobs.getJobs(WORKER);
+    const queue = create();
+    queue.offerJobs(claimed);
+    expect(queue.depth).toBe(1);
+    expect(await queue.takeJob(0)).toMatchObject({ id: job!.id });
+    expect(await jobs.jobHistory(job!.id)).toMatchObject([{ status: 'started' }]);
+  });
+
+  it('only claims what it was told to', async () => {
+    await jobs.addJobs([
+      { task: 'a', payload: 'a' },
+      { task: 'b', payload: 'flagged', flags: ['f'] },
+      { task: 'b', payload: 'b' },
+    ]);
+    const queue = create({ taskIdentifiers: ['b'], forbiddenFlags: ['f'] });
+    queue.start();
+    expect(await queue.takeJob(5_000)).toMatchObject({ payload: 'b' });
+    expect(await queue.takeJob(100)).toBeNull();
+  });
+
+  it('finds a job that was committed late, with a run-at before what it has read', async () => {
+    const queue = create();
+    queue.start();
+    await add(1);
+    await queue.takeJob(5_000);
+    await jobs.addJob('x', 'late', { runAt: new Date(0) });
+    expect(await queue.takeJob(5_000)).toMatchObject({ payload: 'late' });
+  });
+
+  it('survives a claim that fails', async () => {
+    const errors: unknown[] = [];
+    const queue = create({ onError: (error) => errors.push(error) });
+    await test.sql('alter table jobs.jobs rename to gone');
+    queue.start();
+    await eventually(() => queue.stats().errors >= 1);
+    await test.sql('alter table jobs.gone rename to jobs');
+    await add(1);
+    expect(await queue.takeJob(10_000)).toMatchObject({ payload: 0 });
+    expect(errors.length).toBeGreaterThan(0);
+  });
+});
+
+describe('waking', () => {
+  const HOUR = 3_600_000;
+  let events: CollectingJobEvents;
+
+  async function start(options: WorkerOptions = { pollIntervalMs: HOUR }, handler = (_: number): void => undefined) {
+    events = createCollectingEvents();
+    const pool = createWorkerPool({ jobs, events, tasks: { x: handler }, options });
+    pools.push(pool);
+    await pool.start();
+  }
+
+  const completed = (count: number) => eventually(() => events.ofType('job.completed').length === count);
+
+  it('a notification wakes an idle pool long before its poll', async () => {
+    await start();
+    await jobs.addJob('x', 1);
+    await completed(1);
+  });
+
+  it('so does the commit of a transaction that added a job', async () => {
+    await start();
+    const manager = { query: (text: string, values?: unknown[]) => test.sql(text, values) };
+    await jobs.addJob('x', 1, { manager });
+    await completed(1);
+  });
+
+  it('a LISTEN connection that was cut comes back', async () => {
+    await start();
+    const listeners = () =>
+      test.sql<{ pid: number }>(
+        `select pid from pg_stat_activity where query like 'listen %' and datname = current_database()`,
+      );
+    const [before] = await listeners();
+    await test.sql('select pg_terminate_backend($1)', [before!.pid]);
+    await eventually(async () => (await listeners()).some(({ pid }) => pid !== before!.pid));
+    await jobs.addJob('x', 1);
+    await completed(1);
+    expect(events.ofType('worker.error')).toHaveLength(1);
+  });
+
+  it('polling alone finds jobs', async () => {
+    await start({ pollIntervalMs: 20, listen: false });
+    await jobs.addJob('x', 1, { notify: false });
+    await completed(1);
+    expect(
+      await test.sql(`select from pg_stat_activity where query like 'listen %' and datname = current_database()`),
+    ).toEqual([]);
+  });
+
+  it('a rate limit’s next window wakes the pool by itself', async () => {
+    await jobs.registerRateLimit('limit', 1, 200);
+    await start();
+    await add(4, { rateLimitKey: 'limit' });
+    await completed(4);
+  });
+
+  it('a serial queue runs through without waiting for polls, in order', async () => {
+    const ran: unknown[] = [];
+    await add(30, { queue: 'serial' });
+    await start(undefined, (n) => void ran.push(n));
+    await eventually(() => ran.length === 30);
+    expect(ran).toEqual(Array.from({ length: 30 }, (_, n) => n));
+  });
+});
