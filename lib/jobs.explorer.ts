@@ -30,6 +30,7 @@ type Decorated = { method: string | symbol; source: string; wrapper: InstanceWra
  */
 export class JobsExplorer {
   private readonly explored = new Set<InstanceWrapper>();
+  private readonly handlers: Decorated[] = [];
   private readonly subscribers: Decorated[] = [];
 
   constructor(private readonly parts: JobsExplorerParts) {}
@@ -46,7 +47,7 @@ export class JobsExplorer {
 
   /** Adds the tasks of what factories have made by now. @throws as `explore` */
   exploreInstances(): void {
-    refuse([...this.exploreNew(), ...this.subscriberFaults()]);
+    refuse([...this.exploreNew(), ...this.handlerFaults(), ...this.subscriberFaults()]);
   }
 
   private exploreNew(): string[] {
@@ -86,6 +87,7 @@ export class JobsExplorer {
     if (instance !== this.parts.instance) return this.refuseUnknown(instance, `@Task on ${source}`);
     const { binder, tasks, checkClasses } = this.parts;
     const schema = options.payload ?? (checkClasses ? parameterType : null);
+    this.handlers.push({ method, source, wrapper });
     tasks.add({ task, options, schema, source, handler: binder.bind(wrapper, method) });
     return [];
   }
@@ -100,6 +102,18 @@ export class JobsExplorer {
     this.subscribers.push({ method, source, wrapper });
     this.parts.events.on(type, (event) => (wrapper.instance as Record<string | symbol, Function>)[method]!(event));
     return [];
+  }
+
+  private handlerFaults(): string[] {
+    return this.handlers.flatMap(({ method, source, wrapper }) =>
+      this.parts.binder
+        .skippedEnhancers(wrapper, method)
+        .map(
+          (name) =>
+            `@Task on ${source}: Nest does not apply ${name}, because the provider comes from a factory or is a value. ` +
+            `Provide the class itself, or decorate with an instance (new ${name}()).`,
+        ),
+    );
   }
 
   /** Scopes are known when dependencies are. */

@@ -4,6 +4,7 @@ import { DiscoveryService, ExternalContextCreator, ModulesContainer } from '@nes
 import type { JobsModuleOptions } from './interfaces/jobs-options.interface.js';
 import { openDatabase, withApplicationDataSource } from './jobs.connection.js';
 import { getJobsToken, getOptionsToken } from './jobs.constants.js';
+import { HandlerContexts } from './jobs.contexts.js';
 import { JobsExplorer } from './jobs.explorer.js';
 import { HandlerBinder } from './jobs.handlers.js';
 import { refuse, resolveOptions, type ResolvedOptions } from './jobs.options.js';
@@ -101,7 +102,7 @@ async function makeExplorer(
   modules: ModulesContainer,
   creator: ExternalContextCreator,
 ): Promise<JobsExplorer> {
-  const binder = new HandlerBinder(creator, globalEnhancers);
+  const binder = new HandlerBinder(new HandlerContexts(creator, globalEnhancers));
   const checkClasses = await validator.supportsClasses();
   return new JobsExplorer({
     instance: name,

@@ -124,9 +124,9 @@ export class JobQueue {
 
   /** The next job, or null after `timeoutMs` (Infinity: when the queue stops). */
   takeJob(timeoutMs: number): Promise<ClaimedJob | null> {
+    if (this.state === 'stopped') return Promise.resolve(null);
     const job = this.mayDispatch() ? this.next() : null;
-    if (job) return Promise.resolve(job);
-    if (this.state === 'stopped' || timeoutMs <= 0) return Promise.resolve(null);
+    if (job || timeoutMs <= 0) return Promise.resolve(job);
     return new Promise((resolve) => {
       const taker: Taker = { resolve, timer: null };
       if (Number.isFinite(timeoutMs)) taker.timer = setTimeout(() => this.giveUp(taker), timeoutMs);

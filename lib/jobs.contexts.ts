@@ -1,0 +1,144 @@
+// Runs a method as Nest runs a route: guards, interceptors, pipes, parameter decorators, exception filters.
+import { ROUTE_ARGS_METADATA } from '@nestjs/common/constants.js';
+import type { Type } from '@nestjs/common';
+import { ApplicationConfig, ExternalContextCreator } from '@nestjs/core';
+import type { ExternalExceptionFilterContext } from '@nestjs/core/exceptions/external-exception-filter-context.js';
+import type { ExternalExceptionsHandler } from '@nestjs/core/exceptions/external-exceptions-handler.js';
+import { ExecutionContextHost } from '@nestjs/core/helpers/execution-context-host.js';
+import type { ContextId, InstanceWrapper } from '@nestjs/core/injector/instance-wrapper.js';
+import { isObservable, lastValueFrom } from 'rxjs';
+import { decoratedParameters } from './decorators/task.decorator.js';
+import { JOBS_CONTEXT, TASK_ARGS_METADATA } from './jobs.constants.js';
+import type { TaskHandler } from './manager/task.registry.js';
+
+type Method = (...args: unknown[]) => unknown;
+/** An instance that has handlers. */
+export type Host = Record<string | symbol, Method> & { constructor: Type };
+
+/** How Nest numbers a parameter that is the request's body: what pipes such as ValidationPipe look at. */
+const PAYLOAD = 3;
+/** A number that no parameter decorator of Nest's has. */
+const CONTEXT = 1_000;
+
+/** Members of Nest's creator that are private, and the same in Nest 11 and 12. */
+interface CreatorInternals {
+  container: { applicationConfig: ApplicationConfig };
+  filtersContextCreator: ExternalExceptionFilterContext;
+  getContextModuleKey: () => string;
+}
+
+export class HandlerContexts {
+  private readonly creator: ExternalContextCreator;
+  private readonly config: ApplicationConfig;
+  private moduleKey = '';
+
+  /**
+   * Global enhancers (`APP_GUARD`, `app.useGlobalPipes()` …) run on jobs only if asked for: a JWT guard would refuse
+   * every job.
+   */
+  constructor(
+    nest: ExternalContextCreator,
+    readonly globalEnhancers: boolean,
+  ) {
+    const { container } = nest as unknown as CreatorInternals;
+    this.config = globalEnhancers ? container.applicationConfig : new ApplicationConfig();
+    this.creator = ExternalContextCreator.fromContainer(
+      Object.create(container, { applicationConfig: { value: this.config } }) as never,
+    );
+    this.adapt();
+  }
+
+  /** Global enhancers that are made for each job, or each handler. */
+  scopedGlobals(): InstanceWrapper[] {
+    return [
+      ...this.config.getGlobalRequestGuards(),
+      ...this.config.getGlobalRequestInterceptors(),
+      ...this.config.getGlobalRequestPipes(),
+      ...this.config.getGlobalRequestFilters(),
+    ];
+  }
+
+  /** The method with all that Nest puts around it. `contextId` where the host was made for one job. */
+  wrap(wrapper: InstanceWrapper, host: Host, method: string | symbol, contextId?: ContextId): TaskHandler {
+    const callback = lateCallback(host, method);
+    describeParameters(host.constructor, method);
+    this.moduleKey = wrapper.host!.token;
+    const run = this.creator.create(
+      host as never,
+      callback,
+      method as string,
+      TASK_ARGS_METADATA,
+      { exchangeKeyForValue: argumentOf },
+      contextId,
+      wrapper.id,
+      { guards: true, interceptors: true, filters: false },
+      JOBS_CONTEXT as never,
+    ) as TaskHandler;
+    const { filtersContextCreator } = this.creator as unknown as CreatorInternals;
+    return filtered(run, filtersContextCreator.create(host, callback as never, this.moduleKey, contextId, wrapper.id));
+  }
+
+  /**
+   * Two things Nest does otherwise: pipes are for payloads and pass the context argument by; and the module in which
+   * classes of enhancers are looked for is the host's, which Nest does not find for controllers: their guards would be
+   * skipped.
+   */
+  private adapt(): void {
+    const { creator } = this;
+    const applyPipes = creator.getParamValue.bind(creator);
+    creator.getParamValue = async (value: any, metadata: any, pipes) =>
+      metadata.type === CONTEXT ? value : (applyPipes(value, metadata, pipes) as unknown);
+    (creator as unknown as CreatorInternals).getContextModuleKey = () => this.moduleKey;
+  }
+}
+
+/** What the class says, whatever has been put over it on the instance. */
+export const original = (host: Host, method: string | symbol): Method =>
+  (Object.getPrototypeOf(host) as Host)[method] ?? host[method]!;
+
+/** What Nest makes of an answer: an observable's last value. */
+export const resolved = (answer: unknown): unknown => (isObservable(answer) ? lastValueFrom(answer) : answer);
+
+/** Calls by name, late, so that spies take effect; has the method's metadata by inheriting from it. */
+function lateCallback(host: Host, method: string | symbol): Method {
+  const call = (...args: unknown[]): unknown => host[method]!(...args);
+  return Object.setPrototypeOf(call, original(host, method)) as Method;
+}
+
+/**
+ * Tells Nest what the handler's parameters are: decorated ones get what their decorator says, the others the payload and
+ * the context, in this order.
+ */
+function describeParameters(type: Type, method: string | symbol): void {
+  const decorated = (Reflect.getMetadata(ROUTE_ARGS_METADATA, type, method) ?? {}) as object;
+  const taken = decoratedParameters(type, method);
+  const free = Array.from({ length: taken.size + 2 }, (_, index) => index).filter((index) => !taken.has(index));
+  const [payload, context] = free.map((index) => ({ index, data: undefined, pipes: [] }));
+  const ours = { [`${PAYLOAD}:${payload!.index}`]: payload, [`${CONTEXT}:${context!.index}`]: context };
+  Reflect.defineMetadata(TASK_ARGS_METADATA, { ...ours, ...decorated }, type, method);
+}
+
+/** A `@Body()` of a method that is a route as well is the payload, or a property of it; there is no other request. */
+function argumentOf(kind: number, property: unknown, [payload, context]: unknown[]): unknown {
+  if (kind === CONTEXT) return context;
+  if (kind !== PAYLOAD) return undefined;
+  return typeof property === 'string' ? (payload as Record<string, unknown> | null)?.[property] : payload;
+}
+
+/**
+ * What a filter throws is how the job fails; what it returns is the handler's answer. If it returns nothing, the error
+ * stands: a filter that only reports must not turn a failure into a success.
+ */
+function filtered(run: TaskHandler, filters: ExternalExceptionsHandler): TaskHandler {
+  return async (payload, context) => {
+    try {
+      return (await run(payload, context)) as unknown;
+    } catch (error) {
+      const host = new ExecutionContextHost([payload, context]);
+      host.setType(JOBS_CONTEXT);
+      const answer: unknown = await resolved(await filters.invokeCustomFilters(error, host));
+      if (answer === undefined || answer === null) throw error;
+      return answer;
+    }
+  };
+}
