@@ -59,7 +59,7 @@ export class JobsExplorer {
 
   private exploreProvider(wrapper: InstanceWrapper): string[] {
     const prototype = prototypeOf(wrapper);
-    if (!prototype) return [];
+    if (!prototype || this.isSecondName(wrapper)) return [];
     this.explored.add(wrapper);
     const place = (method: string | symbol): Decorated => ({
       method,
@@ -78,6 +78,11 @@ export class JobsExplorer {
         ({ method, type }) => `${String(method)} ${type}`,
       ).flatMap((metadata) => this.subscribe(metadata, place(metadata.method))),
     ];
+  }
+
+  /** A factory or value may hand out what another provider is already. */
+  private isSecondName({ isNotMetatype, instance }: InstanceWrapper): boolean {
+    return isNotMetatype && [...this.explored].some((other) => other.instance === instance);
   }
 
   private addTask({ task, options, parameterType }: TaskMetadata, { method, source, wrapper }: Decorated): string[] {

@@ -26,9 +26,16 @@ import { APP_FILTER, APP_GUARD, APP_INTERCEPTOR, APP_PIPE, Reflector, REQUEST } 
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { IsString } from 'class-validator';
 import { map } from 'rxjs';
-import { type Job, type JobContext, JobsModule, PermanentFailure, snooze, Task } from '../../lib/index.js';
+import {
+  InvalidOptionsError,
+  type Job,
+  type JobContext,
+  JobsModule,
+  PermanentFailure,
+  snooze,
+  Task,
+} from '../../lib/index.js';
 import { applicationsOnOneDatabase, attempt, type Applications } from '../support/app.js';
-import { eventually } from '../support/database.js';
 
 @Injectable()
 class Prefix {
@@ -77,7 +84,9 @@ class Reporting implements ExceptionFilter {
   static readonly seen: string[] = [];
 
   catch(error: Error, host: ArgumentsHost): void {
-    Reporting.seen.push(`${host.getType<string>()} ${host.getArgs<[unknown, JobContext]>()[1].job.task} ${error.message}`);
+    Reporting.seen.push(
+      `${host.getType<string>()} ${host.getArgs<[unknown, JobContext]>()[1].job.task} ${error.message}`,
+    );
   }
 }
 
@@ -190,7 +199,7 @@ class Tasks {
   }
 
   @Task('validated', { payload: undefined })
-  @UsePipes(new ValidationPipe({ whitelist: true }))
+  @UsePipes(new ValidationPipe({ whitelist: true, transform: true }))
   validated(greeting: Greeting): unknown {
     return { ...greeting, dto: greeting instanceof Greeting };
   }
@@ -201,6 +210,15 @@ class Tasks {
 @UseGuards(Looking)
 class ClassTasks {
   @Task('class')
+  run(payload: string): string {
+    return payload;
+  }
+}
+
+@Injectable()
+@UseInterceptors(Prefixing)
+class TokenTasks {
+  @Task('token')
   run(payload: string): string {
     return payload;
   }
@@ -287,7 +305,9 @@ describe('enhancers of a handler', () => {
 
   const start = (metadata: ModuleMetadata = {}, globalEnhancers = false) =>
     apps.start({
-      imports: [JobsModule.forRoot({ connection: apps.database.url, globalEnhancers, worker: { pollIntervalMs: 100 } })],
+      imports: [
+        JobsModule.forRoot({ connection: apps.database.url, globalEnhancers, worker: { pollIntervalMs: 100 } }),
+      ],
       controllers: [TaskController],
       ...metadata,
       providers: [
@@ -382,17 +402,34 @@ describe('enhancers of a handler', () => {
     expect((await attempt(app, 'plain', 'x')).result).toBe('spied too');
   });
 
-  describe('of a provider with a token of its own', () => {
-    it.each([
-      ['useClass', { provide: 'TOKEN', useClass: ClassTasks }],
-      ['useFactory', { provide: 'TOKEN', useFactory: () => new ClassTasks() }],
-      ['useValue', { provide: 'TOKEN', useValue: new ClassTasks() }],
-    ])('apply, or the application does not start: %s', async (_kind, provider) => {
-      const imports = [JobsModule.forRoot({ connection: apps.database.url })];
-      const app = await apps.start({ imports, providers: [Prefix, Looking, Prefixing, provider] });
-      expect((await attempt(app, 'class', 'x')).result).toBe('seen:x');
-      expect(looked).toHaveLength(1);
+  it('apply to a class that is provided under a token', async () => {
+    const app = await start({ providers: [{ provide: 'TOKEN', useClass: TokenTasks }] });
+    expect((await attempt(app, 'token', 'x')).result).toBe('seen:x');
+  });
+
+  it.each([
+    ['useFactory', { provide: 'TOKEN', useFactory: () => new TokenTasks() }],
+    ['useValue', { provide: 'TOKEN', useValue: new TokenTasks() }],
+  ])('that Nest would skip keep the application from starting: %s', async (_kind, provider) => {
+    const failure = await apps.startFailure({
+      imports: [JobsModule.forRoot({ connection: apps.database.url })],
+      providers: [Prefix, Prefixing, provider],
     });
+    expect(failure).toBeInstanceOf(InvalidOptionsError);
+    expect(failure.message).toMatch(/TokenTasks\.run .*: Nest does not apply Prefixing/);
+  });
+
+  it('that are instances apply to values and what factories made', async () => {
+    @Injectable()
+    @UseInterceptors(new Prefixing(new Prefix()))
+    class Made {
+      @Task('made')
+      run(payload: string): string {
+        return payload;
+      }
+    }
+    const app = await start({ providers: [{ provide: 'TOKEN', useFactory: async () => new Made() }] });
+    expect((await attempt(app, 'made', 'x')).result).toBe('seen:x');
   });
 
   describe('that are global', () => {
@@ -427,6 +464,21 @@ describe('enhancers of a handler', () => {
       expect((await attempt(app, 'plain', 21)).errorMessage).toBe('Forbidden resource');
     });
 
+    it('in transient scope guard jobs, too, if the module is told so', async () => {
+      @Injectable({ scope: Scope.TRANSIENT })
+      class TransientGuard implements CanActivate {
+        private readonly refused = 'denied';
+
+        canActivate(context: ExecutionContext): boolean {
+          return context.getArgByIndex(0) !== this.refused;
+        }
+      }
+      const app = await start({ providers: [{ provide: APP_GUARD, useClass: TransientGuard }] }, true);
+      expect((await attempt(app, 'plain', 'allowed')).result).toBe('allowed');
+      expect((await attempt(app, 'plain', 'denied')).errorMessage).toBe('Forbidden resource');
+      expect((await attempt(app, 'scoped', 'denied')).errorMessage).toBe('Forbidden resource');
+    });
+
     it('in request scope guard jobs, too, if the module is told so', async () => {
       @Injectable({ scope: Scope.REQUEST })
       class ScopedGuard implements CanActivate {
@@ -443,4 +495,3 @@ describe('enhancers of a handler', () => {
     });
   });
 });
-void eventually;

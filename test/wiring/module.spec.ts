@@ -104,7 +104,7 @@ describe('JobsModule', () => {
       password: 'unused',
       database: pathname.slice(1),
     };
-    const app = await apps.start({ imports: [JobsModule.forRoot({ connection })], providers: [Tasks], });
+    const app = await apps.start({ imports: [JobsModule.forRoot({ connection })], providers: [Tasks] });
     await app.get(JobManager).addJob('main', 'x');
     await eventually(() => ran.includes('main x'));
   });
