@@ -1,15 +1,7 @@
 // The library's face and the only caller of its statements: one method is one change of state. No loops over jobs, no
 // timers; what a pool needs of the manager stands at the end.
 import type pg from 'pg';
-import type {
-  ClaimRequest,
-  ClaimResult,
-  HeartbeatReport,
-  Outcome,
-  SettleRequest,
-  SettleResult,
-  WorkerRegistration,
-} from '../interfaces/claim.interface.js';
+import type { Outcome } from '../interfaces/claim.interface.js';
 import type {
   AddedJob,
   AddJobOptions,
@@ -53,16 +45,14 @@ import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { check, checkWorkerId, rules } from './call.arguments.js';
-import { claim } from './claimer.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
+import { JobClaims } from './job.claims.js';
 import { toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
 import { JobPreparer } from './job.preparer.js';
 import { pageOf, readCursor, readPageRequest } from './page.js';
 import type { PayloadValidator } from './payload.validator.js';
-import { retryDelayMs } from './retry.policy.js';
-import { executionEnvironment, settleBatch } from './settlement.js';
 import type { TaskRegistry } from './task.registry.js';
 
 export interface JobManagerParts {
@@ -76,9 +66,6 @@ export interface JobManagerParts {
 
 const DEFAULT_REASON = 'failed by an operator';
 const UNBOUNDED_WINDOW: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
-/** Rounds in which a claim by hand looks again after waiting jobs were let in. */
-const CLAIM_ROUNDS = 4;
-
 /**
  * Adds jobs, claims and settles them by hand, and looks after queues, rate limits and history. Inject it.
  *
@@ -86,19 +73,20 @@ const CLAIM_ROUNDS = 4;
  * await this.jobs.addJob('send-email', { to: 'ada@example.org' }, { manager: entityManager });
  */
 export class JobManager {
+  /** For pools: claims and settles without a user's hand. */
+  readonly claims: JobClaims;
   private readonly database: Database;
   private readonly settings: ManagerSettings;
-  private readonly tasks: TaskRegistry;
   private readonly adder: JobAdder;
   private readonly listenConnection: string | pg.ClientConfig | undefined;
-  private readonly seenTasks = new Set<string>();
 
   constructor({ database, settings, tasks, validator, listenConnection }: JobManagerParts) {
     this.database = database;
     this.listenConnection = listenConnection;
     this.settings = settings;
-    this.tasks = tasks;
-    this.adder = new JobAdder(database, new JobPreparer(settings, tasks, validator), (queues) => this.promote(queues));
+    this.claims = new JobClaims(database, settings, tasks);
+    const preparer = new JobPreparer(settings, tasks, validator);
+    this.adder = new JobAdder(database, preparer, (queues) => this.claims.promote(queues));
   }
 
   // Adding
@@ -152,7 +140,7 @@ export class JobManager {
     });
     const { taskIdentifiers = null, forbiddenFlags = null, queues = null } = options;
     const base = { workerId, taskIdentifiers, forbiddenFlags, queues, leaseMs, slotPriorityLimit: null };
-    return this.claimExactly(base, batchSize);
+    return this.claims.claimExactly(base, batchSize);
   }
 
   /** Marks claimed jobs as done. @throws InvalidWorkerIdError, InvalidArgumentError */
@@ -173,7 +161,7 @@ export class JobManager {
     const errors = new Map(failures.map(({ job, error }) => [job, error]));
     return this.settleByHand(workerId, executionTimeMs, [...errors.keys()], (job) => {
       const error = errors.get(job);
-      const delayMs = this.retryDelayMs(job, error);
+      const delayMs = this.claims.retryDelayMs(job, error);
       return delayMs === false ? { kind: 'permanent', error } : { kind: 'failed', error, delayMs };
     });
   }
@@ -190,7 +178,7 @@ export class JobManager {
     executionTimeMs: number,
   ): Promise<SettleReport> {
     return this.settleByHand(workerId, executionTimeMs, [job], () => {
-      const delayMs = this.retryDelayMs(job, undefined);
+      const delayMs = this.claims.retryDelayMs(job, undefined);
       return { kind: 'partial', partialResults, delayMs: delayMs === false ? 0 : delayMs };
     });
   }
@@ -224,7 +212,7 @@ export class JobManager {
    */
   async revokeLease(jobId: string, revision: number): Promise<Job> {
     check({ jobId: [jobId, rules.uuid], revision: [revision, rules.integer(0, 2_147_483_647)] });
-    const ended = await this.endClaims(leases.revokeLease, { reason: 'lease revoked', giveBack: true }, [
+    const ended = await this.claims.end(leases.revokeLease, { reason: 'lease revoked', giveBack: true }, [
       jobId,
       revision,
     ]);
@@ -240,7 +228,7 @@ export class JobManager {
   /** Exhausts jobs, waiting or running, whatever attempts are left. Returns those that were; others are not live. */
   async permanentlyFailJobs(ids: string[], reason: string = DEFAULT_REASON): Promise<Job[]> {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.name] });
-    return this.jobsOf(await this.endClaims(leases.permanentlyFailJobs, { reason, permanent: true }, [ids]));
+    return this.jobsOf(await this.claims.end(leases.permanentlyFailJobs, { reason, permanent: true }, [ids]));
   }
 
   /**
@@ -316,7 +304,9 @@ export class JobManager {
    */
   async forceUnlockJobs(workerIds?: string[]): Promise<Job[]> {
     check({ workerIds: [workerIds, rules.optional(rules.names)] });
-    return this.jobsOf(await this.endClaims(leases.forceUnlockJobs, { reason: 'force-unlocked' }, [workerIds ?? null]));
+    return this.jobsOf(
+      await this.claims.end(leases.forceUnlockJobs, { reason: 'force-unlocked' }, [workerIds ?? null]),
+    );
   }
 
   /** Sets the places taken in queues to what their running jobs take, and lets waiting jobs in. */
@@ -327,7 +317,7 @@ export class JobManager {
       return this.database.run(lanes.recountQueues, [queueNames ?? null], executor);
     });
     const names = rows.map(({ name }) => name);
-    await this.promote(names);
+    await this.claims.promote(names);
     return (await this.database.run(lanes.listQueues, [names])).map(toQueueState);
   }
 
@@ -337,8 +327,10 @@ export class JobManager {
    */
   async resetLockedJobs({ lockTimeoutMs }: { lockTimeoutMs?: number } = {}): Promise<number> {
     check({ lockTimeoutMs: [lockTimeoutMs, rules.optional(rules.integer(0, 1e12))] });
-    const reset = await this.endClaims(leases.resetExpiredLeases, { reason: 'lease expired' }, [lockTimeoutMs ?? null]);
-    return reset.length + (await this.rescue());
+    const reset = await this.claims.end(leases.resetExpiredLeases, { reason: 'lease expired' }, [
+      lockTimeoutMs ?? null,
+    ]);
+    return reset.length + (await this.claims.rescue());
   }
 
   /** Removes exhausted, completed or cancelled jobs that ended so long ago, with their history. Returns how many. */
@@ -362,14 +354,14 @@ export class JobManager {
   async resumeQueue(name: string): Promise<void> {
     check({ name: [name, rules.name] });
     await this.database.run(lanes.pauseQueue, [name, false]);
-    await this.promote([name]);
+    await this.claims.promote([name]);
   }
 
   /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
   async configureQueue(name: string, { concurrency }: { concurrency: number }): Promise<void> {
     check({ name: [name, rules.name], concurrency: [concurrency, concurrencyRule] });
     await this.database.run(lanes.configureQueue, [name, concurrency === Infinity ? null : concurrency]);
-    await this.promote([name]);
+    await this.claims.promote([name]);
   }
 
   async listQueues(): Promise<QueueState[]> {
@@ -422,7 +414,7 @@ export class JobManager {
   async gcTaskIdentifiers({ keepSinceMs }: { keepSinceMs?: number } = {}): Promise<number> {
     check({ keepSinceMs: [keepSinceMs, rules.optional(rules.integer(0, 1e14))] });
     const [row] = await this.database.run(garbage.pruneTasks, [keepSinceMs ?? this.settings.taskIdentifierRetentionMs]);
-    this.seenTasks.clear();
+    this.claims.forgetTasks();
     return row?.pruned ?? 0;
   }
 
@@ -495,63 +487,13 @@ export class JobManager {
 
   // For pools
 
-  /** How long a claim by hand holds, in ms, unless it says otherwise. */
-  get lockTimeoutMs(): number {
-    return this.settings.lockTimeoutMs;
-  }
-
   /** Writes the declared queues' concurrency. */
   async declareQueues(): Promise<void> {
     const names = Object.keys(this.settings.queues);
     if (!names.length) return;
     const limitsOf = Object.values(this.settings.queues).map((limit) => (limit === Infinity ? null : limit));
     await this.database.run(lanes.declareQueues, [names, limitsOf]);
-    await this.promote(names);
-  }
-
-  /** Claims for a pool's buffer. */
-  async claim(request: ClaimRequest): Promise<ClaimResult> {
-    const { promote, ...result } = await claim(this.database, request);
-    await this.seeTasks(result.jobs);
-    if ((await this.promote(promote)) === 0) return result;
-    // Jobs came back to places that the cursor has passed.
-    return { ...result, more: true, cursor: result.cursor.filter(({ slotOnly }) => !slotOnly) };
-  }
-
-  /**
-   * Refills due rate limits and fills free places. Returns how many waiting jobs may be claimed now, and in how many ms
-   * the next window begins that somebody waits for.
-   */
-  async letWaitingIn(): Promise<{ promoted: number; retryInMs: number | null }> {
-    const [row] = await this.database.run(limits.refillRateLimits, [this.database.channel]);
-    const promoted = (row?.promoted ?? 0) + (await this.promoteStalled());
-    return { promoted, retryInMs: row?.retry_in_ms ?? null };
-  }
-
-  /** Settles attempts of any outcome in at most two statements; answers in the order of the requests. */
-  async settle(workerId: string, requests: SettleRequest[], byHand = false): Promise<SettleResult[]> {
-    const batch = { workerId, requests, byHand, wait: false };
-    const first = await settleBatch(this.database, this.settings, batch);
-    const second = first.missing.length
-      ? await settleBatch(this.database, this.settings, { ...batch, requests: first.missing, wait: true })
-      : { results: [], missing: [], promote: [] };
-    await this.promote([...first.promote, ...second.promote]);
-    const lost = second.missing.map(({ job }): SettleResult => ({ job, status: 'lost', runAt: null }));
-    return [...first.results, ...second.results, ...lost];
-  }
-
-  /** Gives claimed jobs back unstarted: the attempt does not count. */
-  async release(workerId: string, jobs: ClaimedJob[]): Promise<void> {
-    if (!jobs.length) return;
-    await this.settle(
-      workerId,
-      jobs.map((job) => ({ job, outcome: { kind: 'released' }, executionTimeMs: 0 })),
-    );
-  }
-
-  /** Until the next attempt of a job that failed, in ms; false: never. A task's own policy wins. */
-  retryDelayMs(job: Job, error: unknown, policy = this.tasks.get(job.task)?.options.retry): number | false {
-    return retryDelayMs(job.attempts, error, this.settings.retry, policy);
+    await this.claims.promote(names);
   }
 
   /** A LISTEN connection of its own, not started yet. */
@@ -560,62 +502,6 @@ export class JobManager {
     const config =
       typeof direct === 'string' ? { connectionString: direct } : (direct ?? this.database.connectionConfig());
     return new JobNotifier(config, this.database.channel, onError);
-  }
-
-  async registerWorker({ id, host, pid, concurrency, tasks, leaseMs }: WorkerRegistration): Promise<void> {
-    const environment = JSON.stringify(executionEnvironment());
-    await this.database.run(leases.registerWorker, [id, host, pid, concurrency, leaseMs, tasks, environment]);
-  }
-
-  /** Renews the leases of all that a worker holds. */
-  async heartbeat(workerId: string, runningIds: string[]): Promise<HeartbeatReport> {
-    const [row] = await this.database.run(leases.heartbeat, [workerId, runningIds]);
-    return { expired: !row, cancelRequested: row?.cancel_requested ?? [] };
-  }
-
-  async unregisterWorker(workerId: string): Promise<void> {
-    await this.database.run(leases.unregisterWorker, [workerId]);
-  }
-
-  /** Frees the jobs of workers that have not been heard of for their lease, and lines that got stuck. */
-  async rescue(): Promise<number> {
-    const dead = await this.database.transaction(async (executor) => {
-      const marked = await this.database.run(leases.markDeadWorkers, [], executor);
-      if (!marked.length) return [];
-      const ids = marked.map(({ id }) => id);
-      const how = { reason: 'worker died', maxCrashes: MAX_CRASHES };
-      return this.database.run(leases.rescueJobsOf, [...this.endClaimValues(how), ids], executor);
-    });
-    await this.promoteStalled();
-    await this.promote(dead.flatMap(({ queue }) => queue ?? []));
-    return dead.length;
-  }
-
-  private async claimExactly(base: Omit<ClaimRequest, 'limit' | 'slots' | 'cursor'>, batchSize: number) {
-    const jobs: ClaimedJob[] = [];
-    let cursor: ClaimRequest['cursor'] = [];
-    for (let round = 0; jobs.length < batchSize && round < CLAIM_ROUNDS;) {
-      const limit = batchSize - jobs.length;
-      const found = await this.claim({ ...base, limit, slots: limit, cursor });
-      jobs.push(...found.jobs);
-      cursor = found.more ? found.cursor : [];
-      // Short: perhaps windows have passed, or places became free, that nobody has used yet.
-      if (!found.more && (round++, (await this.letWaitingIn()).promoted === 0)) break;
-    }
-    return jobs;
-  }
-
-  private async promoteStalled(): Promise<number> {
-    return this.promote(
-      (await this.database.run(lanes.stalledQueues, [])).map(({ name }) => name),
-      true,
-    );
-  }
-
-  private async promote(queues: string[], stuck = false): Promise<number> {
-    if (!queues.length) return 0;
-    const [row] = await this.database.run(lanes.promoteQueued, [[...new Set(queues)], stuck]);
-    return row?.promoted ?? 0;
   }
 
   private async settleByHand(
@@ -628,29 +514,13 @@ export class JobManager {
     check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobsRule] });
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
-    const results = await this.settle(workerId, requests, true);
+    const results = await this.claims.settle(workerId, requests, true);
     const lost = new Set(results.filter(({ status }) => status === 'lost').map(({ job }) => job));
     return { settled: jobs.filter((job) => !lost.has(job)), lost: [...lost] };
   }
 
-  private async endClaims(
-    statement: typeof leases.forceUnlockJobs,
-    how: Partial<leases.EndClaimSettings> & { reason: string },
-    values: unknown[],
-  ): Promise<leases.EndedClaimRow[]> {
-    const rows = await this.database.run(statement, [...this.endClaimValues(how), ...values]);
-    await this.promote(rows.flatMap(({ queue }) => queue ?? []));
-    return rows;
-  }
-
-  private endClaimValues(how: Partial<leases.EndClaimSettings> & { reason: string }): unknown[] {
-    const { keep, retentionMs } = this.settings.history;
-    const defaults = { maxCrashes: null, permanent: false, giveBack: false };
-    return leases.endClaimValues({ ...defaults, keepFailures: keep !== 'none', retentionMs, ...how });
-  }
-
   private async edited(rows: edits.EditedRow[]): Promise<Job[]> {
-    await this.promote(rows.flatMap(({ queue }) => queue ?? []));
+    await this.claims.promote(rows.flatMap(({ queue }) => queue ?? []));
     return this.jobsOf(rows);
   }
 
@@ -663,17 +533,7 @@ export class JobManager {
     const job = await this.findJob(jobId);
     return job ? new InvalidStatusError(jobId, job.status, expected) : new JobNotFoundError(jobId);
   }
-
-  private async seeTasks(jobs: ClaimedJob[]): Promise<void> {
-    const fresh = new Set(jobs.map(({ task }) => task).filter((task) => !this.seenTasks.has(task)));
-    if (!fresh.size) return;
-    await this.database.run(garbage.seeTasks, [[...fresh]]);
-    for (const task of fresh) this.seenTasks.add(task);
-  }
 }
-
-/** A job that has taken its process down so often is not run again. */
-const MAX_CRASHES = 3;
 
 const concurrencyRule = (value: unknown): string | null =>
   value === Infinity || rules.positive(value) === null ? null : 'a positive integer or Infinity';

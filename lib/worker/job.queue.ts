@@ -182,7 +182,7 @@ export class JobQueue {
     const request = this.request();
     try {
       if (this.retryAt <= startedAt) await this.letWaitingIn();
-      const result = await this.options.jobs.claim(request);
+      const result = await this.options.jobs.claims.claim(request);
       this.failures = 0;
       this.scan.learn(result, performance.now() - startedAt, request.limit);
       this.retryAfter(result.retryInMs);
@@ -210,7 +210,7 @@ export class JobQueue {
       queues,
       forbiddenFlags,
       cursor: this.scan.cursor(),
-      leaseMs: this.options.leaseMs === undefined ? this.options.jobs.lockTimeoutMs : this.options.leaseMs,
+      leaseMs: this.options.leaseMs === undefined ? this.options.jobs.claims.lockTimeoutMs : this.options.leaseMs,
     };
   }
 
@@ -245,7 +245,7 @@ export class JobQueue {
 
   /** A rate limit's next window has begun: its waiting jobs come back to the start of what claims read. */
   private async letWaitingIn(): Promise<void> {
-    const { retryInMs } = await this.options.jobs.letWaitingIn();
+    const { retryInMs } = await this.options.jobs.claims.letWaitingIn();
     this.retryAt = Infinity;
     this.retryAfter(retryInMs);
     this.scan.restartSlotLane();
@@ -287,7 +287,7 @@ export class JobQueue {
 
   private async giveBack(jobs: ClaimedJob[]): Promise<void> {
     try {
-      await this.options.jobs.release(this.workerId, jobs);
+      await this.options.jobs.claims.release(this.workerId, jobs);
     } catch (error) {
       // Their lease ends without us: they run again, a little later.
       this.counters.errors++;

@@ -61,7 +61,7 @@ export class JobRunner {
   private async attempt(job: ClaimedJob, definition: TaskDefinition, context: JobContext): Promise<Outcome> {
     const checked = await this.check(definition, job);
     if ('error' in checked) return { kind: 'permanent', error: checked.error };
-    const delayOf: DelayOf = (error) => this.parts.jobs.retryDelayMs(job, error, definition.options.retry);
+    const delayOf: DelayOf = (error) => this.parts.jobs.claims.retryDelayMs(job, error, definition.options.retry);
     try {
       const returned = await this.withinTime(job, definition, context, checked.payload);
       const { outcome, problem } = readReturned(returned, delayOf);

@@ -39,7 +39,7 @@ export class LeaseKeeper {
     this.timer = null;
     await this.beating;
     if (!holdsNothing) return;
-    await this.parts.jobs.unregisterWorker(this.parts.workerId).catch((error: unknown) => this.report(error));
+    await this.parts.jobs.claims.unregisterWorker(this.parts.workerId).catch((error: unknown) => this.report(error));
   }
 
   private async register(): Promise<void> {
@@ -47,7 +47,7 @@ export class LeaseKeeper {
     const { concurrency, leaseMs } = options;
     const sentAt = performance.now();
     const host = hostname();
-    await jobs.registerWorker({ id: workerId, host, pid: process.pid, concurrency, tasks: tasks(), leaseMs });
+    await jobs.claims.registerWorker({ id: workerId, host, pid: process.pid, concurrency, tasks: tasks(), leaseMs });
     this.renewedAt = sentAt;
   }
 
@@ -55,11 +55,11 @@ export class LeaseKeeper {
     const { jobs, workerId, runner } = this.parts;
     const sentAt = performance.now();
     try {
-      const { expired, cancelRequested } = await jobs.heartbeat(workerId, runner.runningIds());
+      const { expired, cancelRequested } = await jobs.claims.heartbeat(workerId, runner.runningIds());
       for (const id of cancelRequested) runner.abort(id, new CancelJob('the job was cancelled'));
       if (expired) await this.begin();
       this.renewedAt = sentAt;
-      await jobs.rescue();
+      await jobs.claims.rescue();
     } catch (error) {
       this.report(error);
       this.abortIfTooLate();

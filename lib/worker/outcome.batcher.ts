@@ -49,7 +49,7 @@ export class OutcomeBatcher {
   private async settle(batch: SettleRequest[]): Promise<void> {
     for (let failures = 0; ; failures++) {
       try {
-        const results = await this.jobs.settle(this.workerId, batch);
+        const results = await this.jobs.claims.settle(this.workerId, batch);
         this.announce(batch, results);
         return;
       } catch (error) {

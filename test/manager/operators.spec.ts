@@ -218,8 +218,8 @@ describe('resetLockedJobs (reset-locked-jobs)', () => {
       { task: 'x', payload: 1 },
       { task: 'x', payload: 2, maxAttempts: 1 },
     ]);
-    await jobs.registerWorker({ id: WORKER, host: 'h', pid: 1, concurrency: 1, tasks: [], leaseMs: 30_000 });
-    await jobs.registerWorker({ id: OTHER, host: 'h', pid: 2, concurrency: 1, tasks: [], leaseMs: 30_000 });
+    await jobs.claims.registerWorker({ id: WORKER, host: 'h', pid: 1, concurrency: 1, tasks: [], leaseMs: 30_000 });
+    await jobs.claims.registerWorker({ id: OTHER, host: 'h', pid: 2, concurrency: 1, tasks: [], leaseMs: 30_000 });
     const request = {
       taskIdentifiers: null,
       forbiddenFlags: null,
@@ -228,7 +228,7 @@ describe('resetLockedJobs (reset-locked-jobs)', () => {
       cursor: [],
       slotPriorityLimit: null,
     };
-    const { jobs: claimed } = await jobs.claim({ ...request, workerId: WORKER, limit: 2, slots: 2 });
+    const { jobs: claimed } = await jobs.claims.claim({ ...request, workerId: WORKER, limit: 2, slots: 2 });
     expect(claimed).toHaveLength(2);
     expect(await jobs.resetLockedJobs()).toBe(0);
     await test.sql(`update jobs.workers set heartbeat_at = heartbeat_at - interval '31 s' where id = $1`, [WORKER]);
@@ -238,8 +238,8 @@ describe('resetLockedJobs (reset-locked-jobs)', () => {
       ['available', 'worker died'],
     ]);
     expect((await jobs.workers()).map(({ id }) => id)).toEqual([OTHER]);
-    expect(await jobs.heartbeat(WORKER, [])).toMatchObject({ expired: true });
-    const { jobs: refused } = await jobs.claim({ ...request, workerId: WORKER, limit: 2, slots: 2 });
+    expect(await jobs.claims.heartbeat(WORKER, [])).toMatchObject({ expired: true });
+    const { jobs: refused } = await jobs.claims.claim({ ...request, workerId: WORKER, limit: 2, slots: 2 });
     expect(refused).toEqual([]);
   });
 });
@@ -398,7 +398,7 @@ describe('looking', () => {
     expect(await jobs.explain(id)).toMatchObject({ status: 'scheduled', reason: 'future', until: expect.any(Date) });
     const now = await jobs.addJob('x', 1);
     expect(await jobs.explain(now.id)).toMatchObject({ reason: 'no_worker' });
-    await jobs.registerWorker({ id: WORKER, host: 'h', pid: 1, concurrency: 1, tasks: ['y'], leaseMs: 30_000 });
+    await jobs.claims.registerWorker({ id: WORKER, host: 'h', pid: 1, concurrency: 1, tasks: ['y'], leaseMs: 30_000 });
     expect(await jobs.explain(now.id)).toMatchObject({ reason: 'no_handler', message: expect.stringContaining('"x"') });
     await expect(jobs.explain(NOBODY)).rejects.toThrow(JobNotFoundError);
   });

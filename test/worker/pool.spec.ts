@@ -494,7 +494,7 @@ describe('cancellation and lost claims', () => {
     const { id } = await jobs.addJob('t', 1);
     await eventually(() => pool.activeWorkers === 1);
     await test.sql(`update jobs.workers set heartbeat_at = now() - interval '1 h'`);
-    await jobs.rescue();
+    await jobs.claims.rescue();
     await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
     expect(reasons).toMatchObject([{ code: 'ERR_JOBS_LEASE_LOST' }]);
     expect((await jobs.jobHistory(id)).map(({ status, errorMessage }) => [status, errorMessage])).toEqual([
