@@ -7,6 +7,7 @@ import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
+import { show } from './options.checker.js';
 import { WorkerPool } from './worker/worker.pool.js';
 
 /** What managers made here know of tasks, so that pools made later can tell them. */
@@ -64,7 +65,7 @@ export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
   const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId } = parts;
   const settings = resolveWorkerOptions(options, unknownTasks);
   const definitions = Object.entries(tasks).map(([task, plain]) => definitionOf(task, plain));
-  refuse(definitions.flatMap(({ task, source, options: given }) => taskFaults(task, given, source)));
+  refuse(definitions.flatMap(faultsOf));
   const registry = new TaskRegistry();
   for (const definition of definitions) {
     registry.add(definition);
@@ -73,6 +74,11 @@ export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
   const validator = new PayloadValidator();
   return new WorkerPool({ jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) });
 }
+
+const faultsOf = ({ task, source, options, handler }: TaskDefinition): string[] => [
+  ...(typeof handler === 'function' ? [] : [`${source}: Expected handler to be a function, got ${show(handler)}.`]),
+  ...taskFaults(task, options, source),
+];
 
 function definitionOf(task: string, plain: PlainTask): TaskDefinition {
   const { handler, ...options } = typeof plain === 'function' ? { handler: plain } : plain;

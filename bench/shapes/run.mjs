@@ -1,4 +1,5 @@
-// Measures the storage shapes: node bench/shapes/run.mjs [--quick] [--rounds N]
+// Measures the storage shapes: node bench/shapes/run.mjs [--quick] [--rounds N] [--main]
+// `--main` leaves the side lines out; what result.json holds of them stays there.
 import fs from 'node:fs';
 import os from 'node:os';
 import { parseArgs } from 'node:util';
@@ -9,20 +10,24 @@ import { startPostgres } from './postgres.mjs';
 import { mainTable, planTable, sideTable, summarise } from './report.mjs';
 
 const { values: options } = parseArgs({
-  options: { quick: { type: 'boolean', default: false }, rounds: { type: 'string' } },
+  options: {
+    quick: { type: 'boolean', default: false },
+    main: { type: 'boolean', default: false },
+    rounds: { type: 'string' },
+  },
 });
 const rounds = Number(options.rounds ?? (options.quick ? 1 : 3));
 const scale = options.quick ? 0.1 : 1;
 
+const resultFile = new URL('result.json', import.meta.url);
+
 const server = await startPostgres();
 try {
   const version = await prepare(server);
-  const plans = [];
-  for (const cell of planCells) plans.push({ ...cell, plan: await planCell(server, cell) });
+  const facts = machine(version);
   const main = await runRounds(mainCells);
-  const side = {};
-  for (const [title, cells] of Object.entries(sideCells)) side[title] = await runRounds(cells);
-  print({ machine: machine(version), plans, main, side });
+  const side = options.main ? readSide() : await runSide();
+  print({ machine: facts, main, ...side });
 } finally {
   await server.stop();
 }
@@ -40,6 +45,20 @@ async function runRounds(cells) {
   }
   process.stderr.write('\n');
   return cells.map((cell, i) => ({ ...cell, figures: summarise(results[i]) }));
+}
+
+async function runSide() {
+  const plans = [];
+  for (const cell of planCells) plans.push({ ...cell, plan: await planCell(server, cell) });
+  const side = {};
+  for (const [title, cells] of Object.entries(sideCells)) side[title] = await runRounds(cells);
+  return { side, plans };
+}
+
+function readSide() {
+  if (!fs.existsSync(resultFile)) return { side: {}, plans: [] };
+  const { side, plans } = JSON.parse(fs.readFileSync(resultFile, 'utf8'));
+  return { side, plans };
 }
 
 async function prepare({ host }) {
@@ -67,9 +86,10 @@ function machine(postgres) {
 function print(result) {
   const { machine, plans, main, side } = result;
   const withoutStatements = (key, value) => (key === 'shape' ? undefined : value);
-  fs.writeFileSync(new URL('result.json', import.meta.url), `${JSON.stringify(result, withoutStatements, 2)}\n`);
+  fs.writeFileSync(resultFile, `${JSON.stringify(result, withoutStatements, 2)}\n`);
   console.log(JSON.stringify(machine));
   console.log(`\n${mainTable(main)}`);
+  if (options.main) return;
   for (const [title, rows] of Object.entries(side)) console.log(`\n${sideTable(title, rows)}`);
   console.log(`\n${planTable(plans)}`);
 }

@@ -15,15 +15,28 @@ import * as leases from '../storage/statements/lease-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
+import { unblockSuccessors } from '../storage/statements/settle-jobs.js';
 import { claim } from './claimer.js';
 import { retryDelayMs } from './retry.policy.js';
-import { executionEnvironment, settleBatch } from './settlement.js';
+import { executionEnvironment, findEarlier, settleBatch, type SettleBatch, type Settlement } from './settlement.js';
 import type { TaskRegistry } from './task.registry.js';
 
 /** A job that has taken its process down so often is not run again. */
 const MAX_CRASHES = 3;
 /** Rounds in which a claim by hand looks again after waiting jobs were let in. */
 const CLAIM_ROUNDS = 4;
+
+export interface SettleManner {
+  /** Claims made by hand: the history names this process. */
+  byHand?: boolean;
+  repeated?: boolean;
+}
+
+export interface SettleAnswer {
+  results: SettleResult[];
+  /** What had to wait for others' transactions, and what is lost. */
+  late: Promise<SettleResult[]> | null;
+}
 
 export class JobClaims {
   private readonly seenTasks = new Set<string>();
@@ -58,25 +71,27 @@ export class JobClaims {
     return { promoted, retryInMs: row?.retry_in_ms ?? null };
   }
 
-  /** Settles attempts of any outcome in at most two statements; answers in the order of the requests. */
-  async settle(workerId: string, requests: SettleRequest[], byHand = false): Promise<SettleResult[]> {
-    const batch = { workerId, requests, byHand, wait: false };
-    const first = await settleBatch(this.database, this.settings, batch);
-    const second = first.missing.length
-      ? await settleBatch(this.database, this.settings, { ...batch, requests: first.missing, wait: true })
-      : { results: [], missing: [], promote: [] };
-    await this.promote([...first.promote, ...second.promote]);
-    const lost = second.missing.map(({ job }): SettleResult => ({ job, status: 'lost', runAt: null }));
-    return [...first.results, ...second.results, ...lost];
+  /**
+   * Settles attempts of any outcome in at most two statements. `repeated`: an earlier call with these requests failed,
+   * and nobody knows whether its commit went through.
+   * Jobs that an open transaction holds (an addJob that replaces the running job) come `late`, when it has ended: they
+   * must not keep the others waiting.
+   */
+  async settle(workerId: string, requests: SettleRequest[], how: SettleManner = {}): Promise<SettleAnswer> {
+    const batch = { workerId, requests, byHand: how.byHand ?? false, wait: false };
+    const { results, missing, ...freed } = await settleBatch(this.database, this.settings, batch);
+    await this.letIn(freed);
+    const rest = { ...batch, requests: missing };
+    return { results, late: missing.length ? this.settleLate(rest, how.repeated ?? false) : null };
   }
 
   /** Gives claimed jobs back unstarted: the attempt does not count. */
   async release(workerId: string, jobs: ClaimedJob[]): Promise<void> {
     if (!jobs.length) return;
-    await this.settle(
-      workerId,
-      jobs.map((job) => ({ job, outcome: { kind: 'released' }, executionTimeMs: 0 })),
-    );
+    const requests = jobs.map((job): SettleRequest => ({ job, outcome: { kind: 'released' }, executionTimeMs: 0 }));
+    await (
+      await this.settle(workerId, requests)
+    ).late;
   }
 
   /** Until the next attempt of a job that failed, in ms; false: never. A task's own policy wins. */
@@ -113,7 +128,7 @@ export class JobClaims {
     values: unknown[],
   ): Promise<leases.EndedClaimRow[]> {
     const rows = await this.database.run(statement, [...this.endValues(how), ...values]);
-    await this.promote(rows.flatMap(({ queue }) => queue ?? []));
+    await this.letIn(freedBy(rows));
     return rows;
   }
 
@@ -143,8 +158,9 @@ export class JobClaims {
       const how = { reason: 'worker died', maxCrashes: MAX_CRASHES };
       return this.database.run(leases.rescueJobsOf, [...this.endValues(how), ids], executor);
     });
+    await this.letIn(freedBy(dead));
     await this.promoteStalled();
-    await this.promote(dead.flatMap(({ queue }) => queue ?? []));
+    await this.database.run(unblockSuccessors, [null]);
     return dead.length;
   }
 
@@ -157,6 +173,21 @@ export class JobClaims {
     const { keep, retentionMs } = this.settings.history;
     const defaults = { maxCrashes: null, permanent: false, giveBack: false };
     return leases.endClaimValues({ ...defaults, keepFailures: keep !== 'none', retentionMs, ...how });
+  }
+
+  private async settleLate(batch: SettleBatch, repeated: boolean): Promise<SettleResult[]> {
+    const waited = await settleBatch(this.database, this.settings, { ...batch, wait: true });
+    await this.letIn(waited);
+    const rest = { ...batch, requests: waited.missing };
+    const earlier = repeated && rest.requests.length ? await findEarlier(this.database, rest) : null;
+    const lost = (earlier ?? waited).missing.map(({ job }): SettleResult => ({ job, status: 'lost', runAt: null }));
+    return [...waited.results, ...(earlier?.results ?? []), ...lost];
+  }
+
+  /** Others may go on where these jobs have left. */
+  private async letIn({ promote, successors }: Freed): Promise<void> {
+    await this.promote(promote);
+    if (successors.length) await this.database.run(unblockSuccessors, [successors]);
   }
 
   private async promoteStalled(): Promise<number> {
@@ -173,3 +204,11 @@ export class JobClaims {
     for (const task of fresh) this.seenTasks.add(task);
   }
 }
+
+/** What jobs leave behind for others: places in queues, keys. */
+type Freed = Pick<Settlement, 'promote' | 'successors'>;
+
+const freedBy = (rows: leases.EndedClaimRow[]): Freed => ({
+  promote: rows.flatMap(({ queue }) => queue ?? []),
+  successors: rows.flatMap(({ superseded_by }) => superseded_by ?? []),
+});

@@ -104,7 +104,7 @@ export class JobManager {
    * });
    */
   addJob<T extends string>(task: T, payload: PayloadOf<T>, options?: AddJobOptions): Promise<AddedJob<PayloadOf<T>>>;
-  addJob<P>(task: TaskToken<P>, payload: P, options?: AddJobOptions): Promise<AddedJob<P>>;
+  addJob<P>(task: TaskToken<P, any>, payload: NoInfer<P>, options?: AddJobOptions): Promise<AddedJob<P>>;
   async addJob(task: string | TaskToken, payload: unknown, options: AddJobOptions = {}): Promise<AddedJob> {
     return this.adder.addOne(task, payload, options);
   }
@@ -514,7 +514,8 @@ export class JobManager {
     check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobsRule] });
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
-    const results = await this.claims.settle(workerId, requests, true);
+    const { results: settled, late } = await this.claims.settle(workerId, requests, { byHand: true });
+    const results = [...settled, ...((await late) ?? [])];
     const lost = new Set(results.filter(({ status }) => status === 'lost').map(({ job }) => job));
     return { settled: jobs.filter((job) => !lost.has(job)), lost: [...lost] };
   }

@@ -10,10 +10,14 @@ import {
   completeJobsWaiting,
   endAttempts,
   endAttemptsWaiting,
+  findSettled,
   type EndedAttempt,
   type SettledRow,
 } from '../storage/statements/settle-jobs.js';
 import { errorText } from './error.text.js';
+
+/** Whether it is an outcome's values that the database refuses. */
+export { isDataFault } from '../storage/database.errors.js';
 
 /** What the settling process is, for the history of claims made by hand (a pool's is in its row of workers). */
 export const executionEnvironment = (): Record<string, unknown> => ({
@@ -29,6 +33,8 @@ export interface Settlement {
   missing: SettleRequest[];
   /** Queues in which others wait for the places that became free. */
   promote: string[];
+  /** Jobs that waited for these to leave. */
+  successors: string[];
 }
 
 export interface SettleBatch {
@@ -56,12 +62,27 @@ export async function settleBatch(
   return toSettlement(batch.requests, rows);
 }
 
+/** Of requests that match nothing: what an earlier call, whose commit's fate was unknown, has already settled. */
+export async function findEarlier(database: Database, { workerId, requests }: SettleBatch): Promise<Settlement> {
+  const rows = await database.run(findSettled, [
+    workerId,
+    requests.map(({ job }) => job.id),
+    requests.map(({ job }) => job.fence),
+    requests.map(millisecondsOf),
+  ]);
+  return toSettlement(requests, rows);
+}
+
+/** Rounded, and within what the column holds (24 days). */
+const millisecondsOf = ({ executionTimeMs }: SettleRequest): number =>
+  Math.min(2_147_483_647, Math.max(0, Math.round(executionTimeMs)));
+
 const complete = (database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) =>
   database.run(batch.wait ? completeJobsWaiting : completeJobs, [
     batch.workerId,
     requests.map(({ job }) => job.id),
     requests.map(({ job }) => job.fence),
-    requests.map(({ executionTimeMs }) => Math.round(executionTimeMs)),
+    requests.map(millisecondsOf),
     requests.map(({ outcome }) => (outcome.kind === 'completed' ? outcome.result : null)),
     settings.history.keep === 'all',
     settings.history.retentionMs,
@@ -84,7 +105,8 @@ const end = (database: Database, settings: ManagerSettings, batch: SettleBatch, 
 const environmentOf = ({ byHand }: SettleBatch): string | null =>
   byHand ? JSON.stringify(executionEnvironment()) : null;
 
-function toEndedAttempt({ job, outcome, executionTimeMs }: SettleRequest): EndedAttempt {
+function toEndedAttempt(request: SettleRequest): EndedAttempt {
+  const { job, outcome } = request;
   const error = 'error' in outcome ? errorText(outcome.error) : null;
   const reason = outcome.kind === 'cancelled' ? outcome.reason : null;
   return {
@@ -93,7 +115,7 @@ function toEndedAttempt({ job, outcome, executionTimeMs }: SettleRequest): Ended
     kind: outcome.kind === 'permanent' ? 'failed' : (outcome.kind as EndedAttempt['kind']),
     delay_ms: 'delayMs' in outcome ? outcome.delayMs : 0,
     permanent: outcome.kind === 'permanent',
-    execution_time_ms: Math.round(executionTimeMs),
+    execution_time_ms: millisecondsOf(request),
     error_message: error?.message ?? (reason === null ? null : errorText(reason).message),
     error_stack: error?.stack ?? null,
     partial_results: outcome.kind === 'partial' ? JSON.stringify(outcome.partialResults) : null,
@@ -109,5 +131,10 @@ function toSettlement(requests: SettleRequest[], rows: SettledRow[]): Settlement
     if (row) results.push({ job: request.job, status: row.became, runAt: toDateOrNull(row.run_at) });
     else missing.push(request);
   }
-  return { results, missing, promote: [...new Set(rows.flatMap(({ promote }) => promote ?? []))] };
+  return {
+    results,
+    missing,
+    promote: rows.flatMap(({ promote }) => promote ?? []),
+    successors: rows.flatMap(({ superseded_by }) => superseded_by ?? []),
+  };
 }

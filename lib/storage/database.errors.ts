@@ -52,6 +52,9 @@ export function isTransient(error: unknown): boolean {
   return code !== undefined && REPEATABLE.has(code);
 }
 
+/** Whether the values are at fault, so that repeating the call would not help. */
+export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeOf(error) ?? '');
+
 /** Whether an error is the violation of the named constraint. */
 export const violates = (error: unknown, constraint: string): boolean =>
   (error as { constraint?: string } | null)?.constraint === constraint ||

@@ -1,8 +1,10 @@
 // Natural batching of settles: at once when none is in flight; while one is, outcomes gather and go together when it
 // is back. Outcomes are kept until they are applied or known to be lost, however long the database is away.
-import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobEvents } from '../monitoring/job.events.js';
+import { isDataFault } from '../manager/settlement.js';
 import { backoffMs, pause } from './backoff.js';
 
 const MAX_BATCH = 1_000;
@@ -11,6 +13,7 @@ export class OutcomeBatcher {
   private gathered: SettleRequest[] = [];
   private inFlight: Promise<void> | null = null;
   private inFlightCount = 0;
+  private readonly late = new Set<Promise<void>>();
 
   constructor(
     private readonly jobs: JobManager,
@@ -31,7 +34,7 @@ export class OutcomeBatcher {
 
   /** Resolves when every outcome so far has been applied, or is known to be lost. */
   async flush(): Promise<void> {
-    while (this.inFlight) await this.inFlight;
+    while (this.inFlight || this.late.size) await Promise.all([this.inFlight, ...this.late]);
   }
 
   private async drain(): Promise<void> {
@@ -46,17 +49,44 @@ export class OutcomeBatcher {
     this.inFlight = null;
   }
 
+  /** Repeats until it is done: outcomes are kept however long the database is away. */
   private async settle(batch: SettleRequest[]): Promise<void> {
     for (let failures = 0; ; failures++) {
       try {
-        const results = await this.jobs.claims.settle(this.workerId, batch);
+        const { results, late } = await this.jobs.claims.settle(this.workerId, batch, { repeated: failures > 0 });
         this.announce(batch, results);
+        if (late) this.await(late, batch, new Set(results.map(({ job }) => job)));
         return;
       } catch (error) {
-        this.events.emit('worker.error', this.workerId, { error, context: 'settling outcomes' });
+        this.report(error);
+        if (isDataFault(error)) return this.settleApart(batch, error);
         await pause(backoffMs(failures));
       }
     }
+  }
+
+  /** Somebody's values are at fault: each goes alone, and what cannot be stored gives way to the reason. */
+  private async settleApart(batch: SettleRequest[], error: unknown): Promise<void> {
+    if (batch.length > 1) for (const request of batch) await this.settle([request]);
+    else await this.settle(batch.map((request) => withoutValues(request, error)));
+  }
+
+  /** Those that wait for other people's transactions keep nobody else waiting. */
+  private await(late: Promise<SettleResult[]>, batch: SettleRequest[], settled: Set<ClaimedJob>): void {
+    const work = late
+      .then(
+        (results) => this.announce(batch, results),
+        (error: unknown) => {
+          this.report(error);
+          for (const request of batch) if (!settled.has(request.job)) this.add(request);
+        },
+      )
+      .finally(() => this.late.delete(work));
+    this.late.add(work);
+  }
+
+  private report(error: unknown): void {
+    this.events.emit('worker.error', this.workerId, { error, context: 'settling outcomes' });
   }
 
   private announce(batch: SettleRequest[], results: SettleResult[]): void {
@@ -89,3 +119,10 @@ export class OutcomeBatcher {
 }
 
 const EXHAUSTED_BY_PARTIAL_SUCCESS = new Error('max-attempts reached on partial-success');
+
+/** The outcome without what a handler put into it: a result is let go of, a failure keeps only the reason. */
+function withoutValues(request: SettleRequest, error: unknown): SettleRequest {
+  const { kind } = request.outcome;
+  const outcome: Outcome = kind === 'completed' ? { kind, result: null } : { kind: 'permanent', error };
+  return { ...request, outcome };
+}

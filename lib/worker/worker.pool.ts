@@ -223,7 +223,7 @@ export class WorkerPool {
   }
 
   private count({ job, status }: SettleResult): void {
-    if (job.queue !== null) this.queue.lookForSlotJobs();
+    if (job.queue !== null || job.jobKey !== null) this.queue.lookForSlotJobs();
     if (status === 'completed') this.counters.completed++;
     else if (status === 'retrying' || status === 'exhausted') this.counters.failed++;
   }

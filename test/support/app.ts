@@ -22,7 +22,7 @@ export class CollectingLogger implements LoggerService {
   }
 
   private add(level: string, message: unknown, rest: unknown[]): void {
-    this.lines.push({ level, message: String(message), context: String(rest.at(-1) ?? '') });
+    this.lines.push({ level, message: String(message), context: (rest.at(-1) as string | undefined) ?? '' });
   }
 }
 

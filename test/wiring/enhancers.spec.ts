@@ -201,7 +201,7 @@ class Tasks {
   @Task('validated', { payload: undefined })
   @UsePipes(new ValidationPipe({ whitelist: true, transform: true }))
   validated(greeting: Greeting): unknown {
-    return { ...greeting, dto: greeting instanceof Greeting };
+    return { ...(greeting as object), dto: greeting instanceof Greeting };
   }
 }
 

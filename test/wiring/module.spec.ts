@@ -54,7 +54,8 @@ describe('JobsModule', () => {
     );
     return rows.map(({ query }) => query);
   };
-  const listening = async (): Promise<number> => (await connections()).filter((query) => /^listen /.test(query)).length;
+  const listening = async (): Promise<number> =>
+    (await connections()).filter((query) => query.startsWith('listen ')).length;
   const runsJobs = async (metadata: ModuleMetadata): Promise<void> => {
     const app = await apps.start({ ...metadata, providers: [EchoTasks, ...(metadata.providers ?? [])] });
     expect((await attempt(app, 'echo', 'x')).result).toBe('x');

@@ -18,6 +18,7 @@ import {
   type WorkerOptions,
   type WorkerPool,
 } from '../../lib/index.js';
+import pg from 'pg';
 import { eventually } from '../support/database.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 
@@ -526,3 +527,54 @@ const cutConnections = () =>
     `select pg_terminate_backend(pid) from pg_stat_activity
      where datname = current_database() and application_name = 'millrace'`,
   );
+
+describe('settling', () => {
+  it('a job that somebody’s open transaction holds keeps no other job waiting', async () => {
+    await start({ t: () => undefined }, { concurrency: 2 });
+    const busy = gate();
+    await start({ held: () => busy.opened }, { concurrency: 1 });
+    const held = await jobs.addJob('held', 1, { jobKey: 'k' });
+    await eventually(async () => (await jobs.findJob(held.id))?.status === 'running');
+    const client = new pg.Client(test.url);
+    await client.connect();
+    await client.query('begin');
+    await jobs.addJob('held', 2, { jobKey: 'k', manager: client });
+    busy.open();
+    const others = await jobs.addJobs(Array.from({ length: 5 }, (_, n) => ({ task: 't', payload: n })));
+    await settled(5);
+    expect(await jobs.findJob(held.id)).toMatchObject({ status: 'running' });
+    for (const { id } of others) expect(await jobs.findJob(id)).toMatchObject({ status: 'completed' });
+    await client.query('commit');
+    await client.end();
+    await settled(7);
+    expect(await jobs.findJob(held.id)).toMatchObject({ status: 'completed' });
+  });
+
+  it('an outcome that the database cannot store gives way to its reason, and its neighbours are settled', async () => {
+    await test.sql(
+      `do $$ begin execute format('alter database %I set max_stack_depth = ''100kB''', current_database()); end $$`,
+    );
+    await cutConnections();
+    let deep: unknown = 1;
+    for (let depth = 0; depth < 4_000; depth++) deep = [deep];
+    await start({ deep: () => partialSuccess({ results: deep }), fine: () => 'fine' });
+    const added = await jobs.addJobs(['fine', 'deep', 'fine'].map((task) => ({ task, payload: 1 })));
+    await settled(3);
+    const found = await Promise.all(added.map(({ id }) => jobs.findJob(id)));
+    expect(found.map((job) => job?.status)).toEqual(['completed', 'exhausted', 'completed']);
+    expect(found[1]?.lastError).toMatch(/stack depth/);
+  });
+
+  it('a settle whose answer was lost is not repeated as lost', async () => {
+    const { id } = await jobs.addJob('t', 1);
+    const claimed = await jobs.getJobs('worker-by-hand');
+    const requests = claimed.map(
+      (job) => ({ job, outcome: { kind: 'completed', result: '7' }, executionTimeMs: 3 }) as const,
+    );
+    await jobs.claims.settle('worker-by-hand', [...requests]);
+    const repeated = await jobs.claims.settle('worker-by-hand', [...requests], { repeated: true });
+    expect(await repeated.late).toMatchObject([{ job: { id }, status: 'completed' }]);
+    const byAnother = await jobs.claims.settle('worker-by-another', [...requests], { repeated: true });
+    expect(await byAnother.late).toMatchObject([{ status: 'lost' }]);
+  });
+});

@@ -74,6 +74,8 @@ create index jobs_ready_for_slots on jobs (priority, run_at, id) where parked is
 create index jobs_of_queue on jobs (queue, priority, run_at, id)
   where queue is not null and (parked is null or parked = 'queue');
 create index jobs_waiting_for_tokens on jobs (rate_limit_key, priority, run_at, id) where parked = 'tokens';
+create index jobs_blocked_by_key on jobs (id) where parked = 'key';
+create index jobs_superseded on jobs (superseded_by) where superseded_by is not null;
 create index jobs_exhausted on jobs (id) where parked = 'exhausted';
 create index jobs_leased_by_hand on jobs (lease_expires_at) where lease_expires_at is not null;
 create unique index job_key_is_unique_among_live_jobs on jobs (job_key) where job_key is not null;

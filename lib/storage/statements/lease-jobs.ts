@@ -1,7 +1,7 @@
 // Claims that end without their holder's word: dead workers, expired leases, an operator's hand. And what keeps a
 // claim alive: the heartbeat of a pool, and extensions of a lease by hand.
 import { statement } from '../database.js';
-import { freeQueues, unblockSuccessors } from './settle-jobs.js';
+import { freeQueues } from './settle-jobs.js';
 import { ms } from './job-columns.js';
 
 export interface EndedClaimRow {
@@ -9,6 +9,8 @@ export interface EndedClaimRow {
   became: 'available' | 'exhausted' | 'cancelled';
   /** The job's queue: it may have a place for a waiting job now. */
   queue: string | null;
+  /** The job that took over this one's key and waits for it to leave. */
+  superseded_by: string | null;
 }
 
 /** $1–$6 of every statement below. */
@@ -81,9 +83,8 @@ const endClaims =
     from ended where $5::boolean or became = 'cancelled'
   ),
   locked as materialized (select * from ended where locked_by is not null),
-  ${freeQueues(schema, 'locked')},
-  ${unblockSuccessors(schema, 'ended')}
-  select id, became, queue from ended`;
+  ${freeQueues(schema, 'locked')}
+  select id, became, queue, superseded_by from ended`;
 
 /** $7 worker ids, or null for all. */
 export const forceUnlockJobs = statement<EndedClaimRow>(

@@ -9,6 +9,8 @@ export interface SettledRow {
   run_at: number | null;
   /** The queue in which the attempt's end freed a place that others wait for. */
   promote: string | null;
+  /** The job that took over this one's key and waits for it to leave. */
+  superseded_by: string | null;
 }
 
 /**
@@ -36,13 +38,6 @@ export const freeQueues = (schema: string, from: string): string => `freed_queue
       on ended.queue = f.name
     where q.name = f.name
     returning q.name, q.parked_at is not null as others_wait
-  )`;
-
-/** Lets the jobs go that took over the key of a job in CTE `from` and waited for it to leave. */
-export const unblockSuccessors = (schema: string, from: string): string => `unblocked as (
-    update ${schema}.jobs j set parked = null, updated_at = now()
-    from ${from} ended
-    where j.id = ended.superseded_by and j.parked = 'key'
   )`;
 
 const queueTime = `greatest(0, extract(epoch from h.locked_at - h.run_at) * 1000)::bigint`;
@@ -73,10 +68,9 @@ const completeJobsText =
     insert into ${schema}.settle_receipts (job_ids, fences)
     select array_agg(id), array_agg(fence) from held where not $6::boolean having count(*) > 0
   ),
-  ${freeQueues(schema, 'held')},
-  ${unblockSuccessors(schema, 'held')}
+  ${freeQueues(schema, 'held')}
   select h.id, h.fence, case when h.cancel_requested then 'cancelled' else 'completed' end as became,
-    null::float8 as run_at, case when f.others_wait then h.queue end as promote
+    null::float8 as run_at, case when f.others_wait then h.queue end as promote, h.superseded_by
   from held h left join freed f on f.name = h.queue`;
 
 export const completeJobs = statement<SettledRow>('complete_jobs', completeJobsText(false));
@@ -165,12 +159,59 @@ const endAttemptsText =
       or (h.became = 'snoozed' and $4::boolean)
       or (h.became in ('retrying', 'exhausted') and $3::boolean)
   ),
-  ${freeQueues(schema, 'ended')},
-  ${unblockSuccessors(schema, 'ended')}
+  ${freeQueues(schema, 'ended')}
   select e.id, e.fence, e.became,
     case when e.became in ('retrying', 'snoozed') then (extract(epoch from e.next_run_at) * 1000)::float8 end as run_at,
-    case when f.others_wait then e.queue end as promote
+    case when f.others_wait then e.queue end as promote, e.superseded_by
   from ended e left join freed f on f.name = e.queue`;
 
 export const endAttempts = statement<SettledRow>('end_attempts', endAttemptsText(false));
 export const endAttemptsWaiting = statement<SettledRow>('end_attempts_waiting', endAttemptsText(true));
+
+/**
+ * Lets jobs go that waited for the holder of their key to leave. $1 their ids, or null: all that nobody holds up any
+ * more. A statement of its own: the settle of the holder may have begun before they were committed.
+ * Indexes: jobs_blocked_by_key, jobs_superseded.
+ */
+export const unblockSuccessors = statement<{ id: string }>(
+  'unblock_successors',
+  (schema) => `
+  with freed as (
+    update ${schema}.jobs j set parked = null, updated_at = now()
+    where j.parked = 'key' and ($1::uuid[] is null or j.id = any($1))
+      and not exists (select from ${schema}.jobs holder where holder.superseded_by = j.id and holder.locked_by is not null)
+    returning j.id
+  )
+  select id from freed`,
+);
+
+/**
+ * What earlier calls of these settles have done: asked when a settle is repeated because nobody knows whether its
+ * commit went through. $1 worker, $2 ids, $3 fences, $4 execution times in ms, which tell the worker's own records from
+ * those of somebody who took the claim away. Completions without a record have left a receipt.
+ * Index: job_history_by_job; receipts are few.
+ */
+export const findSettled = statement<SettledRow>(
+  'find_settled',
+  (schema) => `
+  with input as materialized (
+    select * from unnest($2::uuid[], $3::bigint[], $4::integer[]) as i(id, fence, execution_time_ms)
+  )
+  select i.id, i.fence, case
+      when h.status in ('completed', 'cancelled', 'snoozed') then h.status::text
+      when j.parked = 'exhausted' then 'exhausted'
+      else 'retrying'
+    end as became,
+    (extract(epoch from j.run_at) * 1000)::float8 as run_at, null as promote, j.superseded_by
+  from input i
+  join ${schema}.job_history h on h.job_id = i.id and h.fence = i.fence and h.worker_id = $1
+    and h.execution_time_ms = i.execution_time_ms
+  left join ${schema}.jobs j on j.id = i.id
+  union all
+  select i.id, i.fence, 'completed', null, null, null
+  from input i
+  where exists (
+    select from ${schema}.settle_receipts r, unnest(r.job_ids, r.fences) as settled(id, fence)
+    where settled.id = i.id and settled.fence = i.fence
+  )`,
+);

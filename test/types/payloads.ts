@@ -1,0 +1,157 @@
+// Compiled, never run: `tsc` fails if a line that must not compile does, or the other way round.
+import { Controller, Injectable } from '@nestjs/common';
+import {
+  type AddedJob,
+  createWorkerPool,
+  defineTask,
+  type JobContext,
+  type JobEvent,
+  type JobManager,
+  OnJobEvent,
+  type StandardSchema,
+  Task,
+  type TaskToken,
+} from '../../lib/index.js';
+
+class Mail {
+  to!: string;
+  copies?: number;
+}
+
+class Invoice {
+  amount!: number;
+}
+
+declare module '../../lib/index.js' {
+  interface TaskPayloads {
+    'typed-mail': Mail;
+    'typed-count': { count: number };
+  }
+}
+
+declare const jobs: JobManager;
+declare const numeric: StandardSchema<number, string>;
+
+type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
+const holds = <T extends true>(): T => true as T;
+
+export async function addJob(): Promise<void> {
+  // A declared task takes its payload and nothing else.
+  const added = await jobs.addJob('typed-mail', { to: 'a@b.cd' });
+  holds<Equal<typeof added, AddedJob<Mail>>>();
+  await jobs.addJob('typed-mail', { to: 'a@b.cd', copies: 2 }, { queue: 'mail' });
+  // @ts-expect-error a number is no address
+  await jobs.addJob('typed-mail', { to: 1 });
+  // @ts-expect-error the address is missing
+  await jobs.addJob('typed-mail', {});
+  // @ts-expect-error nobody knows this property
+  await jobs.addJob('typed-count', { count: 1, more: 2 });
+
+  // Others take anything, and so does a name that is known only at run time.
+  await jobs.addJob('undeclared', { anything: true });
+  await jobs.addJob('typed-mail' as string, 7);
+
+  // @ts-expect-error options are checked as well
+  await jobs.addJob('undeclared', {}, { priorty: 1 });
+}
+
+export async function tokens(): Promise<void> {
+  const mail = defineTask('mail', Mail);
+  holds<Equal<typeof mail, TaskToken<Mail, Mail>>>();
+  await jobs.addJob(mail, { to: 'a@b.cd' });
+  // @ts-expect-error the address is missing
+  await jobs.addJob(mail, {});
+
+  // With a schema, addJob takes the input.
+  const parsed = defineTask('parsed', numeric);
+  holds<Equal<typeof parsed, TaskToken<string, number>>>();
+  await jobs.addJob(parsed, '12');
+  // @ts-expect-error the output is not the input
+  await jobs.addJob(parsed, 12);
+
+  const bare = defineTask<{ id: string }>('bare');
+  await jobs.addJob(bare, { id: 'x' });
+  // @ts-expect-error an id is no number
+  await jobs.addJob(bare, { id: 1 });
+  await jobs.addJob(defineTask('anything'), { whatever: true });
+}
+
+const invoice = defineTask('invoice', Invoice);
+const parsed = defineTask('parsed', numeric);
+
+@Injectable()
+@Controller()
+export class Handlers {
+  @Task('typed-mail')
+  declared(_mail: Mail, _ctx: JobContext<Mail>): void {}
+
+  @Task('typed-mail')
+  lessIsFine(_mail: { to: string }): void {}
+
+  // @ts-expect-error the handler wants another payload than is declared
+  @Task('typed-mail')
+  wrong(_count: { count: number }): void {}
+
+  @Task('undeclared', { maxAttempts: 3 })
+  undeclared(_anything: Invoice, _ctx: JobContext<Invoice>): void {}
+
+  @Task('undeclared-with-dto', { payload: Invoice })
+  byOption(_invoice: Invoice): void {}
+
+  // @ts-expect-error the handler wants another payload than its option says
+  @Task('undeclared-with-dto', { payload: Invoice })
+  wrongOption(_mail: Mail): void {}
+
+  @Task(invoice)
+  byToken(_invoice: Invoice): number {
+    return 1;
+  }
+
+  // @ts-expect-error the handler wants another payload than the token's
+  @Task(invoice)
+  wrongToken(_mail: Mail): void {}
+
+  @Task(parsed)
+  getsTheOutput(_value: number): void {}
+
+  // @ts-expect-error the input is not the output
+  @Task(parsed)
+  wantsTheInput(_value: string): void {}
+
+  @Task('no-parameters')
+  async none(): Promise<string> {
+    return 'x';
+  }
+
+  // @ts-expect-error there is no such option
+  @Task('unknown-option', { maxAttempt: 3 })
+  unknownOption(): void {}
+
+  // @ts-expect-error only methods handle tasks
+  @Task('property')
+  readonly property = 1;
+
+  @OnJobEvent('job.exhausted')
+  onExhausted(_event: JobEvent<'job.exhausted'>): void {}
+
+  @OnJobEvent('all')
+  async onAnything(_event: JobEvent): Promise<void> {}
+
+  // @ts-expect-error another event than the decorator's
+  @OnJobEvent('job.exhausted')
+  onOther(_event: JobEvent<'pool.start'>): void {}
+
+  // @ts-expect-error there is no such event
+  @OnJobEvent('job.exhaustd')
+  onUnknown(): void {}
+}
+
+createWorkerPool({
+  jobs,
+  tasks: {
+    plain: async (payload: Mail, ctx: JobContext<Mail>) => [payload.to, ctx.attempt],
+    withOptions: { handler: () => undefined, maxAttempts: 3, payload: Mail },
+  },
+});
+// @ts-expect-error instances belong to the Nest module
+createWorkerPool({ jobs, tasks: { a: { handler: () => undefined, instance: 'x' } } });
