@@ -1,5 +1,5 @@
 // How the parts of an instance are made, and from which others.
-import { Logger, type Provider } from '@nestjs/common';
+import { Logger, type FactoryProvider, type InjectionToken, type Provider } from '@nestjs/common';
 import { DiscoveryService, ExternalContextCreator, ModulesContainer } from '@nestjs/core';
 import type { JobsModuleOptions } from './interfaces/jobs-options.interface.js';
 import { openDatabase, withApplicationDataSource } from './jobs.connection.js';
@@ -35,48 +35,36 @@ export const tokensOf = (name: string) => ({
 
 /** In the order in which they are needed: nothing is connected before options and tasks are known to be right. */
 export function coreProviders(name: string): Provider[] {
-  const tokens = tokensOf(name);
+  const { options, validator, events, explorer, tasks, jobs, pool, queue, duties, schedule, orchestrator } =
+    tokensOf(name);
   return [
-    { provide: tokens.validator, useClass: PayloadValidator },
-    { provide: tokens.events, useFactory: makeEvents },
-    {
-      provide: tokens.explorer,
-      inject: [
-        tokens.options,
-        tokens.validator,
-        tokens.events,
-        DiscoveryService,
-        ModulesContainer,
-        ExternalContextCreator,
-      ],
-      useFactory: makeExplorer,
-    },
-    { provide: tokens.tasks, inject: [tokens.explorer], useFactory: (explorer: JobsExplorer) => explorer.explore() },
-    {
-      provide: tokens.jobs,
-      inject: [tokens.options, tokens.tasks, tokens.validator, ModulesContainer],
-      useFactory: makeManager,
-    },
-    {
-      provide: tokens.pool,
-      inject: [tokens.options, tokens.jobs, tokens.tasks, tokens.validator, tokens.events],
-      useFactory: makePool,
-    },
-    { provide: tokens.queue, inject: [tokens.pool], useFactory: (pool: WorkerPool | null) => pool && pool.queue },
-    { provide: tokens.duties, inject: [tokens.options, tokens.jobs, tokens.events], useFactory: makeDuties },
-    {
-      provide: tokens.schedule,
-      inject: [tokens.options],
-      useFactory: ({ maintenance }: ResolvedOptions) => maintenance,
-    },
-    {
-      provide: tokens.orchestrator,
-      inject: [tokens.explorer, tokens.jobs, tokens.duties],
-      useFactory: (explorer: JobsExplorer, jobs: JobManager, duties: MaintenanceDuties | null) =>
-        new ManagerOrchestrator(explorer, jobs, duties),
-    },
+    made(validator, () => new PayloadValidator()),
+    made(events, makeEvents),
+    made(
+      explorer,
+      makeExplorer,
+      options,
+      validator,
+      events,
+      DiscoveryService,
+      ModulesContainer,
+      ExternalContextCreator,
+    ),
+    made(tasks, (found: JobsExplorer) => found.explore(), explorer),
+    made(jobs, makeManager, options, tasks, validator, ModulesContainer),
+    made(pool, makePool, options, jobs, tasks, validator, events),
+    made(queue, (started: WorkerPool | null) => started && started.queue, pool),
+    made(duties, makeDuties, options, jobs, events),
+    made(schedule, ({ maintenance }: ResolvedOptions) => maintenance, options),
+    made(orchestrator, makeOrchestrator, explorer, jobs, duties),
   ];
 }
+
+const made = (provide: InjectionToken, useFactory: FactoryProvider['useFactory'], ...inject: InjectionToken[]) => ({
+  provide,
+  useFactory,
+  inject,
+});
 
 /** Options that a factory returns after the module has been laid out cannot change its layout any more. */
 export function readOptions(options: JobsModuleOptions, name: string, isGlobal: boolean): ResolvedOptions {
@@ -141,6 +129,12 @@ const makePool = (
   validator: PayloadValidator,
   events: JobEvents,
 ): WorkerPool | null => worker && new WorkerPool({ jobs, tasks, validator, events, options: worker });
+
+const makeOrchestrator = (
+  explorer: JobsExplorer,
+  jobs: JobManager,
+  duties: MaintenanceDuties | null,
+): ManagerOrchestrator => new ManagerOrchestrator(explorer, jobs, duties);
 
 const makeDuties = ({ worker }: ResolvedOptions, jobs: JobManager, events: JobEvents): MaintenanceDuties | null =>
   worker && new MaintenanceDuties(jobs, events);

@@ -44,8 +44,14 @@ export async function applicationsOnOneDatabase(): Promise<Applications> {
   const logger = new CollectingLogger();
   const build = async (metadata: ModuleMetadata): Promise<TestingModule> => {
     const application = await Test.createTestingModule(metadata).setLogger(logger).compile();
+    try {
+      await application.init();
+    } catch (error) {
+      // What failed to start may refuse to be closed.
+      await application.close().catch(() => undefined);
+      throw error;
+    }
     open.push(application);
-    await application.init();
     return application;
   };
   return {

@@ -166,14 +166,18 @@ describe('the life of an application', () => {
         constructor(private readonly jobs: JobManager) {}
 
         async onModuleDestroy(): Promise<void> {
+          if (log.length > 2) return;
           log.push((await this.jobs.addJob('late', 1)).status);
         }
 
         async beforeApplicationShutdown(): Promise<void> {
+          if (log.length > 2) return;
           log.push((await this.jobs.addJob('late', 2)).status);
         }
 
         async onApplicationShutdown(): Promise<void> {
+          // Nest 11 calls the hooks again for each further close().
+          if (log.length > 2) return;
           log.push((await this.jobs.addJob('late', 3)).status);
         }
       }

@@ -27,7 +27,7 @@ create index job_bodies_group on job_bodies (group_id, id) where group_id is not
 
 -- Where a job stands: one narrow row for each job that is not completed or cancelled.
 -- A claim changes no indexed column, and only columns that lie side by side at the row's end: it is a heap-only
--- update that logs a few dozen bytes. The free half of each page is its room.
+-- update that logs a few dozen bytes. The free part of each page is its room.
 create table jobs (
   id uuid not null,
   run_at timestamptz not null,
@@ -67,7 +67,7 @@ create table jobs (
   constraint max_attempts_at_least_one check (max_attempts >= 1),
   constraint parked_for_a_known_reason check (parked in ('queue', 'tokens', 'parents', 'key', 'exhausted')),
   constraint locked_jobs_are_not_parked check (locked_by is null or parked is null)
-) with (fillfactor = 50);
+) with (fillfactor = 40);
 
 create index jobs_ready on jobs (priority, run_at, id) where parked is null and not slot_only;
 create index jobs_ready_for_slots on jobs (priority, run_at, id) where parked is null and slot_only;
