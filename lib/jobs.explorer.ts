@@ -152,13 +152,18 @@ export class JobsExplorer {
 }
 
 /**
- * Where a provider's methods are. Factories and values tell only by their instance, which a factory may not have made
- * yet.
+ * Where a provider's decorations are. Factories and values tell only by their instance, which a factory may not have
+ * made yet; one that stands in for a class (`overrideProvider(MailTasks).useValue(…)`) has that class's decorations.
  */
-function prototypeOf({ isNotMetatype, metatype, instance }: InstanceWrapper): object | null {
-  const prototype: unknown = isNotMetatype ? instance && Object.getPrototypeOf(instance) : metatype?.prototype;
-  return typeof prototype === 'object' && prototype !== null && prototype !== Object.prototype ? prototype : null;
+function prototypeOf({ isNotMetatype, metatype, instance, token }: InstanceWrapper): object | null {
+  if (!isNotMetatype) return (metatype?.prototype ?? null) as object | null;
+  if (typeof instance !== 'object' || instance === null) return null;
+  const own = Object.getPrototypeOf(instance) as object | null;
+  return isDecorated(own) || typeof token !== 'function' ? own : (token.prototype as object);
 }
+
+const isDecorated = (prototype: object | null): boolean =>
+  prototype !== null && [TASK_METADATA, JOB_EVENT_METADATA].some((key) => Reflect.hasMetadata(key, prototype));
 
 /** The decorations of a class and of those that it extends; a decoration that is repeated in a subclass counts once. */
 function decorationsOf<T>(key: string, prototype: object, identify: (decoration: T) => string): T[] {

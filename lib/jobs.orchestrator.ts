@@ -45,6 +45,7 @@ export class ManagerOrchestrator implements OnModuleInit, OnApplicationShutdown 
 
 /** Lives in the module that applications import. */
 export class PoolOrchestrator implements OnApplicationBootstrap, OnModuleDestroy {
+  private static warned = false;
   private readonly logger = new Logger('JobsModule');
   private hooksCheck: NodeJS.Timeout | null = null;
 
@@ -70,8 +71,11 @@ export class PoolOrchestrator implements OnApplicationBootstrap, OnModuleDestroy
     await this.pool?.stop();
   }
 
+  /** Once in a process, however many instances it has. */
   private warnWithoutHooks(): void {
-    if (process.listenerCount('SIGTERM') === 0) this.logger.warn(NO_HOOKS);
+    if (PoolOrchestrator.warned || process.listenerCount('SIGTERM') > 0) return;
+    PoolOrchestrator.warned = true;
+    this.logger.warn(NO_HOOKS);
   }
 }
 

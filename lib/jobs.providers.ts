@@ -3,13 +3,15 @@ import { Logger, type FactoryProvider, type InjectionToken, type Provider } from
 import { DiscoveryService, ExternalContextCreator, ModulesContainer } from '@nestjs/core';
 import type { JobsModuleOptions } from './interfaces/jobs-options.interface.js';
 import { openDatabase, withApplicationDataSource } from './jobs.connection.js';
-import { getJobsToken, getOptionsToken } from './jobs.constants.js';
+import { DEFAULT_INSTANCE, getJobsToken, getOptionsToken } from './jobs.constants.js';
 import { HandlerContexts } from './jobs.contexts.js';
 import { JobsExplorer } from './jobs.explorer.js';
 import { HandlerBinder } from './jobs.handlers.js';
 import { refuse, resolveOptions, type ResolvedOptions } from './jobs.options.js';
 import { ManagerOrchestrator } from './jobs.orchestrator.js';
 import { MaintenanceDuties } from './maintenance/maintenance.duties.js';
+import { InvalidOptionsError } from './jobs.errors.js';
+import { show } from './options.checker.js';
 import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry } from './manager/task.registry.js';
@@ -39,7 +41,7 @@ export function coreProviders(name: string): Provider[] {
     tokensOf(name);
   return [
     made(validator, () => new PayloadValidator()),
-    made(events, makeEvents),
+    made(events, makeEvents, options),
     made(
       explorer,
       makeExplorer,
@@ -69,16 +71,19 @@ const made = (provide: InjectionToken, useFactory: FactoryProvider['useFactory']
 /** Options that a factory returns after the module has been laid out cannot change its layout any more. */
 export function readOptions(options: JobsModuleOptions, name: string, isGlobal: boolean): ResolvedOptions {
   const layout = { name, isGlobal };
+  if (typeof options !== 'object' || options === null) {
+    throw new InvalidOptionsError([`Expected the options of JobsModule to be an object, got ${show(options)}.`]);
+  }
   const late = (['name', 'isGlobal'] as const).filter(
-    (option) => options?.[option] !== undefined && options[option] !== layout[option],
+    (key) => options[key] !== undefined && options[key] !== layout[key],
   );
-  refuse(late.map((option) => `Expected ${option} beside useFactory in forRootAsync, got it among the options.`));
-  return resolveOptions(options && { ...options, name });
+  refuse(late.map((key) => `Expected ${key} beside useFactory in forRootAsync, got it among the options.`));
+  return resolveOptions(Array.isArray(options) ? options : { ...options, name });
 }
 
-function makeEvents(): JobEvents {
+function makeEvents({ name }: ResolvedOptions): JobEvents {
   const events = new JobEvents();
-  new JobLogger(new Logger('JobsModule')).subscribe(events);
+  new JobLogger(new Logger(name === DEFAULT_INSTANCE ? 'JobsModule' : `JobsModule ${name}`)).subscribe(events);
   return events;
 }
 

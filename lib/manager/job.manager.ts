@@ -14,6 +14,7 @@ import type {
   JobExplanation,
   JobFilter,
   JobSpec,
+  JobSpecs,
   JobStatus,
   Page,
   PageRequest,
@@ -116,6 +117,10 @@ export class JobManager {
    * @example
    * await jobs.addJobs(recipients.map((to) => ({ task: 'send-email', payload: { to }, queue: to.domain })));
    */
+  addJobs<const T extends readonly string[]>(
+    specs: JobSpecs<T>,
+    options?: { manager?: QueryExecutor; notify?: boolean },
+  ): Promise<AddedJob[]>;
   async addJobs(specs: JobSpec[], options: { manager?: QueryExecutor; notify?: boolean } = {}): Promise<AddedJob[]> {
     return this.adder.addMany(specs, { manager: options.manager, notify: options.notify !== false });
   }

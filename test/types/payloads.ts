@@ -7,6 +7,7 @@ import {
   type JobContext,
   type JobEvent,
   type JobManager,
+  type JobSpec,
   OnJobEvent,
   type StandardSchema,
   Task,
@@ -53,6 +54,30 @@ export async function addJob(): Promise<void> {
 
   // @ts-expect-error options are checked as well
   await jobs.addJob('undeclared', {}, { priorty: 1 });
+}
+
+export async function addJobs(): Promise<void> {
+  await jobs.addJobs([
+    { task: 'typed-mail', payload: { to: 'a@b.cd' } },
+    { task: 'undeclared', payload: 1, queue: 'q' },
+  ]);
+  // @ts-expect-error a number is no address
+  await jobs.addJobs([{ task: 'typed-mail', payload: { to: 1 } }]);
+  await jobs.addJobs([
+    { task: 'undeclared', payload: 1 },
+    // @ts-expect-error the address is missing
+    { task: 'typed-mail', payload: {} },
+  ]);
+  // @ts-expect-error there is no such option
+  await jobs.addJobs([{ task: 'undeclared', payload: 1, quue: 'q' }]);
+  await jobs.addJobs(['a@b.cd'].map((to) => ({ task: 'typed-mail' as const, payload: { to } })));
+  // @ts-expect-error a number is no address
+  await jobs.addJobs([1].map((to) => ({ task: 'typed-mail' as const, payload: { to } })));
+
+  // Names that are known only at run time.
+  const specs: JobSpec[] = [];
+  await jobs.addJobs(specs);
+  await jobs.addJobs([1].map((to) => ({ task: 'typed-mail', payload: { to } })));
 }
 
 export async function tokens(): Promise<void> {

@@ -74,6 +74,12 @@ describe('@Task', () => {
     expect((await attempt(app, 'greet', 'Ada')).result).toBe('hello Ada');
   });
 
+  it('goes to what stands in for its class in a test', async () => {
+    const stub = { greet: (name: string) => `stubbed ${name}` };
+    const app = await apps.start(application({ providers: [{ provide: GreetTasks, useValue: stub }] }));
+    expect((await attempt(app, 'greet', 'Ada')).result).toBe('stubbed Ada');
+  });
+
   it('counts once where a provider has a second name', async () => {
     const alias = { provide: 'ALIAS', useExisting: GreetTasks };
     const handedOut = { provide: 'SAME', inject: [GreetTasks], useFactory: (tasks: GreetTasks) => tasks };

@@ -150,6 +150,12 @@ describe('JobsModule', () => {
       ]);
     });
 
+    it('refuses a factory that forgot to return something', async () => {
+      const useFactory = () => undefined as never;
+      const failure = await apps.startFailure({ imports: [JobsModule.forRootAsync({ useFactory })] });
+      expect(failure.message).toMatch(/Expected the options of JobsModule to be an object, got undefined/);
+    });
+
     it('refuses wrong options in one error, before it connects', async () => {
       const useFactory = () => ({ connection: 'postgres://127.0.0.1:1/none', schema: '', worker: { leaseMs: 1 } });
       const failure = await apps.startFailure({ imports: [JobsModule.forRootAsync({ useFactory })] });
