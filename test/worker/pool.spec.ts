@@ -521,12 +521,19 @@ describe('the database goes away', () => {
   });
 });
 
-/** Ends every connection of the library to this database. */
-const cutConnections = () =>
-  test.sql(
-    `select pg_terminate_backend(pid) from pg_stat_activity
+/** Ends every connection of the library to this database, and waits until its pool has noticed. */
+async function cutConnections(): Promise<void> {
+  await test.sql(
+    `select pg_terminate_backend(pid, 10000) from pg_stat_activity
      where datname = current_database() and application_name = 'millrace'`,
   );
+  await eventually(() =>
+    jobs.counts().then(
+      () => true,
+      () => false,
+    ),
+  );
+}
 
 describe('settling', () => {
   it('a job that somebody’s open transaction holds keeps no other job waiting', async () => {
