@@ -13,7 +13,10 @@ interface Migration {
 }
 
 /** In order; a released file is never edited. */
-const MIGRATIONS: Migration[] = [{ version: 1, name: '0001_initial' }];
+const MIGRATIONS: Migration[] = [
+  { version: 1, name: '0001_initial' },
+  { version: 2, name: '0002_dependencies_steps_crontabs' },
+];
 
 /** The version of the schema that this version of the library works with. */
 export const SCHEMA_VERSION = MIGRATIONS.length;
