@@ -24,8 +24,11 @@ export class InvalidOptionsError extends JobsError {
 export class InvalidArgumentError extends JobsError {
   readonly code = 'ERR_JOBS_INVALID_ARGUMENT';
 
-  constructor(readonly problems: string[]) {
-    super(problems.join(' '));
+  constructor(
+    readonly problems: string[],
+    options?: ErrorOptions,
+  ) {
+    super(problems.join(' '), options);
   }
 }
 
@@ -120,7 +123,7 @@ export class PayloadTooLargeError extends JobsError {
   }
 }
 
-/** A payload's class cannot be checked, because an optional package is not installed. */
+/** Something needs an optional package that is not installed. */
 export class MissingPackageError extends JobsError {
   readonly code = 'ERR_JOBS_MISSING_PACKAGE';
 
@@ -144,6 +147,18 @@ export class UnknownRateLimitError extends JobsError {
     super(
       `Expected registered rate limits, got ${keys.map((key) => `"${key}"`).join(', ')}. Call ` +
         'registerRateLimit(key, capacity, interval) before adding jobs that name it.',
+    );
+  }
+}
+
+/** `dependsOn` names jobs that nobody knows; nothing was inserted. */
+export class UnknownParentError extends JobsError {
+  readonly code = 'ERR_JOBS_UNKNOWN_PARENT';
+
+  constructor(readonly jobIds: string[]) {
+    super(
+      `Expected dependsOn to name jobs that exist, got ${jobIds.join(', ')}. Add parents first, in the same ` +
+        'transaction or in one that was committed.',
     );
   }
 }
@@ -235,6 +250,18 @@ export class RevisionConflictError extends JobsError {
     readonly actual: number,
   ) {
     super(`Expected revision ${expected} of job ${jobId}, but it is at ${actual}. Read it again and decide anew.`);
+  }
+}
+
+/** `workOnce` was called where no handlers are known. */
+export class NoHandlersError extends JobsError {
+  readonly code = 'ERR_JOBS_NO_HANDLERS';
+
+  constructor() {
+    super(
+      'Expected handlers for workOnce, got none: this JobManager knows no tasks. Inject the manager of JobsModule, or ' +
+        'make a pool with createWorkerPool({ jobs, tasks }) first; it need not be started.',
+    );
   }
 }
 

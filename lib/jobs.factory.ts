@@ -8,6 +8,7 @@ import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
 import { show } from './options.checker.js';
+import { SingleRun } from './worker/work.once.js';
 import { WorkerPool } from './worker/worker.pool.js';
 
 /** What managers made here know of tasks, so that pools made later can tell them. */
@@ -72,6 +73,7 @@ export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
     tasksOf.get(jobs)?.replace(definition);
   }
   const validator = new PayloadValidator();
+  jobs.runWith(new SingleRun({ jobs, tasks: registry, events, validator, options: settings }));
   return new WorkerPool({ jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) });
 }
 

@@ -26,6 +26,7 @@ const LONGEST_MS = 1e12;
 const MAX_SCHEMA_BYTES = 63;
 /** Crashed workers are looked for at each beat, so that must not be rare. */
 const LONGEST_KEEPALIVE_MS = 10_000;
+const DEFAULT_MAX_CRASHES = 3;
 
 const milliseconds = (min = 0, max = LONGEST_MS): Rule => rules.integer(min, max);
 const timer = (min = 0): Rule => rules.integer(min, LONGEST_TIMER_MS);
@@ -98,6 +99,7 @@ const WORKER = {
   taskIdentifiers: option<string[] | null>(rules.names, null),
   queues: option<string[] | null>(rules.names, null),
   forbiddenFlags: option<string[] | null>(rules.names, null),
+  maxCrashes: option(rules.integer(1, 32_767), DEFAULT_MAX_CRASHES),
   listen: option(flag, true),
   autoStart: option(flag, true),
 };
@@ -133,6 +135,7 @@ const taskOptions = section({
   rateLimitKey: option(rules.name, undefined),
   flags: option(rules.names, undefined),
   concurrency: option(rules.integer(1, 10_000), undefined),
+  transactional: option(flag, undefined),
   instance: option(rules.name, DEFAULT_INSTANCE),
 });
 
@@ -159,7 +162,7 @@ export function resolveOptions(options: JobsModuleOptions = {}): ResolvedOptions
   return {
     name: settings.name,
     ...pick(settings, CONNECTION),
-    manager: managerSettings(settings),
+    manager: managerSettings(settings, settings.worker ? settings.worker.maxCrashes : DEFAULT_MAX_CRASHES),
     worker: settings.worker && workerSettings(settings.worker, settings.unknownTasks),
     maintenance: settings.maintenance,
     globalEnhancers: settings.globalEnhancers,
@@ -172,7 +175,7 @@ export function resolveManagerOptions(
 ): ConnectionSettings & { manager: ManagerSettings } {
   refuse([...managerOptions.check(options, ''), ...connectionConflicts(options)]);
   const settings = managerOptions.read(options);
-  return { ...pick(settings, CONNECTION), manager: managerSettings(settings) };
+  return { ...pick(settings, CONNECTION), manager: managerSettings(settings, DEFAULT_MAX_CRASHES) };
 }
 
 /** For use outside Nest. @throws InvalidOptionsError listing every fault */
@@ -196,9 +199,9 @@ export function refuse(faults: string[]): void {
   if (faults.length) throw new InvalidOptionsError(faults);
 }
 
-function managerSettings(settings: Settings<typeof MANAGER>): ManagerSettings {
+function managerSettings(settings: Settings<typeof MANAGER>, maxCrashes: number): ManagerSettings {
   const queues = Object.entries(settings.queues).map(([name, { concurrency }]) => [name, concurrency] as const);
-  return { ...pick(settings, MANAGER), queues: Object.fromEntries(queues) };
+  return { ...pick(settings, MANAGER), maxCrashes, queues: Object.fromEntries(queues) };
 }
 
 function workerSettings(settings: Settings<typeof WORKER>, unknownTasks: 'leave' | 'exhaust'): WorkerSettings {

@@ -7,7 +7,7 @@ import { DEFAULT_INSTANCE, getJobsToken, getOptionsToken } from './jobs.constant
 import { HandlerContexts } from './jobs.contexts.js';
 import { JobsExplorer } from './jobs.explorer.js';
 import { HandlerBinder } from './jobs.handlers.js';
-import { refuse, resolveOptions, type ResolvedOptions } from './jobs.options.js';
+import { refuse, resolveOptions, resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { ManagerOrchestrator } from './jobs.orchestrator.js';
 import { MaintenanceDuties } from './maintenance/maintenance.duties.js';
 import { InvalidOptionsError } from './jobs.errors.js';
@@ -18,6 +18,7 @@ import { TaskRegistry } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
 import { JobLogger } from './monitoring/job.logger.js';
 import { JobQueue } from './worker/job.queue.js';
+import { SingleRun } from './worker/work.once.js';
 import { WorkerPool } from './worker/worker.pool.js';
 
 /** The tokens of an instance's parts. */
@@ -133,7 +134,10 @@ const makePool = (
   tasks: TaskRegistry,
   validator: PayloadValidator,
   events: JobEvents,
-): WorkerPool | null => worker && new WorkerPool({ jobs, tasks, validator, events, options: worker });
+): WorkerPool | null => {
+  jobs.runWith(new SingleRun({ jobs, tasks, validator, events, options: worker ?? resolveWorkerOptions() }));
+  return worker && new WorkerPool({ jobs, tasks, validator, events, options: worker });
+};
 
 const makeOrchestrator = (
   explorer: JobsExplorer,

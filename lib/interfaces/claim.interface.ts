@@ -58,6 +58,8 @@ export interface SettleRequest {
   job: ClaimedJob;
   outcome: Outcome;
   executionTimeMs: number;
+  /** A transaction that may or may not have been committed has tried to settle it before. */
+  inDoubt?: boolean;
 }
 
 /** What became of the job: `lost` where the claim had been taken away, then nothing was changed. */
@@ -78,6 +80,13 @@ export interface WorkerRegistration {
   concurrency: number;
   tasks: string[];
   leaseMs: number;
+}
+
+/** What a thread needs to send heartbeats by itself. */
+export interface HeartbeatPlan {
+  /** pg's client configuration, without anything that cannot be handed to a thread. */
+  config: object;
+  query: { text: string; values: unknown[] };
 }
 
 /** What a heartbeat brings back. */

@@ -1,4 +1,5 @@
 // The shapes of a job on its way through the library: how it is described, stored, claimed and remembered.
+import type { DataSource } from 'typeorm';
 import type { PayloadOf } from './task.interface.js';
 
 /**
@@ -55,6 +56,16 @@ export interface ClaimedJob<P = unknown> extends Job<P> {
   fence: string;
   /** What the last partially successful attempt left behind. */
   previous: PartialResults | null;
+  /** How many of its attempts have taken their process down since one ended in an orderly way. */
+  crashes: number;
+}
+
+/** A line that a handler wrote with `ctx.log`. */
+export interface JobLogEntry {
+  at: Date;
+  message: string;
+  /** The attempt that wrote it, as its history record names it. */
+  correlationId: string;
 }
 
 /** What an attempt that got only half-way reports, and the next attempt gets as `ctx.previous`. */
@@ -84,7 +95,15 @@ export interface AddJobOptions {
   flags?: string[];
   /** Labels to search by. */
   tags?: string[];
+  /** Names a group of jobs, to list them by. */
   groupId?: string;
+  /** Ids of jobs that must complete before this one runs; they must exist. */
+  dependsOn?: string[];
+  /**
+   * When a parent is exhausted or cancelled: `cancel` this job, with all that depends on it; `run` it all the same; or
+   * `wait` until somebody retries the parent. Default `cancel`.
+   */
+  onParentFailure?: 'cancel' | 'run' | 'wait';
   /** Must have been registered with `registerRateLimit`. */
   rateLimitKey?: string;
   /** How long one attempt may run. Default: the task's, else the worker's `timeoutMs`. */
@@ -108,6 +127,9 @@ export interface JobSpec<P = unknown> extends Omit<AddJobOptions, 'manager' | 'n
 export type JobSpecs<T extends readonly string[]> = {
   readonly [K in keyof T]: JobSpec<PayloadOf<T[K]>> & { readonly task: T[K] };
 };
+
+/** TypeORM's EntityManager. */
+export type EntityManager = DataSource['manager'];
 
 /** Whatever can run SQL: TypeORM's EntityManager and QueryRunner, pg's Client and Pool, and adapters around others. */
 export interface QueryExecutor {
@@ -271,4 +293,12 @@ export interface JobResult {
   result: unknown;
   error: string | null;
   job: Job;
+}
+
+/** What `workOnce` has done. */
+export interface WorkedOnce {
+  /** The job as it stands now. */
+  job: Job;
+  /** What its handler threw. */
+  error?: unknown;
 }

@@ -10,7 +10,7 @@ export interface WorkerOptions {
   queueSize?: number;
   /** A job that waited longer in the buffer goes back to the database. Default 60,000. */
   queueTtlMs?: number;
-  /** Fetch more as soon as the buffer holds no more than this. Default: a fifth of the buffer. */
+  /** Fetch more as soon as the buffer holds no more than this. Default: half of the buffer. */
   refetchThreshold?: number;
   /** Pause after a fetch that brought nothing although more had been expected. Default 1,000. */
   refetchDelayMs?: number;
@@ -32,6 +32,11 @@ export interface WorkerOptions {
   queues?: string[];
   /** Leave jobs that carry one of these flags to others. */
   forbiddenFlags?: string[];
+  /**
+   * A job whose attempts have taken their process down so often in a row is exhausted ("worker died"). Before its last
+   * chance it runs alone in its process, so that no innocent neighbour is blamed. Default 3.
+   */
+  maxCrashes?: number;
   /** `false`: no LISTEN connection, polling only. Default true. */
   listen?: boolean;
   /** `false`: the pool waits for `start()`. Default true. */
@@ -113,6 +118,8 @@ export interface ManagerSettings {
   lockTimeoutMs: number;
   taskIdentifierRetentionMs: number;
   maxPayloadBytes: number;
+  /** See `WorkerOptions.maxCrashes`. */
+  maxCrashes: number;
   /** Declared queues and their concurrency. */
   queues: Record<string, number>;
 }
@@ -133,6 +140,7 @@ export interface WorkerSettings {
   taskIdentifiers: string[] | null;
   queues: string[] | null;
   forbiddenFlags: string[] | null;
+  maxCrashes: number;
   listen: boolean;
   autoStart: boolean;
   unknownTasks: 'leave' | 'exhaust';

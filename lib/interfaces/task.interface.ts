@@ -71,6 +71,11 @@ export interface TaskOptions {
   retry?: RetryOptions | RetryFunction;
   rateLimitKey?: string;
   flags?: string[];
+  /**
+   * Runs the handler in a database transaction (`ctx.manager`, a TypeORM EntityManager) in which the job is settled:
+   * what it writes and the job's completion are committed together, or not at all. Needs TypeORM. Default false.
+   */
+  transactional?: boolean;
   /** Jobs of this task that one process runs at once. Default: the pool's concurrency. */
   concurrency?: number;
   /** The module instance (`forRoot({ name })`) that the task belongs to. Default: the unnamed one. */

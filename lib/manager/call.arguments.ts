@@ -7,6 +7,7 @@ const INT4_MAX = 2_147_483_647;
 const MAX_ATTEMPTS = 32_767;
 const MIN_WORKER_ID = 10;
 const MAX_NAME = 1_000;
+const MAX_PARENTS = 1_000;
 /** Dates beyond need another notation in SQL; nobody waits that long. */
 const LAST_DATE = Date.UTC(9999, 11, 31);
 const FIRST_DATE = Date.UTC(1, 0, 1);
@@ -46,7 +47,7 @@ const oneOf =
 
 const anything: Rule = () => null;
 
-const ADD_RULES: Record<Exclude<keyof AddJobOptions, 'dependsOn'>, Rule> = {
+const ADD_RULES: Record<keyof AddJobOptions, Rule> = {
   queue: name,
   priority: integer(-INT4_MAX - 1, INT4_MAX),
   runAt: date,
@@ -57,6 +58,11 @@ const ADD_RULES: Record<Exclude<keyof AddJobOptions, 'dependsOn'>, Rule> = {
   flags: names,
   tags: names,
   groupId: name,
+  dependsOn: (value) =>
+    Array.isArray(value) && value.length <= MAX_PARENTS && value.every(isUuid)
+      ? null
+      : `an array of at most ${MAX_PARENTS} job ids (UUIDs)`,
+  onParentFailure: oneOf('cancel', 'run', 'wait'),
   rateLimitKey: name,
   timeoutMs: integer(1, INT4_MAX),
   manager: (value) =>
@@ -74,6 +80,9 @@ export function checkAddOptions(task: unknown, options: AddJobOptions): void {
       return value === undefined ? [] : problemOf(key, value, rule);
     }),
     ...(options.runAt && options.delayMs !== undefined ? ['Expected runAt or delayMs, got both.'] : []),
+    ...(options.onParentFailure && !options.dependsOn?.length
+      ? ['Expected dependsOn beside onParentFailure, got none.']
+      : []),
     ...(options.jobKeyMode && options.jobKey === undefined ? ['Expected a jobKey beside jobKeyMode, got none.'] : []),
   ];
   refuse(problems);

@@ -48,7 +48,7 @@ function attempt<T>(describe: () => T): T | undefined {
 }
 
 /** PostgreSQL's text knows neither NUL nor lone surrogates. */
-const storable = (text: string, max: number): string =>
+export const storable = (text: string, max: number): string =>
   text
     .slice(0, max)
     .replaceAll('\0', '\uFFFD')

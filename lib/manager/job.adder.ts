@@ -1,14 +1,16 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import { DatabaseUnavailableError, JobsError, UnknownRateLimitError } from '../jobs.errors.js';
+import { DatabaseUnavailableError, JobsError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
 import { addJobs, addKeyedJobs, type AddedRow } from '../storage/statements/add-jobs.js';
+import { linkParents, lockParents } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
 import { Announcer } from './announcer.js';
 import { toJob } from './job.mapper.js';
+import type { JobClaims } from './job.claims.js';
 import type { JobPreparer, PreparedJob } from './job.preparer.js';
 
 interface Target {
@@ -31,21 +33,24 @@ export class JobAdder {
   constructor(
     private readonly database: Database,
     private readonly preparer: JobPreparer,
-    private readonly promote: (queues: string[]) => Promise<unknown>,
+    private readonly claims: JobClaims,
+    /** The transaction to add in where the caller names none. Asked in the same turn as the call. */
+    private readonly ambient: () => QueryExecutor | undefined,
   ) {
     this.announcer = new Announcer(database);
   }
 
   async addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
+    const target = { manager: options?.manager ?? this.ambient(), notify: options?.notify !== false };
     const job = await this.preparer.prepare(task, payload, options);
-    const target = { manager: options.manager, notify: options.notify !== false };
-    if (options.manager || job.row.job_key !== null) return (await this.add([job], target))[0] as AddedJob;
+    if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;
     const added = await this.batcher.add(job);
     this.announce([added], target);
     return added;
   }
 
-  async addMany(specs: JobSpec[], target: Target): Promise<AddedJob[]> {
+  async addMany(specs: JobSpec[], asked: Target): Promise<AddedJob[]> {
+    const target = { ...asked, manager: asked.manager ?? this.ambient() };
     const jobs: PreparedJob[] = [];
     for (const { task, payload, ...options } of specs) jobs.push(await this.preparer.prepare(task, payload, options));
     return jobs.length ? this.add(jobs, target) : [];
@@ -58,16 +63,20 @@ export class JobAdder {
   }
 
   private async add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
-    const keyed = jobs.some(({ row }) => row.job_key !== null);
+    const special = jobs.some(needsRounds);
+    const children = jobs.filter(isChild);
     const work = (executor?: QueryExecutor): Promise<AddedJob[]> =>
-      keyed
-        ? this.insertKeyed(jobs, executor, this.channelOf(target))
-        : this.insert(jobs, executor, this.channelOf(target));
+      children.length
+        ? this.insertChildren(jobs, children, executor!, this.channelOf(target))
+        : special
+          ? this.insertKeyed(jobs, executor, this.channelOf(target))
+          : this.insert(jobs, executor, this.channelOf(target));
     if (target.manager) return work(target.manager);
     const added = await this.repeated(async (repeat) => {
-      const known = repeat && keyed ? await this.find(jobs.map(({ row }) => row.id)) : [];
+      const known = repeat && special ? await this.find(jobs.map(({ row }) => row.id)) : [];
       if (known.length) return known;
-      return jobs.length > CHUNK || (keyed && jobs.length > 1) ? this.database.transaction(work) : work();
+      const needsTransaction = jobs.length > CHUNK || children.length > 0 || (special && jobs.length > 1);
+      return needsTransaction ? this.database.transaction(work) : work();
     });
     this.announce(added, target);
     return added;
@@ -98,6 +107,33 @@ export class JobAdder {
     return added;
   }
 
+  /** Parents are locked first, so that none can end before it is known who waits for it. */
+  private async insertChildren(
+    jobs: PreparedJob[],
+    children: PreparedJob[],
+    executor: QueryExecutor,
+    channel: string | null,
+  ): Promise<AddedJob[]> {
+    const parents = [...new Set(children.flatMap(({ row }) => row.depends_on ?? []))];
+    const known = new Set((await this.database.run(lockParents, [parents], executor)).map(({ id }) => id));
+    const unknown = parents.filter((id) => !known.has(id));
+    if (unknown.length) throw new UnknownParentError(unknown);
+    const added = await this.insertKeyed(jobs, executor, channel);
+    const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
+    const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
+    await this.database.run(linkParents, [pairs.map(([child]) => child), pairs.map(([, parent]) => parent)], executor);
+    await this.claims.resolveDependents(parents, executor);
+    const stored = new Map(
+      (
+        await this.find(
+          added.map(({ id }) => id),
+          executor,
+        )
+      ).map((job) => [job.id, job]),
+    );
+    return added.map((job) => ({ ...job, ...stored.get(job.id), created: job.created }));
+  }
+
   /** Jobs whose keys occur twice in one call take turns: each round has every key once. */
   private async insertKeyed(
     jobs: PreparedJob[],
@@ -121,7 +157,7 @@ export class JobAdder {
       const answer = await this.database.run(addKeyedJobs, [...parametersOf(open), channel], executor);
       refuseMissing(answer);
       rows.push(...answer);
-      if (!executor) await this.promote(answer.flatMap(({ freed_queue }) => freed_queue ?? []));
+      if (!executor) await this.claims.promote(answer.flatMap(({ freed_queue }) => freed_queue ?? []));
       const done = new Set(answer.map(({ requested }) => requested));
       open = open.filter(({ row }) => !done.has(row.id));
     }
@@ -171,6 +207,15 @@ export class KeyContentionError extends JobsError {
     super(`The jobs with keys ${jobs.map(({ row }) => `"${row.job_key}"`).join(', ')} kept changing. Try again.`);
   }
 }
+
+const isChild = ({ row }: PreparedJob): boolean => row.depends_on !== null;
+
+/** Plain jobs share inserts; those with a key or parents take statements of their own. */
+const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== null || isChild(job);
+
+/** A key may have kept an older job as it is: its parents stay what they were. */
+const mayLink = ({ row }: PreparedJob, id: string): boolean =>
+  row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
 
 const parametersOf = (jobs: PreparedJob[]): [specs: string, payloads: string] => [
   JSON.stringify(jobs.map(({ row }) => row)),

@@ -3,14 +3,16 @@
 import type {
   ClaimRequest,
   ClaimResult,
+  HeartbeatPlan,
   HeartbeatReport,
   SettleRequest,
   SettleResult,
   WorkerRegistration,
 } from '../interfaces/claim.interface.js';
-import type { ClaimedJob, Job } from '../interfaces/job.interface.js';
+import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
+import * as dependencies from '../storage/statements/dependencies.js';
 import * as leases from '../storage/statements/lease-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
@@ -21,8 +23,6 @@ import { retryDelayMs } from './retry.policy.js';
 import { executionEnvironment, findEarlier, settleBatch, type SettleBatch, type Settlement } from './settlement.js';
 import type { TaskRegistry } from './task.registry.js';
 
-/** A job that has taken its process down so often is not run again. */
-const MAX_CRASHES = 3;
 /** Rounds in which a claim by hand looks again after waiting jobs were let in. */
 const CLAIM_ROUNDS = 4;
 
@@ -45,6 +45,8 @@ export class JobClaims {
     private readonly database: Database,
     private readonly settings: ManagerSettings,
     private readonly tasks: TaskRegistry,
+    /** Hears of the jobs that are settled here. */
+    private readonly onSettled: (ids: Set<string>) => void = () => undefined,
   ) {}
 
   /** How long a claim by hand holds, in ms, unless it says otherwise. */
@@ -80,9 +82,29 @@ export class JobClaims {
   async settle(workerId: string, requests: SettleRequest[], how: SettleManner = {}): Promise<SettleAnswer> {
     const batch = { workerId, requests, byHand: how.byHand ?? false, wait: false };
     const { results, missing, ...freed } = await settleBatch(this.database, this.settings, batch);
+    this.onSettled(new Set(results.map(({ job }) => job.id)));
     await this.letIn(freed);
     const rest = { ...batch, requests: missing };
     return { results, late: missing.length ? this.settleLate(rest, how.repeated ?? false) : null };
+  }
+
+  /**
+   * Settles one attempt inside a transaction. `letIn`, to be called after the commit, lets those go on who waited for
+   * the job to end.
+   */
+  async settleWithin(
+    executor: QueryExecutor,
+    workerId: string,
+    request: SettleRequest,
+  ): Promise<{ result: SettleResult; letIn: () => Promise<void> }> {
+    const batch = { workerId, requests: [request], byHand: false, wait: true };
+    const { results, ...freed } = await settleBatch(this.database.on(executor), this.settings, batch);
+    const result = results[0] ?? { job: request.job, status: 'lost', runAt: null };
+    const letIn = async (): Promise<void> => {
+      this.onSettled(new Set([request.job.id]));
+      await this.letIn(freed);
+    };
+    return { result, letIn };
   }
 
   /** Gives claimed jobs back unstarted: the attempt does not count. */
@@ -114,6 +136,20 @@ export class JobClaims {
     return jobs;
   }
 
+  /** Tells the jobs that wait for these parents what has become of them; what is cancelled for it is a parent itself. */
+  async resolveDependents(parents: string[], executor?: QueryExecutor): Promise<void> {
+    for (let ended = parents; ended.length;) {
+      const values = [ended, this.database.channel, this.settings.history.retentionMs];
+      const rows = await this.database.run(dependencies.resolveDependents, values, executor);
+      ended = rows.filter(({ became }) => became === 'cancelled').map(({ id }) => id);
+    }
+  }
+
+  /** The same for parents of which nobody has told their children: whoever should have has died. */
+  async resolveForgotten(): Promise<void> {
+    await this.resolveDependents((await this.database.run(dependencies.forgottenParents, [])).map(({ id }) => id));
+  }
+
   /** Lets those in who wait for a free place in these queues; `stuck`: see promoteQueued. Returns how many. */
   async promote(queues: string[], stuck = false): Promise<number> {
     if (!queues.length) return 0;
@@ -139,9 +175,20 @@ export class JobClaims {
   }
 
   /** Renews the leases of all that a worker holds. */
-  async heartbeat(workerId: string, runningIds: string[]): Promise<HeartbeatReport> {
-    const [row] = await this.database.run(leases.heartbeat, [workerId, runningIds]);
+  async heartbeat(workerId: string): Promise<HeartbeatReport> {
+    const [row] = await this.database.run(leases.heartbeat, [workerId]);
     return { expired: !row, cancelRequested: row?.cancel_requested ?? [] };
+  }
+
+  /** The same for a thread of its own; null where the connection's settings cannot be handed to one. */
+  planHeartbeat(workerId: string): HeartbeatPlan | null {
+    const config = this.database.portableConfig();
+    return config && { config, query: this.database.describe(leases.heartbeat, [workerId]) };
+  }
+
+  /** Ids of a worker's jobs that somebody asked to cancel. */
+  async findCancelRequests(workerId: string): Promise<string[]> {
+    return (await this.database.run(leases.findCancelRequests, [workerId])).map(({ id }) => id);
   }
 
   /** An orderly end: the pool holds nothing any more. */
@@ -150,13 +197,15 @@ export class JobClaims {
   }
 
   /** Frees the jobs of workers that have not been heard of for their lease, and lines that got stuck. */
-  async rescue(): Promise<number> {
+  async rescue(maxCrashes = this.settings.maxCrashes): Promise<number> {
     const dead = await this.database.transaction(async (executor) => {
       const marked = await this.database.run(leases.markDeadWorkers, [], executor);
       if (!marked.length) return [];
       const ids = marked.map(({ id }) => id);
-      const how = { reason: 'worker died', maxCrashes: MAX_CRASHES };
-      return this.database.run(leases.rescueJobsOf, [...this.endValues(how), ids], executor);
+      const how = { reason: 'worker died', maxCrashes };
+      const rescued = await this.database.run(leases.rescueJobsOf, [...this.endValues(how), ids], executor);
+      await this.database.run(leases.markLeftovers, [ids], executor);
+      return rescued;
     });
     await this.letIn(freedBy(dead));
     await this.promoteStalled();
@@ -177,7 +226,9 @@ export class JobClaims {
 
   private async settleLate(batch: SettleBatch, repeated: boolean): Promise<SettleResult[]> {
     const waited = await settleBatch(this.database, this.settings, { ...batch, wait: true });
-    await this.letIn(waited);
+    // It waited for somebody's transaction, which may have added children that its snapshot does not show.
+    const parents = waited.results.filter(({ status }) => hasEnded(status)).map(({ job }) => job.id);
+    await this.letIn({ ...waited, parents });
     const rest = { ...batch, requests: waited.missing };
     const earlier = repeated && rest.requests.length ? await findEarlier(this.database, rest) : null;
     const lost = (earlier ?? waited).missing.map(({ job }): SettleResult => ({ job, status: 'lost', runAt: null }));
@@ -185,9 +236,10 @@ export class JobClaims {
   }
 
   /** Others may go on where these jobs have left. */
-  private async letIn({ promote, successors }: Freed): Promise<void> {
+  private async letIn({ promote, successors, parents }: Freed): Promise<void> {
     await this.promote(promote);
     if (successors.length) await this.database.run(unblockSuccessors, [successors]);
+    await this.resolveDependents(parents);
   }
 
   private async promoteStalled(): Promise<number> {
@@ -206,9 +258,12 @@ export class JobClaims {
 }
 
 /** What jobs leave behind for others: places in queues, keys. */
-type Freed = Pick<Settlement, 'promote' | 'successors'>;
+type Freed = Pick<Settlement, 'promote' | 'successors' | 'parents'>;
+
+const hasEnded = (status: SettleResult['status']): boolean => ['completed', 'exhausted', 'cancelled'].includes(status);
 
 const freedBy = (rows: leases.EndedClaimRow[]): Freed => ({
   promote: rows.flatMap(({ queue }) => queue ?? []),
   successors: rows.flatMap(({ superseded_by }) => superseded_by ?? []),
+  parents: rows.filter(({ became }) => became !== 'available').map(({ id }) => id),
 });

@@ -34,7 +34,7 @@ function ofState(job: Job, row: ExplainRow): Finding | null {
     return { reason: 'job_key', message: `It took the key of job ${blockedBy[0] ?? ''}, which still runs.`, blockedBy };
   }
   if (row.parked === 'parents')
-    return { reason: 'parents', message: 'It waits for the jobs it depends on.', blockedBy };
+    return { reason: 'parents', message: `It waits for ${count(blockedBy.length, 'job')} it depends on.`, blockedBy };
   return null;
 }
 

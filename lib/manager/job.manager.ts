@@ -13,8 +13,10 @@ import type {
   JobCounts,
   JobExplanation,
   JobFilter,
+  JobLogEntry,
   JobSpec,
   JobSpecs,
+  JobResult,
   JobStatus,
   Page,
   PageRequest,
@@ -23,6 +25,7 @@ import type {
   QueueState,
   RateLimit,
   SettleReport,
+  WorkedOnce,
   WorkerInfo,
 } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
@@ -33,11 +36,13 @@ import {
   JobKeyConflictError,
   JobNotFoundError,
   LeaseExpiredError,
+  NoHandlersError,
   RevisionConflictError,
   WrongOwnerError,
 } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { JobNotifier } from '../storage/job.notifier.js';
+import { TransactionSource } from '../storage/transaction.source.js';
 import { toDate } from '../storage/row.types.js';
 import * as edits from '../storage/statements/edit-jobs.js';
 import * as inspections from '../storage/statements/inspect-jobs.js';
@@ -45,6 +50,7 @@ import * as leases from '../storage/statements/lease-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
+import { AttemptRecords } from './attempt.records.js';
 import { check, checkWorkerId, rules } from './call.arguments.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
@@ -52,6 +58,8 @@ import { JobAdder } from './job.adder.js';
 import { JobClaims } from './job.claims.js';
 import { toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
 import { JobPreparer } from './job.preparer.js';
+import { JobTransaction } from './job.transaction.js';
+import { JobWaiter, type WaitOptions } from './job.waiter.js';
 import { pageOf, readCursor, readPageRequest } from './page.js';
 import type { PayloadValidator } from './payload.validator.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -63,8 +71,11 @@ export interface JobManagerParts {
   validator: PayloadValidator;
   /** Where to LISTEN, if not where the statements go. */
   listenConnection?: string | pg.ClientConfig | undefined;
+  /** The transaction that `addJob` joins where it is given none. */
+  ambient?: () => QueryExecutor | undefined;
 }
 
+const nowhere = (): undefined => undefined;
 const DEFAULT_REASON = 'failed by an operator';
 const UNBOUNDED_WINDOW: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
 /**
@@ -76,18 +87,25 @@ const UNBOUNDED_WINDOW: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 
 export class JobManager {
   /** For pools: claims and settles without a user's hand. */
   readonly claims: JobClaims;
+  /** For handlers: what a running attempt writes before it ends. */
+  readonly attempts: AttemptRecords;
   private readonly database: Database;
   private readonly settings: ManagerSettings;
   private readonly adder: JobAdder;
-  private readonly listenConnection: string | pg.ClientConfig | undefined;
+  private readonly transactions: TransactionSource;
+  private readonly waiter: JobWaiter;
+  private singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> } | null = null;
 
-  constructor({ database, settings, tasks, validator, listenConnection }: JobManagerParts) {
+  constructor(private readonly parts: JobManagerParts) {
+    const { database, settings, tasks, validator, ambient = nowhere } = parts;
     this.database = database;
-    this.listenConnection = listenConnection;
     this.settings = settings;
-    this.claims = new JobClaims(database, settings, tasks);
+    this.waiter = new JobWaiter(database);
+    this.claims = new JobClaims(database, settings, tasks, (ids) => this.waiter.notice(ids));
+    this.attempts = new AttemptRecords(database);
+    this.transactions = new TransactionSource(database);
     const preparer = new JobPreparer(settings, tasks, validator);
-    this.adder = new JobAdder(database, preparer, (queues) => this.claims.promote(queues));
+    this.adder = new JobAdder(database, preparer, this.claims, ambient);
   }
 
   // Adding
@@ -146,6 +164,21 @@ export class JobManager {
     const { taskIdentifiers = null, forbiddenFlags = null, queues = null } = options;
     const base = { workerId, taskIdentifiers, forbiddenFlags, queues, leaseMs, slotPriorityLimit: null };
     return this.claims.claimExactly(base, batchSize);
+  }
+
+  /**
+   * Claims one due job that this process has a handler for, runs it and settles it: from the queues in the given order,
+   * or any. Never throws the handler's error.
+   *
+   * @returns null where no job is due, else the job, with its error if it failed
+   * @throws NoHandlersError where no handlers are known (a manager without Nest and without a pool)
+   * @example
+   * while (await jobs.workOnce({ queues: ['urgent', 'mail'] })) {}
+   */
+  async workOnce({ queues }: { queues?: string[] } = {}): Promise<WorkedOnce | null> {
+    check({ queues: [queues, rules.optional(rules.names)] });
+    if (!this.singleRun) throw new NoHandlersError();
+    return this.singleRun.workOnce(queues ?? null);
   }
 
   /** Marks claimed jobs as done. @throws InvalidWorkerIdError, InvalidArgumentError */
@@ -242,7 +275,9 @@ export class JobManager {
    */
   async cancelJobs(ids: string[], reason?: string): Promise<Job[]> {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.name)] });
-    const rows = await this.database.run(edits.cancelJobs, [ids, reason ?? null, this.settings.history.retentionMs]);
+    const { retentionMs } = this.settings.history;
+    const rows = await this.database.run(edits.cancelJobs, [ids, reason ?? null, retentionMs, this.database.channel]);
+    await this.claims.resolveDependents(rows.filter(({ running }) => !running).map(({ id }) => id));
     return this.edited(rows);
   }
 
@@ -335,6 +370,7 @@ export class JobManager {
     const reset = await this.claims.end(leases.resetExpiredLeases, { reason: 'lease expired' }, [
       lockTimeoutMs ?? null,
     ]);
+    await this.claims.resolveForgotten();
     return reset.length + (await this.claims.rescue());
   }
 
@@ -452,6 +488,11 @@ export class JobManager {
     return (await this.database.run(inspections.jobHistory, [id])).map(toHistoryRecord);
   }
 
+  /** What the attempts of a job wrote with `ctx.log`, oldest first. */
+  async jobLogs(id: string, page?: PageRequest): Promise<Page<JobLogEntry>> {
+    return this.attempts.findLogs(id, page);
+  }
+
   /** Finished attempts, newest first. */
   async listHistory(filter: HistoryFilter = {}, page?: PageRequest): Promise<Page<HistoryRecord>> {
     check({ jobId: [filter.jobId, rules.optional(rules.uuid)] });
@@ -479,6 +520,18 @@ export class JobManager {
     return explainLiveJob(job, row);
   }
 
+  /**
+   * Waits until a job is completed, exhausted or cancelled, wherever it runs.
+   *
+   * @throws JobNotFoundError, WaitTimeoutError, or the signal's reason
+   * @example
+   * const { status, result } = await jobs.waitForJob(job.id, { timeoutMs: 30_000 });
+   */
+  async waitForJob(id: string, options: WaitOptions = {}): Promise<JobResult> {
+    check({ id: [id, rules.uuid], timeoutMs: [options.timeoutMs, rules.optional(rules.duration)] });
+    return this.waiter.wait(id, options);
+  }
+
   /** The workers that are alive. */
   async workers(): Promise<WorkerInfo[]> {
     return (await this.database.run(leases.listWorkers, [])).map(toWorkerInfo);
@@ -486,11 +539,19 @@ export class JobManager {
 
   /** Waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
   async close(): Promise<void> {
+    this.waiter.close();
     await this.adder.idle();
+    await this.attempts.idle();
+    await this.transactions.close();
     await this.database.close();
   }
 
   // For pools
+
+  /** Who runs the jobs of `workOnce`. */
+  runWith(singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> }): void {
+    this.singleRun = singleRun;
+  }
 
   /** Writes the declared queues' concurrency. */
   async declareQueues(): Promise<void> {
@@ -501,9 +562,25 @@ export class JobManager {
     await this.claims.promote(names);
   }
 
+  /** This manager inside a transaction: all it does is part of it. */
+  within(executor: QueryExecutor): JobManager {
+    return new JobManager({ ...this.parts, database: this.database.on(executor), ambient: () => executor });
+  }
+
+  /** Makes room for so many transactional attempts at once. @throws InvalidOptionsError, MissingPackageError */
+  async prepareTransactions(slots: number): Promise<void> {
+    await this.transactions.prepare(slots);
+  }
+
+  /** A transaction for one attempt of a transactional task. Waits for a free connection. */
+  async beginTransaction(): Promise<JobTransaction> {
+    const open = await this.transactions.begin();
+    return new JobTransaction(open, this.within(open.manager), this.claims);
+  }
+
   /** A LISTEN connection of its own, not started yet. */
   createNotifier(onError: (error: unknown) => void): JobNotifier {
-    const direct = this.listenConnection;
+    const direct = this.parts.listenConnection;
     const config =
       typeof direct === 'string' ? { connectionString: direct } : (direct ?? this.database.connectionConfig());
     return new JobNotifier(config, this.database.channel, onError);

@@ -29,7 +29,7 @@ export const toJob = (row: JobRow): Job => ({
   lockedBy: row.locked_by,
   lockedAt: toDateOrNull(row.locked_at),
   revision: row.revision,
-  progress: null,
+  progress: row.progress ?? null,
   createdAt: toDate(row.created_at),
   updatedAt: toDate(row.updated_at),
 });
@@ -39,6 +39,7 @@ export const toClaimedJob = (row: ClaimedRow): ClaimedJob =>
     correlationId: correlationIdOf(row.id, row.fence),
     fence: row.fence,
     previous: row.previous,
+    crashes: row.crashes,
   });
 
 export const toHistoryRecord = (row: HistoryRow): HistoryRecord => ({

@@ -59,6 +59,8 @@ export class JobPreparer {
       flags: listOrNull(options.flags ?? defaults.flags),
       tags: listOrNull(options.tags),
       group_id: options.groupId ?? null,
+      depends_on: options.dependsOn?.length ? [...new Set(options.dependsOn)] : null,
+      on_parent_failure: options.onParentFailure ?? null,
     };
   }
 

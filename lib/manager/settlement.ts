@@ -16,8 +16,7 @@ import {
 } from '../storage/statements/settle-jobs.js';
 import { errorText } from './error.text.js';
 
-/** Whether it is an outcome's values that the database refuses. */
-export { isDataFault } from '../storage/database.errors.js';
+export { isCertainlyRolledBack, isDataFault, withReason } from '../storage/database.errors.js';
 
 /** What the settling process is, for the history of claims made by hand (a pool's is in its row of workers). */
 export const executionEnvironment = (): Record<string, unknown> => ({
@@ -35,6 +34,8 @@ export interface Settlement {
   promote: string[];
   /** Jobs that waited for these to leave. */
   successors: string[];
+  /** Jobs that have ended and that others wait for. */
+  parents: string[];
 }
 
 export interface SettleBatch {
@@ -136,5 +137,6 @@ function toSettlement(requests: SettleRequest[], rows: SettledRow[]): Settlement
     missing,
     promote: rows.flatMap(({ promote }) => promote ?? []),
     successors: rows.flatMap(({ superseded_by }) => superseded_by ?? []),
+    parents: rows.filter(({ has_dependents }) => has_dependents).map(({ id }) => id),
   };
 }

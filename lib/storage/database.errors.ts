@@ -52,8 +52,19 @@ export function isTransient(error: unknown): boolean {
   return code !== undefined && REPEATABLE.has(code);
 }
 
-/** Whether the values are at fault, so that repeating the call would not help. */
+/** Whether an outcome's values are at fault, so that repeating the call would not help. */
 export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeOf(error) ?? '');
+
+/** Whether a commit that failed has rolled back: the server said so. Where the connection broke, nobody knows. */
+export const isCertainlyRolledBack = (error: unknown): boolean => /^(40|23|25|P0|22)/.test(codeOf(error) ?? '');
+
+const SERIALIZATION: Record<string, string> = { '40001': 'serialization failure', '40P01': 'deadlock' };
+
+/** Says in words why PostgreSQL gave up a transaction that may well succeed when it is repeated. */
+export function withReason(error: unknown): unknown {
+  const reason = SERIALIZATION[codeOf(error) ?? ''];
+  return reason ? new Error(`${reason}, rolled back: ${messageOf(error)}`, { cause: error }) : error;
+}
 
 /** Whether an error is the violation of the named constraint. */
 export const violates = (error: unknown, constraint: string): boolean =>

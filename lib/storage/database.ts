@@ -34,6 +34,19 @@ interface Compiled {
 
 const DEFAULT_POOL: pg.PoolConfig = { max: 10, application_name: 'millrace', keepAlive: true };
 const RETRY_CONNECT_MS = 250;
+const CONNECTION_SETTINGS = [
+  'connectionString',
+  'host',
+  'port',
+  'user',
+  'password',
+  'database',
+  'ssl',
+  'stream',
+  'options',
+  'application_name',
+  'connectionTimeoutMillis',
+] as const satisfies (keyof pg.ClientConfig)[];
 
 export class Database {
   readonly schema: string;
@@ -42,11 +55,15 @@ export class Database {
   /** Where NOTIFY and LISTEN meet; a hash, because a channel's name is at most 63 bytes long. */
   readonly channel: string;
   private readonly compiled = new Map<Statement<unknown>, Compiled>();
+  /** Where statements run that name no executor; none: on the pool. */
+  private bound: QueryExecutor | undefined;
 
   private constructor(
     readonly pool: pg.Pool,
     private readonly ownsPool: boolean,
     private readonly options: DatabaseOptions,
+    /** The application's, where the pool is. */
+    readonly dataSource: DataSource | null,
   ) {
     this.schema = options.schema;
     this.quotedSchema = quoteIdentifier(options.schema);
@@ -59,7 +76,7 @@ export class Database {
     const pool = new pg.Pool({ ...DEFAULT_POOL, ...config, ...secretsOf(config) });
     // An idle connection that breaks must not end the process; the next query gets a new one.
     pool.on('error', () => undefined);
-    return new Database(pool, true, options);
+    return new Database(pool, true, options, null);
   }
 
   /** A database that shares the pool of an initialised TypeORM DataSource. */
@@ -71,14 +88,21 @@ export class Database {
           `"${dataSource.options.type}"${pool ? '' : ' that is not initialised'}.`,
       ]);
     }
-    return new Database(pool, false, options);
+    return new Database(pool, false, options, dataSource);
+  }
+
+  /** The same database, seen from inside a transaction: everything runs on `executor`. */
+  on(executor: QueryExecutor): Database {
+    const view = Object.create(this) as Database;
+    view.bound = executor;
+    return view;
   }
 
   /**
    * Runs a statement, on `executor` if one is given (in its transaction), else on the pool.
    * @throws TransactionOverError, MissingPrivilegesError, DatabaseUnavailableError, SchemaOutdatedError
    */
-  async run<Row>(statement: Statement<Row>, values: unknown[], executor?: QueryExecutor): Promise<Row[]> {
+  async run<Row>(statement: Statement<Row>, values: unknown[], executor = this.bound): Promise<Row[]> {
     const { name, text } = this.compile(statement);
     try {
       if (!executor) return rowsOf(await this.pool.query({ name, text, values, types: rowTypes }));
@@ -90,7 +114,7 @@ export class Database {
   }
 
   /** Runs `work` in a transaction of its own, or in `executor`'s if one is given. */
-  async transaction<T>(work: (executor: QueryExecutor) => Promise<T>, executor?: QueryExecutor): Promise<T> {
+  async transaction<T>(work: (executor: QueryExecutor) => Promise<T>, executor = this.bound): Promise<T> {
     if (executor) return work(executor);
     const client = await this.connect();
     let broken: Error | undefined;
@@ -134,9 +158,25 @@ export class Database {
     return { ...options, ...secretsOf(options), keepAlive: true };
   }
 
+  /** The same for another thread; null where settings hold what cannot be handed over (functions, streams). */
+  portableConfig(): pg.ClientConfig | null {
+    const config = this.connectionConfig();
+    const portable = Object.fromEntries(CONNECTION_SETTINGS.map((key) => [key, config[key]]));
+    try {
+      return structuredClone({ ...portable, keepAlive: true });
+    } catch {
+      return null;
+    }
+  }
+
+  /** A statement as pg takes it, for a connection that is not ours to query. */
+  describe(statement: Statement<unknown>, values: unknown[]): { text: string; values: unknown[] } {
+    return { text: this.compile(statement).text, values };
+  }
+
   /** Ends the pool if it is the library's own. */
   async close(): Promise<void> {
-    if (this.ownsPool && !this.pool.ended) await this.pool.end();
+    if (this.ownsPool && !this.bound && !this.pool.ended) await this.pool.end();
   }
 
   private async connect(): Promise<pg.PoolClient> {

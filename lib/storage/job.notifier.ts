@@ -3,6 +3,11 @@
 import pg from 'pg';
 import { quoteIdentifier } from './database.js';
 
+/** What a notification says: there are new jobs … */
+export const NEW_JOBS = '';
+/** … or running ones that should be cancelled. */
+export const CANCEL_NEWS = 'cancel';
+
 const FIRST_RETRY_MS = 250;
 const LONGEST_RETRY_MS = 30_000;
 /** A connection may die without a word: ask it now and then. */
@@ -10,7 +15,7 @@ const CHECK_INTERVAL_MS = 30_000;
 const CHECK_TIMEOUT_MS = 10_000;
 
 export class JobNotifier {
-  private readonly subscribers = new Set<() => void>();
+  private readonly subscribers = new Set<(news: string) => void>();
   private client: pg.Client | null = null;
   private timer: NodeJS.Timeout | null = null;
   private connecting: Promise<void> | null = null;
@@ -44,8 +49,11 @@ export class JobNotifier {
     await client?.end().catch(() => undefined);
   }
 
-  /** Calls the handler whenever there may be something new. Returns how to unsubscribe. */
-  subscribe(handler: () => void): () => void {
+  /**
+   * Calls the handler whenever there may be something new: NEW_JOBS, or CANCEL_NEWS for jobs to cancel. Returns how to
+   * unsubscribe.
+   */
+  subscribe(handler: (news: string) => void): () => void {
     this.subscribers.add(handler);
     return () => void this.subscribers.delete(handler);
   }
@@ -59,7 +67,7 @@ export class JobNotifier {
     const client = new pg.Client(this.config);
     client.on('error', (error) => this.lose(client, error));
     client.on('end', () => this.lose(client, new Error('The LISTEN connection ended.')));
-    client.on('notification', () => this.tell());
+    client.on('notification', ({ payload }) => this.tell(payload ?? NEW_JOBS));
     try {
       await client.connect();
       await client.query(`listen ${quoteIdentifier(this.channel)}`);
@@ -72,11 +80,11 @@ export class JobNotifier {
     this.failures = 0;
     this.schedule(CHECK_INTERVAL_MS, () => void this.check(client));
     // Whatever was announced while nobody listened is found now.
-    this.tell();
+    for (const news of [NEW_JOBS, CANCEL_NEWS]) this.tell(news);
   }
 
-  private tell(): void {
-    for (const handler of this.subscribers) handler();
+  private tell(news: string): void {
+    for (const handler of this.subscribers) handler(news);
   }
 
   private lose(client: pg.Client, error: unknown): void {

@@ -84,5 +84,5 @@ export class JobBuffer {
   }
 }
 
-const forSlot = ({ queue, rateLimitKey, attempts, maxAttempts }: ClaimedJob): boolean =>
-  queue !== null || rateLimitKey !== null || attempts >= maxAttempts;
+const forSlot = ({ queue, rateLimitKey, attempts, maxAttempts, crashes }: ClaimedJob): boolean =>
+  queue !== null || rateLimitKey !== null || attempts >= maxAttempts || crashes > 0;

@@ -5,9 +5,10 @@ import type { ClaimRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
-import type { JobNotifier } from '../storage/job.notifier.js';
+import { NEW_JOBS, type JobNotifier } from '../storage/job.notifier.js';
 import { backoffMs } from './backoff.js';
 import { ClaimScan } from './claim.scan.js';
+import type { Isolation } from './isolation.js';
 import { JobBuffer } from './job.buffer.js';
 
 export interface JobQueueOptions {
@@ -38,6 +39,8 @@ export interface JobQueueOptions {
    * Default: always.
    */
   admit?: (job: ClaimedJob) => boolean;
+  /** Default: none; every job may run beside any other. */
+  isolation?: Isolation;
   onError?: (error: unknown, context: string) => void;
 }
 
@@ -103,7 +106,7 @@ export class JobQueue {
       throw new AlreadyRunningError('Expected a queue that does not run, got one that does.');
     if (this.state === 'stopped') throw new StoppedError('A stopped queue cannot start again; make a new one.');
     this.state = 'running';
-    this.unsubscribe = this.options.notifier?.subscribe(() => this.wake()) ?? null;
+    this.unsubscribe = this.options.notifier?.subscribe((news) => news === NEW_JOBS && this.wake()) ?? null;
     this.loop = this.run();
   }
 
@@ -172,6 +175,7 @@ export class JobQueue {
   }
 
   private wantsMore(): boolean {
+    if (this.options.isolation?.holds) return false;
     const threshold = this.options.refetchThreshold ?? Math.floor(this.buffer.size / 2);
     return this.takers.length > 0 || this.buffer.length <= threshold;
   }
@@ -186,7 +190,7 @@ export class JobQueue {
       this.failures = 0;
       this.scan.learn(result, performance.now() - startedAt, request.limit);
       this.retryAfter(result.retryInMs);
-      this.accept(result.jobs, result.more);
+      this.accept(await this.withoutExtraSuspects(result.jobs), result.more);
       return this.pauseAfter(result.jobs.length, result.more);
     } catch (error) {
       this.counters.errors++;
@@ -212,6 +216,14 @@ export class JobQueue {
       cursor: this.scan.cursor(),
       leaseMs: this.options.leaseMs === undefined ? this.options.jobs.claims.lockTimeoutMs : this.options.leaseMs,
     };
+  }
+
+  /** They go back before the first one may start: a crash would be blamed on all that the pool holds. */
+  private async withoutExtraSuspects(jobs: ClaimedJob[]): Promise<ClaimedJob[]> {
+    const extra = this.options.isolation?.take(jobs) ?? [];
+    if (!extra.length) return jobs;
+    await this.giveBack(extra);
+    return jobs.filter((job) => !extra.includes(job));
   }
 
   private accept(jobs: ClaimedJob[], more: boolean): void {
@@ -286,6 +298,7 @@ export class JobQueue {
   }
 
   private async giveBack(jobs: ClaimedJob[]): Promise<void> {
+    for (const job of jobs) this.options.isolation?.forget(job);
     try {
       await this.options.jobs.claims.release(this.workerId, jobs);
     } catch (error) {

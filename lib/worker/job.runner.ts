@@ -1,25 +1,37 @@
 // Runs one job and always answers with an Outcome: whatever the handler does, the worker goes on.
-import type { Outcome } from '../interfaces/claim.interface.js';
+import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
-import { JobTimeoutError, ShutdownError, UnknownTaskError } from '../jobs.errors.js';
+import { JobTimeoutError, LeaseLostError, ShutdownError, UnknownTaskError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
+import type { JobTransaction } from '../manager/job.transaction.js';
+import { withReason } from '../manager/settlement.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { Deadlines } from './deadlines.js';
 import { JobContext } from './job.context.js';
 import { readReturned, readThrown, type DelayOf } from './outcome.js';
+import { settleInside } from './transactional.settle.js';
 
 export interface JobRunnerParts {
   jobs: JobManager;
   tasks: TaskRegistry;
   validator: PayloadValidator;
   events: JobEvents;
-  options: WorkerSettings;
+  options: Pick<WorkerSettings, 'timeoutMs'>;
   workerId: string;
   onError: (error: unknown, context: string) => void;
 }
+
+/** An attempt that has ended. */
+export interface Attempt extends SettleRequest {
+  /** What its own transaction has made of the job; null: it has yet to be settled. */
+  settled: SettleResult | null;
+}
+
+/** How a handler ended: by an answer, or by throwing. */
+type Ending = { outcome: Outcome; thrown: boolean };
 
 export class JobRunner {
   private readonly deadlines = new Deadlines();
@@ -28,17 +40,20 @@ export class JobRunner {
   constructor(private readonly parts: JobRunnerParts) {}
 
   /** Never rejects. Resolves when the handler has ended, or has run out of its time. */
-  async run(job: ClaimedJob): Promise<Outcome> {
+  async run(job: ClaimedJob): Promise<Attempt> {
+    const startedAt = performance.now();
+    const attempt = (outcome: Outcome): Attempt => ({
+      job,
+      outcome,
+      executionTimeMs: performance.now() - startedAt,
+      settled: null,
+    });
     const definition = this.parts.tasks.get(job.task);
-    if (!definition) return { kind: 'permanent', error: unknownTask(job.task) };
-    const context = new JobContext(job, this.parts.jobs, this.parts.workerId);
-    this.contexts.set(job.id, context);
-    try {
-      return await this.attempt(job, definition, context);
-    } finally {
-      // A job that was lost may run here again already, under another context.
-      if (this.contexts.get(job.id) === context) this.contexts.delete(job.id);
-    }
+    if (!definition) return attempt({ kind: 'permanent', error: unknownTask(job.task) });
+    const checked = await this.check(definition, job);
+    if ('error' in checked) return attempt({ kind: 'permanent', error: checked.error });
+    if (definition.options.transactional) return this.runInTransaction(job, definition, checked.payload, attempt);
+    return attempt((await this.attempt(job, definition, checked.payload, null)).outcome);
   }
 
   /** Aborts the signal of one running job. */
@@ -58,19 +73,64 @@ export class JobRunner {
     this.deadlines.clear();
   }
 
-  private async attempt(job: ClaimedJob, definition: TaskDefinition, context: JobContext): Promise<Outcome> {
-    const checked = await this.check(definition, job);
-    if ('error' in checked) return { kind: 'permanent', error: checked.error };
-    const delayOf: DelayOf = (error) => this.parts.jobs.claims.retryDelayMs(job, error, definition.options.retry);
+  /** What the handler writes through `ctx.manager` is committed together with the job's settling, or not at all. */
+  private async runInTransaction(
+    job: ClaimedJob,
+    definition: TaskDefinition,
+    payload: unknown,
+    attempt: (outcome: Outcome) => Attempt,
+  ): Promise<Attempt> {
+    let transaction: JobTransaction;
     try {
-      const returned = await this.withinTime(job, definition, context, checked.payload);
-      const { outcome, problem } = readReturned(returned, delayOf);
-      if (problem) this.parts.onError(problem, `task ${job.task}, job ${job.id}`);
-      return outcome;
+      transaction = await this.parts.jobs.beginTransaction();
     } catch (error) {
-      if (context.abortReason instanceof ShutdownError) return { kind: 'released' };
-      return readThrown(error, delayOf);
+      // Nothing has begun: the attempt does not count.
+      this.parts.onError(error, `beginning the transaction of job ${job.id}`);
+      return attempt({ kind: 'released' });
     }
+    const { outcome, thrown } = await this.attempt(job, definition, payload, transaction);
+    if (!thrown) {
+      const delayOf = this.delayOf(job, definition);
+      return settleInside(transaction, this.parts.workerId, attempt(outcome), delayOf);
+    }
+    // A handler that was left behind must not go on writing in a transaction that ends without it.
+    await (isLeftBehind(outcome) ? transaction.destroy() : transaction.rollback());
+    return attempt(outcome);
+  }
+
+  private async attempt(
+    job: ClaimedJob,
+    definition: TaskDefinition,
+    payload: unknown,
+    transaction: JobTransaction | null,
+  ): Promise<Ending> {
+    const context = new JobContext(job, this.parts.jobs, this.parts.workerId, transaction);
+    this.contexts.set(job.id, context);
+    try {
+      const returned = await this.withinTime(job, definition, context, payload);
+      return { outcome: await this.readAnswer(returned, job, definition, context), thrown: false };
+    } catch (error) {
+      const outcome: Outcome =
+        context.abortReason instanceof ShutdownError
+          ? { kind: 'released' }
+          : readThrown(transaction ? withReason(error) : error, this.delayOf(job, definition));
+      return { outcome, thrown: true };
+    } finally {
+      await context.written();
+      // A job that was lost may run here again already, under another context.
+      if (this.contexts.get(job.id) === context) this.contexts.delete(job.id);
+    }
+  }
+
+  private async readAnswer(returned: unknown, job: ClaimedJob, definition: TaskDefinition, context: JobContext) {
+    const { outcome, problem } = readReturned(returned, this.delayOf(job, definition));
+    if (problem) this.parts.onError(problem, `task ${job.task}, job ${job.id}`);
+    if (outcome.kind !== 'partial') return outcome;
+    return { ...outcome, partialResults: await context.withSteps(outcome.partialResults) };
+  }
+
+  private delayOf(job: ClaimedJob, definition: TaskDefinition): DelayOf {
+    return (error) => this.parts.jobs.claims.retryDelayMs(job, error, definition.options.retry);
   }
 
   /** What was stored before a release may not satisfy the schema after it; repeating would not mend that. */
@@ -112,6 +172,9 @@ export class JobRunner {
 /** `async`: a handler that throws at once rejects like any other. */
 const startHandler = async ({ handler }: TaskDefinition, payload: unknown, context: JobContext): Promise<unknown> =>
   handler(payload, context);
+
+const isLeftBehind = (outcome: Outcome): boolean =>
+  'error' in outcome && (outcome.error instanceof JobTimeoutError || outcome.error instanceof LeaseLostError);
 
 const unknownTask = (task: string): UnknownTaskError =>
   new UnknownTaskError(

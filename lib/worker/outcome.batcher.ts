@@ -32,6 +32,15 @@ export class OutcomeBatcher {
     this.inFlight ??= this.drain();
   }
 
+  /** Tells the world what has become of attempts. */
+  announce(batch: SettleRequest[], results: SettleResult[]): void {
+    const requests = new Map(batch.map((request) => [request.job, request]));
+    for (const result of results) {
+      this.onSettled(result);
+      this.emit(requests.get(result.job)!, result);
+    }
+  }
+
   /** Resolves when every outcome so far has been applied, or is known to be lost. */
   async flush(): Promise<void> {
     while (this.inFlight || this.late.size) await Promise.all([this.inFlight, ...this.late]);
@@ -53,7 +62,8 @@ export class OutcomeBatcher {
   private async settle(batch: SettleRequest[]): Promise<void> {
     for (let failures = 0; ; failures++) {
       try {
-        const { results, late } = await this.jobs.claims.settle(this.workerId, batch, { repeated: failures > 0 });
+        const repeated = failures > 0 || batch.some(({ inDoubt }) => inDoubt);
+        const { results, late } = await this.jobs.claims.settle(this.workerId, batch, { repeated });
         this.announce(batch, results);
         if (late) this.await(late, batch, new Set(results.map(({ job }) => job)));
         return;
@@ -89,22 +99,15 @@ export class OutcomeBatcher {
     this.events.emit('worker.error', this.workerId, { error, context: 'settling outcomes' });
   }
 
-  private announce(batch: SettleRequest[], results: SettleResult[]): void {
-    const requests = new Map(batch.map((request) => [request.job, request]));
-    for (const result of results) {
-      this.onSettled(result);
-      this.emit(requests.get(result.job)!, result);
-    }
-  }
-
   private emit({ job, outcome, executionTimeMs }: SettleRequest, { status, runAt }: SettleResult): void {
     const { events, workerId } = this;
     if (status === 'released') return;
     if (status === 'lost') events.emit('job.lost', workerId, { job });
     else if (status === 'cancelled') {
       events.emit('job.cancelled', workerId, { job, reason: outcome.kind === 'cancelled' ? outcome.reason : null });
-    } else if (outcome.kind === 'completed') {
-      events.emit('job.completed', workerId, { job, executionTimeMs, result: outcome.result });
+    } else if (status === 'completed') {
+      const result = outcome.kind === 'completed' ? outcome.result : null;
+      events.emit('job.completed', workerId, { job, executionTimeMs, result });
     } else if (outcome.kind === 'snoozed') events.emit('job.snoozed', workerId, { job, ms: outcome.delayMs });
     else if (outcome.kind === 'partial') {
       const { partialResults } = outcome;

@@ -8,7 +8,8 @@ import type { JobManager } from '../manager/job.manager.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
-import type { JobNotifier } from '../storage/job.notifier.js';
+import { CANCEL_NEWS, type JobNotifier } from '../storage/job.notifier.js';
+import { Isolation } from './isolation.js';
 import { JobQueue, newWorkerId } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';
@@ -49,6 +50,7 @@ export class WorkerPool {
   private readonly batcher: OutcomeBatcher;
   private readonly keeper: LeaseKeeper;
   private readonly notifier: JobNotifier | null;
+  private readonly isolation: Isolation;
   private readonly active = new Set<ClaimedJob>();
   private readonly runningOfTask = new Map<string, number>();
   private readonly counters = { completed: 0, failed: 0, errors: 0 };
@@ -69,6 +71,7 @@ export class WorkerPool {
     const taskIdentifiers = (): string[] | null =>
       options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
     const admit = (job: ClaimedJob): boolean => this.takePlace(job);
+    this.isolation = new Isolation(options.maxCrashes);
     this.queue = new JobQueue({
       ...options,
       jobs,
@@ -78,6 +81,7 @@ export class WorkerPool {
       leaseMs: null,
       onError,
       admit,
+      isolation: this.isolation,
     });
     this.runner = new JobRunner({ ...parts, workerId, onError });
     this.batcher = new OutcomeBatcher(jobs, events, workerId, (result) => this.count(result));
@@ -116,11 +120,15 @@ export class WorkerPool {
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
     this.current = 'running';
     try {
+      await this.prepareTransactions();
       await this.keeper.start();
     } catch (error) {
       this.terminate();
       throw error;
     }
+    this.notifier?.subscribe((news) => {
+      if (news === CANCEL_NEWS) void this.keeper.lookForCancelled();
+    });
     await this.notifier?.start();
     this.queue.start();
     this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
@@ -149,6 +157,12 @@ export class WorkerPool {
   /** Resolves when the pool has stopped. */
   join(): Promise<void> {
     return this.ended;
+  }
+
+  private async prepareTransactions(): Promise<void> {
+    const { jobs, tasks, options } = this.parts;
+    const transactional = tasks.names().some((task) => tasks.get(task)?.options.transactional);
+    if (transactional) await jobs.prepareTransactions(options.concurrency);
   }
 
   private async shutDown(timeoutMs: number, forced: boolean): Promise<void> {
@@ -195,26 +209,28 @@ export class WorkerPool {
   private async runOne(job: ClaimedJob): Promise<void> {
     this.active.add(job);
     this.parts.events.emit('job.started', this.workerId, { job });
-    const startedAt = performance.now();
-    const outcome = await this.runner.run(job);
+    const attempt = await this.runner.run(job);
     this.leave(job);
-    this.batcher.add({ job, outcome, executionTimeMs: performance.now() - startedAt });
+    if (attempt.settled) this.batcher.announce([attempt], [attempt.settled]);
+    else this.batcher.add(attempt);
   }
 
   private leave(job: ClaimedJob): void {
     this.active.delete(job);
-    if (this.limitOf(job) === null) return;
-    this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
-    this.queue.serve();
+    const wasAlone = this.isolation.holds;
+    this.isolation.leave(job);
+    const limited = this.limitOf(job) !== null;
+    if (limited) this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
+    if (limited || wasAlone) this.queue.serve();
+    if (wasAlone) this.queue.wake();
   }
 
   /** Within the task's own concurrency. Taken here, given back by `leave`: several jobs may be handed out in a row. */
   private takePlace(job: ClaimedJob): boolean {
     const limit = this.limitOf(job);
-    if (limit === null) return true;
     const running = this.runningOfTask.get(job.task) ?? 0;
-    if (running >= limit) return false;
-    this.runningOfTask.set(job.task, running + 1);
+    if ((limit !== null && running >= limit) || !this.isolation.enter(job)) return false;
+    if (limit !== null) this.runningOfTask.set(job.task, running + 1);
     return true;
   }
 

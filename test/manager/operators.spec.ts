@@ -238,7 +238,7 @@ describe('resetLockedJobs (reset-locked-jobs)', () => {
       ['available', 'worker died'],
     ]);
     expect((await jobs.workers()).map(({ id }) => id)).toEqual([OTHER]);
-    expect(await jobs.claims.heartbeat(WORKER, [])).toMatchObject({ expired: true });
+    expect(await jobs.claims.heartbeat(WORKER)).toMatchObject({ expired: true });
     const { jobs: refused } = await jobs.claims.claim({ ...request, workerId: WORKER, limit: 2, slots: 2 });
     expect(refused).toEqual([]);
   });

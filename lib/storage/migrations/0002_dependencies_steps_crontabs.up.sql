@@ -75,3 +75,6 @@ create table crontabs (
   constraint backfill_is_not_negative check (backfill_ms >= 0),
   constraint overlap_is_known check (overlap in ('skip', 'queue'))
 );
+
+-- Jobs of a dead worker that could not be taken away, because a transaction of its still open connection holds them.
+alter table workers add column leftovers boolean not null default false;

@@ -1,5 +1,6 @@
 // Adding: body row, live row, and, where job keys are involved, what becomes of the job that held the key.
 import { statement } from '../database.js';
+import { forgetNotes } from './prune-jobs.js';
 
 /** One job to add, as the statements read it from JSON. */
 export interface NewJob {
@@ -17,6 +18,8 @@ export interface NewJob {
   flags: string[] | null;
   tags: string[] | null;
   group_id: string | null;
+  depends_on: string[] | null;
+  on_parent_failure: string | null;
 }
 
 export interface AddedRow {
@@ -39,17 +42,20 @@ const specs = `specs as materialized (
     from rows from (
       json_to_recordset($1::json) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
         max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
-        flags text[], tags text[], group_id text),
+        flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text),
       json_array_elements($2::json)
     ) with ordinality as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue,
-      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, payload, position)
+      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload, position)
   )`;
 
 const bodyColumns = `id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
-    job_key_mode, flags, tags, group_id`;
+    job_key_mode, flags, tags, group_id, depends_on, on_parent_failure`;
 
 /** Limited lanes and last attempts are claimed for free slots only. */
 const slotOnly = '(s.queue is not null or s.rate_limit_key is not null or s.max_attempts = 1)';
+
+/** Until its parents are resolved, right after the insert, a child waits for all of them. */
+const unmet = 'coalesce(cardinality(s.depends_on), 0)';
 
 /** Wakes idle pools at commit; $3: the channel, or null for silence. A constant payload, so PostgreSQL folds repeats. */
 const announce = `announced as materialized (
@@ -80,8 +86,10 @@ export const addJobs = statement<AddedRow & { missing: string | null }>(
     returning id, created_at
   ),
   live as (
-    insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags)
-    select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly}, s.task, s.queue, s.rate_limit_key, s.flags
+    insert into ${schema}.jobs
+      (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags, unmet, parked)
+    select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly}, s.task, s.queue, s.rate_limit_key, s.flags,
+      ${unmet}, case when s.depends_on is not null then 'parents' end
     from bodies join specs s using (id) order by s.position
   ),
   ${announce}
@@ -128,11 +136,21 @@ export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed
     returning j.id, s.id as successor, j.queue
   ),
   gone_bodies as (delete from ${schema}.job_bodies b using gone where b.id = gone.id),
+  ${forgetNotes(schema, 'gone')},
+  -- Who waits for the old job waits for the new one.
+  followed as (
+    update ${schema}.job_dependencies d set parent_id = s.id
+    from held h join specs s using (job_key)
+    where d.parent_id = h.id and (
+      h.id in (select id from gone) or (h.running and s.job_key_mode <> 'unsafe_dedupe')
+    )
+  ),
   live as (
     insert into ${schema}.jobs as j
-      (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags, job_key, parked)
+      (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags, job_key, unmet, parked)
     select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly}, s.task, s.queue, s.rate_limit_key, s.flags,
-      s.job_key, case when superseded.successor is not null then 'key' end
+      s.job_key, ${unmet},
+      case when superseded.successor is not null then 'key' when s.depends_on is not null then 'parents' end
     from specs s
     left join superseded on superseded.successor = s.id
     -- Reading gone here makes the deletion of the old holder happen first.
@@ -142,7 +160,7 @@ export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed
     on conflict (job_key) where job_key is not null do update set
       priority = excluded.priority, max_attempts = excluded.max_attempts, slot_only = excluded.slot_only,
       task = excluded.task, queue = excluded.queue, rate_limit_key = excluded.rate_limit_key, flags = excluded.flags,
-      attempts = 0, crashes = 0, last_error = null, previous = null, parked = null,
+      attempts = 0, crashes = 0, last_error = null, previous = null, unmet = excluded.unmet, parked = excluded.parked,
       revision = j.revision + 1, updated_at = now()
     where j.locked_by is null and j.parked is distinct from 'exhausted' and exists (
       select from specs s where s.job_key = j.job_key and s.job_key_mode = 'preserve_run_at'
@@ -155,13 +173,14 @@ export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed
   bodies as (
     insert into ${schema}.job_bodies as b (${bodyColumns})
     select live.id, s.run_at, s.priority, s.max_attempts, s.timeout_ms, s.task, s.payload, s.queue, s.rate_limit_key,
-      s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id
+      s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id, s.depends_on, s.on_parent_failure
     from live join specs s using (job_key) order by s.position
     on conflict (id) do update set
       priority = excluded.priority, max_attempts = excluded.max_attempts, timeout_ms = excluded.timeout_ms,
       task = excluded.task, payload = excluded.payload, queue = excluded.queue,
       rate_limit_key = excluded.rate_limit_key, job_key_mode = excluded.job_key_mode, flags = excluded.flags,
-      tags = excluded.tags, group_id = excluded.group_id
+      tags = excluded.tags, group_id = excluded.group_id, depends_on = excluded.depends_on,
+      on_parent_failure = excluded.on_parent_failure
   ),
   ${announce}
   select s.id as requested, coalesce(live.id, kept.id) as id, coalesce(live.id = s.id, false) as created,

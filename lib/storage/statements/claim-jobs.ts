@@ -213,7 +213,7 @@ export const claimJobs = statement<CandidateRow>(
     v.run_at::text as candidate_run_at, v.queue as candidate_queue, v.refill_in_ms,
     v.verdict in ('queue', 'tokens') and v.free > count(*) filter (where v.verdict = 'claimed')
       over (partition by v.queue) as promote,
-    ${liveJobColumns}, j.fence, j.previous
+    ${liveJobColumns}, j.fence, j.previous, j.crashes
   from verdicts v
   left join claimed j on j.id = v.id
   left join ${schema}.job_bodies b on b.id = j.id

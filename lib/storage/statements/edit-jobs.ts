@@ -1,5 +1,7 @@
 // An operator's hand on waiting and finished jobs: cancel, reschedule, retry, replay, purge.
 import { statement } from '../database.js';
+import { CANCEL_NEWS } from '../job.notifier.js';
+import { forgetNotes } from './prune-jobs.js';
 
 export interface EditedRow {
   id: string;
@@ -8,8 +10,8 @@ export interface EditedRow {
 }
 
 /**
- * $1 ids, $2 reason or null, $3 retention in ms. Waiting and exhausted jobs leave at once; a running one is marked, and
- * becomes cancelled however its handler ends.
+ * $1 ids, $2 reason or null, $3 retention in ms, $4 channel. Waiting and exhausted jobs leave at once; a running one is
+ * marked, its worker is told, and it becomes cancelled however its handler ends.
  */
 export const cancelJobs = statement<EditedRow & { running: boolean }>(
   'cancel_jobs',
@@ -27,8 +29,11 @@ export const cancelJobs = statement<EditedRow & { running: boolean }>(
     insert into ${schema}.job_history (job_id, fence, expires_at, status, attempt, error_message)
     select id, fence + 1, now() + $3::bigint * interval '1 ms', 'cancelled', attempts, $2
     from held where locked_by is null
+  ),
+  told as materialized (
+    select pg_notify($4::text, '${CANCEL_NEWS}') from held where locked_by is not null limit 1
   )
-  select id, queue, locked_by is not null as running from held`,
+  select id, queue, locked_by is not null as running from held left join told on true`,
 );
 
 /**
@@ -49,7 +54,8 @@ export const rescheduleJobs = statement<EditedRow>(
       snoozed = j.snoozed and $2::timestamptz is null,
       parked = case
         when coalesce($4::smallint, j.max_attempts) <= j.attempts then 'exhausted'
-        when j.parked in ('key', 'parents') then j.parked
+        when j.parked = 'key' then 'key'
+        when j.unmet > 0 then 'parents'
       end,
       slot_only = j.queue is not null or j.rate_limit_key is not null or j.crashes > 0
         or j.attempts >= coalesce($4::smallint, j.max_attempts) - 1,
@@ -90,7 +96,8 @@ export const retryJobs = statement<EditedRow>(
   'retry_jobs',
   (schema) => `
   with exhausted as (
-    update ${schema}.jobs j set parked = null, attempts = 0, crashes = 0, run_at = now(), snoozed = false,
+    update ${schema}.jobs j set parked = case when j.unmet > 0 then 'parents' end, attempts = 0, crashes = 0,
+      run_at = now(), snoozed = false,
       replayed = false, slot_only = j.queue is not null or j.rate_limit_key is not null or j.max_attempts = 1,
       revision = j.revision + 1, updated_at = now()
     where j.id = any($1::uuid[]) and j.parked = 'exhausted'
@@ -150,6 +157,7 @@ export const purgeJobs = statement<{ purged: number }>(
   ),
   ids as materialized (select id from exhausted union select id from finished),
   records as (delete from ${schema}.job_history h using ids where h.job_id = ids.id),
-  bodies as (delete from ${schema}.job_bodies b using ids where b.id = ids.id)
+  bodies as (delete from ${schema}.job_bodies b using ids where b.id = ids.id),
+  ${forgetNotes(schema, 'ids')}
   select count(*)::integer as purged from ids`,
 );

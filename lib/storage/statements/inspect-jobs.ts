@@ -13,6 +13,16 @@ export const findJobs = statement<JobRow>(
   where b.id = any($1::uuid[])`,
 );
 
+/** As findJobs, with the result of what has completed. $1 ids. */
+export const findResults = statement<JobRow & { result: unknown }>(
+  'find_results',
+  (schema) => `
+  select ${anyJobColumns}, h.result
+  from ${schema}.job_bodies b
+  ${joinLiveAndLast(schema)}
+  where b.id = any($1::uuid[])`,
+);
+
 /**
  * $1 task, $2 queue, $3 status, $4 tag, $5 group, $6 flag, $7 from, $8 to, $9 search (a like pattern), each or null;
  * $10 only ids below, or null; $11 how many. Newest first. Index: job_bodies_pkey, backwards.
@@ -179,7 +189,10 @@ export const explainJob = statement<ExplainRow>(
     case when now() >= r.window_started_at + r.interval_ms * interval '1 ms' then r.capacity else r.available end
       as tokens,
     ${ms("(r.window_started_at + r.interval_ms * interval '1 ms')")} as refill_at,
-    (select json_agg(o.id) from ${schema}.jobs o where o.superseded_by = j.id) as blocked_by,
+    case when j.parked = 'parents'
+      then (select json_agg(d.parent_id order by d.parent_id) from ${schema}.job_dependencies d where d.child_id = j.id)
+      else (select json_agg(o.id) from ${schema}.jobs o where o.superseded_by = j.id)
+    end as blocked_by,
     exists (select from ${schema}.workers w where w.stopped_at is null
       and w.heartbeat_at + w.lease_ms * interval '1 ms' > now() and j.task = any(w.tasks)) as has_handler,
     exists (select from ${schema}.workers w where w.stopped_at is null

@@ -24,11 +24,13 @@ export interface JobRow {
   revision: number;
   created_at: number;
   updated_at: number;
+  progress?: unknown;
 }
 
 export interface ClaimedRow extends JobRow {
   fence: string;
   previous: PartialResults | null;
+  crashes: number;
 }
 
 /** Milliseconds since 1970: independent of the session's time zone and the driver's parsers. */
@@ -69,10 +71,11 @@ export const anyJobColumns = `b.id, ${bodyColumns},
     case when j.id is not null then j.job_key else b.job_key end as job_key,
     j.locked_by, ${ms('j.locked_at')} as locked_at,
     coalesce(j.revision, 0) as revision,
-    ${ms('greatest(b.created_at, j.updated_at, j.locked_at, h.completed_at)')} as updated_at`;
+    ${ms('greatest(b.created_at, j.updated_at, j.locked_at, h.completed_at)')} as updated_at, p.value as progress`;
 
-/** Joins `j` and `h` to the bodies `b`. */
+/** Joins `j`, `h` and `p` to the bodies `b`. */
 export const joinLiveAndLast = (schema: string): string => `left join ${schema}.jobs j on j.id = b.id
+  left join ${schema}.job_progress p on p.job_id = b.id
   left join lateral (
     select * from ${schema}.job_history h
     where h.job_id = b.id and j.id is null

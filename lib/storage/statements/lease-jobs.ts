@@ -43,10 +43,10 @@ export const endClaimValues = (settings: EndClaimSettings): unknown[] => [
  * are rare.
  */
 const endClaims =
-  (which: (schema: string) => string) =>
+  (which: (schema: string) => string, patience: '' | 'skip locked' = '') =>
   (schema: string): string => `
   with held as materialized (
-    select j.* from ${schema}.jobs j where ${which(schema)} for update of j
+    select j.* from ${schema}.jobs j where ${which(schema)} for update of j ${patience}
   ),
   ended as materialized (
     select h.*, case
@@ -118,10 +118,23 @@ export const resetExpiredLeases = statement<EndedClaimRow>(
   ),
 );
 
-/** $7 ids of workers that were marked dead by an earlier statement of the same transaction. */
+/**
+ * $7 ids of workers that were marked dead by an earlier statement of the same transaction. A frozen process may still
+ * hold some of its jobs in open transactions: those must not keep the others waiting; see markLeftovers.
+ */
 export const rescueJobsOf = statement<EndedClaimRow>(
   'rescue_jobs_of',
-  endClaims(() => `j.locked_by = any($7::text[]) and j.lease_expires_at is null`),
+  endClaims(() => `j.locked_by = any($7::text[]) and j.lease_expires_at is null`, 'skip locked'),
+);
+
+/** Notes which of these dead workers still hold jobs. $1 ids. */
+export const markLeftovers = statement(
+  'mark_leftovers',
+  (schema) => `
+  update ${schema}.workers w set leftovers = true
+  where w.id = any($1::text[]) and exists (
+    select from ${schema}.jobs j where j.locked_by = w.id and j.lease_expires_at is null
+  )`,
 );
 
 /** Marks the workers that have not been heard of for their lease. From then on their claims are refused. */
@@ -130,11 +143,12 @@ export const markDeadWorkers = statement<{ id: string }>(
   (schema) => `
   with silent as materialized (
     select id from ${schema}.workers
-    where stopped_at is null and heartbeat_at + lease_ms * interval '1 ms' <= clock_timestamp()
+    where (stopped_at is null and heartbeat_at + lease_ms * interval '1 ms' <= clock_timestamp()) or leftovers
     order by id for update skip locked
   ),
   marked as (
-    update ${schema}.workers w set stopped_at = clock_timestamp() from silent where w.id = silent.id returning w.id
+    update ${schema}.workers w set stopped_at = coalesce(w.stopped_at, clock_timestamp()), leftovers = false
+    from silent where w.id = silent.id returning w.id
   )
   select id from marked`,
 );
@@ -145,13 +159,17 @@ export const registerWorker = statement(
   (schema) => `
   insert into ${schema}.workers (id, host, pid, concurrency, lease_ms, tasks, environment)
   values ($1, $2, $3, $4, $5, $6::text[], $7::json)
-  on conflict (id) do update set stopped_at = null, heartbeat_at = clock_timestamp(), tasks = excluded.tasks,
+  on conflict (id) do update set stopped_at = null, leftovers = false, heartbeat_at = clock_timestamp(), tasks = excluded.tasks,
     concurrency = excluded.concurrency, lease_ms = excluded.lease_ms`,
 );
 
+/** Ids of the jobs of worker $1 that somebody asked to cancel. Index: jobs_to_cancel, which is all but empty. */
+const cancelRequests = (schema: string): string => `
+  select j.id from ${schema}.jobs j where j.cancel_requested and j.locked_by = $1`;
+
 /**
- * Renews the lease of everything that a worker holds: one row per process. $1 worker, $2 ids of its running jobs.
- * Returns no row if the worker was taken for dead.
+ * Renews the lease of everything that a worker holds: one row per process. $1 worker. Returns no row if the worker was
+ * taken for dead.
  */
 export const heartbeat = statement<{ cancel_requested: string[] | null }>(
   'heartbeat',
@@ -161,11 +179,12 @@ export const heartbeat = statement<{ cancel_requested: string[] | null }>(
     where id = $1 and stopped_at is null
     returning id
   )
-  select (
-    select json_agg(j.id) from ${schema}.jobs j where j.id = any($2::uuid[]) and j.locked_by = $1 and j.cancel_requested
-  ) as cancel_requested
+  select (select json_agg(id) from (${cancelRequests(schema)}) asked) as cancel_requested
   from beat`,
 );
+
+/** $1 worker. */
+export const findCancelRequests = statement<{ id: string }>('find_cancel_requests', cancelRequests);
 
 /** $1 id. */
 export const unregisterWorker = statement(

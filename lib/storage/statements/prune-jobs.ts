@@ -1,6 +1,13 @@
 // Garbage: what is remembered of finished jobs until it expires, and names that nobody uses any more.
 import { statement } from '../database.js';
 
+/** Removes what the attempts of the jobs in CTE `from` have written. Indexes: their primary keys. */
+export const forgetNotes = (schema: string, from: string): string => `
+  no_steps as (delete from ${schema}.job_steps s using ${from} f where s.job_id = f.id),
+  no_progress as (delete from ${schema}.job_progress p using ${from} f where p.job_id = f.id),
+  no_logs as (delete from ${schema}.job_logs l using ${from} f where l.job_id = f.id),
+  no_parents as (delete from ${schema}.job_dependencies d using ${from} f where d.child_id = f.id)`;
+
 /** Removes expired records. */
 export const pruneHistory = statement<{ pruned: number }>(
   'prune_history',
@@ -30,8 +37,9 @@ export const pruneBodies = statement<{ pruned: number }>(
       and not exists (select from ${schema}.jobs j where j.id = b.id)
       and not exists (select from ${schema}.job_history h where h.job_id = b.id)
       and not exists (select from recent where recent.id = b.id)
-    returning 1
-  )
+    returning b.id
+  ),
+  ${forgetNotes(schema, 'pruned')}
   select count(*)::integer as pruned from pruned`,
 );
 

@@ -11,6 +11,8 @@ export interface SettledRow {
   promote: string | null;
   /** The job that took over this one's key and waits for it to leave. */
   superseded_by: string | null;
+  /** Whether others wait for this job to end, and it has. */
+  has_dependents: boolean;
 }
 
 /**
@@ -22,6 +24,10 @@ const held = (schema: string, wait: boolean): string => `held as materialized (
     where j.locked_by = $1
     for update of j${wait ? '' : ' skip locked'}
   )`;
+
+/** Index: job_dependencies_pkey. */
+const hasDependents = (schema: string, id: string): string =>
+  `exists (select from ${schema}.job_dependencies d where d.parent_id = ${id})`;
 
 /** Gives the places back that the jobs of CTE `from` held in their queues. Locks in the order of names, like claims. */
 export const freeQueues = (schema: string, from: string): string => `freed_queues as materialized (
@@ -70,7 +76,8 @@ const completeJobsText =
   ),
   ${freeQueues(schema, 'held')}
   select h.id, h.fence, case when h.cancel_requested then 'cancelled' else 'completed' end as became,
-    null::float8 as run_at, case when f.others_wait then h.queue end as promote, h.superseded_by
+    null::float8 as run_at, case when f.others_wait then h.queue end as promote, h.superseded_by,
+    ${hasDependents(schema, 'h.id')} as has_dependents
   from held h left join freed f on f.name = h.queue`;
 
 export const completeJobs = statement<SettledRow>('complete_jobs', completeJobsText(false));
@@ -162,7 +169,8 @@ const endAttemptsText =
   ${freeQueues(schema, 'ended')}
   select e.id, e.fence, e.became,
     case when e.became in ('retrying', 'snoozed') then (extract(epoch from e.next_run_at) * 1000)::float8 end as run_at,
-    case when f.others_wait then e.queue end as promote, e.superseded_by
+    case when f.others_wait then e.queue end as promote, e.superseded_by,
+    e.became in ('exhausted', 'cancelled') and ${hasDependents(schema, 'e.id')} as has_dependents
   from ended e left join freed f on f.name = e.queue`;
 
 export const endAttempts = statement<SettledRow>('end_attempts', endAttemptsText(false));
@@ -177,7 +185,7 @@ export const unblockSuccessors = statement<{ id: string }>(
   'unblock_successors',
   (schema) => `
   with freed as (
-    update ${schema}.jobs j set parked = null, updated_at = now()
+    update ${schema}.jobs j set parked = case when j.unmet > 0 then 'parents' end, updated_at = now()
     where j.parked = 'key' and ($1::uuid[] is null or j.id = any($1))
       and not exists (select from ${schema}.jobs holder where holder.superseded_by = j.id and holder.locked_by is not null)
     returning j.id
@@ -202,13 +210,14 @@ export const findSettled = statement<SettledRow>(
       when j.parked = 'exhausted' then 'exhausted'
       else 'retrying'
     end as became,
-    (extract(epoch from j.run_at) * 1000)::float8 as run_at, null as promote, j.superseded_by
+    (extract(epoch from j.run_at) * 1000)::float8 as run_at, null as promote, j.superseded_by,
+    j.id is null or j.parked = 'exhausted' as has_dependents
   from input i
   join ${schema}.job_history h on h.job_id = i.id and h.fence = i.fence and h.worker_id = $1
     and h.execution_time_ms = i.execution_time_ms
   left join ${schema}.jobs j on j.id = i.id
   union all
-  select i.id, i.fence, 'completed', null, null, null
+  select i.id, i.fence, 'completed', null, null, null, true
   from input i
   where exists (
     select from ${schema}.settle_receipts r, unnest(r.job_ids, r.fences) as settled(id, fence)

@@ -1,0 +1,125 @@
+// What running attempts leave behind before they end: steps, progress, log lines. Each is written in the name of a
+// claim, so that nobody who has lost his job writes over those who have it now.
+import type { ClaimedJob, JobLogEntry, Page, PageRequest, QueryExecutor } from '../interfaces/job.interface.js';
+import { InvalidArgumentError, LeaseLostError } from '../jobs.errors.js';
+import type { Database } from '../storage/database.js';
+import { toDate } from '../storage/row.types.js';
+import * as attempts from '../storage/statements/attempts.js';
+import { check, rules } from './call.arguments.js';
+import { correlationIdOf } from './job.id.js';
+import { pageOf, readCursor, readPageRequest } from './page.js';
+import { storable } from './error.text.js';
+import { WriteBatcher } from './write.batcher.js';
+
+/** The claim in whose name something is written. */
+export interface Claim {
+  job: ClaimedJob;
+  workerId: string;
+}
+
+export interface Step {
+  name: string;
+  /** JSON text; null: the step returned nothing. */
+  result: string | null;
+}
+
+interface Written {
+  claim: Claim;
+  text: string;
+}
+
+const MAX_JSON_BYTES = 1_048_576;
+const MAX_MESSAGE = 10_000;
+
+export class AttemptRecords {
+  private readonly progress = new WriteBatcher<Written>((entries) => this.saveProgress(entries));
+  private readonly logs = new WriteBatcher<Written>((entries) => this.saveLogs(entries));
+
+  constructor(private readonly database: Database) {}
+
+  /** @throws LeaseLostError where the claim is no longer valid; else it stays so until `executor`'s transaction ends */
+  async assertOwned({ job, workerId }: Claim, executor: QueryExecutor): Promise<void> {
+    const rows = await this.database.run(attempts.assertOwned, [job.id, job.fence, workerId], executor);
+    if (!rows.length) throw new LeaseLostError(job.id);
+  }
+
+  /** The steps that this job's attempts have done so far, oldest first. */
+  async findSteps(jobId: string, executor?: QueryExecutor): Promise<Step[]> {
+    return this.database.run(attempts.findSteps, [jobId], executor);
+  }
+
+  /** Keeps a step's result for good. @throws LeaseLostError */
+  async saveStep({ job, workerId }: Claim, step: Step, position: number, executor?: QueryExecutor): Promise<void> {
+    const values = [job.id, job.fence, workerId, step.name, position, step.result];
+    const rows = await this.database.run(attempts.saveStep, values, executor);
+    if (!rows.length) throw new LeaseLostError(job.id);
+  }
+
+  /** Forgets a step and what was done after it, so that the next attempt does them again. */
+  async forgetSteps({ job, workerId }: Claim, from: string, executor?: QueryExecutor): Promise<void> {
+    await this.database.run(attempts.forgetSteps, [job.id, job.fence, workerId, from], executor);
+  }
+
+  /** Best effort: the last value counts, and a database that is away keeps nobody from working. */
+  async setProgress(claim: Claim, value: unknown): Promise<void> {
+    return this.progress.write({ claim, text: jsonOf('progress', value) ?? 'null' });
+  }
+
+  /** Best effort, in order. */
+  async log(claim: Claim, message: string): Promise<void> {
+    check({ message: [message, (value) => (typeof value === 'string' ? null : 'a string')] });
+    return this.logs.write({ claim, text: storable(message, MAX_MESSAGE) });
+  }
+
+  async findLogs(jobId: string, page?: PageRequest): Promise<Page<JobLogEntry>> {
+    check({ jobId: [jobId, rules.uuid] });
+    const { limit, cursor } = readPageRequest(page);
+    const rows = await this.database.run(attempts.findLogs, [jobId, ...readCursor(cursor, 1), limit + 1]);
+    const toEntry = ({ fence, logged_at, message }: attempts.LogRow): JobLogEntry => ({
+      at: toDate(logged_at),
+      message,
+      correlationId: correlationIdOf(jobId, fence),
+    });
+    return pageOf(rows, limit, toEntry, ({ id }) => [id]);
+  }
+
+  /** Resolves when nothing is on its way to the database. */
+  async idle(): Promise<void> {
+    await Promise.all([this.progress.idle(), this.logs.idle()]);
+  }
+
+  private async saveProgress(entries: Written[]): Promise<void> {
+    for (const workerId of new Set(entries.map(({ claim }) => claim.workerId))) {
+      const written = entries.filter(({ claim }) => claim.workerId === workerId);
+      const last = [...new Map(written.map((entry) => [entry.claim.job.id, entry])).values()];
+      await this.database.run(attempts.saveProgress, [
+        last.map(({ claim }) => claim.job.id),
+        last.map(({ claim }) => claim.job.fence),
+        workerId,
+        last.map(({ text }) => text),
+      ]);
+    }
+  }
+
+  private async saveLogs(entries: Written[]): Promise<void> {
+    await this.database.run(attempts.addLogs, [
+      entries.map(({ claim }) => claim.job.id),
+      entries.map(({ claim }) => claim.job.fence),
+      entries.map(({ text }) => text),
+    ]);
+  }
+}
+
+/** JSON text of a value, undefined for none. @throws InvalidArgumentError where there is no such text */
+export function jsonOf(what: string, value: unknown): string | undefined {
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(value);
+  } catch (cause) {
+    throw new InvalidArgumentError([`Expected ${what} to be JSON-serialisable, got a value that is not.`], { cause });
+  }
+  if (text === undefined || Buffer.byteLength(text) <= MAX_JSON_BYTES) return text;
+  throw new InvalidArgumentError([
+    `Expected ${what} to be at most ${MAX_JSON_BYTES} bytes of JSON, got ${Buffer.byteLength(text)}.`,
+  ]);
+}

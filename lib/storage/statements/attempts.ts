@@ -1,0 +1,89 @@
+// What a running attempt says of itself: steps done, progress, log lines, and whether it still holds its job.
+import { statement } from '../database.js';
+import { ms } from './job-columns.js';
+
+/** $1 job, $2 fence, $3 worker: the claim in whose name something is written. */
+const claim = `j.id = $1::uuid and j.fence = $2::bigint and j.locked_by = $3`;
+
+/**
+ * Whether the claim is still valid; locks it until the end of the transaction, so that nobody takes it away before.
+ * $1–$3. Index: jobs_pkey.
+ */
+export const assertOwned = statement(
+  'assert_owned',
+  (schema) => `
+  select j.id from ${schema}.jobs j where ${claim} for share`,
+);
+
+export interface StepRow {
+  name: string;
+  /** JSON text, so that a result is kept apart from none. */
+  result: string | null;
+}
+
+/** The steps done so far, in the order in which they were done. $1 job. Index: job_steps_pkey. */
+export const findSteps = statement<StepRow>(
+  'find_steps',
+  (schema) => `
+  select name, result::text as result from ${schema}.job_steps where job_id = $1::uuid order by position, completed_at`,
+);
+
+/**
+ * $1–$3, $4 name, $5 position, $6 result as JSON text or null. No row where the claim is lost. Locks nothing: in a
+ * transactional task a lock would outlive the statement, and a frozen process would keep its jobs from being rescued.
+ */
+export const saveStep = statement<{ name: string }>(
+  'save_step',
+  (schema) => `
+  insert into ${schema}.job_steps (job_id, fence, name, position, result)
+  select j.id, j.fence, $4::text, $5::integer, $6::text::json from ${schema}.jobs j where ${claim}
+  on conflict (job_id, name) do update
+    set fence = excluded.fence, position = excluded.position, result = excluded.result, completed_at = clock_timestamp()
+  returning name`,
+);
+
+/** Forgets a step and all that were done after it. $1–$3, $4 name. */
+export const forgetSteps = statement(
+  'forget_steps',
+  (schema) => `
+  delete from ${schema}.job_steps s using ${schema}.jobs j, ${schema}.job_steps first
+  where ${claim} and s.job_id = j.id and first.job_id = j.id and first.name = $4 and s.position >= first.position`,
+);
+
+/** The latest progress of several attempts. $1 jobs, $2 fences, $3 worker, $4 values as JSON text. */
+export const saveProgress = statement(
+  'save_progress',
+  (schema) => `
+  insert into ${schema}.job_progress (job_id, value)
+  select j.id, i.value::json
+  from unnest($1::uuid[], $2::bigint[], $4::text[]) as i(id, fence, value)
+  join ${schema}.jobs j on j.id = i.id and j.fence = i.fence and j.locked_by = $3
+  order by j.id
+  on conflict (job_id) do update set value = excluded.value, updated_at = clock_timestamp()`,
+);
+
+/** $1 jobs, $2 fences, $3 messages. */
+export const addLogs = statement(
+  'add_logs',
+  (schema) => `
+  insert into ${schema}.job_logs (job_id, fence, message)
+  select job_id, fence, message
+  from unnest($1::uuid[], $2::bigint[], $3::text[]) with ordinality as i(job_id, fence, message, position)
+  order by position`,
+);
+
+export interface LogRow {
+  id: string;
+  fence: string;
+  logged_at: number;
+  message: string;
+}
+
+/** $1 job, $2 the last id of the page before or null, $3 how many. Oldest first. Index: job_logs_pkey. */
+export const findLogs = statement<LogRow>(
+  'find_logs',
+  (schema) => `
+  select id, fence, ${ms('logged_at')} as logged_at, message from ${schema}.job_logs
+  where job_id = $1::uuid and ($2::bigint is null or id > $2)
+  order by id limit $3`,
+);

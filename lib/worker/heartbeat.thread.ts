@@ -1,0 +1,70 @@
+// The main thread's side of heartbeat.mjs.
+import { Worker } from 'node:worker_threads';
+import type { HeartbeatPlan, HeartbeatReport } from '../interfaces/claim.interface.js';
+
+export interface HeartbeatThreadParts {
+  plan: HeartbeatPlan;
+  keepaliveMs: number;
+  onBeat: (report: HeartbeatReport) => void;
+  /** The beat failed, or the thread has died (`fatal`) and somebody else must go on. */
+  onFailure: (error: unknown, fatal: boolean) => void;
+}
+
+type Message = HeartbeatReport | { failure: string };
+
+/** A main loop that has not moved for so long is taken for lost, and its lease is left to run out. */
+const PATIENCE_MS = 60_000;
+const STOP_MS = 1_000;
+const MAX_HEAP_MB = 64;
+
+/** The clock that all threads of a process share, in ms. */
+export const monotonicMs = (): number => Number(process.hrtime.bigint() / 1_000_000n);
+
+export class HeartbeatThread {
+  private readonly clock = new BigInt64Array(new SharedArrayBuffer(16));
+  private readonly worker: Worker;
+  private readonly exited: Promise<void>;
+  private ending = false;
+
+  constructor(private readonly parts: HeartbeatThreadParts) {
+    const { plan, keepaliveMs } = parts;
+    this.moved();
+    this.worker = new Worker(new URL('./heartbeat.mjs', import.meta.url), {
+      workerData: { ...plan, keepaliveMs, patienceMs: PATIENCE_MS, shared: this.clock.buffer },
+      resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MB },
+      execArgv: [],
+    });
+    this.worker.unref();
+    this.worker.on('message', (message: Message) => this.hear(message));
+    this.worker.on('error', (error) => this.fail(error));
+    this.exited = new Promise((resolve) => this.worker.once('exit', () => resolve()));
+  }
+
+  /** When the lease was asked for that was granted last, by `monotonicMs`; 0: by nobody here yet. */
+  get renewedAt(): number {
+    return Number(Atomics.load(this.clock, 1));
+  }
+
+  /** The main loop is alive. */
+  moved(): void {
+    Atomics.store(this.clock, 0, BigInt(monotonicMs()));
+  }
+
+  async stop(): Promise<void> {
+    this.ending = true;
+    this.worker.postMessage('stop');
+    const timer = setTimeout(() => void this.worker.terminate(), STOP_MS);
+    await this.exited;
+    clearTimeout(timer);
+  }
+
+  private hear(message: Message): void {
+    if (this.ending) return;
+    if ('failure' in message) this.parts.onFailure(new Error(message.failure), false);
+    else this.parts.onBeat(message);
+  }
+
+  private fail(error: unknown): void {
+    if (!this.ending) this.parts.onFailure(error, true);
+  }
+}

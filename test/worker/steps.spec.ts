@@ -1,0 +1,289 @@
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import {
+  createCollectingEvents,
+  createWorkerPool,
+  InvalidArgumentError,
+  InvalidStatusError,
+  LeaseLostError,
+  partialSuccess,
+  snooze,
+  type CollectingJobEvents,
+  type JobContext,
+  type JobManager,
+  type PlainTask,
+  type WorkerPool,
+} from '../../lib/index.js';
+import { eventually } from '../support/database.js';
+import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+
+let test: TestManager;
+let jobs: JobManager;
+let events: CollectingJobEvents;
+let pool: WorkerPool | null = null;
+
+beforeEach(async () => {
+  test = await createTestManager({ retry: { baseDelayMs: 1, jitter: 0 } });
+  jobs = test.jobs;
+  events = createCollectingEvents();
+});
+afterEach(async () => {
+  await pool?.forceStop();
+  pool = null;
+  await test.close();
+});
+
+async function start(tasks: Record<string, PlainTask>): Promise<void> {
+  pool = createWorkerPool({ jobs, tasks, events, options: { concurrency: 3 } });
+  await pool.start();
+}
+
+const ended = (id: string) =>
+  eventually(async () => {
+    const job = await jobs.findJob(id);
+    return job && ['completed', 'exhausted', 'cancelled'].includes(job.status) ? job : null;
+  });
+
+/** Runs a job to its end; `attempts` are called one after the other. */
+async function runThrough(...attempts: ((ctx: JobContext) => unknown)[]) {
+  let attempt = 0;
+  await start({ t: (_payload, ctx: JobContext) => attempts[attempt++]!(ctx) });
+  const { id } = await jobs.addJob('t', null, { maxAttempts: attempts.length });
+  return ended(id);
+}
+
+describe('ctx.step', () => {
+  it('runs once in the life of a job: a retry gets its result and does the rest', async () => {
+    const log: string[] = [];
+    const steps = (fail: boolean) => async (ctx: JobContext) => {
+      const charge = await ctx.step('charge', () => (log.push('charge'), { id: 'ch-1', at: new Date(0) }));
+      log.push(JSON.stringify(charge));
+      await ctx.step('ship', () => {
+        log.push('ship');
+        if (fail) throw new Error('no courier');
+      });
+      return 'done';
+    };
+    const job = await runThrough(steps(true), steps(false));
+    const charge = '{"id":"ch-1","at":"1970-01-01T00:00:00.000Z"}';
+    expect(log).toEqual(['charge', charge, 'ship', charge, 'ship']);
+    expect(job).toMatchObject({ status: 'completed', attempts: 2 });
+  });
+
+  it('gives undefined for a step that returned nothing, and does not run it again', async () => {
+    const seen: unknown[] = [];
+    await runThrough(
+      async (ctx) => {
+        seen.push(await ctx.step('a', () => seen.push('ran') && undefined));
+        throw new Error('later');
+      },
+      async (ctx) => seen.push(await ctx.step('a', () => 'again')),
+    );
+    expect(seen).toEqual(['ran', undefined, undefined]);
+  });
+
+  it('shares one run between calls that come while it is under way', async () => {
+    let runs = 0;
+    const results: unknown[] = [];
+    await runThrough(async (ctx) => {
+      const once = () => ctx.step('a', async () => (await test.sql('select 1'), ++runs));
+      results.push(...(await Promise.all([once(), once(), ctx.step('b', () => 'b')])));
+    });
+    expect(results).toEqual([1, 1, 'b']);
+  });
+
+  it('outlives a snooze, which gives the attempt back', async () => {
+    let runs = 0;
+    const once = (ctx: JobContext) => ctx.step('a', () => ++runs);
+    await runThrough(
+      async (ctx) => (await once(ctx), snooze(1)),
+      async (ctx) => expect(await once(ctx)).toBe(1),
+    );
+    expect(runs).toBe(1);
+  });
+
+  it('is refused after the job was given to somebody else', async () => {
+    const errors: unknown[] = [];
+    await start({
+      t: async (_payload, ctx: JobContext) => {
+        await jobs.forceUnlockJobs([ctx.workerId]);
+        await ctx.step('late', () => 1).catch((error: unknown) => errors.push(error));
+      },
+    });
+    const { id } = await jobs.addJob('t', null, { maxAttempts: 1 });
+    await eventually(() => events.ofType('job.lost').length === 1);
+    expect(errors).toEqual([expect.any(LeaseLostError)]);
+    expect(await test.sql('select name from jobs.job_steps')).toEqual([]);
+    expect(await jobs.findJob(id)).toMatchObject({ status: 'exhausted', lastError: 'force-unlocked' });
+  });
+
+  it('needs a name, and a result that JSON can express', async () => {
+    const problems: unknown[] = [];
+    await runThrough(async (ctx) => {
+      for (const attempt of [ctx.step('', () => 1), ctx.step('big', () => 1n)]) {
+        await attempt.catch((error: unknown) => problems.push(error));
+      }
+    });
+    expect(problems).toEqual([expect.any(InvalidArgumentError), expect.any(InvalidArgumentError)]);
+  });
+});
+
+describe('steps and partial success', () => {
+  it('a partial success tells which steps are done, with their results', async () => {
+    let previous: unknown;
+    await runThrough(
+      async (ctx) => {
+        await ctx.step('reserve', () => 7);
+        return partialSuccess({ failedSteps: ['charge'] });
+      },
+      (ctx) => void (previous = ctx.previous),
+    );
+    expect(previous).toEqual({ completedSteps: ['reserve'], failedSteps: ['charge'], results: { reserve: 7 } });
+  });
+
+  it('retryFromStep does that step and those after it again', async () => {
+    const ran: string[] = [];
+    const all = async (ctx: JobContext) => {
+      for (const name of ['a', 'b', 'c']) await ctx.step(name, () => ran.push(name));
+    };
+    await runThrough(
+      async (ctx) => (await all(ctx), partialSuccess({ retryFromStep: 'b' })),
+      async (ctx) => {
+        await all(ctx);
+        throw new Error('once more');
+      },
+      (ctx) => all(ctx),
+    );
+    expect(ran).toEqual(['a', 'b', 'c', 'b', 'c']);
+  });
+
+  it('a step that an earlier attempt reported as completed is not run', async () => {
+    const ran: string[] = [];
+    let result: unknown;
+    await runThrough(
+      () => partialSuccess({ completedSteps: ['reserve'], results: { reserve: { hold: 'h-1' } } }),
+      async (ctx) => (result = await ctx.step('reserve', () => ran.push('reserve'))),
+    );
+    expect([ran, result]).toEqual([[], { hold: 'h-1' }]);
+  });
+});
+
+describe('ctx.progress and ctx.log', () => {
+  it('are seen by others while the job runs, and kept after it', async () => {
+    let finish!: () => void;
+    const finished = new Promise<void>((resolve) => (finish = resolve));
+    await start({
+      t: async (_payload, ctx: JobContext) => {
+        void ctx.progress({ percent: 10 });
+        await ctx.progress({ percent: 50 });
+        await ctx.log('half-way');
+        await finished;
+        void ctx.log('done\0');
+      },
+    });
+    const { id } = await jobs.addJob('t', null);
+    await eventually(async () => (await jobs.jobLogs(id)).items.length === 1);
+    expect(await jobs.findJob(id)).toMatchObject({ status: 'running', progress: { percent: 50 } });
+    finish();
+    expect(await ended(id)).toMatchObject({ status: 'completed', progress: { percent: 50 } });
+    const [attempt] = await jobs.jobHistory(id);
+    expect((await jobs.jobLogs(id)).items).toEqual([
+      { at: expect.any(Date), message: 'half-way', correlationId: attempt!.correlationId },
+      { at: expect.any(Date), message: 'done\uFFFD', correlationId: attempt!.correlationId },
+    ]);
+  });
+
+  it('logs come in pages, oldest first', async () => {
+    let id = '';
+    await runThrough(async (ctx) => {
+      id = ctx.job.id;
+      await Promise.all([1, 2, 3].map((n) => ctx.log(`line ${n}`)));
+    });
+    const first = await jobs.jobLogs(id, { limit: 2 });
+    const second = await jobs.jobLogs(id, { limit: 2, cursor: first.cursor });
+    expect([...first.items, ...second.items].map(({ message }) => message)).toEqual(['line 1', 'line 2', 'line 3']);
+    expect(second.cursor).toBeNull();
+  });
+
+  it('of a worker that lost the job change nothing', async () => {
+    const { id } = await jobs.addJob('t', null);
+    const [claimed] = await jobs.getJobs(WORKER);
+    await jobs.forceUnlockJobs();
+    await jobs.attempts.setProgress({ job: claimed!, workerId: WORKER }, 99);
+    expect(await jobs.findJob(id)).toMatchObject({ progress: null });
+  });
+
+  it('refuse what cannot be stored, without ending the process', async () => {
+    let problem: unknown;
+    const job = await runThrough(async (ctx) => {
+      void ctx.progress(1n);
+      await ctx.progress(1n).catch((error: unknown) => (problem = error));
+    });
+    expect(problem).toBeInstanceOf(InvalidArgumentError);
+    expect(job.status).toBe('completed');
+  });
+
+  it('leave with the job when it is purged', async () => {
+    const job = await runThrough(async (ctx) => {
+      await ctx.step('a', () => 1);
+      await ctx.progress(1);
+      await ctx.log('x');
+    });
+    expect(await jobs.purgeJobs({ status: 'completed', olderThanMs: 0 })).toBe(1);
+    expect(await jobs.findJob(job.id)).toBeNull();
+    for (const table of ['job_steps', 'job_progress', 'job_logs'])
+      expect(await test.sql(`select from jobs.${table}`)).toEqual([]);
+  });
+});
+
+describe('ctx.assertOwned', () => {
+  it('holds the job until the transaction ends', async () => {
+    let unlocked: Promise<unknown> | null = null;
+    const order: string[] = [];
+    await start({
+      t: async (_payload, ctx: JobContext) => {
+        const client = await pgClient();
+        await client.query('begin');
+        await ctx.assertOwned(client);
+        unlocked = jobs.forceUnlockJobs().then(() => order.push('unlocked'));
+        await eventually(async () => (await test.sql(waiting)).length === 1);
+        order.push('commit');
+        await client.query('commit');
+        await client.end();
+        await unlocked;
+      },
+    });
+    await jobs.addJob('t', null, { maxAttempts: 1 });
+    await eventually(() => events.ofType('job.lost').length === 1);
+    expect(order).toEqual(['commit', 'unlocked']);
+  });
+
+  it('throws LeaseLostError once the claim was taken away', async () => {
+    let error: unknown;
+    await start({
+      t: async (_payload, ctx: JobContext) => {
+        await jobs.forceUnlockJobs();
+        const client = await pgClient();
+        error = await ctx.assertOwned(client).catch((reason: unknown) => reason);
+        await client.end();
+      },
+    });
+    await jobs.addJob('t', null, { maxAttempts: 1 });
+    await eventually(() => events.ofType('job.lost').length === 1);
+    expect(error).toBeInstanceOf(LeaseLostError);
+  });
+
+  it('without a transaction needs a transactional task', async () => {
+    let error: unknown;
+    await runThrough(async (ctx) => (error = await ctx.assertOwned().catch((reason: unknown) => reason)));
+    expect(error).toBeInstanceOf(InvalidStatusError);
+  });
+});
+
+const waiting = `select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`;
+
+async function pgClient() {
+  const { default: pg } = await import('pg');
+  const client = new pg.Client(test.url);
+  await client.connect();
+  return client;
+}
