@@ -30,6 +30,7 @@ export { isPartialSuccess, partialSuccess, snooze } from './worker/outcome.js';
 export { InjectJobManager } from './decorators/inject-job-manager.decorator.js';
 export { getJobsToken } from './jobs.constants.js';
 export { JobManager } from './manager/job.manager.js';
+export type { WaitOptions } from './manager/job.waiter.js';
 export type * from './interfaces/job.interface.js';
 export { createJobManager, createWorkerPool, type PlainTask, type WorkerPoolOptions } from './jobs.factory.js';
 export { WorkerPool, type WorkerPoolState, type WorkerPoolStats } from './worker/worker.pool.js';

@@ -16,6 +16,8 @@ const RENEW_MS = 10_000;
 
 /** What `JobManager.workOnce` does; the wiring hands it in, because the manager knows no handlers. */
 export class SingleRun {
+  private prepared: Promise<void> | null = null;
+
   constructor(private readonly parts: SingleRunParts) {}
 
   async workOnce(queues: string[] | null): Promise<WorkedOnce | null> {
@@ -34,7 +36,7 @@ export class SingleRun {
     const runner = new JobRunner({ ...this.parts, workerId, onError });
     const renewal = setInterval(() => void renew(jobs, runner, job, workerId), RENEW_MS);
     try {
-      if (tasks.get(job.task)?.options.transactional) await jobs.prepareTransactions(1);
+      if (tasks.get(job.task)?.options.transactional) await (this.prepared ??= jobs.prepareTransactions(1));
       events.emit('job.started', workerId, { job });
       const attempt = await runner.run(job);
       return await this.settle(attempt, workerId);

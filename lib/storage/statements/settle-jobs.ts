@@ -63,10 +63,10 @@ const completeJobsText =
   gone as (delete from ${schema}.jobs j using held h where j.id = h.id),
   recorded as (
     insert into ${schema}.job_history (job_id, fence, started_at, expires_at, queue_time_ms, execution_time_ms, status,
-      attempt, worker_id, result, environment)
+      attempt, worker_id, result, error_message, environment)
     select h.id, h.fence, h.locked_at, now() + $7::bigint * interval '1 ms', ${queueTime}, i.execution_time_ms,
       case when h.cancel_requested then 'cancelled' else 'completed' end::${schema}.job_outcome, h.attempts, $1,
-      i.result::json, $8::json
+      i.result::json, case when h.cancel_requested then h.cancel_reason end, $8::json
     from held h join input i on i.id = h.id
     where $6::boolean or h.cancel_requested
   ),
