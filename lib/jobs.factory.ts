@@ -8,7 +8,7 @@ import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
 import { show } from './options.checker.js';
-import { WorkerPool } from './worker/worker.pool.js';
+import { WorkerPool, type WorkerPoolParts } from './worker/worker.pool.js';
 
 /** What managers made here know of tasks, so that pools made later can tell them. */
 const tasksOf = new WeakMap<JobManager, TaskRegistry>();
@@ -62,6 +62,11 @@ export interface WorkerPoolOptions {
  * await pool.start();
  */
 export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
+  return new WorkerPool(poolPartsOf(parts));
+}
+
+/** What a pool is made of, from plain tasks. @throws InvalidOptionsError */
+export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId } = parts;
   const settings = resolveWorkerOptions(options, unknownTasks);
   const definitions = Object.entries(tasks).map(([task, plain]) => definitionOf(task, plain));
@@ -72,7 +77,7 @@ export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
     tasksOf.get(jobs)?.replace(definition);
   }
   const validator = new PayloadValidator();
-  return new WorkerPool({ jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) });
+  return { jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) };
 }
 
 const faultsOf = ({ task, source, options, handler }: TaskDefinition): string[] => [
