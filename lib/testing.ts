@@ -184,24 +184,22 @@ export class JobsTesting {
   }
 
   private async add(add: () => Promise<AddedJob[]>, inTransaction: boolean): Promise<AddedJob[]> {
-    const nested = this.drainer.insideJob;
+    const ranBefore = this.ran.length;
     const added = await this.drainer.watch(add);
     this.added.push(...added);
     // Inside a job: the drain that runs it goes on to these, when it has ended.
-    if (this.mode !== 'manual' && !nested && !inTransaction) await this.runInline(added);
+    const atOnce = this.mode !== 'manual' && !inTransaction && !this.drainer.insideJob;
+    if (atOnce) await this.runInline(added, ranBefore);
     return added;
   }
 
-  private async runInline(added: AddedJob[]): Promise<void> {
-    const ids = new Set(added.map(({ id }) => id));
+  private async runInline(added: AddedJob[], ranBefore: number): Promise<void> {
     const families = added.map(({ id }) => this.drainer.familyOf(id));
-    const ran = this.ran.length;
     await this.drain();
     if (this.mode !== 'throw') return;
-    const failed = this.ran
-      .slice(ran)
-      .filter((one) => 'error' in one && families.some((family) => family.has(one.job.id)));
-    const failure = failed.find(({ job }) => ids.has(job.id)) ?? failed[0];
+    const failed = this.ran.slice(ranBefore).filter((one) => 'error' in one);
+    const own = failed.find(({ job }) => added.some(({ id }) => id === job.id));
+    const failure = own ?? failed.find(({ job }) => families.some((family) => family.has(job.id)));
     if (failure) throw failure.error;
   }
 

@@ -1,6 +1,7 @@
 // What specs need of a manager and nobody else may have: stored times that move, tables that empty, every job that a
 // connection sees, and a word on each add. The only user is millrace/testing.
 import type { AddedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
+import type { Database } from '../storage/database.js';
 import { listJobs } from '../storage/statements/inspect-jobs.js';
 import { clearConfiguration, clearJobs, moveTimes } from '../storage/statements/testing.js';
 import { check, rules } from './call.arguments.js';
@@ -14,11 +15,14 @@ export type AddObserver = (add: () => Promise<AddedJob[]>, inTransaction: boolea
 const observersOf = new WeakMap<JobAdder, Set<AddObserver>>();
 
 export class TestBench {
-  // Read by name: private to users, but this is the manager's own house.
-  private readonly database = this.jobs['database'];
-  private readonly adder = this.jobs['adder'];
+  private readonly database: Database;
+  private readonly adder: JobAdder;
 
-  constructor(private readonly jobs: JobManager) {}
+  constructor(private readonly jobs: JobManager) {
+    // Private to users, and of no use to them; but this is the manager's own house.
+    this.database = jobs['database'];
+    this.adder = jobs['adder'];
+  }
 
   /** Makes everything stored older by so many ms. @throws InvalidArgumentError */
   async travel(ms: number): Promise<void> {
@@ -37,7 +41,7 @@ export class TestBench {
 
   /** All jobs, oldest first, as a connection sees them. */
   async list(executor?: QueryExecutor): Promise<Job[]> {
-    const anyJob = new Array<null>(11).fill(null);
+    const anyJob = Array.from({ length: 11 }, () => null);
     const rows = await this.database.run(listJobs, anyJob, executor);
     return rows.map(toJob).toReversed();
   }
@@ -54,7 +58,7 @@ export class TestBench {
     const { adder } = this;
     const observers = new Set<AddObserver>();
     const observed = (add: () => Promise<AddedJob[]>, inTransaction: boolean): Promise<AddedJob[]> =>
-      [...observers].reduce((inner, observer) => () => observer(inner, inTransaction), add)();
+      [...observers].reduce<typeof add>((inner, observer) => () => observer(inner, inTransaction), add)();
     const [addOne, addMany] = [adder.addOne.bind(adder), adder.addMany.bind(adder)];
     adder.addOne = async (task, payload, options) => {
       const add = async (): Promise<AddedJob[]> => [await addOne(task, payload, options)];
