@@ -36,6 +36,8 @@ export interface RanJob {
 /** A job and all that were added by it and by those: whoever added the first hears of each failure. */
 export type Family = Set<string>;
 
+type Limits = Pick<DrainOptions, 'maxJobs' | 'timeoutMs'>;
+
 const MAX_JOBS = 500;
 const TIMEOUT_MS = 30_000;
 
@@ -70,16 +72,13 @@ export class JobDrainer {
   async drain(options: DrainOptions = {}): Promise<RanJob[]> {
     const { maxJobs = MAX_JOBS, timeoutMs = TIMEOUT_MS } = options;
     if (this.insideJob) throw new InvalidArgumentError(['Expected drain() outside of handlers, got it inside one.']);
-    const deadline = performance.now() + timeoutMs;
     const first = this.ran.length;
-    await this.parts.jobs.resetLockedJobs();
-    for (let job = await this.claim(options); job; job = await this.claim(options)) {
-      const ran = this.ran.slice(first);
-      if (ran.length >= maxJobs) throw await this.giveUp(job, ran, `within ${maxJobs} jobs`);
-      const done = await within(deadline - performance.now(), this.inFamily(job));
-      if (!done) throw await this.giveUp(job, ran, `within ${timeoutMs} ms`);
+    try {
+      await this.parts.jobs.resetLockedJobs();
+      await this.runAll(options, { maxJobs, timeoutMs }, first);
+    } finally {
+      this.runner.stop();
     }
-    this.runner.stop();
     return this.ran.slice(first);
   }
 
@@ -106,6 +105,17 @@ export class JobDrainer {
 
   stop(): void {
     this.runner.stop();
+  }
+
+  private async runAll(options: DrainOptions, limits: Required<Limits>, first: number): Promise<void> {
+    const { maxJobs, timeoutMs } = limits;
+    const deadline = performance.now() + timeoutMs;
+    for (let job = await this.claim(options); job; job = await this.claim(options)) {
+      const ran = this.ran.slice(first);
+      if (ran.length >= maxJobs) throw await this.giveUp(job, ran, `within ${maxJobs} jobs`);
+      const done = await within(deadline - performance.now(), this.inFamily(job));
+      if (!done) throw await this.giveUp(job, ran, `within ${timeoutMs} ms`);
+    }
   }
 
   private join(id: string, family: Family): Family {
@@ -160,19 +170,22 @@ export class JobDrainer {
     this.abandoned.add(job);
     const running = this.runner.runningIds().includes(job.id);
     this.runner.abort(job.id, new ShutdownError('The spec waits no longer.'));
-    this.runner.stop();
     await this.parts.jobs.claims.release(this.workerId, [job]);
-    const times = new Map<string, number>();
-    for (const { task } of ran.map((one) => one.job)) times.set(task, (times.get(task) ?? 0) + 1);
-    const tasks = [...times].toSorted(([, a], [, b]) => b - a);
-    const list = tasks.map(([task, count]) => `${task} (${count} ${count === 1 ? 'job' : 'jobs'})`).join(', ');
-    const left = `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`;
-    return new EndlessDrainError(
-      `Expected no job to be due any more ${limit}, but ${left}. Ran: ${list || 'nothing'}. ` +
-        'Does a task add itself again, or does a handler never end? If not, raise maxJobs or timeoutMs.',
-      [...new Set([...tasks.map(([task]) => task), job.task])],
-    );
+    return endlessDrain(limit, ran, `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`, job.task);
   }
+}
+
+/** Says what ran, most frequent first. */
+function endlessDrain(limit: string, ran: RanJob[], left: string, leftTask: string): EndlessDrainError {
+  const times = new Map<string, number>();
+  for (const { task } of ran.map((one) => one.job)) times.set(task, (times.get(task) ?? 0) + 1);
+  const tasks = [...times].toSorted(([, a], [, b]) => b - a);
+  const list = tasks.map(([task, count]) => `${task} (${count} ${count === 1 ? 'job' : 'jobs'})`).join(', ');
+  return new EndlessDrainError(
+    `Expected no job to be due any more ${limit}, but ${left}. Ran: ${list || 'nothing'}. ` +
+      'Does a task add itself again, or does a handler never end? If not, raise maxJobs or timeoutMs.',
+    [...new Set([...tasks.map(([task]) => task), leftTask])],
+  );
 }
 
 function detailsOf(outcome: Outcome): Pick<RanJob, 'error' | 'result'> {
@@ -181,10 +194,13 @@ function detailsOf(outcome: Outcome): Pick<RanJob, 'error' | 'result'> {
   return {};
 }
 
+/** What a timer takes: it is over at once where it would be longer than 24 days. */
+const timerMs = (ms: number): number => Math.min(2 ** 31 - 1, Math.max(0, ms));
+
 /** What the work resolved to; undefined when it took too long. Leaves no timer behind. */
 async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
   let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), Math.max(0, ms))));
+  const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), timerMs(ms))));
   try {
     return await Promise.race([work, timeout]);
   } finally {

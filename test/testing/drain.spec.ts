@@ -176,6 +176,18 @@ describe('time that passes', () => {
     expect(await testing.drain()).toMatchObject([{ job: { payload: 'claimed', attempts: 2 }, status: 'completed' }]);
   });
 
+  it('lets a worker die that nobody hears of, so that its job runs again', async () => {
+    const { jobs } = manager;
+    const worker = { id: WORKER, host: 'gone', pid: 1, concurrency: 1, tasks: ['note'], leaseMs: HOUR };
+    await jobs.claims.registerWorker(worker);
+    await jobs.addJob('note', 'orphan');
+    const base = { workerId: WORKER, taskIdentifiers: null, queues: null, forbiddenFlags: null, leaseMs: null };
+    await jobs.claims.claimExactly({ ...base, slotPriorityLimit: null }, 1);
+    expect(await testing.drain()).toEqual([]);
+    await testing.travel(2 * HOUR);
+    expect(payloads(await testing.drain())).toEqual(['orphan']);
+  });
+
   it('makes history expire', async () => {
     await manager.jobs.addJob('note', 'old');
     await testing.drain();

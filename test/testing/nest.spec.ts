@@ -75,8 +75,8 @@ class Tasks {
   }
 
   @OnJobEvent('all')
-  heard({ type, job }: JobEvent): void {
-    if (job) this.events.push(`${type} ${job.task}`);
+  heard(event: JobEvent): void {
+    if ('job' in event) this.events.push(`${event.type} ${event.job.task}`);
   }
 }
 
