@@ -180,7 +180,7 @@ export class JobsTesting {
   async close(): Promise<void> {
     this.manual();
     this.unobserve();
-    await this.inTurn(async () => this.drainer.stop());
+    await this.turn;
   }
 
   private async add(add: () => Promise<AddedJob[]>, inTransaction: boolean): Promise<AddedJob[]> {

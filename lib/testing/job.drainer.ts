@@ -77,6 +77,7 @@ export class JobDrainer {
       await this.parts.jobs.resetLockedJobs();
       await this.runAll(options, { maxJobs, timeoutMs }, first);
     } finally {
+      // No timer stays behind.
       this.runner.stop();
     }
     return this.ran.slice(first);
@@ -101,10 +102,6 @@ export class JobDrainer {
   forget(): void {
     this.ran.length = 0;
     this.families.clear();
-  }
-
-  stop(): void {
-    this.runner.stop();
   }
 
   private async runAll(options: DrainOptions, limits: Required<Limits>, first: number): Promise<void> {
@@ -175,7 +172,7 @@ export class JobDrainer {
   }
 }
 
-/** Says what ran, most frequent first. */
+/** Says what ran, the most frequent first: in a chain without end, that is the culprit. */
 function endlessDrain(limit: string, ran: RanJob[], left: string, leftTask: string): EndlessDrainError {
   const times = new Map<string, number>();
   for (const { task } of ran.map((one) => one.job)) times.set(task, (times.get(task) ?? 0) + 1);
@@ -194,7 +191,7 @@ function detailsOf(outcome: Outcome): Pick<RanJob, 'error' | 'result'> {
   return {};
 }
 
-/** What a timer takes: it is over at once where it would be longer than 24 days. */
+/** A timer for longer than 24 days would end at once. */
 const timerMs = (ms: number): number => Math.min(2 ** 31 - 1, Math.max(0, ms));
 
 /** What the work resolved to; undefined when it took too long. Leaves no timer behind. */

@@ -41,8 +41,8 @@ export const moveTimes = statement('move_times', (schema) => {
 });
 
 /**
- * Empties what jobs fill and takes queues, rate limits and crontabs back to their beginnings. Deletes, because truncating
- * a dozen small tables costs ten times as much, and waits for every reader. Workers that are alive stay known.
+ * Empties what jobs fill and takes queues, rate limits and crontabs back to their beginnings. Deletes: after a spec's few
+ * jobs that takes 1 ms, truncating 20 ms, and it waits for no reader. Workers that are alive stay known.
  */
 export const clearJobs = statement(
   'clear_jobs',
