@@ -17,7 +17,10 @@ export default {
   testTimeout: 30_000,
   extensionsToTreatAsEsm: ['.ts'],
   resolver: '<rootDir>/jest.resolver.cjs', // './x.js' in our own files -> './x.ts'
-  moduleNameMapper: { '^millrace$': '<rootDir>/lib/index.ts', '^millrace/embedded$': '<rootDir>/lib/embedded.ts' },
+  moduleNameMapper: {
+    '^millrace$': '<rootDir>/lib/index.ts',
+    '^millrace/(embedded|testing)$': '<rootDir>/lib/$1.ts',
+  },
   modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/dist-sample', '<rootDir>/.cache/pg'],
   transform: { '^.+\\.ts$': ['@swc/jest', swc] },
   globalSetup: '<rootDir>/test/support/global-setup.mjs',

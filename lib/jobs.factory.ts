@@ -9,7 +9,7 @@ import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/t
 import { JobEvents } from './monitoring/job.events.js';
 import { show } from './options.checker.js';
 import { SingleRun } from './worker/work.once.js';
-import { WorkerPool } from './worker/worker.pool.js';
+import { WorkerPool, type WorkerPoolParts } from './worker/worker.pool.js';
 
 /** What managers made here know of tasks, so that pools made later can tell them. */
 const tasksOf = new WeakMap<JobManager, TaskRegistry>();
@@ -63,6 +63,11 @@ export interface WorkerPoolOptions {
  * await pool.start();
  */
 export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
+  return new WorkerPool(poolPartsOf(parts));
+}
+
+/** What a pool is made of, from plain tasks. @throws InvalidOptionsError */
+export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId } = parts;
   const settings = resolveWorkerOptions(options, unknownTasks);
   const definitions = Object.entries(tasks).map(([task, plain]) => definitionOf(task, plain));
@@ -74,7 +79,7 @@ export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
   }
   const validator = new PayloadValidator();
   jobs.runWith(new SingleRun({ jobs, tasks: registry, events, validator, options: settings }));
-  return new WorkerPool({ jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) });
+  return { jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) };
 }
 
 const faultsOf = ({ task, source, options, handler }: TaskDefinition): string[] => [

@@ -81,7 +81,7 @@ describe('the code in README and docs', () => {
     const config = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => readFileSync(path, 'utf8'))
       .config as object;
     const { options } = ts.parseJsonConfigFileContent(config, ts.sys, root);
-    const paths = { millrace: ['./lib/index.ts'], 'millrace/embedded': ['./lib/embedded.ts'] };
+    const paths = { millrace: ['./lib/index.ts'], 'millrace/*': ['./lib/*.ts'] };
     const program = ts.createProgram(
       blocks.map(({ file }) => file),
       { ...options, paths, noEmit: true },

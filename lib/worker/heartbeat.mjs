@@ -50,14 +50,16 @@ async function beat() {
 }
 
 function schedule(ms) {
-  if (!stopped) timer = setTimeout(beat, ms);
+  if (!stopped) timer = setTimeout(() => void beat(), ms);
 }
 
-parentPort.on('message', async () => {
+async function stop() {
   stopped = true;
   clearTimeout(timer);
   await client?.end().catch(() => undefined);
   parentPort.close();
-});
+}
+
+parentPort.on('message', () => void stop());
 
 schedule(keepaliveMs);

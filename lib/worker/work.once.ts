@@ -32,7 +32,7 @@ export class SingleRun {
   async work(job: ClaimedJob, workerId: string): Promise<WorkedOnce> {
     const { jobs, events, tasks } = this.parts;
     const onError = (error: unknown, context: string): void =>
-      void events.emit('worker.error', workerId, { error, context });
+      events.emit('worker.error', workerId, { error, context });
     const runner = new JobRunner({ ...this.parts, workerId, onError });
     const renewal = setInterval(() => void renew(jobs, runner, job, workerId), RENEW_MS);
     try {

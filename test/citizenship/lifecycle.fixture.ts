@@ -1,9 +1,10 @@
 // Run by open-handles.spec.ts in a Jest of its own, which must find nothing left open. Everything a process can open:
-// a manager, a pool with LISTEN, crons, a second instance, an application that only enqueues.
+// a manager, a pool with LISTEN, crons, a second instance, an application that only enqueues, jobs that run in a spec.
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import { Injectable, Module } from '@nestjs/common';
 import { Test, type TestingModule } from '@nestjs/testing';
 import { createJobManager, createWorkerPool, JobEvents, JobManager, JobsModule, Task } from '../../lib/index.js';
+import { createJobsTesting } from '../../lib/testing.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 
 @Injectable()
@@ -38,6 +39,18 @@ it('closes everything it opens', async () => {
   await app.get(JobManager).addJob('hello', null);
   await done;
   await app.close();
+
+  const tested = await Test.createTestingModule({
+    imports: [JobsModule.forRoot({ connection, worker: { autoStart: false } })],
+    providers: [Tasks],
+  }).compile();
+  tested.useLogger(false);
+  await tested.init();
+  const testing = createJobsTesting(tested);
+  testing.inline();
+  await tested.get(JobManager).addJob('hello', null);
+  expect(testing.ran).toHaveLength(1);
+  await tested.close();
 
   const jobs = await createJobManager({ connection });
   const pool = createWorkerPool({ jobs, tasks: { hello: () => undefined } });

@@ -23,8 +23,9 @@ const tasks = {
 
 const pool = createWorkerPool({ jobs, tasks, options: JSON.parse(process.env.WORKER_OPTIONS ?? '{}') });
 await pool.start();
-process.on('SIGTERM', async () => {
+const stop = async () => {
   await pool.stop(5_000);
   await jobs.close();
-});
+};
+process.on('SIGTERM', () => void stop());
 process.send?.('ready');

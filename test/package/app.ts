@@ -15,6 +15,7 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import { IsEmail } from 'class-validator';
 import { JobEvents, JobManager, JobsModule, PayloadValidationError, Task, type JobContext } from 'millrace';
 import { startEmbeddedPostgres } from 'millrace/embedded';
+import { createJobsTesting } from 'millrace/testing';
 import { DataSource } from 'typeorm';
 
 class Mail {
@@ -85,8 +86,25 @@ async function main(): Promise<void> {
   const [record] = await jobs.jobHistory(id);
   if (record?.result !== 'hello ada@example.org true 1') throw new Error(`Unexpected result ${JSON.stringify(record)}`);
   await app.close();
+  await tryTesting(postgres.url);
   await postgres.stop();
   console.log('the packed package works');
+}
+
+async function tryTesting(connection: string): Promise<void> {
+  @Module({
+    imports: [JobsModule.forRoot({ connection, worker: { autoStart: false } })],
+    providers: [Greeter, Log, MailTasks],
+  })
+  class TestedModule {}
+
+  const app = await NestFactory.createApplicationContext(TestedModule, { logger: ['error'], abortOnError: false });
+  const testing = createJobsTesting(app);
+  testing.inline();
+  await app.get(JobManager).addJob('mail', { to: 'bob@example.org' });
+  const [ran] = testing.ran;
+  if (ran?.result !== 'hello bob@example.org true 1') throw new Error(`Unexpected attempt ${JSON.stringify(ran)}`);
+  await app.close();
 }
 
 main().catch((error: unknown) => {

@@ -1,0 +1,71 @@
+// What specs need of a manager and nobody else may have: stored times that move, tables that empty, every job that a
+// connection sees, and a word on each add. The only user is millrace/testing.
+import type { AddedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
+import type { Database } from '../storage/database.js';
+import { listJobs } from '../storage/statements/inspect-jobs.js';
+import { clearConfiguration, clearJobs, moveTimes } from '../storage/statements/testing.js';
+import { check, rules } from './call.arguments.js';
+import type { JobAdder } from './job.adder.js';
+import type { JobManager } from './job.manager.js';
+import { toJob } from './job.mapper.js';
+
+/** Stands around an add: runs it, and may do something about what was added before the caller hears of it. */
+export type AddObserver = (add: () => Promise<AddedJob[]>, inTransaction: boolean) => Promise<AddedJob[]>;
+
+const observersOf = new WeakMap<JobAdder, Set<AddObserver>>();
+
+export class TestBench {
+  private readonly database: Database;
+  private readonly adder: JobAdder;
+
+  constructor(private readonly jobs: JobManager) {
+    // Private to users, and of no use to them; but this is the manager's own house.
+    this.database = jobs['database'];
+    this.adder = jobs['adder'];
+  }
+
+  /** Makes everything stored older by so many ms. @throws InvalidArgumentError */
+  async travel(ms: number): Promise<void> {
+    check({ ms: [ms, rules.integer(0, 1e12)] });
+    await this.database.run(moveTimes, [ms]);
+  }
+
+  /** Removes all jobs and their history; with `configuration` also what calls have configured. */
+  async clear({ configuration = false } = {}): Promise<void> {
+    await this.adder.idle();
+    await this.database.run(clearJobs, []);
+    if (!configuration) return;
+    await this.database.run(clearConfiguration, []);
+    await this.jobs.declareQueues();
+  }
+
+  /** All jobs, oldest first, as a connection sees them. */
+  async list(executor?: QueryExecutor): Promise<Job[]> {
+    const anyJob = Array.from({ length: 11 }, () => null);
+    const rows = await this.database.run(listJobs, anyJob, executor);
+    return rows.map(toJob).toReversed();
+  }
+
+  /** Hears of every add through this manager, by whatever method, until the returned function is called. */
+  observeAdds(observer: AddObserver): () => void {
+    const observers = observersOf.get(this.adder) ?? this.openUp();
+    observers.add(observer);
+    return () => void observers.delete(observer);
+  }
+
+  /** Wraps the adder once for all observers, so that they may come and go in any order. */
+  private openUp(): Set<AddObserver> {
+    const { adder } = this;
+    const observers = new Set<AddObserver>();
+    const observed = (add: () => Promise<AddedJob[]>, inTransaction: boolean): Promise<AddedJob[]> =>
+      [...observers].reduce<typeof add>((inner, observer) => () => observer(inner, inTransaction), add)();
+    const [addOne, addMany] = [adder.addOne.bind(adder), adder.addMany.bind(adder)];
+    adder.addOne = async (task, payload, options) => {
+      const add = async (): Promise<AddedJob[]> => [await addOne(task, payload, options)];
+      return (await observed(add, options.manager !== undefined))[0] as AddedJob;
+    };
+    adder.addMany = (specs, target) => observed(() => addMany(specs, target), target.manager !== undefined);
+    observersOf.set(adder, observers);
+    return observers;
+  }
+}

@@ -1,0 +1,71 @@
+// For specs of applications: moves stored times into the past, and empties the tables. Nothing here is for production.
+import { statement } from '../database.js';
+
+/** Every stored time by which the library decides or reports. A spec compares this with the schema. */
+export const STORED_TIMES: Record<string, string[]> = {
+  jobs: ['run_at', 'updated_at', 'locked_at', 'lease_expires_at'],
+  job_bodies: ['created_at', 'run_at'],
+  job_history: ['started_at', 'completed_at', 'expires_at'],
+  settle_receipts: ['settled_at'],
+  job_steps: ['completed_at'],
+  job_progress: ['updated_at'],
+  job_logs: ['logged_at'],
+  job_queues: ['parked_at', 'last_used_at'],
+  job_tasks: ['last_seen_at'],
+  rate_limits: ['window_started_at', 'parked_at'],
+  workers: ['started_at', 'heartbeat_at', 'stopped_at'],
+  crontabs: ['known_since', 'last_slot_at', 'updated_at'],
+};
+
+/** Tables that hold nothing but what jobs have left. */
+export const TABLES_OF_JOBS = [
+  'jobs',
+  'job_bodies',
+  'job_history',
+  'settle_receipts',
+  'job_dependencies',
+  'job_steps',
+  'job_progress',
+  'job_logs',
+];
+
+/** $1 ms. The database's clock decides what is due, and nobody can turn that: so everything stored becomes older. */
+export const moveTimes = statement('move_times', (schema) => {
+  const moves = Object.entries(STORED_TIMES).map(([table, columns]) => {
+    const older = columns.map((column) => `${column} = ${column} - $1::bigint * interval '1 ms'`);
+    return `moved_${table} as (update ${schema}.${table} set ${older.join(', ')})`;
+  });
+  return `
+  with ${moves.join(',\n  ')}
+  select 1 as moved`;
+});
+
+/**
+ * Empties what jobs fill and takes queues, rate limits and crontabs back to their beginnings. Deletes: after a spec's few
+ * jobs that takes 1 ms, truncating 20 ms, and it waits for no reader. Workers that are alive stay known.
+ */
+export const clearJobs = statement(
+  'clear_jobs',
+  (schema) => `
+  with ${TABLES_OF_JOBS.map((table) => `cleared_${table} as (delete from ${schema}.${table})`).join(',\n  ')},
+  stopped_workers as (delete from ${schema}.workers where stopped_at is not null),
+  idle_queues as (update ${schema}.job_queues set running = 0, locked_by = null, parked_at = null),
+  full_limits as (
+    update ${schema}.rate_limits
+    set available = capacity, window_started_at = clock_timestamp(), parked_at = null
+  ),
+  new_crontabs as (
+    update ${schema}.crontabs set known_since = clock_timestamp(), last_slot_at = null, last_job_id = null
+  )
+  select 1 as cleared`,
+);
+
+/** Forgets what calls have configured: queues, pauses, rate limits, and crontabs that no decorator declares. */
+export const clearConfiguration = statement(
+  'clear_configuration',
+  (schema) => `
+  with queues as (delete from ${schema}.job_queues),
+  limits as (delete from ${schema}.rate_limits),
+  crontabs as (delete from ${schema}.crontabs where not declared)
+  select 1 as cleared`,
+);

@@ -1,0 +1,213 @@
+// Runs due jobs one after the other, by the same claim, run and settle as a pool, until none is due.
+import { AsyncLocalStorage } from 'node:async_hooks';
+import type { Outcome, SettledStatus, SettleResult } from '../interfaces/claim.interface.js';
+import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
+import { InvalidArgumentError, ShutdownError } from '../jobs.errors.js';
+import { JobRunner } from '../worker/job.runner.js';
+import { newWorkerId } from '../worker/job.queue.js';
+import { OutcomeBatcher } from '../worker/outcome.batcher.js';
+import type { WorkerPoolParts } from '../worker/worker.pool.js';
+import { EndlessDrainError } from './testing.errors.js';
+
+/** Which jobs `drain` runs, and when it gives up. */
+export interface DrainOptions {
+  /** Most jobs to run. Default 500: more are probably a task that adds itself again and again. */
+  maxJobs?: number;
+  /** Longest time for all of them, in ms. Default 30,000; the limit of your test runner may be shorter. */
+  timeoutMs?: number;
+  /** Only these tasks. Default: what the application's worker takes, that is, all that have a handler. */
+  tasks?: string[];
+  /** Only these queues, one after the other. Default: what the application's worker takes, that is, all. */
+  queues?: string[];
+}
+
+/** One attempt that ran in a spec. */
+export interface RanJob {
+  /** The job as it was claimed for this attempt. */
+  job: ClaimedJob;
+  /** What became of it; `retrying`: it runs again after its backoff. */
+  status: SettledStatus;
+  /** What the handler threw. */
+  error?: unknown;
+  /** What the handler returned, as the history keeps it. */
+  result?: unknown;
+}
+
+/** A job and all that were added by it and by those: whoever added the first hears of each failure. */
+export type Family = Set<string>;
+
+type Limits = Pick<DrainOptions, 'maxJobs' | 'timeoutMs'>;
+
+const MAX_JOBS = 500;
+const TIMEOUT_MS = 30_000;
+
+export class JobDrainer {
+  /** What has run so far. */
+  readonly ran: RanJob[] = [];
+  private readonly workerId = newWorkerId('testing');
+  private readonly runner: JobRunner;
+  private readonly batcher: OutcomeBatcher;
+  private readonly results = new Map<ClaimedJob, SettleResult>();
+  private readonly abandoned = new WeakSet<ClaimedJob>();
+  private readonly running = new AsyncLocalStorage<Family>();
+  private readonly families = new Map<string, Family>();
+  private readonly adding = new Set<Promise<unknown>>();
+
+  private prepared: Promise<void> | null = null;
+
+  constructor(private readonly parts: WorkerPoolParts) {
+    const { workerId } = this;
+    const onError = (error: unknown, context: string): void =>
+      parts.events.emit('worker.error', workerId, { error, context });
+    this.runner = new JobRunner({ ...parts, workerId, onError });
+    this.batcher = new OutcomeBatcher(parts.jobs, parts.events, workerId, (result) =>
+      this.results.set(result.job, result),
+    );
+  }
+
+  /** Whether the caller is a handler, or an event of its job. */
+  get insideJob(): boolean {
+    return this.running.getStore() !== undefined;
+  }
+
+  /** Runs what is due, best priority first, then by run-at and id. Returns what ran. */
+  async drain(options: DrainOptions = {}): Promise<RanJob[]> {
+    const { maxJobs = MAX_JOBS, timeoutMs = TIMEOUT_MS } = options;
+    if (this.insideJob) throw new InvalidArgumentError(['Expected drain() outside of handlers, got it inside one.']);
+    const first = this.ran.length;
+    try {
+      await this.parts.jobs.resetLockedJobs();
+      await this.runAll(options, { maxJobs, timeoutMs }, first);
+    } finally {
+      // No timer stays behind.
+      this.runner.stop();
+    }
+    return this.ran.slice(first);
+  }
+
+  /** An add is under way: inside a job it is waited for, even where the handler does not wait. */
+  async watch(add: () => Promise<AddedJob[]>): Promise<AddedJob[]> {
+    const family = this.running.getStore();
+    if (!family) return add();
+    const work = add();
+    const watched = work.then((added) => added.forEach(({ id }) => this.join(id, family))).catch(() => undefined);
+    this.adding.add(watched);
+    void watched.then(() => this.adding.delete(watched));
+    return work;
+  }
+
+  /** The family of a job that was added from outside. */
+  familyOf(id: string): Family {
+    return this.families.get(id) ?? this.join(id, new Set());
+  }
+
+  forget(): void {
+    this.ran.length = 0;
+    this.families.clear();
+  }
+
+  private async runAll(options: DrainOptions, limits: Required<Limits>, first: number): Promise<void> {
+    const { maxJobs, timeoutMs } = limits;
+    const deadline = performance.now() + timeoutMs;
+    for (let job = await this.claim(options); job; job = await this.claim(options)) {
+      const ran = this.ran.slice(first);
+      if (ran.length >= maxJobs) throw await this.giveUp(job, ran, `within ${maxJobs} jobs`);
+      const done = await within(deadline - performance.now(), this.inFamily(job));
+      if (!done) throw await this.giveUp(job, ran, `within ${timeoutMs} ms`);
+    }
+  }
+
+  private join(id: string, family: Family): Family {
+    this.families.set(id, family);
+    return family.add(id);
+  }
+
+  private async claim({ tasks, queues }: DrainOptions): Promise<ClaimedJob | undefined> {
+    while (this.adding.size) await Promise.all(this.adding);
+    const { jobs, options } = this.parts;
+    const base = {
+      workerId: this.workerId,
+      taskIdentifiers: this.tasksToTake(tasks),
+      queues: queues ?? options.queues,
+      forbiddenFlags: options.forbiddenFlags,
+      leaseMs: jobs.claims.lockTimeoutMs,
+      slotPriorityLimit: null,
+    };
+    return (await jobs.claims.claimExactly(base, 1))[0];
+  }
+
+  private tasksToTake(chosen: string[] | undefined): string[] | null {
+    const { options, tasks } = this.parts;
+    const unknown = chosen?.filter((task) => !tasks.get(task)) ?? [];
+    if (unknown.length) {
+      const names = unknown.map((task) => `"${task}"`).join(', ');
+      throw new InvalidArgumentError([`Expected tasks that have a handler in this application, got ${names}.`]);
+    }
+    return chosen ?? options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
+  }
+
+  private async inFamily(job: ClaimedJob): Promise<true> {
+    await this.running.run(this.familyOf(job.id), () => this.attempt(job));
+    return true;
+  }
+
+  private async attempt(job: ClaimedJob): Promise<void> {
+    this.parts.events.emit('job.started', this.workerId, { job });
+    if (this.parts.tasks.get(job.task)?.options.transactional) await this.prepareTransactions();
+    const attempt = await this.runner.run(job);
+    // Its claim was given back when the time was up.
+    if (this.abandoned.has(job)) return;
+    if (attempt.settled) this.batcher.announce([attempt], [attempt.settled]);
+    else this.batcher.add(attempt);
+    await this.batcher.flush();
+    const status = this.results.get(job)?.status ?? 'lost';
+    this.results.delete(job);
+    this.ran.push({ job, status, ...detailsOf(attempt.outcome) });
+  }
+
+  private prepareTransactions(): Promise<void> {
+    return (this.prepared ??= this.parts.jobs.prepareTransactions(1));
+  }
+
+  /** Leaves the job as it was before its claim, and says what kept the spec from its end. */
+  private async giveUp(job: ClaimedJob, ran: RanJob[], limit: string): Promise<EndlessDrainError> {
+    this.abandoned.add(job);
+    const running = this.runner.runningIds().includes(job.id);
+    this.runner.abort(job.id, new ShutdownError('The spec waits no longer.'));
+    await this.parts.jobs.claims.release(this.workerId, [job]);
+    return endlessDrain(limit, ran, `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`, job.task);
+  }
+}
+
+/** Says what ran, the most frequent first: in a chain without end, that is the culprit. */
+function endlessDrain(limit: string, ran: RanJob[], left: string, leftTask: string): EndlessDrainError {
+  const times = new Map<string, number>();
+  for (const { task } of ran.map((one) => one.job)) times.set(task, (times.get(task) ?? 0) + 1);
+  const tasks = [...times].toSorted(([, a], [, b]) => b - a);
+  const list = tasks.map(([task, count]) => `${task} (${count} ${count === 1 ? 'job' : 'jobs'})`).join(', ');
+  return new EndlessDrainError(
+    `Expected no job to be due any more ${limit}, but ${left}. Ran: ${list || 'nothing'}. ` +
+      'Does a task add itself again, or does a handler never end? If not, raise maxJobs or timeoutMs.',
+    [...new Set([...tasks.map(([task]) => task), leftTask])],
+  );
+}
+
+function detailsOf(outcome: Outcome): Pick<RanJob, 'error' | 'result'> {
+  if ('error' in outcome) return { error: outcome.error };
+  if (outcome.kind === 'completed' && outcome.result !== null) return { result: JSON.parse(outcome.result) as unknown };
+  return {};
+}
+
+/** A timer for longer than 24 days would end at once. */
+const timerMs = (ms: number): number => Math.min(2 ** 31 - 1, Math.max(0, ms));
+
+/** What the work resolved to; undefined when it took too long. Leaves no timer behind. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), timerMs(ms))));
+  try {
+    return await Promise.race([work, timeout]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
