@@ -20,6 +20,8 @@ export interface ClaimRequest {
   limit: number;
   /** Most jobs to claim of those that may not wait in a buffer (limited queues, rate limits, last attempts). */
   slots: number;
+  /** Whether to look for such jobs at all: without, a claim is cheaper. */
+  lookForSlots: boolean;
   /** Jobs for free slots only of this priority or a better (lower) one; `null`: of any. */
   slotPriorityLimit: number | null;
   /** `null`: any task. */

@@ -39,7 +39,7 @@ async function claimFrom(database: Database, request: ClaimRequest, queue: strin
   const found = toOutcome(request, rows);
   if (!unknown.length) return found;
   // The first job of a queue anybody claims: register the queue, then claim once more for what is left to claim.
-  await database.run(registerQueues, [unknown.map((row) => row.candidate_queue)]);
+  await database.run(registerQueues, [unknown.map((row) => row.queue)]);
   const rest = {
     ...request,
     limit: request.limit - found.jobs.length,
@@ -75,6 +75,7 @@ function run(database: Database, request: ClaimRequest, queue: string | null): P
     gaps.map(({ lower }) => lower),
     gaps.map(({ upper }) => upper),
     request.slotPriorityLimit,
+    request.lookForSlots,
   ]);
 }
 
@@ -89,11 +90,11 @@ function toOutcome(request: ClaimRequest, rows: CandidateRow[]): ClaimOutcome {
   const refused = rows.filter(({ verdict }) => verdict === 'tokens');
   const inLane = (slotOnly: boolean): number => rows.filter((row) => row.slot_only === slotOnly).length;
   return {
-    jobs: rows.filter(({ verdict }) => verdict === 'claimed').map(toClaimedJob),
+    jobs: inTurn(rows.filter(({ verdict }) => verdict === 'claimed').map((row) => toClaimedJob(row, request.workerId))),
     cursor: advance(request.cursor, rows),
     more: inLane(false) >= request.limit || (request.slots > 0 && inLane(true) >= request.slots),
     retryInMs: refused.reduce<number | null>((soonest, row) => earlier(soonest, row.refill_in_ms), null),
-    promote: [...new Set(rows.flatMap((row) => (row.promote ? (row.candidate_queue ?? []) : [])))],
+    promote: [...new Set(rows.flatMap((row) => (row.promote ? (row.queue ?? []) : [])))],
   };
 }
 
@@ -101,29 +102,50 @@ function toOutcome(request: ClaimRequest, rows: CandidateRow[]): ClaimOutcome {
 function advance(cursor: ClaimCursor, rows: CandidateRow[]): ClaimCursor {
   const positions = new Map<string, CursorPosition>(cursor.map((position) => [laneOf(position), position]));
   const stopped = new Set<string>();
+  const last = new Map<string, CandidateRow>();
   for (const row of rows) {
-    const position = {
-      slotOnly: row.slot_only,
-      priority: row.candidate_priority,
-      runAt: row.candidate_run_at,
-      id: row.candidate_id,
-    };
-    const lane = laneOf(position);
+    const lane = laneOf({ slotOnly: row.slot_only, priority: row.priority });
     if (row.verdict === 'later' || row.verdict === 'unknown_queue') {
       stopped.add(lane);
-      if (!positions.has(lane)) positions.set(lane, { ...position, ...START });
-    } else if (!stopped.has(lane)) positions.set(lane, position);
+      if (!positions.has(lane)) positions.set(lane, { ...positionOf(row), ...START });
+    } else if (!stopped.has(lane) && isBehind(row, last.get(lane))) last.set(lane, row);
   }
+  for (const [lane, row] of last) positions.set(lane, positionOf(row));
   return [...positions.values()];
 }
 
-const laneOf = ({ slotOnly, priority }: CursorPosition): string => `${slotOnly}:${priority}`;
+/** Plain claims come in the order in which they are stored, which is their turn only mostly. */
+const isBehind = (row: CandidateRow, other: CandidateRow | undefined): boolean =>
+  !other || row.run_at > other.run_at || (row.run_at === other.run_at && row.id > other.id);
+
+const positionOf = ({ slot_only, priority, run_at, id }: CandidateRow): CursorPosition => ({
+  slotOnly: slot_only,
+  priority,
+  runAt: microseconds(run_at),
+  id,
+});
+
+/** As PostgreSQL reads it, to the microsecond; a Date would lose three digits. */
+function microseconds(ms: number): string {
+  const total = Math.round(ms * 1_000);
+  const whole = new Date(Math.floor(total / 1_000)).toISOString().slice(0, -1);
+  return `${whole}${String(total - Math.floor(total / 1_000) * 1_000).padStart(3, '0')}Z`;
+}
+
+const laneOf = ({ slotOnly, priority }: Pick<CursorPosition, 'slotOnly' | 'priority'>): string =>
+  `${slotOnly}:${priority}`;
 
 const needsSlot = ({ queue, rateLimitKey }: ClaimedJob): boolean => queue !== null || rateLimitKey !== null;
 
 /** Priority, run-at, id: the order in which jobs are due. */
 const byTurn = (a: ClaimedJob, b: ClaimedJob): number =>
   a.priority - b.priority || a.runAt.getTime() - b.runAt.getTime() || (a.id < b.id ? -1 : 1);
+
+/** Sorts only where it must. */
+function inTurn(jobs: ClaimedJob[]): ClaimedJob[] {
+  const sorted = jobs.every((job, index) => index === 0 || byTurn(jobs[index - 1]!, job) <= 0);
+  return sorted ? jobs : jobs.sort(byTurn);
+}
 
 const earlier = (a: number | null, b: number | null): number | null =>
   a === null ? b : b === null ? a : Math.min(a, b);

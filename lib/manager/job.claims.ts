@@ -122,12 +122,15 @@ export class JobClaims {
   }
 
   /** Claims by hand: no cursor, and another look where waiting jobs can be let in. */
-  async claimExactly(base: Omit<ClaimRequest, 'limit' | 'slots' | 'cursor'>, batchSize: number): Promise<ClaimedJob[]> {
+  async claimExactly(
+    base: Omit<ClaimRequest, 'limit' | 'slots' | 'cursor' | 'lookForSlots'>,
+    batchSize: number,
+  ): Promise<ClaimedJob[]> {
     const jobs: ClaimedJob[] = [];
     let cursor: ClaimRequest['cursor'] = [];
     for (let round = 0; jobs.length < batchSize && round < CLAIM_ROUNDS;) {
       const limit = batchSize - jobs.length;
-      const found = await this.claim({ ...base, limit, slots: limit, cursor });
+      const found = await this.claim({ ...base, limit, slots: limit, lookForSlots: true, cursor });
       jobs.push(...found.jobs);
       cursor = found.more ? found.cursor : [];
       // Short: perhaps windows have passed, or places became free, that nobody has used yet.

@@ -2,7 +2,8 @@
 import type { ClaimedJob, HistoryRecord, Job, QueueState, RateLimit, WorkerInfo } from '../interfaces/job.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
-import type { ClaimedRow, JobRow } from '../storage/statements/job-columns.js';
+import type { CandidateRow } from '../storage/statements/claim-jobs.js';
+import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/lease-jobs.js';
 import type { QueueRow } from '../storage/statements/queues.js';
 import type { RateLimitRow } from '../storage/statements/rate-limits.js';
@@ -34,13 +35,39 @@ export const toJob = (row: JobRow): Job => ({
   updatedAt: toDate(row.updated_at),
 });
 
-export const toClaimedJob = (row: ClaimedRow): ClaimedJob =>
-  Object.assign(toJob(row), {
+/** A row of a claim: what every claimed job has in common is not in it. */
+export const toClaimedJob = (row: CandidateRow, workerId: string): ClaimedJob => {
+  const lockedAt = toDate(row.locked_at);
+  return {
+    id: row.id,
+    task: row.task,
+    payload: row.payload,
+    status: 'running',
+    priority: row.priority,
+    queue: row.queue,
+    rateLimitKey: row.rate_limit_key,
+    runAt: toDate(row.run_at),
+    attempts: row.attempts,
+    maxAttempts: row.max_attempts,
+    lastError: row.last_error,
+    jobKey: row.job_key,
+    jobKeyMode: row.job_key_mode,
+    flags: row.flags ?? [],
+    tags: row.tags ?? [],
+    groupId: row.group_id,
+    timeoutMs: row.timeout_ms,
+    lockedBy: workerId,
+    lockedAt,
+    revision: row.revision,
+    progress: null,
+    createdAt: toDate(row.created_at),
+    updatedAt: lockedAt,
     correlationId: correlationIdOf(row.id, row.fence),
     fence: row.fence,
     previous: row.previous,
     crashes: row.crashes,
-  });
+  };
+};
 
 export const toHistoryRecord = (row: HistoryRow): HistoryRecord => ({
   jobId: row.job_id,

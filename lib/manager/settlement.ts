@@ -4,15 +4,17 @@ import { hostname } from 'node:os';
 import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database, Statement } from '../storage/database.js';
+import { isLockTimeout } from '../storage/database.errors.js';
 import { toDateOrNull } from '../storage/row.types.js';
 import {
   completeJobs,
-  completeJobsWaiting,
   endAttempts,
   endAttemptsWaiting,
   findSettled,
+  type CompletedRow,
   type EndedAttempt,
   type SettledRow,
+  type SettleManner,
 } from '../storage/statements/settle-jobs.js';
 import { errorText } from './error.text.js';
 
@@ -78,8 +80,25 @@ export async function findEarlier(database: Database, { workerId, requests }: Se
 const millisecondsOf = ({ executionTimeMs }: SettleRequest): number =>
   Math.min(2_147_483_647, Math.max(0, Math.round(executionTimeMs)));
 
-const complete = (database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) =>
-  database.run(batch.wait ? completeJobsWaiting : completeJobs, [
+/** Most batches meet no row that anybody else holds; one that does is repeated without those. */
+async function complete(database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) {
+  if (batch.wait) return completeIn('wait', database, settings, batch, requests);
+  try {
+    return await completeIn('direct', database, settings, batch, requests);
+  } catch (error) {
+    if (!isLockTimeout(error)) throw error;
+    return completeIn('skip', database, settings, batch, requests);
+  }
+}
+
+async function completeIn(
+  manner: SettleManner,
+  database: Database,
+  settings: ManagerSettings,
+  batch: SettleBatch,
+  requests: SettleRequest[],
+): Promise<SettledRow[]> {
+  const rows = await database.run(completeJobs, [
     batch.workerId,
     requests.map(({ job }) => job.id),
     requests.map(({ job }) => job.fence),
@@ -88,7 +107,34 @@ const complete = (database: Database, settings: ManagerSettings, batch: SettleBa
     settings.history.keep === 'all',
     settings.history.retentionMs,
     environmentOf(batch),
+    manner,
   ]);
+  return fillIn(requests, rows);
+}
+
+/** The database tells only what deviates; whatever it does not mention has simply completed. */
+function fillIn(requests: SettleRequest[], rows: CompletedRow[]): SettledRow[] {
+  const parents = new Set(rows.filter(({ became }) => became === 'parent').map(({ id }) => id));
+  const deviations = new Map(rows.filter(({ became }) => became !== 'parent').map((row) => [row.id, row]));
+  return requests.flatMap(({ job: { id, fence } }): SettledRow[] => {
+    const row = deviations.get(id);
+    if (row?.became === 'missing') return [];
+    const { became, promote, superseded_by } = row ?? COMPLETED;
+    return [
+      {
+        id,
+        fence,
+        became: became as 'completed',
+        run_at: null,
+        promote,
+        superseded_by,
+        has_dependents: parents.has(id),
+      },
+    ];
+  });
+}
+
+const COMPLETED = { became: 'completed', promote: null, superseded_by: null } as const;
 
 const end = (database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) => {
   const { keep, retentionMs } = settings.history;

@@ -52,6 +52,9 @@ export function isTransient(error: unknown): boolean {
   return code !== undefined && REPEATABLE.has(code);
 }
 
+/** Whether a statement gave up waiting for somebody else's lock. */
+export const isLockTimeout = (error: unknown): boolean => codeOf(error) === '55P03';
+
 /** Whether an outcome's values are at fault, so that repeating the call would not help. */
 export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeOf(error) ?? '');
 

@@ -16,6 +16,7 @@ interface Migration {
 const MIGRATIONS: Migration[] = [
   { version: 1, name: '0001_initial' },
   { version: 2, name: '0002_dependencies_steps_crontabs' },
+  { version: 3, name: '0003_pinned_plans' },
 ];
 
 /** The version of the schema that this version of the library works with. */

@@ -7,6 +7,8 @@ const LONGEST_PERIOD_MS = 30_000;
 const SLOT_LANE_PERIOD_MS = 1_000;
 /** A sweep that took 1 ms may be repeated after 20: at most five per cent of the time goes into sweeping. */
 const PERIOD_PER_COST = 20;
+/** While plain jobs keep coming, and no slot job has been seen, one look in so long is enough. */
+const SLOT_LOOK_MS = 100;
 const MOST_POSITIONS = 100;
 
 export class ClaimScan {
@@ -18,16 +20,22 @@ export class ClaimScan {
   /** Something came back to the lane of slot jobs since the claim under way was sent. */
   private slotLaneMoved = false;
   private short = false;
+  private lookedAt = -Infinity;
+  /** Whether the last look found something in the lane of slot jobs, or there is time to look. */
+  private slotLaneIsBusy = true;
 
-  /** The cursor of the next claim; empty for a sweep from the start. */
-  cursor(): ClaimCursor {
+  /** Where the next claim begins, and whether it looks at the lane of slot jobs. No positions: a sweep from the start. */
+  next(): { cursor: ClaimCursor; lookForSlots: boolean } {
     const now = performance.now();
     const fromStart = now - this.slotLaneReadAt > SLOT_LANE_PERIOD_MS || this.slotLaneMoved;
     this.slotLaneMoved = false;
     this.sweeping = this.sweepIsDueInMs() <= 0 || now - this.sweptAt > LONGEST_PERIOD_MS;
-    if (this.sweeping) return [];
+    const lookForSlots = this.sweeping || fromStart || this.slotLaneIsBusy || now - this.lookedAt > SLOT_LOOK_MS;
+    if (lookForSlots) this.lookedAt = now;
+    if (this.sweeping) return { cursor: [], lookForSlots };
     if (fromStart) this.slotLaneReadAt = now;
-    return fromStart ? this.positions.filter(({ slotOnly }) => !slotOnly) : this.positions;
+    const cursor = fromStart ? this.positions.filter(({ slotOnly }) => !slotOnly) : this.positions;
+    return { cursor, lookForSlots };
   }
 
   learn({ cursor, more, jobs }: ClaimResult, costMs: number, limit: number): void {
@@ -38,6 +46,7 @@ export class ClaimScan {
     }
     this.positions = cursor.length > MOST_POSITIONS ? [] : cursor;
     this.short = !more && jobs.length < limit;
+    this.slotLaneIsBusy = !more || cursor.some(({ slotOnly }) => slotOnly);
   }
 
   /** A claim from the middle came back short: what is missing may lie before it. Infinity: nothing is missing. */

@@ -213,7 +213,7 @@ export class JobQueue {
       taskIdentifiers: tasks,
       queues,
       forbiddenFlags,
-      cursor: this.scan.cursor(),
+      ...this.scan.next(),
       leaseMs: this.options.leaseMs === undefined ? this.options.jobs.claims.lockTimeoutMs : this.options.leaseMs,
     };
   }

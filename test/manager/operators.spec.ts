@@ -227,6 +227,7 @@ describe('resetLockedJobs (reset-locked-jobs)', () => {
       leaseMs: null,
       cursor: [],
       slotPriorityLimit: null,
+      lookForSlots: true,
     };
     const { jobs: claimed } = await jobs.claims.claim({ ...request, workerId: WORKER, limit: 2, slots: 2 });
     expect(claimed).toHaveLength(2);

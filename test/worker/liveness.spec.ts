@@ -157,7 +157,15 @@ describe('crashes (worker died)', () => {
   /** A worker claims what there is and dies. */
   async function die(id: string): Promise<void> {
     await jobs.claims.registerWorker({ ...worker, id });
-    const request = { workerId: id, limit: 10, slots: 10, slotPriorityLimit: null, cursor: [], leaseMs: null };
+    const request = {
+      workerId: id,
+      limit: 10,
+      slots: 10,
+      slotPriorityLimit: null,
+      lookForSlots: true,
+      cursor: [],
+      leaseMs: null,
+    };
     await jobs.claims.claim({ ...request, taskIdentifiers: null, forbiddenFlags: null, queues: null });
     await forget(id);
     await jobs.claims.rescue();
@@ -188,7 +196,14 @@ describe('crashes (worker died)', () => {
   it('as many as the option says exhaust the job', async () => {
     const { id } = await jobs.addJob('t', 1, { maxAttempts: 10 });
     await jobs.claims.registerWorker({ ...worker, id: 'dying-worker-1' });
-    const request = { workerId: 'dying-worker-1', limit: 1, slots: 1, slotPriorityLimit: null, cursor: [] };
+    const request = {
+      workerId: 'dying-worker-1',
+      limit: 1,
+      slots: 1,
+      slotPriorityLimit: null,
+      lookForSlots: true,
+      cursor: [],
+    };
     await jobs.claims.claim({ ...request, leaseMs: null, taskIdentifiers: null, forbiddenFlags: null, queues: null });
     await forget('dying-worker-1');
     await start({ other: () => 1 }, { maxCrashes: 1, keepaliveMs: 100 });
@@ -218,7 +233,14 @@ describe('crashes (worker died)', () => {
   it('of a frozen process that holds a job in a transaction keep no other job waiting', async () => {
     const [held, free] = await jobs.addJobs([1, 2].map((payload) => ({ task: 't', payload, maxAttempts: 5 })));
     await jobs.claims.registerWorker({ ...worker, id: 'frozen-worker-1' });
-    const request = { workerId: 'frozen-worker-1', limit: 2, slots: 2, slotPriorityLimit: null, cursor: [] };
+    const request = {
+      workerId: 'frozen-worker-1',
+      limit: 2,
+      slots: 2,
+      slotPriorityLimit: null,
+      lookForSlots: true,
+      cursor: [],
+    };
     const { jobs: claimed } = await jobs.claims.claim({
       ...request,
       leaseMs: null,

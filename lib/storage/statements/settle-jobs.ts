@@ -48,40 +48,24 @@ export const freeQueues = (schema: string, from: string): string => `freed_queue
 
 const queueTime = `greatest(0, extract(epoch from h.locked_at - h.run_at) * 1000)::bigint`;
 
+/** What deviates from a plain completion; `parent`: completed like most, but others wait for it. */
+export interface CompletedRow extends Omit<SettledRow, 'became' | 'fence'> {
+  fence: string | null;
+  became: 'completed' | 'cancelled' | 'missing' | 'parent';
+}
+
+/** For rows that somebody's open transaction holds: fail soon, report them as missing, or wait. */
+export type SettleManner = 'direct' | 'skip' | 'wait';
+
 /**
  * The hot settle: attempts that completed. $1 worker, $2 ids, $3 fences, $4 execution times in ms, $5 results (JSON
- * text or null), $6 whether completions leave a history record, $7 retention in ms, $8 environment or null.
- * Indexes: jobs_pkey for the batch; job_queues_pkey only for jobs that have a queue.
+ * text or null), $6 whether completions leave a history record, $7 retention in ms, $8 environment or null, $9 manner.
+ * The statement itself is the function complete_jobs of migration 3, which pins its plan.
  */
-const completeJobsText =
-  (wait: boolean) =>
-  (schema: string): string => `
-  with input as materialized (
-    select * from unnest($2::uuid[], $3::bigint[], $4::integer[], $5::text[]) as i(id, fence, execution_time_ms, result)
-  ),
-  ${held(schema, wait)},
-  gone as (delete from ${schema}.jobs j using held h where j.id = h.id),
-  recorded as (
-    insert into ${schema}.job_history (job_id, fence, started_at, expires_at, queue_time_ms, execution_time_ms, status,
-      attempt, worker_id, result, error_message, environment)
-    select h.id, h.fence, h.locked_at, now() + $7::bigint * interval '1 ms', ${queueTime}, i.execution_time_ms,
-      case when h.cancel_requested then 'cancelled' else 'completed' end::${schema}.job_outcome, h.attempts, $1,
-      i.result::json, case when h.cancel_requested then h.cancel_reason end, $8::json
-    from held h join input i on i.id = h.id
-    where $6::boolean or h.cancel_requested
-  ),
-  receipt as (
-    insert into ${schema}.settle_receipts (job_ids, fences)
-    select array_agg(id), array_agg(fence) from held where not $6::boolean having count(*) > 0
-  ),
-  ${freeQueues(schema, 'held')}
-  select h.id, h.fence, case when h.cancel_requested then 'cancelled' else 'completed' end as became,
-    null::float8 as run_at, case when f.others_wait then h.queue end as promote, h.superseded_by,
-    ${hasDependents(schema, 'h.id')} as has_dependents
-  from held h left join freed f on f.name = h.queue`;
-
-export const completeJobs = statement<SettledRow>('complete_jobs', completeJobsText(false));
-export const completeJobsWaiting = statement<SettledRow>('complete_jobs_waiting', completeJobsText(true));
+export const completeJobs = statement<CompletedRow>(
+  'complete_jobs',
+  (schema) => `select * from ${schema}.complete_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+);
 
 /** One attempt that ended otherwise, as endAttempts reads it from JSON. */
 export interface EndedAttempt {
