@@ -32,23 +32,26 @@ export class JobAdder {
     private readonly database: Database,
     private readonly preparer: JobPreparer,
     private readonly promote: (queues: string[]) => Promise<unknown>,
+    private readonly ambient: () => QueryExecutor | undefined = () => undefined,
   ) {
     this.announcer = new Announcer(database);
   }
 
   async addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
+    // Before the first await: by the insert the caller may be in another transaction, or in none.
+    const ambient = this.ambient();
     const job = await this.preparer.prepare(task, payload, options);
-    const target = { manager: options.manager, notify: options.notify !== false };
-    if (options.manager || job.row.job_key !== null) return (await this.add([job], target))[0] as AddedJob;
+    const target = { manager: options.manager ?? ambient, notify: options.notify !== false };
+    if (target.manager || job.row.job_key !== null) return (await this.add([job], target))[0] as AddedJob;
     const added = await this.batcher.add(job);
     this.announce([added], target);
     return added;
   }
 
-  async addMany(specs: JobSpec[], target: Target): Promise<AddedJob[]> {
+  async addMany(specs: JobSpec[], { manager = this.ambient(), notify }: Target): Promise<AddedJob[]> {
     const jobs: PreparedJob[] = [];
     for (const { task, payload, ...options } of specs) jobs.push(await this.preparer.prepare(task, payload, options));
-    return jobs.length ? this.add(jobs, target) : [];
+    return jobs.length ? this.add(jobs, { manager, notify }) : [];
   }
 
   /** Resolves when nothing is on its way to the database. */

@@ -63,6 +63,8 @@ export interface JobManagerParts {
   validator: PayloadValidator;
   /** Where to LISTEN, if not where the statements go. */
   listenConnection?: string | pg.ClientConfig | undefined;
+  /** The caller's transaction where none is handed in; asked at the moment of the call. */
+  ambient?: () => QueryExecutor | undefined;
 }
 
 const DEFAULT_REASON = 'failed by an operator';
@@ -81,13 +83,13 @@ export class JobManager {
   private readonly adder: JobAdder;
   private readonly listenConnection: string | pg.ClientConfig | undefined;
 
-  constructor({ database, settings, tasks, validator, listenConnection }: JobManagerParts) {
+  constructor({ database, settings, tasks, validator, listenConnection, ambient }: JobManagerParts) {
     this.database = database;
     this.listenConnection = listenConnection;
     this.settings = settings;
     this.claims = new JobClaims(database, settings, tasks);
     const preparer = new JobPreparer(settings, tasks, validator);
-    this.adder = new JobAdder(database, preparer, (queues) => this.claims.promote(queues));
+    this.adder = new JobAdder(database, preparer, (queues) => this.claims.promote(queues), ambient);
   }
 
   // Adding
@@ -95,6 +97,8 @@ export class JobManager {
   /**
    * Adds one job; once it resolves (or the caller's transaction commits), the job will run at least once.
    * Workers are woken unless the job is for later. Defaults come from the task's options, then the module's.
+   * Without `manager`, the job joins the transaction of typeorm-transactional or @nestjs-cls/transactional that is active
+   * on the module's `dataSource`, if there is one.
    *
    * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError,
    *   UnknownRateLimitError, TransactionOverError, DatabaseUnavailableError; nothing was inserted then
