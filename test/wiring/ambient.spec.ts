@@ -1,5 +1,5 @@
 // The two libraries that carry a transaction along with the call, each as an application wires it.
-import { Inject, Injectable, type ModuleMetadata } from '@nestjs/common';
+import { Inject, Injectable, Module, type ModuleMetadata } from '@nestjs/common';
 import type { TestingModule } from '@nestjs/testing';
 import { getDataSourceToken, InjectRepository, TypeOrmModule } from '@nestjs/typeorm';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
@@ -172,12 +172,7 @@ describe.each<[string, () => Ambient]>([
         ...ambient.imports(url)!,
         TypeOrmModule.forFeature([Order]),
       ],
-      providers: [
-        ShipTasks,
-        { provide: 'orders', useClass: ambient.service },
-        // Adds while Nest is still making the others.
-        { provide: 'early', inject: [JobManager], useFactory: (made: JobManager) => made.addJob('early', 0) },
-      ],
+      providers: [ShipTasks, { provide: 'orders', useClass: ambient.service }],
     });
     jobs = app.get(JobManager);
   });
@@ -343,22 +338,23 @@ describe.each<[string, () => Ambient]>([
   });
 
   // Work that outlives a transaction of typeorm-transactional is outside of any: nobody can tell that it was inside.
-  const ifRemembered = library.startsWith('@') ? it : it.skip;
-  ifRemembered('that is over refuses an add of forgotten work that still believes in it', async () => {
-    const gate = gateway();
-    let forgotten: Promise<void> | undefined;
-    await ambient.run(async () => {
-      await order(1);
-      forgotten = ambient.run(async () => {
-        await gate.promise;
-        await jobs.addJob('ship', 2);
+  if (library.startsWith('@')) {
+    it('that is over refuses an add of forgotten work that still believes in it', async () => {
+      const gate = gateway();
+      let forgotten: Promise<void> | undefined;
+      await ambient.run(async () => {
+        await order(1);
+        forgotten = ambient.run(async () => {
+          await gate.promise;
+          await jobs.addJob('ship', 2);
+        });
+        forgotten.catch(() => undefined);
       });
-      forgotten.catch(() => undefined);
+      gate.resolve();
+      await expect(forgotten).rejects.toThrow(TransactionOverError);
+      expect(await committed()).toMatchObject({ shipped: [1] });
     });
-    gate.resolve();
-    await expect(forgotten).rejects.toThrow(TransactionOverError);
-    expect(await committed()).toMatchObject({ shipped: [1] });
-  });
+  }
 
   it('wakes a worker when it commits, whose handler may open its own', async () => {
     const pool = app.get(WorkerPool);
@@ -384,5 +380,35 @@ describe.each<[string, () => Ambient]>([
     await failing(() => plain.addJob('ship', 1));
     await plain.close();
     expect(await committed()).toMatchObject({ shipped: library.startsWith('@') ? [1] : [] });
+  });
+});
+
+describe('an add while Nest is still making the TransactionHost of @nestjs-cls/transactional', () => {
+  it('commits on its own', async () => {
+    const apps = await applicationsOnOneDatabase();
+    const dataSource = await new DataSource({ type: 'postgres', url: apps.database.url }).initialize();
+    const added = gateway();
+    @Module({
+      providers: [{ provide: 'late', useFactory: () => added.promise.then(() => dataSource) }],
+      exports: ['late'],
+    })
+    class LateModule {}
+    const plugin = new ClsPluginTransactional({
+      imports: [LateModule],
+      adapter: new TransactionalAdapterTypeOrm({ dataSourceToken: 'late' }),
+    });
+    const useFactory = async (jobs: JobManager) => {
+      const job = await jobs.addJob('early', 1);
+      added.resolve();
+      return job;
+    };
+    const app = await apps.start({
+      imports: [JobsModule.forRoot({ dataSource, worker: false }), ClsModule.forRoot({ plugins: [plugin] })],
+      providers: [{ provide: 'early', inject: [JobManager], useFactory }],
+    });
+    expect(await app.get(JobManager).findJob(app.get<{ id: string }>('early').id)).toMatchObject({ payload: 1 });
+    await apps.close();
+    await dataSource.destroy();
+    await apps.drop();
   });
 });
