@@ -1,6 +1,7 @@
 // The library without Nest: a manager, and pools from plain maps of handlers.
 import type { JobManagerOptions, WorkerOptions } from './interfaces/jobs-options.interface.js';
 import type { TaskOptions } from './interfaces/task.interface.js';
+import { ambientTransactionOf } from './jobs.ambient.js';
 import { openDatabase } from './jobs.connection.js';
 import { refuse, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
 import { JobManager } from './manager/job.manager.js';
@@ -26,7 +27,9 @@ export async function createJobManager(options: JobManagerOptions): Promise<JobM
   const { manager: settings, listenConnection, ...connection } = resolveManagerOptions(options);
   const database = await openDatabase({ ...connection, listenConnection }, settings.schema);
   const tasks = new TaskRegistry();
-  const jobs = new JobManager({ database, settings, tasks, validator: new PayloadValidator(), listenConnection });
+  const ambient = ambientTransactionOf(connection.dataSource);
+  const validator = new PayloadValidator();
+  const jobs = new JobManager({ database, settings, tasks, validator, listenConnection, ambient });
   tasksOf.set(jobs, tasks);
   try {
     await jobs.declareQueues();

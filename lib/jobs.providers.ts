@@ -2,6 +2,7 @@
 import { Logger, type FactoryProvider, type InjectionToken, type Provider } from '@nestjs/common';
 import { DiscoveryService, ExternalContextCreator, ModulesContainer } from '@nestjs/core';
 import type { JobsModuleOptions } from './interfaces/jobs-options.interface.js';
+import { ambientTransactionOf } from './jobs.ambient.js';
 import { openDatabase, withApplicationDataSource } from './jobs.connection.js';
 import { DEFAULT_INSTANCE, getJobsToken, getOptionsToken } from './jobs.constants.js';
 import { HandlerContexts } from './jobs.contexts.js';
@@ -117,8 +118,10 @@ async function makeManager(
   modules: ModulesContainer,
 ): Promise<JobManager> {
   const { manager: settings, listenConnection } = options;
-  const database = await openDatabase(await withApplicationDataSource(options, modules), settings.schema);
-  const jobs = new JobManager({ database, settings, tasks, validator, listenConnection });
+  const connection = await withApplicationDataSource(options, modules);
+  const database = await openDatabase(connection, settings.schema);
+  const ambient = ambientTransactionOf(connection.dataSource, modules);
+  const jobs = new JobManager({ database, settings, tasks, validator, listenConnection, ambient });
   try {
     await jobs.declareQueues();
     return jobs;

@@ -9,6 +9,8 @@ import { DataSource } from 'typeorm';
 import ts from 'typescript';
 import { createJobManager, type JobManager } from '../lib/index.js';
 import { createTestDatabase } from './support/database.js';
+// Loaded here once, so that the blocks can import them.
+import './support/nestjs-cls.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const cache = join(root, '.cache/docs');

@@ -110,7 +110,8 @@ export interface AddJobOptions {
   timeoutMs?: number;
   /**
    * Insert on this connection, in its transaction: a TypeORM `EntityManager` or `QueryRunner`, a `pg` client, or
-   * anything with `query(text, values)`.
+   * anything with `query(text, values)`. Default: the active transaction of typeorm-transactional or
+   * @nestjs-cls/transactional on the module's `dataSource`, else a commit of its own.
    */
   manager?: QueryExecutor;
   /** `false`: do not wake idle workers; they find the job at their next poll. Default true. */

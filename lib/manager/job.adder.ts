@@ -41,6 +41,7 @@ export class JobAdder {
   }
 
   async addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
+    // Before the first await: by the insert the caller may be in another transaction, or in none.
     const target = { manager: options?.manager ?? this.ambient(), notify: options?.notify !== false };
     const job = await this.preparer.prepare(task, payload, options);
     if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;

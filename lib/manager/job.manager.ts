@@ -113,6 +113,8 @@ export class JobManager {
   /**
    * Adds one job; once it resolves (or the caller's transaction commits), the job will run at least once.
    * Workers are woken unless the job is for later. Defaults come from the task's options, then the module's.
+   * Without `manager`, the job joins the transaction of typeorm-transactional or @nestjs-cls/transactional that is active
+   * on the module's `dataSource`, if there is one.
    *
    * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError,
    *   UnknownRateLimitError, TransactionOverError, DatabaseUnavailableError; nothing was inserted then
