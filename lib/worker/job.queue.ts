@@ -59,6 +59,8 @@ interface Taker {
 
 /** A buffer that is never empty would starve jobs for free slots: so often a slot is held for them. */
 const SLOT_CHECK_MS = 100;
+/** Handlers that never wait run one after the other: after so many, answers from the database get their turn. */
+const TURN = 100;
 const STOP_JOIN_MS = 5_000;
 
 /**
@@ -79,6 +81,8 @@ export class JobQueue {
   private idlePolls = 0;
   private failures = 0;
   private checkedSlotsAt = -Infinity;
+  private turn: NodeJS.Immediate | null = null;
+  private dispatchedInTurn = 0;
   private retryAt = Infinity;
 
   constructor(private readonly options: JobQueueOptions) {
@@ -118,6 +122,8 @@ export class JobQueue {
     this.state = 'stopped';
     this.unsubscribe?.();
     this.wake();
+    if (this.turn) clearImmediate(this.turn);
+    this.turn = null;
     for (const taker of this.takers.splice(0)) this.answer(taker, null);
     if (this.loop) await within(joinTimeoutMs, this.loop);
     const left = this.buffer.takeAll();
@@ -134,7 +140,7 @@ export class JobQueue {
       const taker: Taker = { resolve, timer: null };
       if (Number.isFinite(timeoutMs)) taker.timer = setTimeout(() => this.giveUp(taker), timeoutMs);
       this.takers.push(taker);
-      this.wake();
+      if (!this.turn) this.wake();
     });
   }
 
@@ -177,7 +183,8 @@ export class JobQueue {
   private wantsMore(): boolean {
     if (this.options.isolation?.holds) return false;
     const threshold = this.options.refetchThreshold ?? Math.floor(this.buffer.size / 2);
-    return this.takers.length > 0 || this.buffer.length <= threshold;
+    const slotsAreEmpty = this.takers.length > 0 && !this.turn;
+    return slotsAreEmpty || this.buffer.length <= threshold;
   }
 
   /** Claims once. Returns how long to sleep before the next claim, unless something happens. */
@@ -232,7 +239,18 @@ export class JobQueue {
     this.counters.refetchCount++;
     this.idlePolls = 0;
     this.buffer.add(jobs, more);
-    if (this.state === 'running') this.serve();
+    // A full batch waits for one turn of the event loop, so that the next claim is on its way before the slots, whose
+    // jobs follow each other without one, keep the loop busy.
+    if (jobs.length >= TURN) this.serveNextTurn();
+    else if (this.state === 'running') this.serve();
+  }
+
+  private serveNextTurn(): void {
+    this.turn ??= setImmediate(() => {
+      this.turn = null;
+      this.dispatchedInTurn = 0;
+      if (this.state === 'running') this.serve();
+    });
   }
 
   private pauseAfter(found: number, more: boolean): number {
@@ -280,6 +298,11 @@ export class JobQueue {
 
   /** Now and then a slot is kept empty for one claim, for jobs that may not wait in the buffer. */
   private mayDispatch(): boolean {
+    if (this.turn) return false;
+    if (this.dispatchedInTurn >= TURN && this.state === 'running') {
+      this.serveNextTurn();
+      return false;
+    }
     return this.state !== 'running' || performance.now() - this.checkedSlotsAt < SLOT_CHECK_MS;
   }
 
@@ -287,6 +310,7 @@ export class JobQueue {
     const job = this.buffer.take(this.options.admit);
     if (!job) return null;
     this.counters.dispatched++;
+    this.dispatchedInTurn++;
     if (this.state === 'running' && this.wantsMore()) this.wake();
     return job;
   }
