@@ -44,6 +44,8 @@ const untilAborted =
   (reasons: unknown[] = []) =>
   (_payload: unknown, ctx: JobContext): Promise<void> =>
     new Promise((resolve) => {
+      // A claim that was lost may be run again, by this very pool.
+      if (ctx.attempt > 1) return resolve();
       opened.push(resolve);
       ctx.signal.addEventListener('abort', () => resolve(void reasons.push(ctx.signal.reason)));
     });
