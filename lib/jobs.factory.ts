@@ -3,6 +3,7 @@ import type { JobManagerOptions, WorkerOptions } from './interfaces/jobs-options
 import type { TaskOptions } from './interfaces/task.interface.js';
 import { openDatabase } from './jobs.connection.js';
 import { refuse, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
+import { CronScheduler } from './maintenance/cron.scheduler.js';
 import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
@@ -72,7 +73,9 @@ export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
     tasksOf.get(jobs)?.replace(definition);
   }
   const validator = new PayloadValidator();
-  return new WorkerPool({ jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) });
+  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks: registry, events });
+  const pool = { jobs, tasks: registry, events, validator, options: settings, scheduler };
+  return new WorkerPool({ ...pool, ...(workerId && { workerId }) });
 }
 
 const faultsOf = ({ task, source, options, handler }: TaskDefinition): string[] => [

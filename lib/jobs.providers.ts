@@ -9,6 +9,7 @@ import { JobsExplorer } from './jobs.explorer.js';
 import { HandlerBinder } from './jobs.handlers.js';
 import { refuse, resolveOptions, type ResolvedOptions } from './jobs.options.js';
 import { ManagerOrchestrator } from './jobs.orchestrator.js';
+import { CronScheduler } from './maintenance/cron.scheduler.js';
 import { MaintenanceDuties } from './maintenance/maintenance.duties.js';
 import { InvalidOptionsError } from './jobs.errors.js';
 import { show } from './options.checker.js';
@@ -133,7 +134,11 @@ const makePool = (
   tasks: TaskRegistry,
   validator: PayloadValidator,
   events: JobEvents,
-): WorkerPool | null => worker && new WorkerPool({ jobs, tasks, validator, events, options: worker });
+): WorkerPool | null => {
+  if (!worker) return null;
+  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks, events });
+  return new WorkerPool({ jobs, tasks, validator, events, options: worker, scheduler });
+};
 
 const makeOrchestrator = (
   explorer: JobsExplorer,

@@ -2,6 +2,7 @@
 // timers; what a pool needs of the manager stands at the end.
 import type pg from 'pg';
 import type { Outcome } from '../interfaces/claim.interface.js';
+import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type {
   AddedJob,
   AddJobOptions,
@@ -46,6 +47,7 @@ import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { check, checkWorkerId, rules } from './call.arguments.js';
+import { Crontabs } from './crontabs.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
@@ -76,6 +78,8 @@ const UNBOUNDED_WINDOW: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 
 export class JobManager {
   /** For pools: claims and settles without a user's hand. */
   readonly claims: JobClaims;
+  /** For pools: firing what is due. */
+  readonly crontabs: Crontabs;
   private readonly database: Database;
   private readonly settings: ManagerSettings;
   private readonly adder: JobAdder;
@@ -88,6 +92,7 @@ export class JobManager {
     this.claims = new JobClaims(database, settings, tasks);
     const preparer = new JobPreparer(settings, tasks, validator);
     this.adder = new JobAdder(database, preparer, (queues) => this.claims.promote(queues));
+    this.crontabs = new Crontabs(database, this.adder, preparer);
   }
 
   // Adding
@@ -398,6 +403,32 @@ export class JobManager {
   async refillRateLimits(): Promise<number> {
     const [row] = await this.database.run(limits.refillRateLimits, [this.database.channel]);
     return row?.refilled ?? 0;
+  }
+
+  // Recurring jobs
+
+  /**
+   * Adds a job of the task at each slot of the schedule, from the first slot after now, for as long as some process
+   * runs workers. A known id is described anew: another schedule takes effect from now on. See docs/crons.md.
+   *
+   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError
+   * @example
+   * await jobs.scheduleCron({ id: 'digest', task: 'send-digest', schedule: '0 8 * * 1-5', timeZone: 'Europe/Berlin' });
+   */
+  scheduleCron<T extends string>(cron: CronSpec<PayloadOf<T>> & { task: T }): Promise<CronInfo<PayloadOf<T>>>;
+  scheduleCron<P>(cron: CronSpec<NoInfer<P>> & { task: TaskToken<P, any> }): Promise<CronInfo<P>>;
+  async scheduleCron(cron: CronSpec & { task: string | TaskToken }): Promise<CronInfo> {
+    return this.crontabs.schedule(cron);
+  }
+
+  /** Forgets a crontab; jobs that it has added stay. Returns whether there was one. @throws InvalidArgumentError */
+  async unscheduleCron(id: string): Promise<boolean> {
+    return this.crontabs.unschedule(id);
+  }
+
+  /** All crontabs, by id. */
+  async listCrons(): Promise<CronInfo[]> {
+    return this.crontabs.list();
   }
 
   // Garbage

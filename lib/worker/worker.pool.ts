@@ -14,6 +14,13 @@ import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
 
+/** What adds jobs by the clock for as long as a pool runs. */
+export interface PoolScheduler {
+  start(workerId: string): Promise<void>;
+  /** Never rejects. */
+  stop(): Promise<void>;
+}
+
 export interface WorkerPoolParts {
   jobs: JobManager;
   tasks: TaskRegistry;
@@ -21,6 +28,7 @@ export interface WorkerPoolParts {
   events: JobEvents;
   options: WorkerSettings;
   workerId?: string;
+  scheduler?: PoolScheduler;
 }
 
 export type WorkerPoolState = 'new' | 'running' | 'terminated';
@@ -116,8 +124,10 @@ export class WorkerPool {
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
     this.current = 'running';
     try {
+      await this.parts.scheduler?.start(this.workerId);
       await this.keeper.start();
     } catch (error) {
+      await this.parts.scheduler?.stop();
       this.terminate();
       throw error;
     }
@@ -162,11 +172,13 @@ export class WorkerPool {
   }
 
   private async drain(timeoutMs: number, forced: boolean): Promise<void> {
+    const scheduled = this.parts.scheduler?.stop();
     await this.queue.stop();
     void this.abortAfter(timeoutMs);
     const idle = Promise.all(this.slots);
     const stopped = await settledWithin(timeoutMs + ABORT_GRACE_MS, idle);
     await this.batcher.flush();
+    await scheduled;
     await this.keeper.stop(stopped);
     await this.notifier?.stop();
     this.runner.stop();
