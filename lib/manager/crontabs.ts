@@ -1,5 +1,6 @@
 // Recurring jobs: which there are, which slots are due by the database's clock, and the one transaction that fires a
 // slot. Any number of processes may fire: the row's lock lets one in at a time, and its last slot tells the next.
+import { setImmediate } from 'node:timers/promises';
 import type { CronInfo, CronSpec, TaskCron } from '../interfaces/cron.interface.js';
 import type { Job, JobSpec } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
@@ -54,7 +55,7 @@ export class Crontabs {
     checkCron(spec);
     const row = await this.put(spec, false);
     this.changed();
-    return toCronInfo(row as statements.CrontabRow);
+    return this.describe(row as statements.CrontabRow);
   }
 
   async unschedule(id: string): Promise<boolean> {
@@ -65,7 +66,9 @@ export class Crontabs {
   }
 
   async list(): Promise<CronInfo[]> {
-    return (await this.database.run(statements.listCrontabs, [])).map(toCronInfo);
+    const crons: CronInfo[] = [];
+    for (const row of await this.database.run(statements.listCrontabs, [])) crons.push(await this.describe(row));
+    return crons;
   }
 
   /**
@@ -82,20 +85,22 @@ export class Crontabs {
     await this.database.run(statements.dropUndeclared, [tasks, specs.map(({ id }) => id)]);
   }
 
-  /** What is due now, and when to look again. */
+  /** What is due now, in no order, so that processes do not queue up for the same rows; and when to look again. */
   async look(): Promise<CronOutlook> {
     const rows = await this.database.run(statements.listCronTimings, []);
+    const readAt = performance.now();
     const known = this.upcoming;
     this.upcoming = new Map();
-    const outlook: CronOutlook = { due: [], nextInMs: Infinity };
+    const due: string[] = [];
+    let nextInMs = Infinity;
     for (const row of rows) {
-      const pending = this.slotAfter(row, openFrom(row), known.get(row.id));
+      const pending = await this.slotAfter(row, openFrom(row), known.get(row.id));
       const isDue = pending !== null && pending <= row.now;
-      if (isDue) outlook.due.push(row.id);
-      const next = isDue ? this.slotAfter(row, row.now) : pending;
-      if (next !== null) outlook.nextInMs = Math.min(outlook.nextInMs, next - row.now);
+      if (isDue) due.splice(Math.floor(Math.random() * (due.length + 1)), 0, row.id);
+      const next = isDue ? await this.slotAfter(row, row.now) : pending;
+      if (next !== null) nextInMs = Math.min(nextInMs, next - row.now);
     }
-    return outlook;
+    return { due, nextInMs: Math.max(0, nextInMs - (performance.now() - readAt)) };
   }
 
   /** Adds the jobs of a crontab's due slots, once: whoever comes second finds none due. `more`: call again. */
@@ -136,10 +141,15 @@ export class Crontabs {
     return stored;
   }
 
-  /** Remembered: reading an expression and finding its next slot takes far longer than comparing two numbers. */
-  private slotAfter(row: statements.CronTimingRow, after: number, known?: Upcoming): number | null {
+  private async describe(row: statements.CrontabRow): Promise<CronInfo> {
+    return toCronInfo(row, await this.slotAfter(row, openFrom(row), this.upcoming.get(row.id)));
+  }
+
+  /** Remembered, because `cron` takes about a millisecond; thousands of these must leave time for others. */
+  private async slotAfter(row: statements.CronTimingRow, after: number, known?: Upcoming): Promise<number | null> {
     const { id, schedule, time_zone: timeZone } = row;
     const holds = known?.schedule === schedule && known.timeZone === timeZone && isWithin(known, after);
+    if (!holds) await setImmediate();
     const upcoming = holds ? known : { schedule, timeZone, after, slot: nextSlot(schedule, timeZone, after) };
     this.upcoming.set(id, upcoming);
     return upcoming.slot;
@@ -166,7 +176,7 @@ function dueSlots(row: statements.CrontabRow): number[] {
 }
 
 const jobOf = ({ id, task, payload, options }: statements.CrontabRow): JobSpec => {
-  const { tags = [], ...others } = options as JobSpec;
+  const { tags = [], ...others } = options;
   return { ...others, task, payload, tags: [...tags, `cron:${id}`] };
 };
 
@@ -183,7 +193,7 @@ function refuseDuplicates(specs: { id: string; task: string }[]): void {
   if (faults.length) throw new InvalidOptionsError(faults);
 }
 
-const toCronInfo = (row: statements.CrontabRow): CronInfo => ({
+const toCronInfo = (row: statements.CrontabRow, nextSlotAt: number | null): CronInfo => ({
   id: row.id,
   task: row.task,
   schedule: row.schedule,
@@ -194,7 +204,7 @@ const toCronInfo = (row: statements.CrontabRow): CronInfo => ({
   overlap: row.overlap,
   declared: row.declared,
   knownSince: toDate(row.known_since),
-  nextSlotAt: toDateOrNull(nextSlot(row.schedule, row.time_zone, openFrom(row))),
+  nextSlotAt: toDateOrNull(nextSlotAt),
   lastSlotAt: toDateOrNull(row.last_slot_at),
   lastJobId: row.last_job_id,
 });

@@ -1,4 +1,5 @@
 // Recurring jobs: one small row for each crontab, found by its primary key or read whole.
+import type { CronJobOptions, CronOverlap } from '../../interfaces/cron.interface.js';
 import { statement } from '../database.js';
 import { ms } from './job-columns.js';
 
@@ -17,8 +18,8 @@ export interface CronTimingRow {
 export interface CrontabRow extends CronTimingRow {
   task: string;
   payload: unknown;
-  options: Record<string, unknown>;
-  overlap: 'skip' | 'queue';
+  options: CronJobOptions;
+  overlap: CronOverlap;
   declared: boolean;
   known_since: number;
   last_slot_at: number | null;
