@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import pg from 'pg';
 import { afterAll, afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import {
   createCollectingEvents,
@@ -142,9 +143,6 @@ describe('a recurring job', () => {
 
   it('waits for the scheduler that fires the same slot, and then adds nothing', async () => {
     await due(10_000, { overlap: 'queue' });
-    const [row] = await test.sql(`select id, last_slot_at, xmin from jobs.crontabs`);
-    expect(row).toMatchObject({ id: 'report', last_slot_at: null });
-    const { default: pg } = await import('pg');
     const first = new pg.Client(test.url);
     await first.connect();
     await first.query(`begin`);
@@ -327,7 +325,7 @@ describe('scheduleCron', () => {
 
   it('with another payload or other options keeps the slots as they are', async () => {
     const slot = await due();
-    const [{ schedule }] = (await jobs.listCrons()) as [{ schedule: string }];
+    const { schedule } = (await jobs.listCrons())[0]!;
     await jobs.scheduleCron({ id: 'report', task: 'report', schedule, payload: 'new', options: { priority: 9 } });
     await tick();
     expect((await jobs.listJobs()).items).toMatchObject([{ payload: 'new', priority: 9 }]);
@@ -412,15 +410,14 @@ describe('the scheduler', () => {
     expect(events.ofType('worker.error')).toHaveLength(7);
   });
 
-  it('ends without a timer, also when a wake-up came while it looked', async () => {
+  it('is cut short in its sleep by stop, and looks no more', async () => {
+    const look = jest.spyOn(jobs.crontabs, 'look');
     const scheduler = schedulerOf(jobs);
     await scheduler.start(WORKER);
-    await jobs.scheduleCron({ id: 'report', task: 'report', schedule: '0 0 1 1 *' });
+    await eventually(() => look.mock.results.length === 1);
     await scheduler.stop();
-    await jobs.scheduleCron({ id: 'report', task: 'report', schedule: '0 0 1 2 *' });
-    expect(process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length).toBeLessThanOrEqual(
-      process.getActiveResourcesInfo().length,
-    );
+    await jobs.scheduleCron({ id: 'report', task: 'report', schedule: '* * * * * *' });
+    expect(look).toHaveBeenCalledTimes(1);
   });
 
   it('runs with the pool, end to end: a job each second, each slot once', async () => {
@@ -433,7 +430,7 @@ describe('the scheduler', () => {
     const slots = events.ofType('cron.fired').map(({ slot }) => slot.getTime());
     expect(new Set(slots).size).toBe(slots.length);
     const first = Math.min(...slots);
-    expect(slots.toSorted()).toEqual(slots.map((_, index) => first + index * 1_000));
+    expect(slots.toSorted((a, b) => a - b)).toEqual(slots.map((_, index) => first + index * 1_000));
     expect(tags[0]).toEqual(['cron:beat']);
     expect(events.ofType('worker.error')).toEqual([]);
   });
@@ -443,7 +440,7 @@ describe('the scheduler', () => {
     await pool({ beat: () => void runs++ }).start();
     await jobs.scheduleCron({ id: 'beat', task: 'beat', schedule: '* * * * * *' });
     await eventually(() => runs > 0);
-    await jobs.unscheduleCron('beat');
+    expect(await jobs.unscheduleCron('beat')).toBe(true);
   });
 });
 
