@@ -32,6 +32,7 @@ export { getJobsToken } from './jobs.constants.js';
 export { JobManager } from './manager/job.manager.js';
 export type { WaitOptions } from './manager/job.waiter.js';
 export type * from './interfaces/job.interface.js';
+export type * from './interfaces/cron.interface.js';
 export { createJobManager, createWorkerPool, type PlainTask, type WorkerPoolOptions } from './jobs.factory.js';
 export { WorkerPool, type WorkerPoolState, type WorkerPoolStats } from './worker/worker.pool.js';
 export { JobQueue, type JobQueueOptions, type JobQueueStats } from './worker/job.queue.js';

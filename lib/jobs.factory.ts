@@ -4,6 +4,7 @@ import type { TaskOptions } from './interfaces/task.interface.js';
 import { ambientTransactionOf } from './jobs.ambient.js';
 import { openDatabase } from './jobs.connection.js';
 import { refuse, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
+import { CronScheduler } from './maintenance/cron.scheduler.js';
 import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
@@ -82,7 +83,9 @@ export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   }
   const validator = new PayloadValidator();
   jobs.runWith(new SingleRun({ jobs, tasks: registry, events, validator, options: settings }));
-  return { jobs, tasks: registry, events, validator, options: settings, ...(workerId && { workerId }) };
+  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks: registry, events });
+  const pool = { jobs, tasks: registry, events, validator, options: settings, scheduler };
+  return { ...pool, ...(workerId && { workerId }) };
 }
 
 const faultsOf = ({ task, source, options, handler }: TaskDefinition): string[] => [

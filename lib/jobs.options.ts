@@ -13,6 +13,7 @@ import type {
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
 import { InvalidOptionsError } from './jobs.errors.js';
 import { rules } from './manager/call.arguments.js';
+import { cronRules } from './manager/cron.arguments.js';
 import { mapOf, option, orFalse, section, show, type Option, type Rule, type Settings } from './options.checker.js';
 
 const HOUR_MS = 3_600_000;
@@ -47,8 +48,6 @@ const crontab: Rule = (value) =>
   value === false || (typeof value === 'string' && validateCronExpression(value).valid)
     ? null
     : 'a crontab expression of 5 or 6 fields, or false';
-const timeZone: Rule = (value) =>
-  typeof value === 'string' && isTimeZone(value) ? null : "the name of a time zone, such as 'Europe/Berlin'";
 const payloadSchema: Rule = (value) =>
   typeof value === 'function' || (typeof value === 'object' && value !== null && '~standard' in value)
     ? null
@@ -108,7 +107,7 @@ const MAINTENANCE = {
   resetLockedJobs: option<string | false>(crontab, '* * * * *'),
   refillRateLimits: option<string | false>(crontab, '* * * * * *'),
   gc: option<string | false>(crontab, '0 3 * * *'),
-  timeZone: option(timeZone, 'UTC'),
+  timeZone: option(cronRules.timeZone, 'UTC'),
 };
 
 const UNKNOWN_TASKS = option<'leave' | 'exhaust'>(rules.oneOf('leave', 'exhaust'), 'leave');
@@ -125,6 +124,14 @@ const moduleOptions = section({
   unknownTasks: UNKNOWN_TASKS,
   globalEnhancers: option(flag, false),
 });
+const taskCron = section({
+  schedule: option(cronRules.schedule, undefined),
+  timeZone: option(cronRules.timeZone, undefined),
+  payload: option(rules.anything, undefined),
+  backfillMs: option(cronRules.backfillMs, undefined),
+  key: option(cronRules.id, undefined),
+  overlap: option(cronRules.overlap, undefined),
+});
 const taskOptions = section({
   payload: option(payloadSchema, undefined),
   queue: option(rules.name, undefined),
@@ -136,6 +143,7 @@ const taskOptions = section({
   flags: option(rules.names, undefined),
   concurrency: option(rules.integer(1, 10_000), undefined),
   transactional: option(flag, undefined),
+  cron: orExpression(taskCron),
   instance: option(rules.name, DEFAULT_INSTANCE),
 });
 
@@ -261,15 +269,21 @@ function orFunction<V>(inner: Option<V>): Option<V> {
   return { ...inner, check: (value, path) => (typeof value === 'function' ? [] : inner.check(value, path)) };
 }
 
-const isPostgresUrl = (text: string): boolean => /^(postgres(ql)?:\/\/|socket:|\/)/i.test(text);
-
-function isTimeZone(name: string): boolean {
-  try {
-    return Boolean(new Intl.DateTimeFormat('en', { timeZone: name }));
-  } catch {
-    return false;
-  }
+/** The schedule alone, or beside other things. */
+function orExpression<V>(inner: Option<V>): Option<V | string> {
+  const lone = option(cronRules.schedule, undefined);
+  return {
+    ...inner,
+    check: (value, path) => {
+      if (typeof value === 'string') return lone.check(value, path);
+      const faults = inner.check(value, path);
+      const lacks = typeof value === 'object' && value !== null && !('schedule' in value);
+      return lacks ? [...faults, `Expected ${path}.schedule to be a crontab expression, got nothing.`] : faults;
+    },
+  };
 }
+
+const isPostgresUrl = (text: string): boolean => /^(postgres(ql)?:\/\/|socket:|\/)/i.test(text);
 
 const pick = <T extends object, S extends object>(settings: T, names: S): Pick<T, keyof T & keyof S> =>
   Object.fromEntries(Object.keys(names).map((name) => [name, settings[name as keyof T]])) as Pick<T, keyof T & keyof S>;

@@ -10,6 +10,7 @@ import { JobsExplorer } from './jobs.explorer.js';
 import { HandlerBinder } from './jobs.handlers.js';
 import { refuse, resolveOptions, resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { ManagerOrchestrator } from './jobs.orchestrator.js';
+import { CronScheduler } from './maintenance/cron.scheduler.js';
 import { MaintenanceDuties } from './maintenance/maintenance.duties.js';
 import { InvalidOptionsError } from './jobs.errors.js';
 import { show } from './options.checker.js';
@@ -139,7 +140,9 @@ const makePool = (
   events: JobEvents,
 ): WorkerPool | null => {
   jobs.runWith(new SingleRun({ jobs, tasks, validator, events, options: worker ?? resolveWorkerOptions() }));
-  return worker && new WorkerPool({ jobs, tasks, validator, events, options: worker });
+  if (!worker) return null;
+  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks, events });
+  return new WorkerPool({ jobs, tasks, validator, events, options: worker, scheduler });
 };
 
 const makeOrchestrator = (

@@ -1,4 +1,5 @@
 // How a task is described: the options of @Task, typed payloads, and the schemas that payloads are checked by.
+import type { TaskCron } from './cron.interface.js';
 
 /**
  * Maps task names to payload types. Augment it, and every `addJob` is checked at compile time.
@@ -78,6 +79,11 @@ export interface TaskOptions {
   transactional?: boolean;
   /** Jobs of this task that one process runs at once. Default: the pool's concurrency. */
   concurrency?: number;
+  /**
+   * Adds a job of this task at each slot: a crontab expression (its time zone is UTC), or one with more to it. Written
+   * down when a pool starts whose process has the task; see docs/crons.md.
+   */
+  cron?: string | TaskCron;
   /** The module instance (`forRoot({ name })`) that the task belongs to. Default: the unnamed one. */
   instance?: string;
 }

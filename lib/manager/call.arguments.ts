@@ -13,7 +13,7 @@ const LAST_DATE = Date.UTC(9999, 11, 31);
 const FIRST_DATE = Date.UTC(1, 0, 1);
 
 /** A rule returns what it expected where the value does not meet it. */
-type Rule = (value: unknown) => string | null;
+export type Rule = (value: unknown) => string | null;
 
 const integer =
   (min: number, max: number): Rule =>
@@ -47,7 +47,8 @@ const oneOf =
 
 const anything: Rule = () => null;
 
-const ADD_RULES: Record<keyof AddJobOptions, Rule> = {
+/** Rules for the options of a job. */
+export const JOB_OPTION_RULES: Record<keyof AddJobOptions, Rule> = {
   queue: name,
   priority: integer(-INT4_MAX - 1, INT4_MAX),
   runAt: date,
@@ -74,11 +75,7 @@ const ADD_RULES: Record<keyof AddJobOptions, Rule> = {
 export function checkAddOptions(task: unknown, options: AddJobOptions): void {
   const problems = [
     ...problemOf('task', task, name),
-    ...Object.entries(options).flatMap(([key, value]) => {
-      const rule = (ADD_RULES as Record<string, Rule | undefined>)[key];
-      if (!rule) return [`Unknown option "${key}"; known are ${Object.keys(ADD_RULES).join(', ')}.`];
-      return value === undefined ? [] : problemOf(key, value, rule);
-    }),
+    ...faultsOf(JOB_OPTION_RULES, options),
     ...(options.runAt && options.delayMs !== undefined ? ['Expected runAt or delayMs, got both.'] : []),
     ...(options.onParentFailure && !options.dependsOn?.length
       ? ['Expected dependsOn beside onParentFailure, got none.']
@@ -86,6 +83,15 @@ export function checkAddOptions(task: unknown, options: AddJobOptions): void {
     ...(options.jobKeyMode && options.jobKey === undefined ? ['Expected a jobKey beside jobKeyMode, got none.'] : []),
   ];
   refuse(problems);
+}
+
+/** The faults of options, each by its rule; what no rule is for is one, what is undefined only where it is `required`. */
+export function faultsOf(known: Record<string, Rule>, options: object, { path = '', required = false } = {}): string[] {
+  return Object.entries(options).flatMap(([key, value]) => {
+    const rule = Object.hasOwn(known, key) ? known[key] : undefined;
+    if (!rule) return [`Unknown option "${path}${key}"; known are ${Object.keys(known).join(', ')}.`];
+    return value === undefined && !required ? [] : problemOf(path + key, value, rule);
+  });
 }
 
 const problemOf = (key: string, value: unknown, rule: Rule): string[] => {

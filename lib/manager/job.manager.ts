@@ -2,6 +2,7 @@
 // timers; what a pool needs of the manager stands at the end.
 import type pg from 'pg';
 import type { Outcome } from '../interfaces/claim.interface.js';
+import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type {
   AddedJob,
   AddJobOptions,
@@ -52,6 +53,7 @@ import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { AttemptRecords } from './attempt.records.js';
 import { check, checkWorkerId, rules } from './call.arguments.js';
+import { Crontabs } from './crontabs.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
@@ -89,6 +91,8 @@ export class JobManager {
   readonly claims: JobClaims;
   /** For handlers: what a running attempt writes before it ends. */
   readonly attempts: AttemptRecords;
+  /** For pools: firing what is due. */
+  readonly crontabs: Crontabs;
   private readonly database: Database;
   private readonly settings: ManagerSettings;
   private readonly adder: JobAdder;
@@ -106,6 +110,7 @@ export class JobManager {
     this.transactions = new TransactionSource(database);
     const preparer = new JobPreparer(settings, tasks, validator);
     this.adder = new JobAdder(database, preparer, this.claims, ambient);
+    this.crontabs = new Crontabs(database, this.adder, preparer);
   }
 
   // Adding
@@ -279,8 +284,10 @@ export class JobManager {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.name)] });
     const { retentionMs } = this.settings.history;
     const rows = await this.database.run(edits.cancelJobs, [ids, reason ?? null, retentionMs, this.database.channel]);
-    await this.claims.resolveDependents(rows.filter(({ running }) => !running).map(({ id }) => id));
-    return this.edited(rows);
+    const running = new Set(rows.filter((row) => row.running).map(({ id }) => id));
+    await this.claims.resolveDependents(rows.map(({ id }) => id).filter((id) => !running.has(id)));
+    // Its worker may have heard of it, and settled it, by now.
+    return (await this.edited(rows)).map((job) => (running.has(job.id) ? { ...job, status: 'running' } : job));
   }
 
   /**
@@ -436,6 +443,32 @@ export class JobManager {
   async refillRateLimits(): Promise<number> {
     const [row] = await this.database.run(limits.refillRateLimits, [this.database.channel]);
     return row?.refilled ?? 0;
+  }
+
+  // Recurring jobs
+
+  /**
+   * Adds a job of the task at each slot of the schedule, from the first slot after now, for as long as some process
+   * runs workers. A known id is described anew: another schedule takes effect from now on. See docs/crons.md.
+   *
+   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError
+   * @example
+   * await jobs.scheduleCron({ id: 'digest', task: 'send-digest', schedule: '0 8 * * 1-5', timeZone: 'Europe/Berlin' });
+   */
+  scheduleCron<T extends string>(cron: CronSpec<PayloadOf<T>> & { task: T }): Promise<CronInfo<PayloadOf<T>>>;
+  scheduleCron<P>(cron: CronSpec<NoInfer<P>> & { task: TaskToken<P, any> }): Promise<CronInfo<P>>;
+  async scheduleCron(cron: CronSpec & { task: string | TaskToken }): Promise<CronInfo> {
+    return this.crontabs.schedule(cron);
+  }
+
+  /** Forgets a crontab; jobs that it has added stay. Returns whether there was one. @throws InvalidArgumentError */
+  async unscheduleCron(id: string): Promise<boolean> {
+    return this.crontabs.unschedule(id);
+  }
+
+  /** All crontabs, by id. */
+  async listCrons(): Promise<CronInfo[]> {
+    return this.crontabs.list();
   }
 
   // Garbage

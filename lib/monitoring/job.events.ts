@@ -14,7 +14,7 @@ export interface JobEventFields {
   'job.timeout': { job: Job; timeoutMs: number };
   'job.lost': { job: Job };
   'job.settled': { job: Job; outcome: string };
-  'cron.fired': { name: string };
+  'cron.fired': { cronId: string; slot: Date; job: Job };
   'worker.error': { error: unknown; context: string };
 }
 

@@ -54,6 +54,7 @@ export class JobDrainer {
   private readonly adding = new Set<Promise<unknown>>();
 
   private prepared: Promise<void> | null = null;
+  private declared: Promise<void> | null = null;
 
   constructor(private readonly parts: WorkerPoolParts) {
     const { workerId } = this;
@@ -77,6 +78,7 @@ export class JobDrainer {
     const first = this.ran.length;
     try {
       await this.parts.jobs.resetLockedJobs();
+      await this.fireCrontabs();
       await this.runAll(options, { maxJobs, timeoutMs }, first);
     } finally {
       // No timer stays behind.
@@ -115,6 +117,14 @@ export class JobDrainer {
       const done = await within(deadline - performance.now(), this.inFamily(job));
       if (!done) throw await this.giveUp(job, ran, `within ${timeoutMs} ms`);
     }
+  }
+
+  /** As a pool does: writes down what the tasks declare, then fires what is due. */
+  private async fireCrontabs(): Promise<void> {
+    const { jobs, tasks } = this.parts;
+    const definitions = tasks.names().flatMap((name) => tasks.get(name) ?? []);
+    await (this.declared ??= jobs.crontabs.declare(definitions));
+    for (const id of (await jobs.crontabs.look()).due) while ((await jobs.crontabs.fire(id)).more);
   }
 
   private join(id: string, family: Family): Family {

@@ -1,4 +1,5 @@
-// How long to wait after so many failures in a row, with jitter, so that many processes do not come back as one.
+// Waiting: after so many failures in a row, with jitter, so that many processes do not come back as one; and for work
+// that may take too long.
 
 const FIRST_MS = 100;
 const LONGEST_MS = 10_000;
@@ -9,3 +10,13 @@ export function backoffMs(failures: number): number {
 }
 
 export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Whether the work ended within the time. Leaves no timer behind. */
+export async function settledWithin(ms: number, work: Promise<unknown>): Promise<boolean> {
+  if (!Number.isFinite(ms)) return work.then(() => true);
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), ms)));
+  const ended = await Promise.race([work.then(() => true as const), timeout]);
+  clearTimeout(timer);
+  return ended;
+}

@@ -6,7 +6,7 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import { NEW_JOBS, type JobNotifier } from '../storage/job.notifier.js';
-import { backoffMs } from './backoff.js';
+import { backoffMs, settledWithin } from './backoff.js';
 import { ClaimScan } from './claim.scan.js';
 import type { Isolation } from './isolation.js';
 import { JobBuffer } from './job.buffer.js';
@@ -125,7 +125,7 @@ export class JobQueue {
     if (this.turn) clearImmediate(this.turn);
     this.turn = null;
     for (const taker of this.takers.splice(0)) this.answer(taker, null);
-    if (this.loop) await within(joinTimeoutMs, this.loop);
+    if (this.loop) await settledWithin(joinTimeoutMs, this.loop);
     const left = this.buffer.takeAll();
     await this.giveBack(left);
     return left;
@@ -347,10 +347,3 @@ export class JobQueue {
 /** A worker id that tells people where it is: host, process, and something that makes it unique. */
 export const newWorkerId = (host: string): string =>
   `${host.slice(0, 12)}-${process.pid}-${randomBytes(4).toString('hex')}`;
-
-async function within(ms: number, work: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise((resolve) => (timer = setTimeout(resolve, ms)));
-  await Promise.race([work, timeout]);
-  clearTimeout(timer);
-}

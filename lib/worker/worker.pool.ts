@@ -9,11 +9,19 @@ import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { CANCEL_NEWS, type JobNotifier } from '../storage/job.notifier.js';
+import { settledWithin } from './backoff.js';
 import { Isolation } from './isolation.js';
 import { JobQueue, newWorkerId } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
+
+/** What adds jobs by the clock for as long as a pool runs. */
+export interface PoolScheduler {
+  start(workerId: string): Promise<void>;
+  /** Never rejects. */
+  stop(): Promise<void>;
+}
 
 export interface WorkerPoolParts {
   jobs: JobManager;
@@ -22,6 +30,7 @@ export interface WorkerPoolParts {
   events: JobEvents;
   options: WorkerSettings;
   workerId?: string;
+  scheduler?: PoolScheduler;
 }
 
 export type WorkerPoolState = 'new' | 'running' | 'terminated';
@@ -121,8 +130,10 @@ export class WorkerPool {
     this.current = 'running';
     try {
       await this.prepareTransactions();
+      await this.parts.scheduler?.start(this.workerId);
       await this.keeper.start();
     } catch (error) {
+      await this.parts.scheduler?.stop();
       this.terminate();
       throw error;
     }
@@ -176,11 +187,13 @@ export class WorkerPool {
   }
 
   private async drain(timeoutMs: number, forced: boolean): Promise<void> {
+    const scheduled = this.parts.scheduler?.stop();
     await this.queue.stop();
     void this.abortAfter(timeoutMs);
     const idle = Promise.all(this.slots);
     const stopped = await settledWithin(timeoutMs + ABORT_GRACE_MS, idle);
     await this.batcher.flush();
+    await scheduled;
     await this.keeper.stop(stopped);
     await this.notifier?.stop();
     this.runner.stop();
@@ -248,14 +261,4 @@ export class WorkerPool {
     this.counters.errors++;
     this.parts.events.emit('worker.error', this.workerId, { error, context });
   }
-}
-
-/** Whether the work ended within the time. Leaves no timer behind. */
-async function settledWithin(ms: number, work: Promise<unknown>): Promise<boolean> {
-  if (!Number.isFinite(ms)) return work.then(() => true);
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), ms)));
-  const ended = await Promise.race([work.then(() => true as const), timeout]);
-  clearTimeout(timer);
-  return ended;
 }

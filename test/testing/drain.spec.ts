@@ -32,6 +32,16 @@ afterEach(async () => {
 afterAll(() => manager.close());
 
 describe('a drain', () => {
+  it('fires recurring jobs whose time has come, once', async () => {
+    const nightly = test({
+      report: { handler: () => 'done', cron: { schedule: '0 * * * *', payload: { kind: 'hourly' }, backfillMs: HOUR } },
+    });
+    expect(await nightly.drain()).toEqual([]);
+    await nightly.travel(HOUR);
+    expect(payloads(await nightly.drain())).toEqual([{ kind: 'hourly' }]);
+    expect(await nightly.drain()).toEqual([]);
+  });
+
   it('runs by priority, then run-at, then id', async () => {
     const { jobs } = manager;
     const at = (ms: number): Date => new Date(Date.now() - ms);

@@ -3,6 +3,7 @@ import { Controller, Injectable } from '@nestjs/common';
 import {
   type AddedJob,
   createWorkerPool,
+  type CronInfo,
   defineTask,
   type JobContext,
   type JobEvent,
@@ -54,6 +55,24 @@ export async function addJob(): Promise<void> {
 
   // @ts-expect-error options are checked as well
   await jobs.addJob('undeclared', {}, { priorty: 1 });
+}
+
+export async function scheduleCron(): Promise<void> {
+  const cron = await jobs.scheduleCron({
+    id: 'a',
+    task: 'typed-mail',
+    schedule: '* * * * *',
+    payload: { to: 'a@b.cd' },
+  });
+  holds<Equal<typeof cron, CronInfo<Mail>>>();
+  await jobs.scheduleCron({ id: 'b', task: 'undeclared', schedule: '* * * * *', payload: 7, overlap: 'queue' });
+  await jobs.scheduleCron({ id: 'c', task: defineTask('d', Mail), schedule: '* * * * *', payload: { to: 'a@b.cd' } });
+  // @ts-expect-error a number is no address
+  await jobs.scheduleCron({ id: 'd', task: 'typed-mail', schedule: '* * * * *', payload: { to: 1 } });
+  // @ts-expect-error each slot has its own time
+  await jobs.scheduleCron({ id: 'e', task: 'x', schedule: '* * * * *', options: { runAt: new Date() } });
+  // @ts-expect-error there is no such way
+  await jobs.scheduleCron({ id: 'f', task: 'x', schedule: '* * * * *', overlap: 'often' });
 }
 
 export async function addJobs(): Promise<void> {
@@ -142,6 +161,13 @@ export class Handlers {
   // @ts-expect-error the input is not the output
   @Task(parsed)
   wantsTheInput(_value: string): void {}
+
+  @Task('recurring', { cron: '0 3 * * *' })
+  recurring(): void {}
+
+  // @ts-expect-error a crontab has a schedule
+  @Task('unscheduled', { cron: { timeZone: 'UTC' } })
+  unscheduled(): void {}
 
   @Task('no-parameters')
   async none(): Promise<string> {

@@ -1,13 +1,14 @@
 import { describe, expect, it } from '@jest/globals';
-import { createCollectingEvents, createNoopEvents, JobEvents } from '../../lib/index.js';
+import { createCollectingEvents, createNoopEvents, JobEvents, type Job } from '../../lib/index.js';
 
-const fire = (events: JobEvents, name: string): void => events.emit('cron.fired', null, { name });
+const fire = (events: JobEvents, cronId: string): void =>
+  events.emit('cron.fired', null, { cronId, slot: new Date(0), job: {} as Job });
 
 describe('JobEvents', () => {
   it('tells subscribers of a type, or of all, until they unsubscribe (on, off)', () => {
     const events = new JobEvents();
     const heard: string[] = [];
-    const one = events.on('cron.fired', ({ name }) => heard.push(`one ${name}`));
+    const one = events.on('cron.fired', ({ cronId }) => heard.push(`one ${cronId}`));
     events.on('all', ({ type }) => heard.push(`all ${type}`));
     events.on('pool.stop', () => heard.push('never'));
     fire(events, 'a');
@@ -32,7 +33,7 @@ describe('JobEvents', () => {
   it('remembers the last thousand, oldest first', () => {
     const events = new JobEvents();
     for (let n = 0; n < 1_005; n++) fire(events, String(n));
-    const names = events.events().map((event) => (event.type === 'cron.fired' ? event.name : ''));
+    const names = events.events().map((event) => (event.type === 'cron.fired' ? event.cronId : ''));
     expect(names).toHaveLength(1_000);
     expect([names[0], names.at(-1)]).toEqual(['5', '1004']);
   });
@@ -40,7 +41,7 @@ describe('JobEvents', () => {
   it('has a collecting and a silent variant for tests', () => {
     const collecting = createCollectingEvents();
     fire(collecting, 'a');
-    expect(collecting.ofType('cron.fired')).toMatchObject([{ name: 'a', workerId: null }]);
+    expect(collecting.ofType('cron.fired')).toMatchObject([{ cronId: 'a', workerId: null }]);
     collecting.clear();
     expect(collecting.collected).toEqual([]);
     const silent = createNoopEvents();

@@ -1,0 +1,210 @@
+// Recurring jobs: which there are, which slots are due by the database's clock, and the one transaction that fires a
+// slot. Any number of processes may fire: the row's lock lets one in at a time, and its last slot tells the next.
+import { setImmediate } from 'node:timers/promises';
+import type { CronInfo, CronSpec, TaskCron } from '../interfaces/cron.interface.js';
+import type { Job, JobSpec } from '../interfaces/job.interface.js';
+import type { TaskToken } from '../interfaces/task.interface.js';
+import { InvalidOptionsError } from '../jobs.errors.js';
+import type { Database } from '../storage/database.js';
+import { toDate, toDateOrNull } from '../storage/row.types.js';
+import * as statements from '../storage/statements/crontabs.js';
+import { check } from './call.arguments.js';
+import { checkCron, cronRules } from './cron.arguments.js';
+import { lastSlotBetween, nextSlot, slotsBetween } from './cron.slots.js';
+import type { JobAdder } from './job.adder.js';
+import type { JobPreparer } from './job.preparer.js';
+import type { TaskDefinition } from './task.registry.js';
+
+/** A slot is fired up to this late without a backfill: pools look twice a minute, and restarts take a while. */
+const GRACE_MS = 60_000;
+/** Slots that are made up for in one transaction. */
+const MOST_AT_ONCE = 100;
+
+/** What is due, and in how many ms something will be; `Infinity` where nothing is known. */
+export interface CronOutlook {
+  due: string[];
+  nextInMs: number;
+}
+
+export interface FiredSlot {
+  slot: Date;
+  job: Job;
+}
+
+type AnyCronSpec = CronSpec & { task: string | TaskToken };
+
+/** The slot that follows each moment from `after` to it. */
+interface Upcoming {
+  schedule: string;
+  timeZone: string;
+  after: number;
+  slot: number | null;
+}
+
+export class Crontabs {
+  private readonly listeners = new Set<() => void>();
+  private upcoming = new Map<string, Upcoming>();
+
+  constructor(
+    private readonly database: Database,
+    private readonly adder: JobAdder,
+    private readonly preparer: JobPreparer,
+  ) {}
+
+  async schedule(spec: AnyCronSpec): Promise<CronInfo> {
+    checkCron(spec);
+    const row = await this.put(spec, false);
+    this.changed();
+    return this.describe(row as statements.CrontabRow);
+  }
+
+  async unschedule(id: string): Promise<boolean> {
+    check({ id: [id, cronRules.id] });
+    const dropped = await this.database.run(statements.dropCrontab, [id]);
+    this.changed();
+    return dropped.length > 0;
+  }
+
+  async list(): Promise<CronInfo[]> {
+    const crons: CronInfo[] = [];
+    for (const row of await this.database.run(statements.listCrontabs, [])) crons.push(await this.describe(row));
+    return crons;
+  }
+
+  /**
+   * Writes down the crontabs of the tasks that a process handles, and forgets those that a release before it declared
+   * for the same tasks. Those that `scheduleCron` has set stay as they are.
+   */
+  async declare(definitions: TaskDefinition[]): Promise<void> {
+    const specs = definitions.flatMap(declaredBy);
+    refuseDuplicates(specs);
+    specs.forEach(checkCron);
+    const tasks = definitions.map(({ task }) => task);
+    // One by one, not in one transaction: processes of two releases that start at once must not wait for each other.
+    for (const spec of specs) await this.put(spec, true);
+    await this.database.run(statements.dropUndeclared, [tasks, specs.map(({ id }) => id)]);
+  }
+
+  /** What is due now, in no order, so that processes do not queue up for the same rows; and when to look again. */
+  async look(): Promise<CronOutlook> {
+    const rows = await this.database.run(statements.listCronTimings, []);
+    const readAt = performance.now();
+    const known = this.upcoming;
+    this.upcoming = new Map();
+    const due: string[] = [];
+    let nextInMs = Infinity;
+    for (const row of rows) {
+      const pending = await this.slotAfter(row, openFrom(row), known.get(row.id));
+      const isDue = pending !== null && pending <= row.now;
+      if (isDue) due.splice(Math.floor(Math.random() * (due.length + 1)), 0, row.id);
+      const next = isDue ? await this.slotAfter(row, row.now) : pending;
+      if (next !== null) nextInMs = Math.min(nextInMs, next - row.now);
+    }
+    return { due, nextInMs: Math.max(0, nextInMs - (performance.now() - readAt)) };
+  }
+
+  /** Adds the jobs of a crontab's due slots, once: whoever comes second finds none due. `more`: call again. */
+  async fire(id: string): Promise<{ fired: FiredSlot[]; more: boolean }> {
+    return this.database.transaction(async (executor) => {
+      const [row] = await this.database.run(statements.lockCrontab, [id], executor);
+      const slots = row ? dueSlots(row) : [];
+      if (!row || !slots.length) return { fired: [], more: false };
+      const passes = row.overlap === 'skip' && row.busy;
+      const specs = passes ? [] : slots.map(() => jobOf(row));
+      const jobs = await this.adder.addMany(specs, { manager: executor, notify: true });
+      await this.database.run(statements.advanceCrontab, [id, slots.at(-1), jobs.at(-1)?.id ?? null], executor);
+      const fired = jobs.map((job, index) => ({ slot: toDate(slots[index] as number), job }));
+      return { fired, more: slots.length === MOST_AT_ONCE };
+    });
+  }
+
+  /** Calls back when this process has changed a crontab. Returns what ends that. */
+  onChange(listener: () => void): () => void {
+    this.listeners.add(listener);
+    return () => void this.listeners.delete(listener);
+  }
+
+  private async put(spec: AnyCronSpec, declared: boolean): Promise<statements.CrontabRow | undefined> {
+    const {
+      id,
+      task,
+      schedule,
+      timeZone = 'UTC',
+      payload = null,
+      options = {},
+      backfillMs = 0,
+      overlap = 'skip',
+    } = spec;
+    const { row, json } = await this.preparer.prepare(task, payload, options);
+    const timing = [schedule, timeZone, json, JSON.stringify(options), backfillMs, overlap];
+    const [stored] = await this.database.run(statements.putCrontab, [id, row.task, ...timing, declared]);
+    return stored;
+  }
+
+  private async describe(row: statements.CrontabRow): Promise<CronInfo> {
+    return toCronInfo(row, await this.slotAfter(row, openFrom(row), this.upcoming.get(row.id)));
+  }
+
+  /** Remembered, because `cron` takes about a millisecond; thousands of these must leave time for others. */
+  private async slotAfter(row: statements.CronTimingRow, after: number, known?: Upcoming): Promise<number | null> {
+    const { id, schedule, time_zone: timeZone } = row;
+    const holds = known?.schedule === schedule && known.timeZone === timeZone && isWithin(known, after);
+    if (!holds) await setImmediate();
+    const upcoming = holds ? known : { schedule, timeZone, after, slot: nextSlot(schedule, timeZone, after) };
+    this.upcoming.set(id, upcoming);
+    return upcoming.slot;
+  }
+
+  private changed(): void {
+    for (const listener of this.listeners) listener();
+  }
+}
+
+const isWithin = ({ after, slot }: Upcoming, moment: number): boolean =>
+  slot !== null && after <= moment && moment < slot;
+
+/** Slots after this moment are to be fired: later than the last one, but not those that were missed too long ago. */
+const openFrom = ({ open_since, now, backfill_ms }: statements.CronTimingRow): number =>
+  Math.max(open_since, now - Math.max(Number(backfill_ms), GRACE_MS));
+
+/** Where one job at a time is wanted, the last slot stands for all that were missed. */
+function dueSlots(row: statements.CrontabRow): number[] {
+  const from = openFrom(row);
+  if (row.overlap === 'queue') return slotsBetween(row.schedule, row.time_zone, from, row.now, MOST_AT_ONCE);
+  const slot = lastSlotBetween(row.schedule, row.time_zone, from, row.now);
+  return slot === null ? [] : [slot];
+}
+
+const jobOf = ({ id, task, payload, options }: statements.CrontabRow): JobSpec => {
+  const { tags = [], ...others } = options;
+  return { ...others, task, payload, tags: [...tags, `cron:${id}`] };
+};
+
+function declaredBy({ task, options: { cron } }: TaskDefinition): (CronSpec & { task: string })[] {
+  if (cron === undefined) return [];
+  const { key = task, ...timing }: TaskCron = typeof cron === 'string' ? { schedule: cron } : cron;
+  return [{ ...timing, id: key, task }];
+}
+
+function refuseDuplicates(specs: { id: string; task: string }[]): void {
+  const faults = specs
+    .filter(({ id }, index) => specs.findIndex((other) => other.id === id) < index)
+    .map(({ id, task }) => `Expected cron.key of task "${task}" to be its own, got "${id}", which another task has.`);
+  if (faults.length) throw new InvalidOptionsError(faults);
+}
+
+const toCronInfo = (row: statements.CrontabRow, nextSlotAt: number | null): CronInfo => ({
+  id: row.id,
+  task: row.task,
+  schedule: row.schedule,
+  timeZone: row.time_zone,
+  payload: row.payload,
+  options: row.options,
+  backfillMs: Number(row.backfill_ms),
+  overlap: row.overlap,
+  declared: row.declared,
+  knownSince: toDate(row.known_since),
+  nextSlotAt: toDateOrNull(nextSlotAt),
+  lastSlotAt: toDateOrNull(row.last_slot_at),
+  lastJobId: row.last_job_id,
+});
