@@ -1,0 +1,55 @@
+// The command line as it is installed: compiled, in a process of its own.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { createTestDatabase, type TestDatabase } from '../support/database.js';
+
+const program = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
+let database: TestDatabase;
+
+beforeEach(async () => {
+  database = await createTestDatabase();
+});
+afterEach(() => database.drop());
+
+async function millrace(args: string[], env: NodeJS.ProcessEnv = { DATABASE_URL: database.url }) {
+  const { DATABASE_URL: _url, ...inherited } = process.env;
+  const child = spawn(process.execPath, [program, ...args], { env: { ...inherited, ...env } });
+  let output = '';
+  child.stdout.on('data', (text) => (output += text));
+  child.stderr.on('data', (text) => (output += text));
+  const [code] = (await once(child, 'close')) as [number];
+  return { code, output };
+}
+
+describe('millrace on the command line (migrate, rollback)', () => {
+  it('migrates and rolls back, any number of times', async () => {
+    expect(await millrace(['version'])).toEqual({ code: 0, output: '0\n' });
+    for (const _ of [1, 2]) expect(await millrace(['migrate'])).toMatchObject({ code: 0 });
+    expect((await millrace(['version'])).output).toMatch(/^[1-9]\d*\n$/);
+    for (const _ of [1, 2]) expect(await millrace(['rollback'])).toMatchObject({ code: 0 });
+    expect(await millrace(['version'])).toEqual({ code: 0, output: '0\n' });
+  });
+
+  it('takes connection and schema as options', async () => {
+    const args = ['--connection', database.url, '--schema', 'my "Jobs"'];
+    expect(await millrace(['migrate', ...args], {})).toMatchObject({ code: 0 });
+    const { rows } = await database.pool.query(`select from pg_namespace where nspname = 'my "Jobs"'`);
+    expect(rows).toHaveLength(1);
+  });
+
+  it('explains what a wrong call lacks', async () => {
+    expect(await millrace([])).toMatchObject({ code: 2, output: expect.stringContaining('Usage: millrace') });
+    expect(await millrace(['destroy'])).toMatchObject({ code: 2, output: expect.stringContaining('"destroy"') });
+    expect(await millrace(['migrate'], {})).toMatchObject({ code: 2, output: expect.stringContaining('DATABASE_URL') });
+    expect(await millrace(['migrate', '--schem', 'x'])).toMatchObject({ code: 2 });
+  });
+
+  it('says why it could not, without the password', async () => {
+    const url = 'postgres://user:secret@127.0.0.1:1/none';
+    const { code, output } = await millrace(['migrate', '--connection', url]);
+    expect([code, output]).toEqual([1, expect.stringContaining('cannot be reached')]);
+    expect(output).not.toContain('secret');
+  });
+});
