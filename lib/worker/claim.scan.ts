@@ -29,7 +29,9 @@ export class ClaimScan {
     const now = performance.now();
     const fromStart = now - this.slotLaneReadAt > SLOT_LANE_PERIOD_MS || this.slotLaneMoved;
     this.slotLaneMoved = false;
-    this.sweeping = this.sweepIsDueInMs() <= 0 || now - this.sweptAt > LONGEST_PERIOD_MS;
+    // Once claims come back short every one of them is a sweep, as far as sweeps are affordable: an idle pool asks once.
+    const isAffordable = now - this.sweptAt >= this.sweepCostMs * PERIOD_PER_COST;
+    this.sweeping = (this.short && isAffordable) || now - this.sweptAt > LONGEST_PERIOD_MS;
     const lookForSlots = this.sweeping || fromStart || this.slotLaneIsBusy || now - this.lookedAt > SLOT_LOOK_MS;
     if (lookForSlots) this.lookedAt = now;
     if (this.sweeping) return { cursor: [], lookForSlots };

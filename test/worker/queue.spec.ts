@@ -174,6 +174,24 @@ describe('JobQueue (create-queue)', () => {
   });
 });
 
+describe('idle polling (max-poll-interval)', () => {
+  it('backs off from pollIntervalMs towards maxPollIntervalMs, and is back at once when there is work', async () => {
+    const polls: number[] = [];
+    const claim = jobs.claims.claim.bind(jobs.claims);
+    jobs.claims.claim = (request) => {
+      polls.push(performance.now());
+      return claim(request);
+    };
+    const queue = create({ pollIntervalMs: 10, maxPollIntervalMs: 3_600_000 });
+    queue.start();
+    await eventually(() => polls.length >= 8);
+    const gaps = polls.slice(1).map((at, index) => at - polls[index]!);
+    expect(gaps[6]).toBeGreaterThan(10 * Math.min(...gaps.slice(0, 3)));
+    await add(1);
+    expect(await queue.takeJob(60_000)).not.toBeNull();
+  });
+});
+
 describe('waking', () => {
   const HOUR = 3_600_000;
   let events: CollectingJobEvents;
