@@ -1,10 +1,17 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
-import type { AddedJob, AddJobOptions, JobSpec, QueryExecutor } from '../interfaces/job.interface.js';
+import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
 import { DatabaseUnavailableError, JobsError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
-import { addJobs, addKeyedJobs, type AddedRow } from '../storage/statements/add-jobs.js';
+import {
+  addJobs,
+  addKeyedJobs,
+  addPlainJobs,
+  PLAIN_KEYS,
+  type AddedRow,
+  type NewJob,
+} from '../storage/statements/add-jobs.js';
 import { linkParents, lockParents } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
@@ -25,9 +32,7 @@ const REPEATS = 3;
 const REPEAT_DELAY_MS = 50;
 
 export class JobAdder {
-  private readonly batcher = new AddBatcher<AddedJob>((jobs) =>
-    this.repeated(() => this.insert(jobs, undefined, null)),
-  );
+  private readonly batcher = new AddBatcher<AddedJob>((jobs) => this.repeated(() => this.insert(jobs)));
   private readonly announcer: Announcer;
 
   constructor(
@@ -74,7 +79,8 @@ export class JobAdder {
           : this.insert(jobs, executor, this.channelOf(target));
     if (target.manager) return work(target.manager);
     const added = await this.repeated(async (repeat) => {
-      const known = repeat && special ? await this.find(jobs.map(({ row }) => row.id)) : [];
+      // What was stored may have been stored by the first try, at its time.
+      const known = repeat ? await this.find(jobs.map(({ row }) => row.id)) : [];
       if (known.length) return known;
       const needsTransaction = jobs.length > CHUNK || children.length > 0 || (special && jobs.length > 1);
       return needsTransaction ? this.database.transaction(work) : work();
@@ -100,10 +106,11 @@ export class JobAdder {
     const added: AddedJob[] = [];
     for (let start = 0; start < jobs.length; start += CHUNK) {
       const chunk = jobs.slice(start, start + CHUNK);
-      const rows = await this.database.run(addJobs, [...parametersOf(chunk), channel], executor);
+      const statement = chunk.every(isPlain) ? addPlainJobs : addJobs;
+      const rows = await this.database.run(statement, [...parametersOf(chunk), channel], executor);
       refuseMissing(rows);
-      const byId = new Map(rows.map((row) => [row.id, row]));
-      added.push(...chunk.map((job) => toAddedJob(job, byId.get(job.row.id) as AddedRow)));
+      const now = Number((rows[0] as { now: number }).now);
+      for (const job of chunk) added.push(toAddedJob(job, now));
     }
     return added;
   }
@@ -218,8 +225,24 @@ const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== null || i
 const mayLink = ({ row }: PreparedJob, id: string): boolean =>
   row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
 
+/** Nothing but a task, a payload, and when and how often to try. */
+function isPlain({ row }: PreparedJob): boolean {
+  for (const key in row) if (row[key as keyof NewJob] !== null && !PLAIN_KEYS.has(key)) return false;
+  return true;
+}
+
+/** Without what is null: the database spends most of an add on reading these. */
+function compact(row: NewJob): string {
+  const given: Record<string, unknown> = {};
+  for (const key in row) {
+    const value = row[key as keyof NewJob];
+    if (value !== null) given[key] = value;
+  }
+  return JSON.stringify(given);
+}
+
 const parametersOf = (jobs: PreparedJob[]): [specs: string, payloads: string] => [
-  JSON.stringify(jobs.map(({ row }) => row)),
+  `[${jobs.map(({ row }) => compact(row)).join(',')}]`,
   `[${jobs.map(({ json }) => json).join(',')}]`,
 ];
 
@@ -240,16 +263,22 @@ function roundsOf(jobs: PreparedJob[]): PreparedJob[][] {
   return rounds;
 }
 
-/** A plain add stores what was asked for: only the times come from the database. */
-const toAddedJob = ({ row, json }: PreparedJob, { run_at, created_at }: AddedRow): AddedJob => ({
+/** A plain add stores what was asked for; only the time comes from the database. */
+const toAddedJob = ({ row, json }: PreparedJob, now: number): AddedJob => {
+  const runAt = row.run_at === null ? now + (row.delay_ms ?? 0) : Date.parse(row.run_at);
+  const status = row.depends_on ? 'blocked' : runAt > now ? 'scheduled' : 'available';
+  return describe(row, json, status, runAt, now);
+};
+
+const describe = (row: NewJob, json: string, status: JobStatus, runAt: number, now: number): AddedJob => ({
   id: row.id,
   task: row.task,
   payload: JSON.parse(json) as unknown,
-  status: run_at > created_at ? 'scheduled' : 'available',
+  status,
   priority: row.priority,
   queue: row.queue,
   rateLimitKey: row.rate_limit_key,
-  runAt: toDate(run_at),
+  runAt: toDate(runAt),
   attempts: 0,
   maxAttempts: row.max_attempts,
   lastError: null,
@@ -263,7 +292,7 @@ const toAddedJob = ({ row, json }: PreparedJob, { run_at, created_at }: AddedRow
   lockedAt: null,
   revision: 0,
   progress: null,
-  createdAt: toDate(created_at),
-  updatedAt: toDate(created_at),
+  createdAt: toDate(now),
+  updatedAt: toDate(now),
   created: true,
 });

@@ -2,7 +2,7 @@
 import type { ClaimedJob, HistoryRecord, Job, QueueState, RateLimit, WorkerInfo } from '../interfaces/job.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
-import type { CandidateRow } from '../storage/statements/claim-jobs.js';
+import type { CandidateRow, ClaimExtra } from '../storage/statements/claim-jobs.js';
 import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/lease-jobs.js';
 import type { QueueRow } from '../storage/statements/queues.js';
@@ -35,9 +35,23 @@ export const toJob = (row: JobRow): Job => ({
   updatedAt: toDate(row.updated_at),
 });
 
+const NOTHING_EXTRA: ClaimExtra = {
+  rateLimitKey: null,
+  lastError: null,
+  jobKey: null,
+  jobKeyMode: null,
+  flags: null,
+  tags: null,
+  groupId: null,
+  timeoutMs: null,
+  previous: null,
+  crashes: 0,
+};
+
 /** A row of a claim: what every claimed job has in common is not in it. */
 export const toClaimedJob = (row: CandidateRow, workerId: string): ClaimedJob => {
   const lockedAt = toDate(row.locked_at);
+  const extra = row.extra ?? NOTHING_EXTRA;
   return {
     id: row.id,
     task: row.task,
@@ -45,17 +59,17 @@ export const toClaimedJob = (row: CandidateRow, workerId: string): ClaimedJob =>
     status: 'running',
     priority: row.priority,
     queue: row.queue,
-    rateLimitKey: row.rate_limit_key,
+    rateLimitKey: extra.rateLimitKey,
     runAt: toDate(row.run_at),
     attempts: row.attempts,
     maxAttempts: row.max_attempts,
-    lastError: row.last_error,
-    jobKey: row.job_key,
-    jobKeyMode: row.job_key_mode,
-    flags: row.flags ?? [],
-    tags: row.tags ?? [],
-    groupId: row.group_id,
-    timeoutMs: row.timeout_ms,
+    lastError: extra.lastError,
+    jobKey: extra.jobKey,
+    jobKeyMode: extra.jobKeyMode,
+    flags: extra.flags ?? [],
+    tags: extra.tags ?? [],
+    groupId: extra.groupId,
+    timeoutMs: extra.timeoutMs,
     lockedBy: workerId,
     lockedAt,
     revision: row.revision,
@@ -64,8 +78,8 @@ export const toClaimedJob = (row: CandidateRow, workerId: string): ClaimedJob =>
     updatedAt: lockedAt,
     correlationId: correlationIdOf(row.id, row.fence),
     fence: row.fence,
-    previous: row.previous,
-    crashes: row.crashes,
+    previous: extra.previous,
+    crashes: extra.crashes,
   };
 };
 

@@ -98,6 +98,7 @@ describe('the heartbeat', () => {
       connection: { user: user!, host, port, database: database!, password: async () => password ?? '' },
     });
     const pool = await start({ t: () => 1 }, { keepaliveMs: 100 }, manager);
+    await eventually(() => events.ofType('worker.error').length > 0);
     expect(events.ofType('worker.error').map(({ error }) => String(error))).toEqual([
       expect.stringContaining('the heartbeat runs on the main loop'),
     ]);

@@ -20,12 +20,11 @@ create function claim_jobs(
   known_lanes boolean[], known_priorities integer[], known_run_ats timestamptz[], known_ids uuid[],
   gap_lanes boolean[], gap_lowers bigint[], gap_uppers bigint[], slot_priority integer, look_for_slots boolean
 )
+-- `extra` holds what few jobs have, as one JSON object, or null: each column costs each job, on both sides of the wire.
 returns table (
   verdict text, slot_only boolean, refill_in_ms float8, promote boolean,
-  id uuid, priority integer, run_at float8, queue text, task text, payload json, rate_limit_key text,
-  attempts smallint, max_attempts smallint, last_error text, job_key text, job_key_mode text, flags json, tags json,
-  group_id text, timeout_ms integer, locked_at float8, revision integer, created_at float8, fence bigint,
-  previous json, crashes smallint
+  id uuid, priority integer, run_at float8, queue text, task text, payload json, attempts smallint,
+  max_attempts smallint, locked_at float8, revision integer, created_at float8, fence bigint, extra json
 )
 language plpgsql
 set search_path from current
@@ -46,6 +45,7 @@ declare
   lower_bound bigint := -2147483649;
   open_places integer := wanted;
   claims integer;
+  started_at float8 := date_part('epoch', now()) * 1000;
 begin
   -- A pool that was taken for dead claims nothing: nobody would ever rescue it. Claims by hand have their own lease.
   perform from workers w where w.id = worker and w.stopped_at is null for share;
@@ -260,9 +260,14 @@ begin
         v.verdict in ('queue', 'tokens') and v.free > count(*) filter (where v.verdict = 'claimed')
           over (partition by v.queue),
         v.id, v.priority, date_part('epoch', v.run_at) * 1000, v.queue,
-        j.task, b.payload, j.rate_limit_key, j.attempts, j.max_attempts, j.last_error, j.job_key, b.job_key_mode,
-        to_json(j.flags), to_json(b.tags), b.group_id, b.timeout_ms, date_part('epoch', j.locked_at) * 1000, j.revision,
-        date_part('epoch', b.created_at) * 1000, j.fence, j.previous, j.crashes
+        j.task, b.payload, j.attempts, j.max_attempts, date_part('epoch', j.locked_at) * 1000, j.revision,
+        date_part('epoch', b.created_at) * 1000, j.fence, case
+          when coalesce(j.rate_limit_key, j.last_error, j.job_key, b.group_id) is null and j.flags is null
+            and b.tags is null and b.timeout_ms is null and j.previous is null and j.crashes = 0 then null
+          else json_build_object('rateLimitKey', j.rate_limit_key, 'lastError', j.last_error, 'jobKey', j.job_key,
+            'jobKeyMode', b.job_key_mode, 'flags', j.flags, 'tags', b.tags, 'groupId', b.group_id,
+            'timeoutMs', b.timeout_ms, 'previous', j.previous, 'crashes', j.crashes)
+        end
       from verdicts v
       left join claimed j on j.id = v.id
       left join lateral (select * from job_bodies b where b.id = j.id limit 1) b on true
@@ -317,10 +322,15 @@ begin
           returning j.*
         )
         select 'claimed', false, null::float8, false,
-          j.id, j.priority, date_part('epoch', j.run_at) * 1000, j.queue, j.task, b.payload, j.rate_limit_key,
-          j.attempts, j.max_attempts, j.last_error, j.job_key, b.job_key_mode, to_json(j.flags), to_json(b.tags),
-          b.group_id, b.timeout_ms, date_part('epoch', j.locked_at) * 1000, j.revision,
-          date_part('epoch', b.created_at) * 1000, j.fence, j.previous, j.crashes
+          j.id, j.priority, date_part('epoch', j.run_at) * 1000, null::text, j.task, b.payload, j.attempts,
+          j.max_attempts, started_at, j.revision, date_part('epoch', b.created_at) * 1000, j.fence,
+          case
+            when coalesce(j.rate_limit_key, j.last_error, j.job_key, b.group_id) is null and j.flags is null
+              and b.tags is null and b.timeout_ms is null and j.previous is null and j.crashes = 0 then null
+            else json_build_object('rateLimitKey', j.rate_limit_key, 'lastError', j.last_error, 'jobKey', j.job_key,
+              'jobKeyMode', b.job_key_mode, 'flags', j.flags, 'tags', b.tags, 'groupId', b.group_id,
+              'timeoutMs', b.timeout_ms, 'previous', j.previous, 'crashes', j.crashes)
+          end
         from claimed j cross join lateral (select * from job_bodies b where b.id = j.id limit 1) b;
       get diagnostics claims = row_count;
       open_places := open_places - claims;

@@ -1,5 +1,6 @@
 // Adding: body row, live row, and, where job keys are involved, what becomes of the job that held the key.
 import { statement } from '../database.js';
+import { ms } from './job-columns.js';
 import { forgetNotes } from './prune-jobs.js';
 
 /** One job to add, as the statements read it from JSON. */
@@ -28,8 +29,6 @@ export interface AddedRow {
   /** The job's id: another one where a key kept an older job. */
   id: string;
   created: boolean;
-  run_at: number;
-  created_at: number;
 }
 
 /**
@@ -72,33 +71,70 @@ const missingRateLimits = (schema: string): string => `missing as materialized (
 /**
  * $1 specs, $2 payloads, $3 channel or null.
  * Idempotent by id: an add that is repeated because its commit's fate was unknown finds its body row and does nothing.
- * Returns one row for each added job, or one with `missing` for each unregistered rate limit and adds nothing then.
+ * Returns the time, by which the caller can tell what was stored; or a row for each unregistered rate limit, and adds
+ * nothing then. Rows of their own for a thousand jobs would cost as much as writing them.
  */
-export const addJobs = statement<AddedRow & { missing: string | null }>(
+export const addJobs = statement<{ now: number; missing: string | null }>(
   'add_jobs',
   (schema) => `
   with ${specs},
   ${missingRateLimits(schema)},
   bodies as (
     insert into ${schema}.job_bodies (${bodyColumns})
-    select ${bodyColumns} from specs s where not exists (select from missing) order by position
+    select ${bodyColumns} from specs s where not exists (select from missing)
     on conflict (id) do nothing
-    returning id, created_at
+    returning id
   ),
   live as (
     insert into ${schema}.jobs
       (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags, unmet, parked)
     select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly}, s.task, s.queue, s.rate_limit_key, s.flags,
       ${unmet}, case when s.depends_on is not null then 'parents' end
-    from bodies join specs s using (id) order by s.position
+    from bodies join specs s using (id)
   ),
   ${announce}
-  select s.id as requested, s.id, true as created, (extract(epoch from s.run_at) * 1000)::float8 as run_at,
-    (extract(epoch from now()) * 1000)::float8 as created_at, null as missing
-  from specs s left join announced on true
+  select ${ms('now()')} as now, null as missing from (select 1) one left join announced on true
   where not exists (select from missing)
   union all
-  select null, null, null, null, null, key from missing`,
+  select null, key from missing`,
+);
+
+/** What a plain job's spec may have: with nothing else in it, reading it costs a third. */
+export const PLAIN_KEYS: ReadonlySet<string> = new Set([
+  'id',
+  'task',
+  'priority',
+  'run_at',
+  'delay_ms',
+  'max_attempts',
+]);
+
+/** As addJobs, for specs that have nothing but PLAIN_KEYS. $1 specs, $2 payloads, $3 channel or null. */
+export const addPlainJobs = statement<{ now: number; missing: null }>(
+  'add_plain_jobs',
+  (schema) => `
+  with specs as materialized (
+    select spec.*, coalesce(spec.asked_run_at, now() + spec.delay_ms * interval '1 ms', now()) as run_at
+    from rows from (
+      json_to_recordset($1::json) as (
+        id uuid, task text, priority integer, run_at timestamptz, delay_ms float8, max_attempts smallint
+      ),
+      json_array_elements($2::json)
+    ) as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, payload)
+  ),
+  bodies as (
+    insert into ${schema}.job_bodies (id, run_at, priority, max_attempts, task, payload)
+    select id, run_at, priority, max_attempts, task, payload from specs
+    on conflict (id) do nothing
+    returning id
+  ),
+  live as (
+    insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, task)
+    select s.id, s.run_at, s.priority, s.max_attempts, s.max_attempts = 1, s.task
+    from bodies join specs s using (id)
+  ),
+  ${announce}
+  select ${ms('now()')} as now, null as missing from (select 1) one left join announced on true`,
 );
 
 /**
@@ -184,15 +220,14 @@ export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed
   ),
   ${announce}
   select s.id as requested, coalesce(live.id, kept.id) as id, coalesce(live.id = s.id, false) as created,
-    null::float8 as run_at, null::float8 as created_at, null as missing,
-    (select queue from gone where gone.successor = s.id) as freed_queue
+    null as missing, (select queue from gone where gone.successor = s.id) as freed_queue
   from specs s
   left join live using (job_key)
   left join kept using (job_key)
   left join announced on true
   where not exists (select from missing) and coalesce(live.id, kept.id) is not null
   union all
-  select null, null, null, null, null, key, null from missing`,
+  select null, null, null, key, null from missing`,
 );
 
 /** Wakes idle pools. $1 channel. */

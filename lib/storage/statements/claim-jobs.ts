@@ -1,7 +1,7 @@
 // Claiming: takes due jobs in order (priority, run-at, id), within the limits of their queues and rate limits. The
 // statement itself is the function claim_jobs of migration 3, which pins its plan.
+import type { JobKeyMode, PartialResults } from '../../interfaces/job.interface.js';
 import { statement } from '../database.js';
-import type { ClaimedRow } from './job-columns.js';
 
 /**
  * What became of a job that the claim came across. `queue`, `tokens`: its queue is full or its rate limit used up, and
@@ -10,15 +10,41 @@ import type { ClaimedRow } from './job-columns.js';
  */
 export type Verdict = 'claimed' | 'queue' | 'tokens' | 'unknown_queue' | 'later';
 
+/** What few jobs have. */
+export interface ClaimExtra {
+  rateLimitKey: string | null;
+  lastError: string | null;
+  jobKey: string | null;
+  jobKeyMode: JobKeyMode | null;
+  flags: string[] | null;
+  tags: string[] | null;
+  groupId: string | null;
+  timeoutMs: number | null;
+  previous: PartialResults | null;
+  crashes: number;
+}
+
 /** Without a claim only what tells its place: verdict, slot_only, id, priority, run_at and queue. */
-export interface CandidateRow extends Omit<ClaimedRow, 'status' | 'locked_by' | 'updated_at' | 'locked_at'> {
+export interface CandidateRow {
   verdict: Verdict;
   slot_only: boolean;
-  locked_at: number;
   /** For `tokens`: milliseconds until the window ends. */
   refill_in_ms: number | null;
   /** The job was parked although its queue has a free place: another one should get it. */
   promote: boolean;
+  id: string;
+  priority: number;
+  run_at: number;
+  queue: string | null;
+  task: string;
+  payload: unknown;
+  attempts: number;
+  max_attempts: number;
+  locked_at: number;
+  revision: number;
+  created_at: number;
+  fence: string;
+  extra: ClaimExtra | null;
 }
 
 /**

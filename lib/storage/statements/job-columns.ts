@@ -1,5 +1,5 @@
 // The columns by which a job is shown, live or finished, and the row they come back as.
-import type { JobKeyMode, JobStatus, PartialResults } from '../../interfaces/job.interface.js';
+import type { JobKeyMode, JobStatus } from '../../interfaces/job.interface.js';
 
 export interface JobRow {
   id: string;
@@ -27,12 +27,6 @@ export interface JobRow {
   progress?: unknown;
 }
 
-export interface ClaimedRow extends JobRow {
-  fence: string;
-  previous: PartialResults | null;
-  crashes: number;
-}
-
 /** Milliseconds since 1970: independent of the session's time zone and the driver's parsers. */
 export const ms = (expression: string): string => `(extract(epoch from ${expression}) * 1000)::float8`;
 
@@ -49,12 +43,6 @@ export const liveStatus = `case
 /** What never changes, from the body row `b`. */
 const bodyColumns = `b.task, b.payload, b.queue, b.rate_limit_key, b.job_key_mode, to_json(b.flags) as flags,
     to_json(b.tags) as tags, b.group_id, b.timeout_ms, ${ms('b.created_at')} as created_at`;
-
-/** The columns of a live job: row `j` of jobs and row `b` of job_bodies. */
-export const liveJobColumns = `j.id, ${bodyColumns},
-    ${liveStatus} as status, j.priority, ${ms('j.run_at')} as run_at, j.attempts, j.max_attempts, j.last_error,
-    j.job_key, j.locked_by, ${ms('j.locked_at')} as locked_at, j.revision,
-    ${ms('greatest(b.created_at, j.updated_at, j.locked_at)')} as updated_at`;
 
 /**
  * The columns of any job: row `b` of job_bodies, row `j` of jobs or nulls, row `h` (the last attempt) of job_history
