@@ -3,13 +3,12 @@
 import { hostname } from 'node:os';
 import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
-import type { Database, Statement } from '../storage/database.js';
+import type { Database } from '../storage/database.js';
 import { isLockTimeout } from '../storage/database.errors.js';
 import { toDateOrNull } from '../storage/row.types.js';
 import {
   completeJobs,
   endAttempts,
-  endAttemptsWaiting,
   findSettled,
   type CompletedRow,
   type EndedAttempt,
@@ -138,14 +137,14 @@ const COMPLETED = { became: 'completed', promote: null, superseded_by: null } as
 
 const end = (database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) => {
   const { keep, retentionMs } = settings.history;
-  const statement: Statement<SettledRow> = batch.wait ? endAttemptsWaiting : endAttempts;
-  return database.run(statement, [
+  return database.run(endAttempts, [
     batch.workerId,
     JSON.stringify(requests.map(toEndedAttempt)),
     keep !== 'none',
     keep === 'all',
     retentionMs,
     environmentOf(batch),
+    batch.wait ? 'wait' : 'skip',
   ]);
 };
 

@@ -470,3 +470,107 @@ begin
     where q.name = any(array(select e.n from ended e))
     returning q.name, q.parked_at is not null;
 end $$;
+
+-- Attempts that did not complete: failed, partially done, snoozed, cancelled, or given back unstarted. What a retry or
+-- an exhausted job's new row looks like is decided here and nowhere else. A job that was superseded under its key is not
+-- retried. `input`: an array of { id, fence, kind, delay_ms, permanent, execution_time_ms, error_message, error_stack,
+-- partial_results }; manner: 'skip' or 'wait', as in complete_jobs.
+create function end_attempts(
+  worker text, input json, keep_failures boolean, keep_snoozes boolean, retention bigint, environment json, manner text
+)
+returns table (
+  id uuid, fence bigint, became text, run_at float8, promote text, superseded_by uuid, has_dependents boolean
+)
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_nestloop = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  held_ids uuid[];
+begin
+  if manner = 'skip' then
+    held_ids := array(
+      select held.id from json_to_recordset(input) as i(id uuid, fence bigint) cross join lateral (
+        select j.id from jobs j where j.id = i.id and j.fence = i.fence and j.locked_by = worker
+        limit 1 for update skip locked
+      ) held
+    );
+  else
+    held_ids := array(
+      select held.id from json_to_recordset(input) as i(id uuid, fence bigint) cross join lateral (
+        select j.id from jobs j where j.id = i.id and j.fence = i.fence and j.locked_by = worker
+        limit 1 for update
+      ) held
+    );
+  end if;
+
+  return query
+    with ended as materialized (
+      select h.*, i.kind, i.execution_time_ms, i.error_stack, i.partial_results,
+        now() + i.delay_ms * interval '1 ms' as next_run_at,
+        case
+          when i.kind = 'released' and not h.cancel_requested then 'released'
+          when h.cancel_requested or i.kind = 'cancelled' or h.superseded_by is not null then 'cancelled'
+          when i.kind = 'snoozed' then 'snoozed'
+          when i.permanent or h.attempts >= h.max_attempts then 'exhausted'
+          else 'retrying'
+        end as became,
+        case
+          when i.kind = 'partial' and not i.permanent and h.attempts >= h.max_attempts
+            then 'max-attempts reached on partial-success'
+          else i.error_message
+        end as error_message
+      from (select * from jobs j where j.id = any(held_ids)) h
+      join json_to_recordset(input) as i(id uuid, fence bigint, kind text, delay_ms float8, permanent boolean,
+        execution_time_ms integer, error_message text, error_stack text, partial_results text) on i.id = h.id
+    ),
+    gone as (
+      delete from jobs j
+      where j.id = any(array(select e.id from ended e where e.became = 'cancelled'))
+    ),
+    kept as (
+      update jobs j set
+        locked_by = null, locked_at = null, lease_ms = null, lease_expires_at = null,
+        revision = j.revision + 1, updated_at = now(),
+        run_at = case when e.became in ('retrying', 'snoozed') then e.next_run_at else j.run_at end,
+        attempts = j.attempts - case when e.became in ('released', 'snoozed') then 1 else 0 end,
+        snoozed = e.became = 'snoozed',
+        parked = case when e.became = 'exhausted' then 'exhausted' end,
+        crashes = case when e.became = 'released' then j.crashes else 0 end,
+        -- The last attempt that is left must not wait in a buffer: a crash could not be told from a start.
+        slot_only = j.queue is not null or j.rate_limit_key is not null or j.attempts >= j.max_attempts - 1
+          or (e.became = 'released' and j.crashes > 0),
+        last_error = coalesce(e.error_message, j.last_error),
+        previous = coalesce(e.partial_results::json, j.previous)
+      from ended e
+      where j.id = any(array(select e.id from ended e where e.became <> 'cancelled')) and j.id = e.id
+    ),
+    recorded as (
+      insert into job_history (job_id, fence, started_at, expires_at, queue_time_ms, execution_time_ms, status,
+        attempt, worker_id, error_message, error_stack, partial_results, environment)
+      select e.id, e.fence, e.locked_at, now() + retention * interval '1 ms',
+        greatest(0, date_part('epoch', e.locked_at - e.run_at) * 1000)::bigint, e.execution_time_ms,
+        case
+          when e.became = 'cancelled' then 'cancelled'
+          when e.kind = 'partial' then 'partial_success'
+          when e.became = 'snoozed' then 'snoozed'
+          else 'failed'
+        end::job_outcome,
+        e.attempts, worker, coalesce(e.error_message, e.cancel_reason), e.error_stack, e.partial_results::json,
+        environment
+      from ended e
+      where e.became = 'cancelled'
+        or (e.became = 'snoozed' and keep_snoozes)
+        or (e.became in ('retrying', 'exhausted') and keep_failures)
+    ),
+    freed as (select * from free_queues(array(select e.queue from ended e where e.queue is not null)))
+    select e.id, e.fence, e.became,
+      case when e.became in ('retrying', 'snoozed') then date_part('epoch', e.next_run_at) * 1000 end,
+      case when f.others_wait then e.queue end, e.superseded_by, e.became in ('exhausted', 'cancelled')
+    from ended e left join freed f on f.name = e.queue;
+end $$;

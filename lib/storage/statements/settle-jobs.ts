@@ -15,20 +15,6 @@ export interface SettledRow {
   has_dependents: boolean;
 }
 
-/**
- * `skip locked` keeps a batch from waiting for a row that somebody's open transaction holds (an addJob that replaces
- * the running job); such jobs come back missing and are settled by the variant that waits.
- */
-const held = (schema: string, wait: boolean): string => `held as materialized (
-    select j.* from ${schema}.jobs j join input i on i.id = j.id and i.fence = j.fence
-    where j.locked_by = $1
-    for update of j${wait ? '' : ' skip locked'}
-  )`;
-
-/** Index: job_dependencies_pkey. */
-const hasDependents = (schema: string, id: string): string =>
-  `exists (select from ${schema}.job_dependencies d where d.parent_id = ${id})`;
-
 /** Gives the places back that the jobs of CTE `from` held in their queues. Locks in the order of names, like claims. */
 export const freeQueues = (schema: string, from: string): string => `freed_queues as materialized (
     select q.name from ${schema}.job_queues q
@@ -45,8 +31,6 @@ export const freeQueues = (schema: string, from: string): string => `freed_queue
     where q.name = f.name
     returning q.name, q.parked_at is not null as others_wait
   )`;
-
-const queueTime = `greatest(0, extract(epoch from h.locked_at - h.run_at) * 1000)::bigint`;
 
 /** What deviates from a plain completion; `parent`: completed like most, but others wait for it. */
 export interface CompletedRow extends Omit<SettledRow, 'became' | 'fence'> {
@@ -83,82 +67,16 @@ export interface EndedAttempt {
   partial_results: string | null;
 }
 
-/** What a retry or an exhausted job's new ready row looks like is decided here and nowhere else. */
-const became = `case
-      when i.kind = 'released' and not h.cancel_requested then 'released'
-      when h.cancel_requested or i.kind = 'cancelled' or h.superseded_by is not null then 'cancelled'
-      when i.kind = 'snoozed' then 'snoozed'
-      when i.permanent or h.attempts >= h.max_attempts then 'exhausted'
-      else 'retrying'
-    end`;
-
 /**
  * Attempts that did not complete: failed, partially done, snoozed, cancelled, or given back unstarted.
  * $1 worker, $2 a JSON array of EndedAttempt, $3 whether failures leave a record, $4 whether snoozes do,
- * $5 retention in ms, $6 environment or null. A job that was superseded under its key is not retried.
+ * $5 retention in ms, $6 environment or null, $7 manner: 'skip' or 'wait'. The statement itself is the function
+ * end_attempts of migration 3, which pins its plan.
  */
-const endAttemptsText =
-  (wait: boolean) =>
-  (schema: string): string => `
-  with input as materialized (
-    select * from json_to_recordset($2::json) as i(id uuid, fence bigint, kind text, delay_ms float8,
-      permanent boolean, execution_time_ms integer, error_message text, error_stack text, partial_results text)
-  ),
-  ${held(schema, wait)},
-  ended as materialized (
-    select h.*, i.kind, i.execution_time_ms, i.error_stack, i.partial_results, ${became} as became,
-      now() + i.delay_ms * interval '1 ms' as next_run_at,
-      case
-        when i.kind = 'partial' and not i.permanent and h.attempts >= h.max_attempts
-          then 'max-attempts reached on partial-success'
-        else i.error_message
-      end as error_message
-    from held h join input i on i.id = h.id
-  ),
-  gone as (delete from ${schema}.jobs j using ended e where j.id = e.id and e.became = 'cancelled'),
-  kept as (
-    update ${schema}.jobs j set
-      locked_by = null, locked_at = null, lease_ms = null, lease_expires_at = null,
-      revision = j.revision + 1, updated_at = now(),
-      run_at = case when e.became in ('retrying', 'snoozed') then e.next_run_at else j.run_at end,
-      attempts = j.attempts - case when e.became in ('released', 'snoozed') then 1 else 0 end,
-      snoozed = e.became = 'snoozed',
-      parked = case when e.became = 'exhausted' then 'exhausted' end,
-      crashes = case when e.became = 'released' then j.crashes else 0 end,
-      -- The last attempt that is left must not wait in a buffer: a crash could not be told from a start.
-      slot_only = j.queue is not null or j.rate_limit_key is not null or j.attempts >= j.max_attempts - 1
-        or (e.became = 'released' and j.crashes > 0),
-      last_error = coalesce(e.error_message, j.last_error),
-      previous = coalesce(e.partial_results::json, j.previous)
-    from ended e
-    where j.id = e.id and e.became <> 'cancelled'
-    returning j.id, j.run_at
-  ),
-  recorded as (
-    insert into ${schema}.job_history (job_id, fence, started_at, expires_at, queue_time_ms, execution_time_ms, status,
-      attempt, worker_id, error_message, error_stack, partial_results, environment)
-    select h.id, h.fence, h.locked_at, now() + $5::bigint * interval '1 ms', ${queueTime}, h.execution_time_ms,
-      case
-        when h.became = 'cancelled' then 'cancelled'
-        when h.kind = 'partial' then 'partial_success'
-        when h.became = 'snoozed' then 'snoozed'
-        else 'failed'
-      end::${schema}.job_outcome,
-      h.attempts, $1, coalesce(h.error_message, h.cancel_reason), h.error_stack, h.partial_results::json, $6::json
-    from ended h
-    where h.became = 'cancelled'
-      or (h.became = 'snoozed' and $4::boolean)
-      or (h.became in ('retrying', 'exhausted') and $3::boolean)
-  ),
-  ${freeQueues(schema, 'ended')}
-  select e.id, e.fence, e.became,
-    case when e.became in ('retrying', 'snoozed') then (extract(epoch from e.next_run_at) * 1000)::float8 end as run_at,
-    case when f.others_wait then e.queue end as promote, e.superseded_by,
-    e.became in ('exhausted', 'cancelled') and ${hasDependents(schema, 'e.id')} as has_dependents
-  from ended e left join freed f on f.name = e.queue`;
-
-export const endAttempts = statement<SettledRow>('end_attempts', endAttemptsText(false));
-export const endAttemptsWaiting = statement<SettledRow>('end_attempts_waiting', endAttemptsText(true));
+export const endAttempts = statement<SettledRow>(
+  'end_attempts',
+  (schema) => `select * from ${schema}.end_attempts($1, $2, $3, $4, $5, $6, $7)`,
+);
 
 /**
  * Lets jobs go that waited for the holder of their key to leave. $1 their ids, or null: all that nobody holds up any

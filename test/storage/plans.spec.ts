@@ -1,0 +1,110 @@
+// The plans of the hot statements: whatever the statistics say, none reads or sorts the backlog. Statements are planned
+// on empty tables first and keep those plans, as those of a pool do that has been idle for a while.
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import { createTestManager, type TestManager } from '../support/manager.js';
+
+const BACKLOG = 40_000;
+/** More often than PostgreSQL tries before it settles for one plan. */
+const UNTIL_GENERIC = 8;
+/** A batch of ten touches some dozen pages, and the catalogue's where a plan is new; the backlog has thousands. */
+const FEW_BUFFERS = 1_000;
+
+let test: TestManager;
+let client: pg.Client;
+let plans: string[] = [];
+
+const WORKER = 'planning-worker';
+const none = `'{}'`;
+const claim = (slots: number, count = 10): string =>
+  `select * from jobs.claim_jobs('${WORKER}', ${count}, ${slots}, '{t}', null, null, 3600000, ${none}, ${none}, ${none},
+    ${none}, ${none}, ${none}, ${none}, null, ${slots > 0})`;
+const settle = (ids: string, fences: string): string =>
+  `select * from jobs.complete_jobs('${WORKER}', ${ids}, ${fences}, array_fill(1, array[cardinality(${ids})]),
+    array_fill(null::text, array[cardinality(${ids})]), true, 1000, null, 'direct')`;
+const fail = (input: string): string =>
+  `select * from jobs.end_attempts('${WORKER}', ${input}, true, true, 1000, null, 'skip')`;
+
+/** What the worker holds, as parameters of the settles. */
+async function held(): Promise<{ ids: string; fences: string; input: string }> {
+  const { rows } = await test
+    .sql('select 1')
+    .then(() =>
+      client.query<{ id: string; fence: string }>(
+        `select id, fence from jobs.jobs where locked_by = '${WORKER}' limit 10`,
+      ),
+    );
+  const input = rows.map(({ id, fence }) => ({ id, fence, kind: 'failed', delay_ms: 1e6, permanent: false }));
+  return {
+    ids: `'{${rows.map(({ id }) => id).join()}}'::uuid[]`,
+    fences: `'{${rows.map(({ fence }) => fence).join()}}'::bigint[]`,
+    input: `'${JSON.stringify(input)}'::json`,
+  };
+}
+
+/** Runs a statement; returns the plans of all that it ran inside, and how many pages it touched. */
+async function run(text: string): Promise<{ plans: string; buffers: number }> {
+  plans = [];
+  const { rows } = await client.query<{ 'QUERY PLAN': string }>(`explain (analyze, buffers) ${text}`);
+  const answer = rows.map((row) => row['QUERY PLAN']).join('\n');
+  const [, hit = '0'] = /Buffers: shared hit=(\d+)/.exec(answer) ?? [];
+  const [, read = '0'] = /Buffers: shared (?:hit=\d+ )?read=(\d+)/.exec(answer) ?? [];
+  return { plans: plans.join('\n'), buffers: Number(hit) + Number(read) };
+}
+
+async function expectNarrow(text: string): Promise<void> {
+  const { plans: found, buffers } = await run(text);
+  expect(found).toContain('Index');
+  expect(found).not.toMatch(/Seq Scan on (jobs|job_bodies|job_history)/);
+  expect(found).not.toMatch(/Sort Key: j\.(run_at|priority)/);
+  expect(buffers).toBeLessThan(FEW_BUFFERS);
+}
+
+async function expectAllNarrow(): Promise<void> {
+  await expectNarrow(claim(0));
+  await expectNarrow(claim(10));
+  const first = await held();
+  await expectNarrow(settle(first.ids, first.fences));
+  await expectNarrow(fail((await held()).input));
+}
+
+beforeAll(async () => {
+  test = await createTestManager();
+  client = new pg.Client(test.url);
+  await client.connect();
+  client.on('notice', ({ message = '' }) => plans.push(message));
+  await client.query(`load 'auto_explain'`);
+  await client.query(`set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
+    set client_min_messages = log`);
+});
+afterAll(async () => {
+  await client.end();
+  await test.close();
+});
+
+describe('claims and settles read no more than they need', () => {
+  it('on tables that were analysed while they were empty, and planned so', async () => {
+    await test.sql('vacuum analyze jobs.jobs, jobs.job_bodies, jobs.job_history_default, jobs.job_queues');
+    for (let round = 0; round < UNTIL_GENERIC; round++) {
+      for (const slots of [0, 10]) await client.query(claim(slots));
+      const { ids, fences, input } = await held();
+      await client.query(settle(ids, fences));
+      await client.query(fail(input));
+    }
+    await expectNarrow(claim(0));
+  });
+
+  it('after a load that nobody has analysed, with those very plans', async () => {
+    await test.sql('alter table jobs.jobs set (autovacuum_enabled = off)');
+    for (let added = 0; added < BACKLOG; added += 2_000) {
+      const specs = Array.from({ length: 2_000 }, (_, n) => ({ task: 't', payload: n, queue: `q${added + n}` }));
+      await test.jobs.addJobs(specs.map((spec, n) => (n % 20 ? { task: 't', payload: spec.payload } : spec)));
+    }
+    await expectAllNarrow();
+  });
+
+  it('after the load was analysed', async () => {
+    await test.sql('analyze');
+    await expectAllNarrow();
+  });
+});
