@@ -99,16 +99,23 @@ async function completeIn(
 ): Promise<SettledRow[]> {
   const rows = await database.run(completeJobs, [
     batch.workerId,
-    requests.map(({ job }) => job.id),
-    requests.map(({ job }) => job.fence),
-    requests.map(millisecondsOf),
-    requests.map(({ outcome }) => (outcome.kind === 'completed' ? outcome.result : null)),
+    // Array literals by hand: nothing in them needs quotes, which the driver would look for in each.
+    `{${requests.map(({ job }) => job.id).join()}}`,
+    `{${requests.map(({ job }) => job.fence).join()}}`,
+    `{${requests.map(millisecondsOf).join()}}`,
+    resultsOf(requests),
     settings.history.keep === 'all',
     settings.history.retentionMs,
     environmentOf(batch),
     manner,
   ]);
   return fillIn(requests, rows);
+}
+
+/** Null where no attempt has a result: most have none. */
+function resultsOf(requests: SettleRequest[]): (string | null)[] | null {
+  const results = requests.map(({ outcome }) => (outcome.kind === 'completed' ? outcome.result : null));
+  return results.some((result) => result !== null) ? results : null;
 }
 
 /** The database tells only what deviates; whatever it does not mention has simply completed. */

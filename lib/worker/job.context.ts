@@ -12,7 +12,7 @@ export class JobContext<P = unknown> {
   private controller: AbortController | null = null;
   private aborted: { reason: unknown } | null = null;
   private stepsDone: JobSteps | null = null;
-  private readonly writes = new Set<Promise<void>>();
+  private writes: Set<Promise<void>> | null = null;
 
   constructor(
     readonly job: ClaimedJob<P>,
@@ -135,9 +135,14 @@ export class JobContext<P = unknown> {
     return this.steps.complete(reported);
   }
 
+  /** For the pool: whether progress or log lines are on their way. */
+  get isWriting(): boolean {
+    return this.writes !== null && this.writes.size > 0;
+  }
+
   /** For the pool: resolves when progress and log lines are stored. */
   async written(): Promise<void> {
-    if (this.writes.size) await Promise.allSettled(this.writes);
+    if (this.writes) await Promise.allSettled(this.writes);
   }
 
   private get claim(): Claim {
@@ -150,9 +155,10 @@ export class JobContext<P = unknown> {
 
   /** A promise that nobody awaits must not end the process; what is wrong with the value is the caller's to hear. */
   private write(work: Promise<void>): Promise<void> {
-    const kept = work.finally(() => this.writes.delete(kept));
+    const writes = (this.writes ??= new Set());
+    const kept = work.finally(() => writes.delete(kept));
     kept.catch(() => undefined);
-    this.writes.add(kept);
+    writes.add(kept);
     return kept;
   }
 }

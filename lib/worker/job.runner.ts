@@ -2,6 +2,7 @@
 import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
+import type { PayloadSchema } from '../interfaces/task.interface.js';
 import { JobTimeoutError, LeaseLostError, ShutdownError, UnknownTaskError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
@@ -50,10 +51,14 @@ export class JobRunner {
     });
     const definition = this.parts.tasks.get(job.task);
     if (!definition) return attempt({ kind: 'permanent', error: unknownTask(job.task) });
-    const checked = await this.check(definition, job);
-    if ('error' in checked) return attempt({ kind: 'permanent', error: checked.error });
-    if (definition.options.transactional) return this.runInTransaction(job, definition, checked.payload, attempt);
-    return attempt((await this.attempt(job, definition, checked.payload, null)).outcome);
+    let { payload } = job;
+    if (definition.schema) {
+      const checked = await this.check(definition.schema, job);
+      if ('error' in checked) return attempt({ kind: 'permanent', error: checked.error });
+      payload = checked.payload;
+    }
+    if (definition.options.transactional) return this.runInTransaction(job, definition, payload, attempt);
+    return attempt((await this.attempt(job, definition, payload, null)).outcome);
   }
 
   /** Aborts the signal of one running job. */
@@ -108,7 +113,10 @@ export class JobRunner {
     this.contexts.set(job.id, context);
     try {
       const returned = await this.withinTime(job, definition, context, payload);
-      return { outcome: await this.readAnswer(returned, job, definition, context), thrown: false };
+      const outcome = this.readAnswer(returned, job, definition);
+      if (outcome.kind !== 'partial') return { outcome, thrown: false };
+      const partialResults = await context.withSteps(outcome.partialResults);
+      return { outcome: { ...outcome, partialResults }, thrown: false };
     } catch (error) {
       const outcome: Outcome =
         context.abortReason instanceof ShutdownError
@@ -116,17 +124,16 @@ export class JobRunner {
           : readThrown(transaction ? withReason(error) : error, this.delayOf(job, definition));
       return { outcome, thrown: true };
     } finally {
-      await context.written();
+      if (context.isWriting) await context.written();
       // A job that was lost may run here again already, under another context.
       if (this.contexts.get(job.id) === context) this.contexts.delete(job.id);
     }
   }
 
-  private async readAnswer(returned: unknown, job: ClaimedJob, definition: TaskDefinition, context: JobContext) {
+  private readAnswer(returned: unknown, job: ClaimedJob, definition: TaskDefinition): Outcome {
     const { outcome, problem } = readReturned(returned, this.delayOf(job, definition));
     if (problem) this.parts.onError(problem, `task ${job.task}, job ${job.id}`);
-    if (outcome.kind !== 'partial') return outcome;
-    return { ...outcome, partialResults: await context.withSteps(outcome.partialResults) };
+    return outcome;
   }
 
   private delayOf(job: ClaimedJob, definition: TaskDefinition): DelayOf {
@@ -135,17 +142,20 @@ export class JobRunner {
 
   /** What was stored before a release may not satisfy the schema after it; repeating would not mend that. */
   private async check(
-    { task, schema }: TaskDefinition,
-    job: ClaimedJob,
+    schema: PayloadSchema,
+    { task, payload }: ClaimedJob,
   ): Promise<{ payload: unknown } | { error: unknown }> {
     try {
-      return { payload: schema ? await this.parts.validator.validate(task, schema, job.payload) : job.payload };
+      return { payload: await this.parts.validator.validate(task, schema, payload) };
     } catch (error) {
       return { error };
     }
   }
 
-  private withinTime(job: ClaimedJob, definition: TaskDefinition, context: JobContext, payload: unknown) {
+  /** The handler's answer; rejects when its time is over. What it does after that goes nowhere, rejections included. */
+  private withinTime(job: ClaimedJob, definition: TaskDefinition, context: JobContext, payload: unknown): unknown {
+    const answer = definition.handler(payload, context);
+    if (!isThenable(answer)) return answer;
     const timeoutMs = job.timeoutMs ?? definition.options.timeoutMs ?? this.parts.options.timeoutMs;
     return new Promise<unknown>((resolve, reject) => {
       const deadline = this.deadlines.add(timeoutMs, () => {
@@ -154,8 +164,7 @@ export class JobRunner {
         this.parts.events.emit('job.timeout', this.parts.workerId, { job, timeoutMs });
         reject(error);
       });
-      // `then` with both handlers: what the handler does after its time is over goes nowhere, rejections included.
-      startHandler(definition, payload, context).then(
+      answer.then(
         (value) => {
           this.deadlines.remove(deadline);
           resolve(value);
@@ -169,9 +178,8 @@ export class JobRunner {
   }
 }
 
-/** `async`: a handler that throws at once rejects like any other. */
-const startHandler = async ({ handler }: TaskDefinition, payload: unknown, context: JobContext): Promise<unknown> =>
-  handler(payload, context);
+const isThenable = (answer: unknown): answer is PromiseLike<unknown> =>
+  typeof (answer as PromiseLike<unknown> | null | undefined)?.then === 'function';
 
 const isLeftBehind = (outcome: Outcome): boolean =>
   'error' in outcome && (outcome.error instanceof JobTimeoutError || outcome.error instanceof LeaseLostError);

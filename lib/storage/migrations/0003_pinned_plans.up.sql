@@ -342,6 +342,31 @@ begin
   end loop;
 end $$;
 
+-- Locks the jobs that a worker holds by these fences, one by one along the primary key. manner: see complete_jobs.
+create function held_claims(worker text, ids uuid[], fences bigint[], manner text) returns uuid[]
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+  if manner = 'skip' then
+    return array(
+      select held.id from unnest(ids, fences) as i(id, fence) cross join lateral (
+        select j.id from jobs j where j.id = i.id and j.fence = i.fence and j.locked_by = worker
+        limit 1 for update skip locked
+      ) held
+    );
+  end if;
+  return array(
+    select held.id from unnest(ids, fences) as i(id, fence) cross join lateral (
+      select j.id from jobs j where j.id = i.id and j.fence = i.fence and j.locked_by = worker
+      limit 1 for update
+    ) held
+  );
+end $$;
+
 -- Ends a settle that took for granted that its fences are right.
 create function refuse_stale_claim(actual bigint, claimed bigint) returns boolean
 language plpgsql
@@ -384,20 +409,8 @@ declare
 begin
   if manner = 'direct' then
     perform set_config('lock_timeout', '100ms', true);
-  elsif manner = 'skip' then
-    held_ids := array(
-      select held.id from unnest(ids, fences) as i(id, fence) cross join lateral (
-        select j.id from jobs j where j.id = i.id and j.fence = i.fence and j.locked_by = worker
-        limit 1 for update skip locked
-      ) held
-    );
   else
-    held_ids := array(
-      select held.id from unnest(ids, fences) as i(id, fence) cross join lateral (
-        select j.id from jobs j where j.id = i.id and j.fence = i.fence and j.locked_by = worker
-        limit 1 for update
-      ) held
-    );
+    held_ids := held_claims(worker, ids, fences, manner);
   end if;
 
   return query
@@ -493,21 +506,8 @@ as $$
 declare
   held_ids uuid[];
 begin
-  if manner = 'skip' then
-    held_ids := array(
-      select held.id from json_to_recordset(input) as i(id uuid, fence bigint) cross join lateral (
-        select j.id from jobs j where j.id = i.id and j.fence = i.fence and j.locked_by = worker
-        limit 1 for update skip locked
-      ) held
-    );
-  else
-    held_ids := array(
-      select held.id from json_to_recordset(input) as i(id uuid, fence bigint) cross join lateral (
-        select j.id from jobs j where j.id = i.id and j.fence = i.fence and j.locked_by = worker
-        limit 1 for update
-      ) held
-    );
-  end if;
+  select held_claims(worker, array_agg(i.id), array_agg(i.fence), manner) into held_ids
+  from json_to_recordset(input) as i(id uuid, fence bigint);
 
   return query
     with ended as materialized (
