@@ -21,7 +21,6 @@ export interface LeaseKeeperParts {
 const PULSE_MS = 1_000;
 /** Without a thread the beat must be frequent, to survive a loop that is busy now and then. */
 const LONGEST_BEAT_WITHOUT_THREAD_MS = 5_000;
-const THREAD_DELAY_MS = 1_000;
 const WORTH_A_WARNING_MS = 5_000;
 
 export class LeaseKeeper {
@@ -40,8 +39,8 @@ export class LeaseKeeper {
     this.pulseAt = monotonicMs();
     this.every(PULSE_MS, () => this.pulse());
     this.every(this.parts.options.keepaliveMs, () => this.rescue());
-    // Registering was the first beat; pools that live for a moment need no thread.
-    this.once(Math.min(THREAD_DELAY_MS, this.parts.options.keepaliveMs / 2), () => this.startBeating());
+    // Before the first job is claimed: it may block the loop at once, and for long.
+    this.startBeating();
   }
 
   /** Asks for jobs to cancel now instead of at the next beat. Never rejects. */
@@ -160,10 +159,6 @@ export class LeaseKeeper {
 
   private every(ms: number, work: () => void): void {
     this.timers.push(setInterval(work, ms));
-  }
-
-  private once(ms: number, work: () => void): void {
-    this.timers.push(setTimeout(work, ms));
   }
 
   private report(error: unknown): void {
