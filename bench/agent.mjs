@@ -8,6 +8,8 @@ const { settings } = contestants[name];
 const text = 'x'.repeat(180);
 const now = () => Number(process.hrtime.bigint() / 1_000n); // µs since boot: one clock for all processes
 const seen = { calls: 0, sum: 0, latencies: [], starts: [] };
+/** `notes`: remember which jobs started. `hangs`: never end one. */
+const duty = { notes: false, hangs: false };
 let producer;
 let worker;
 let watcher;
@@ -16,23 +18,19 @@ async function handler(payload) {
   seen.calls++;
   seen.sum += payload.n;
   if (payload.at) seen.latencies.push(now() - payload.at);
-  if (payload.hangMs) await hang(payload);
-}
-
-/** The first attempt of such a job never ends by itself; a later one ends at once. */
-async function hang({ n, hangMs, until }) {
-  seen.starts.push({ n, at: now() });
-  if (now() < until) await pause(hangMs);
+  if (duty.notes) seen.starts.push(payload.n);
+  if (duty.hangs) await pause(3_600_000);
 }
 
 const pause = (ms) => new Promise((resolve) => void setTimeout(resolve, ms));
 const openProducer = async () => (producer ??= await contestant.produce(url, settings));
+const openWatcher = async () => (watcher ??= await contestant.watch(url, settings));
 
 const methods = {
   install: () => contestant.install(url, settings),
 
   /** Adds jobs `from` … `from + count - 1`, 1,000 in a call. */
-  async load({ count, from = 0, delayMs, queues, extra }) {
+  async load({ count, from = 0, delayMs, queues }) {
     const { addMany } = await openProducer();
     const options = {
       ...(delayMs && { runAt: new Date(Date.now() + delayMs) }),
@@ -41,7 +39,7 @@ const methods = {
     for (let n = from; n < from + count; n += 1_000) {
       const length = Math.min(1_000, from + count - n);
       await addMany(
-        Array.from({ length }, (_, i) => ({ n: n + i, text, ...extra })),
+        Array.from({ length }, (_, i) => ({ n: n + i, text })),
         options,
       );
     }
@@ -93,13 +91,13 @@ const methods = {
     return { added: total, seconds: (performance.now() - startedAt) / 1_000 };
   },
 
-  async unfinished() {
-    watcher ??= await contestant.watch(url, settings);
-    return watcher.unfinished();
-  },
+  unfinished: async () => (await openWatcher()).unfinished(),
+
+  count: async () => (await openWatcher()).count(),
 
   /** From here on the driver is told, every few milliseconds, how many jobs the handler was given. */
-  async work({ concurrency }) {
+  async work({ concurrency, ...duties }) {
+    Object.assign(duty, duties);
     worker = await contestant.work(url, settings, concurrency, handler);
     let told = 0;
     setInterval(() => {

@@ -98,8 +98,12 @@ async function openArena({ postgres, redis, admin }, name) {
   await admin.query(`create database ${database}`);
   await admin.query('checkpoint'); // what earlier runs wrote is not flushed during this one
   const url = onRedis ? redis.url : postgres.url.replace(/[^/]*$/, database);
-  const client = new pg.Client(postgres.url.replace(/[^/]*$/, database));
-  await client.connect();
+  const openSession = async () => {
+    const session = new pg.Client(postgres.url.replace(/[^/]*$/, database));
+    await session.connect();
+    return session;
+  };
+  const client = await openSession();
   const agents = [];
   const addAgent = async () => {
     const agent = new Agent(name, url);
@@ -114,7 +118,7 @@ async function openArena({ postgres, redis, admin }, name) {
   };
   const producer = await addAgent();
   const meter = new Meter(onRedis ? redis.pid : postgres.pid, onRedis ? null : client);
-  return { name, url, client, producer, addAgent, meter, onRedis, close };
+  return { name, url, client, openSession, producer, addAgent, meter, onRedis, close };
 }
 
 /** One process of a contestant. */

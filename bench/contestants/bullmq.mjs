@@ -42,6 +42,6 @@ export async function work(url, settings, concurrency, handler) {
 
 export async function watch(url, settings) {
   const queue = openQueue(url, settings);
-  const unfinished = async () => (await queue.getJobCountByTypes('waiting', 'prioritized', 'active')) > 0;
-  return { unfinished, close: () => queue.close() };
+  const count = () => queue.getJobCountByTypes('waiting', 'prioritized', 'active');
+  return { count, unfinished: async () => (await count()) > 0, close: () => queue.close() };
 }

@@ -20,7 +20,7 @@ export async function install(url) {
   await client.end();
 }
 
-export const watch = (url) => watchWith(url, 'select from ceiling.jobs where run_at <= now()');
+export const watch = (url) => watchWith(url, 'from ceiling.jobs where run_at <= now()');
 
 /** Adds share inserts: while one is under way the next ones gather. One NOTIFY for each insert, after its commit. */
 export async function produce(url) {

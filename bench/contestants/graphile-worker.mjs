@@ -40,7 +40,7 @@ export async function work(url, settings, concurrency, handler) {
 
 /** Jobs of named queues are left out: a measure that uses them holds those queues. */
 export const watch = (url) =>
-  watchWith(url, 'select from graphile_worker._private_jobs where run_at <= now() and job_queue_id is null');
+  watchWith(url, 'from graphile_worker._private_jobs where run_at <= now() and job_queue_id is null');
 
 /** As if one more worker ran the head of every queue. */
 export async function holdQueues(url) {

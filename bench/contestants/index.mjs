@@ -4,7 +4,7 @@
 //   install(url, settings)                    makes its tables
 //   produce(url, settings)                    → { add(payload), addMany(payloads, { runAt, queueOf }), close() }
 //   work(url, settings, concurrency, handler) → { stop() }, resolves when the worker has started
-//   watch(url, settings)                      → { unfinished(), close() }: due jobs that are not settled yet
+//   watch(url, settings)                      → { unfinished(), count(), close() }, of due jobs that are not settled
 //   holdQueues(url)                           optional: keeps every named queue busy from another session
 
 /** `most`: more jobs than this would take minutes; its tables say so. */

@@ -48,4 +48,4 @@ async function runBatch(jobs, lanes, handler) {
 }
 
 export const watch = (url) =>
-  watchWith(url, `select from pgboss.job where name = '${QUEUE}' and state < 'completed' and start_after <= now()`);
+  watchWith(url, `from pgboss.job where name = '${QUEUE}' and state < 'completed' and start_after <= now()`);
