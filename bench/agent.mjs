@@ -120,14 +120,15 @@ function micros(since) {
   return user + system;
 }
 
-process.on('message', async ({ id, method, params }) => {
+async function answer({ id, method, params }) {
   try {
-    const result = await methods[method](params);
-    process.send({ id, result });
+    process.send({ id, result: await methods[method](params) });
     if (method === 'end') process.disconnect();
   } catch (error) {
     process.send({ id, error: error.stack ?? String(error) });
   }
-});
+}
+
+process.on('message', (message) => void answer(message));
 process.on('disconnect', () => process.exit());
 process.send({ ready: true });

@@ -129,7 +129,11 @@ class Agent {
   #lastId = 0;
 
   constructor(name, url) {
-    this.child = fork(agentFile, [name, url], { execPath: node, execArgv: [], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    this.child = fork(agentFile, [name, url], {
+      execPath: node,
+      execArgv: [],
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    });
     this.exited = once(this.child, 'exit');
     this.ready = new Promise((resolve, reject) => {
       this.child.on('message', (message) => (message.ready ? resolve() : this.#receive(message)));

@@ -1,7 +1,7 @@
 // Measures Millrace beside hand-written SQL and the field's other queues: see docs/benchmarks.md.
 // Usage: node bench.mjs [--full] [--only drain,adds] [--contestants millrace,ceiling] [--rounds 3] [--jobs 50000] …
-import { readFileSync, writeFileSync } from 'node:fs';
 import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import { parseArgs } from 'node:util';
 import { node, startServers, withArena } from './arena.mjs';
@@ -39,13 +39,13 @@ const servers = await startServers({ redisFsync: given['redis-fsync'] });
 try {
   const taking = chosen('contestants', Object.keys(contestants)).filter(isPossible);
   const facts = machine();
-  console.log(summary({ machine: facts, options }));
-  const results = {};
+  const command = ['npm run bench --', ...process.argv.slice(2)].join(' ');
+  console.log(summary({ command, machine: facts, options }));
   for (const name of only) {
-    results[name] = await measureAll(measures[name], taking);
-    console.log(`\n${tables({ [name]: results[name] })}`);
+    const result = { ...(await measureAll(measures[name], taking)), run: { command, machine: facts, options } };
+    console.log(`\n${tables([result])}`);
+    save(name, result);
   }
-  save({ command: ['npm run bench --', ...process.argv.slice(2)].join(' '), machine: facts, options, measures: results });
 } finally {
   await servers.stop();
 }
@@ -109,6 +109,10 @@ function machine() {
   };
 }
 
-function save(result) {
-  writeFileSync(new URL('results.json', import.meta.url), `${JSON.stringify(result, null, 2)}\n`);
+/** Beside the last results of the other measures. */
+function save(name, result) {
+  const file = new URL('results.json', import.meta.url);
+  const results = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
+  const all = Object.fromEntries(measureNames.map((one) => [one, one === name ? result : results[one]]));
+  writeFileSync(file, `${JSON.stringify(all, null, 2)}\n`);
 }

@@ -5,12 +5,12 @@ import { contestants } from './contestants/index.mjs';
 
 const markers = ['<!-- results: begin -->', '<!-- results: end -->'];
 
-/** Machine, versions and sizes, in a few lines. */
-export function summary({ machine, options }) {
+/** Command, machine, versions and sizes of a run, in a few lines. */
+export function summary({ command, machine, options }) {
   const { at, cpu, cores, load, node, postgres, redis, packages } = machine;
   const peers = ['graphile-worker', 'pg-boss', 'bullmq', 'pg'].map((name) => `${name} ${packages[name]}`);
   return [
-    `${at}. ${cores} cores, ${cpu}; load average at the start ${load.join(', ')}. Node ${node}, PostgreSQL ${postgres} (fsync`,
+    `${at}, \`${command}\`. ${cores} cores, ${cpu}; load average at the start ${load.join(', ')}. Node ${node}, PostgreSQL ${postgres} (fsync`,
     `and synchronous_commit on), ${redis ? `Redis ${redis}` : 'no Redis'}; ${peers.join(', ')}.`,
     `Sizes: ${options.jobs.toLocaleString('en')} jobs, ${options.rows.toLocaleString('en')} other rows, ${options.seconds} s of adds,`,
     `${options.samples} latency samples, ${options.rounds} rounds.`,
@@ -18,16 +18,21 @@ export function summary({ machine, options }) {
 }
 
 /** One table for each case of each measure. Medians; where there were several rounds, the spread behind them. */
-export function tables(measures) {
-  return Object.values(measures)
-    .map(({ title, columns, cases }) =>
-      [`### ${title}`, ...cases.map((one) => `**${one.name}**\n\n${table(columns, one.results)}`)].join('\n\n'),
-    )
-    .join('\n\n');
+export function tables(results) {
+  return results.map(({ title, columns, cases }) => section(title, columns, cases)).join('\n\n');
+}
+
+function section(title, columns, cases) {
+  const one = ({ name, results }) => `**${name}**\n\n${table(columns, results)}`;
+  return [`### ${title}`, ...cases.map(one)].join('\n\n');
 }
 
 function table(columns, results) {
-  const shown = columns.filter(([key]) => Object.values(results).flat().some((figures) => figures[key] != null));
+  const shown = columns.filter(([key]) =>
+    Object.values(results)
+      .flat()
+      .some((figures) => figures[key] != null),
+  );
   const head = ['contestant', ...shown.map(([, heading]) => heading)];
   const rows = Object.entries(results).map(([name, rounds]) => [name, ...cells(shown, rounds)]);
   const rule = head.map((_, i) => (i === 0 ? '---' : '---:'));
@@ -36,8 +41,16 @@ function table(columns, results) {
 
 function cells(columns, rounds) {
   const good = rounds.filter((figures) => figures.failed === undefined);
-  if (good.length < rounds.length) return [`failed: ${rounds.find(({ failed }) => failed).failed}`];
-  return columns.map(([key, , step]) => spread(good.map((figures) => figures[key]).filter((value) => value != null), step));
+  if (good.length < rounds.length) {
+    const { failed } = rounds.find((figures) => figures.failed);
+    return columns.map((_, i) => (i === 0 ? `failed: ${failed}` : ''));
+  }
+  return columns.map(([key, , step]) =>
+    spread(
+      good.map((figures) => figures[key]).filter((value) => value != null),
+      step,
+    ),
+  );
 }
 
 function spread(values, step) {
@@ -62,7 +75,7 @@ const charts = [
 ];
 
 /** Horizontal bars, one panel for each chart whose measure was run. */
-export function svg({ measures }) {
+function svg(measures) {
   const panels = charts.flatMap(([measure, name, heading]) => {
     const found = measures[measure]?.cases.find((one) => one.name === name);
     return found ? [{ heading, bars: barsOf(found.results) }] : [];
@@ -114,8 +127,10 @@ function writeDocs() {
   const results = JSON.parse(readFileSync(new URL('results.json', import.meta.url), 'utf8'));
   const file = new URL('../docs/benchmarks.md', import.meta.url);
   const [before, , after] = readFileSync(file, 'utf8').split(new RegExp(`${markers[0]}|(?=${markers[1]})`));
-  const run = `\`${results.command}\`\n\n${summary(results)}\n\n![Rates](benchmarks.svg)\n\n${keptTable()}\n\n${tables(results.measures)}`;
-  writeFileSync(file, `${before}${markers[0]}\n\n${run}\n\n${after}`);
+  const measured = Object.values(results);
+  const runs = [...new Set(measured.map(({ run }) => summary(run)))];
+  const parts = [...runs, '![Rates](benchmarks.svg)', keptTable(), tables(measured)];
+  writeFileSync(file, [`${before}${markers[0]}`, ...parts, after].join('\n\n'));
   writeFileSync(new URL('../docs/benchmarks.svg', import.meta.url), svg(results));
 }
 

@@ -22,7 +22,7 @@ export async function install(url) {
 
 export const watch = (url) => watchWith(url, 'from ceiling.jobs where run_at <= now()');
 
-/** Adds share inserts: while one is under way the next ones gather. One NOTIFY for each insert, after its commit. */
+/** Adds share inserts: while one is under way the next ones gather. NOTIFY follows the commits, and is shared too. */
 export async function produce(url) {
   const pool = new pg.Pool({ connectionString: url, max: 4 });
   const insert = async (payloads, runAt) => {
@@ -32,10 +32,15 @@ export async function produce(url) {
         select 'noop', payload, coalesce($2, now()) from json_array_elements($1::json) payload`,
       values: [JSON.stringify(payloads), runAt],
     });
-    await pool.query('notify ceiling');
+    void announce();
   };
+  const announce = gather(() => pool.query('notify ceiling'));
   const add = gather((payloads) => insert(payloads));
-  return { add, addMany: (payloads, { runAt } = {}) => insert(payloads, runAt), close: () => pool.end() };
+  const close = async () => {
+    await announce(); // follows all earlier ones
+    await pool.end();
+  };
+  return { add, addMany: (payloads, { runAt } = {}) => insert(payloads, runAt), close };
 }
 
 /** Calls `flush` with all that was given while the last call of it was under way. */
@@ -74,14 +79,20 @@ export async function work(url, _settings, concurrency, handler) {
     news.emit('wake');
   };
   listener.on('notification', wake);
-  const settle = gather((ids) => settleAll(pool, ids));
+  const settleLater = gather((ids) => settleAll(pool, ids));
+  let lastSettle;
+  const settle = (id) => void (lastSettle = settleLater(id)); // resolves after all earlier ones
+  const claimNext = () => {
+    unread = false; // what is announced from here on, this claim may not see
+    return claim(pool);
+  };
+  const poll = () => undefined;
   let stopping = false;
   const loop = (async () => {
-    for (let next = claim(pool); !stopping; ) {
-      unread = false;
+    for (let next = claimNext(); !stopping;) {
       const buffer = (await next).rows.reverse();
-      if (buffer.length === 0 && !unread) await Promise.race([once(news, 'wake'), pause(2_000)]);
-      next = claim(pool);
+      if (buffer.length === 0 && !unread) await once(news, 'wake', { signal: AbortSignal.timeout(2_000) }).catch(poll);
+      next = claimNext();
       await Promise.all(Array.from({ length: concurrency }, () => slot(buffer, handler, settle)));
     }
   })();
@@ -89,13 +100,12 @@ export async function work(url, _settings, concurrency, handler) {
     stopping = true;
     wake();
     await loop;
+    await lastSettle;
     await listener.end();
     await pool.end();
   };
   return { stop };
 }
-
-const pause = (ms) => new Promise((resolve) => void setTimeout(resolve, ms).unref());
 
 const claim = (pool) =>
   pool.query({
@@ -116,6 +126,6 @@ const settleAll = (pool, ids) =>
 async function slot(buffer, handler, settle) {
   for (let job = buffer.pop(); job; job = buffer.pop()) {
     await handler(job.payload);
-    void settle(job.id);
+    settle(job.id);
   }
 }

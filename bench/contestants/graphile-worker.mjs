@@ -18,9 +18,7 @@ export async function produce(url) {
   return {
     add: (payload) => utils.addJob('noop', payload),
     addMany: (payloads, { runAt, queueOf } = {}) =>
-      utils.addJobs(
-        payloads.map((payload) => ({ identifier: 'noop', payload, runAt, queueName: queueOf?.(payload) })),
-      ),
+      utils.addJobs(payloads.map((payload) => ({ identifier: 'noop', payload, runAt, queueName: queueOf?.(payload) }))),
     close: () => utils.release(),
   };
 }

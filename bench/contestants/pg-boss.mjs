@@ -8,6 +8,9 @@ const QUEUE = 'noop';
 // Measured: more pollers than two gain nothing here, batches beyond 500 neither.
 const tuned = { localConcurrency: 2, batchSize: 500, burstWhenBatchFull: true };
 
+// Adds that cannot keep up wait for a connection: ten seconds, its default, would fail them.
+const adding = { migrate: false, supervise: false, schedule: false, connectionTimeoutMillis: 600_000 };
+
 export async function install(url, settings) {
   const boss = new PgBoss({ connectionString: url });
   await boss.start();
@@ -16,7 +19,7 @@ export async function install(url, settings) {
 }
 
 export async function produce(url) {
-  const boss = new PgBoss({ connectionString: url, migrate: false, supervise: false, schedule: false });
+  const boss = new PgBoss({ connectionString: url, ...adding });
   await boss.start();
   return {
     add: (payload) => boss.send(QUEUE, payload),

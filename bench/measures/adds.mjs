@@ -1,5 +1,5 @@
 // How fast callers add jobs while nobody works on them.
-import { programs } from './sizes.mjs';
+import { adders } from './sizes.mjs';
 
 export const title = 'Adding jobs';
 export const columns = [
@@ -11,7 +11,7 @@ export const columns = [
 
 const addCase = (name, clients, perCall) => ({
   name,
-  contestants: programs,
+  contestants: adders,
   async run(arena, { seconds }) {
     await arena.producer.call('addFor', { seconds: 0.3, clients, perCall }); // connections, caches, prepared statements
     const before = await arena.producer.call('count');

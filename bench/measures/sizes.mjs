@@ -6,9 +6,9 @@ export const fast = (names) => names.filter((name) => contestants[name].most ===
 
 export const sized = (name, jobs) => Math.min(jobs, contestants[name].most ?? jobs);
 
-/** One name for each program, where settings of the worker make no difference. */
-export const programs = (names) =>
-  names.filter((name) => !['millrace, no history', 'graphile-worker tuned', 'pg-boss'].includes(name));
+/** Without those that differ from another only in how their workers take or settle jobs. */
+export const adders = (names) =>
+  names.filter((name) => !['millrace, no history', 'graphile-worker tuned'].includes(name));
 
 /** Keys of the figures, their headings, and the step they are rounded to. */
 export const rateColumns = [

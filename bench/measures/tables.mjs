@@ -7,7 +7,7 @@ export const title = 'Draining beside other rows';
 export const columns = rateColumns;
 
 const DAY_MS = 24 * 60 * 60 * 1_000;
-const many = (count) => (count >= 1e6 ? `${count / 1e6} M` : `${count / 1e3} k`);
+const many = (count) => count.toLocaleString('en');
 
 export const cases = [
   { name: () => 'nothing else', contestants: fast, run: (arena, { jobs }) => beside(arena, { jobs }) },
@@ -30,7 +30,7 @@ export const cases = [
   },
 ];
 
-async function beside(arena, { jobs, complete }, prepare = () => undefined) {
+async function beside(arena, { jobs, complete }, prepare = async () => undefined) {
   await prepare();
   await arena.producer.call('load', { count: jobs });
   await analyze(arena);
