@@ -1,34 +1,46 @@
 // Millrace with default options: full history, LISTEN, leases, fences.
-import pg from 'pg';
-import { createJobManager, createWorkerPool, JobEvents } from '../../dist/index.js';
+import { createJobManager, createWorkerPool } from '../../dist/index.js';
+import { watchWith } from './watch.mjs';
 
-const [url, count] = process.argv.slice(2);
-const total = Number(count);
-const admin = new pg.Client(url);
-await admin.connect();
-await admin.query('drop schema if exists jobs cascade');
-const jobs = await createJobManager({ connection: url });
-const text = 'x'.repeat(180);
-for (let loaded = 0; loaded < total; loaded += 1_000) {
-  const specs = Array.from({ length: 1_000 }, (_, n) => ({ task: 'noop', payload: { n: loaded + n, text } }));
-  await jobs.addJobs(specs);
+const open = (url, settings) => createJobManager({ connection: url, ...settings });
+
+export async function install(url, settings) {
+  const jobs = await open(url, settings);
+  await jobs.close();
 }
-await admin.query('analyze');
 
-const events = new JobEvents();
-let settled = 0;
-let finish;
-const done = new Promise((resolve) => (finish = resolve));
-events.on('job.settled', () => ++settled === total && finish());
-const pool = createWorkerPool({ jobs, events, tasks: { noop: async () => undefined }, options: { concurrency: 10 } });
+export async function produce(url, settings) {
+  const jobs = await open(url, settings);
+  return {
+    add: (payload) => jobs.addJob('noop', payload),
+    addMany: (payloads, { runAt, queueOf } = {}) =>
+      jobs.addJobs(payloads.map((payload) => ({ task: 'noop', payload, runAt, queue: queueOf?.(payload) }))),
+    close: () => jobs.close(),
+  };
+}
 
-const startedAt = performance.now();
-await pool.start();
-await done;
-const seconds = (performance.now() - startedAt) / 1_000;
-await pool.stop();
-const { rows } = await admin.query(`select count(*)::int as records from jobs.job_history where status = 'completed'`);
-if (rows[0].records !== total) throw new Error(`Expected ${total} history records, got ${rows[0].records}.`);
-await jobs.close();
-await admin.end();
-console.log(JSON.stringify({ seconds }));
+export async function work(url, settings, concurrency, handler) {
+  const jobs = await open(url, settings);
+  const pool = createWorkerPool({ jobs, tasks: { noop: handler }, options: { concurrency } });
+  await pool.start();
+  const stop = async () => {
+    await pool.stop();
+    await jobs.close();
+  };
+  return { stop };
+}
+
+/** Jobs of named queues are left out: a measure that uses them holds those queues. */
+export const watch = (url) =>
+  watchWith(url, 'from jobs.jobs where parked is null and queue is null and run_at <= now()');
+
+/** Claims the head of every queue by hand, for four hours; the others line up behind it. */
+export async function holdQueues(url) {
+  const jobs = await open(url, {});
+  let held = 0;
+  for (let claimed = -1; claimed !== 0; held += claimed) {
+    claimed = (await jobs.getJobs('bench-holder', { batchSize: 5_000 })).length;
+  }
+  await jobs.close();
+  return held;
+}
