@@ -3,9 +3,9 @@
 import type { ClaimCursor, ClaimRequest, ClaimResult, CursorPosition } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { Database } from '../storage/database.js';
-import { claimJobs, type CandidateRow } from '../storage/statements/claim-jobs.js';
+import { claimJobs, claimPlainJobs, type CandidateRow, type PlainJob } from '../storage/statements/claim-jobs.js';
 import { registerQueues } from '../storage/statements/queues.js';
-import { toClaimedJob } from './job.mapper.js';
+import { toClaimedJob, toPlainClaim } from './job.mapper.js';
 
 const BEFORE_ANY_PRIORITY = -2_147_483_649;
 const AFTER_ANY_PRIORITY = 2_147_483_648;
@@ -18,7 +18,10 @@ export interface ClaimOutcome extends ClaimResult {
 
 /** Claims by the request; in the given order if it names queues. */
 export async function claim(database: Database, request: ClaimRequest): Promise<ClaimOutcome> {
-  if (!request.queues) return claimFrom(database, request, null);
+  if (!request.queues) {
+    const plain = !request.lookForSlots && request.leaseMs === null;
+    return plain ? claimPlain(database, request) : claimFrom(database, request, null);
+  }
   const found: ClaimOutcome = { jobs: [], cursor: [], more: false, retryInMs: null, promote: [] };
   for (const queue of request.queues) {
     const limit = request.limit - found.jobs.length;
@@ -31,6 +34,29 @@ export async function claim(database: Database, request: ClaimRequest): Promise<
     found.promote.push(...next.promote);
   }
   return found;
+}
+
+/** A pool's next batch of jobs without limits: the claim that most are. */
+async function claimPlain(database: Database, request: ClaimRequest): Promise<ClaimOutcome> {
+  const known = request.cursor.filter(({ slotOnly }) => !slotOnly).sort((a, b) => a.priority - b.priority);
+  const [claimedAt, ...rows] = await database.run(claimPlainJobs, [
+    request.workerId,
+    request.limit,
+    request.taskIdentifiers,
+    request.forbiddenFlags,
+    known.map(({ priority }) => priority),
+    known.map(({ runAt }) => runAt),
+    known.map(({ id }) => id),
+  ]);
+  const plain = rows.map(({ job }) => JSON.parse(job) as PlainJob);
+  const lockedAt = Number(claimedAt?.job);
+  return {
+    jobs: inTurn(plain.map((job) => toPlainClaim(job, request.workerId, lockedAt))),
+    cursor: advance(request.cursor, plain.map(placeOf)),
+    more: plain.length >= request.limit,
+    retryInMs: null,
+    promote: [],
+  };
 }
 
 async function claimFrom(database: Database, request: ClaimRequest, queue: string | null): Promise<ClaimOutcome> {
@@ -98,11 +124,22 @@ function toOutcome(request: ClaimRequest, rows: CandidateRow[]): ClaimOutcome {
   };
 }
 
+/** Where a job stands that a claim came across. */
+type Place = Pick<CandidateRow, 'verdict' | 'slot_only' | 'priority' | 'run_at' | 'id'>;
+
+const placeOf = ([id, priority, run_at]: PlainJob): Place => ({
+  verdict: 'claimed',
+  slot_only: false,
+  priority,
+  run_at,
+  id,
+});
+
 /** Moves each position behind the last row that was dealt with; rows to come back to stop it. */
-function advance(cursor: ClaimCursor, rows: CandidateRow[]): ClaimCursor {
+function advance(cursor: ClaimCursor, rows: Place[]): ClaimCursor {
   const positions = new Map<string, CursorPosition>(cursor.map((position) => [laneOf(position), position]));
   const stopped = new Set<string>();
-  const last = new Map<string, CandidateRow>();
+  const last = new Map<string, Place>();
   for (const row of rows) {
     const lane = laneOf({ slotOnly: row.slot_only, priority: row.priority });
     if (row.verdict === 'later' || row.verdict === 'unknown_queue') {
@@ -115,10 +152,10 @@ function advance(cursor: ClaimCursor, rows: CandidateRow[]): ClaimCursor {
 }
 
 /** Plain claims come in the order in which they are stored, which is their turn only mostly. */
-const isBehind = (row: CandidateRow, other: CandidateRow | undefined): boolean =>
+const isBehind = (row: Place, other: Place | undefined): boolean =>
   !other || row.run_at > other.run_at || (row.run_at === other.run_at && row.id > other.id);
 
-const positionOf = ({ slot_only, priority, run_at, id }: CandidateRow): CursorPosition => ({
+const positionOf = ({ slot_only, priority, run_at, id }: Place): CursorPosition => ({
   slotOnly: slot_only,
   priority,
   runAt: microseconds(run_at),

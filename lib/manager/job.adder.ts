@@ -3,13 +3,14 @@ import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from 
 import type { TaskToken } from '../interfaces/task.interface.js';
 import { DatabaseUnavailableError, JobsError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
+import { isUniqueViolation } from '../storage/database.errors.js';
 import { toDate } from '../storage/row.types.js';
 import {
   addJobs,
   addKeyedJobs,
   addPlainJobs,
-  PLAIN_KEYS,
   type AddedRow,
+  type JobKind,
   type NewJob,
 } from '../storage/statements/add-jobs.js';
 import { linkParents, lockParents } from '../storage/statements/dependencies.js';
@@ -106,13 +107,26 @@ export class JobAdder {
     const added: AddedJob[] = [];
     for (let start = 0; start < jobs.length; start += CHUNK) {
       const chunk = jobs.slice(start, start + CHUNK);
-      const statement = chunk.every(isPlain) ? addPlainJobs : addJobs;
-      const rows = await this.database.run(statement, [...parametersOf(chunk), channel], executor);
+      const rows =
+        (await this.insertPlain(chunk, executor, channel)) ??
+        (await this.database.run(addJobs, [...parametersOf(chunk), channel], executor));
       refuseMissing(rows);
       const now = Number((rows[0] as { now: number }).now);
       for (const job of chunk) added.push(toAddedJob(job, now));
     }
     return added;
+  }
+
+  /** Null where the jobs are not plain, or are there already: an add whose answer was lost is being repeated. */
+  private async insertPlain(jobs: PreparedJob[], executor: QueryExecutor | undefined, channel: string | null) {
+    const values = plainParametersOf(jobs);
+    if (!values) return null;
+    try {
+      return await this.database.run(addPlainJobs, [...values, channel], executor);
+    } catch (error) {
+      if (executor || !isUniqueViolation(error)) throw error;
+      return null;
+    }
   }
 
   /** Parents are locked first, so that none can end before it is known who waits for it. */
@@ -225,11 +239,48 @@ const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== null || i
 const mayLink = ({ row }: PreparedJob, id: string): boolean =>
   row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
 
-/** Nothing but a task, a payload, and when and how often to try. */
-function isPlain({ row }: PreparedJob): boolean {
-  for (const key in row) if (row[key as keyof NewJob] !== null && !PLAIN_KEYS.has(key)) return false;
-  return true;
+/** Kinds in one insert: more of them, and telling each job's apart costs more than it saves. */
+const MOST_KINDS = 16;
+
+/** Ids, kinds and payloads of plain jobs, as addPlainJobs takes them; null where one is not plain. */
+function plainParametersOf(jobs: PreparedJob[]): [string, string, string, string] | null {
+  const kinds: JobKind[] = [];
+  const kindOf: number[] = [];
+  for (const { row } of jobs) {
+    if (!isPlain(row)) return null;
+    let kind = kinds.findIndex((known) => isAlike(known, row));
+    if (kind < 0) {
+      if (kinds.length === MOST_KINDS) return null;
+      const { task, priority, run_at, delay_ms, max_attempts } = row;
+      kind = kinds.push({ task, priority, run_at, delay_ms, max_attempts }) - 1;
+    }
+    kindOf.push(kind + 1);
+  }
+  return [
+    `{${jobs.map(({ row }) => row.id).join()}}`,
+    `{${kindOf.join()}}`,
+    jobs.map(({ json }) => json).join('\n'),
+    JSON.stringify(kinds),
+  ];
 }
+
+/** Nothing but a task, a payload, and when and how often to try. */
+const isPlain = (row: NewJob): boolean =>
+  row.timeout_ms === null &&
+  row.queue === null &&
+  row.rate_limit_key === null &&
+  row.job_key === null &&
+  row.flags === null &&
+  row.tags === null &&
+  row.group_id === null &&
+  row.depends_on === null;
+
+const isAlike = (kind: JobKind, row: NewJob): boolean =>
+  kind.task === row.task &&
+  kind.priority === row.priority &&
+  kind.run_at === row.run_at &&
+  kind.delay_ms === row.delay_ms &&
+  kind.max_attempts === row.max_attempts;
 
 /** Without what is null: the database spends most of an add on reading these. */
 function compact(row: NewJob): string {

@@ -2,7 +2,7 @@
 import type { ClaimedJob, HistoryRecord, Job, QueueState, RateLimit, WorkerInfo } from '../interfaces/job.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
-import type { CandidateRow, ClaimExtra } from '../storage/statements/claim-jobs.js';
+import type { CandidateRow, ClaimExtra, PlainJob } from '../storage/statements/claim-jobs.js';
 import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/lease-jobs.js';
 import type { QueueRow } from '../storage/statements/queues.js';
@@ -50,19 +50,38 @@ const NOTHING_EXTRA: ClaimExtra = {
 
 /** A row of a claim: what every claimed job has in common is not in it. */
 export const toClaimedJob = (row: CandidateRow, workerId: string): ClaimedJob => {
-  const lockedAt = toDate(row.locked_at);
-  const extra = row.extra ?? NOTHING_EXTRA;
+  const { id, priority, run_at, task, attempts, max_attempts, revision, created_at, fence, extra, payload } = row;
+  const plain: PlainJob = [
+    id,
+    priority,
+    run_at,
+    task,
+    attempts,
+    max_attempts,
+    revision,
+    created_at,
+    fence,
+    extra,
+    payload,
+  ];
+  return { ...toPlainClaim(plain, workerId, row.locked_at), queue: row.queue };
+};
+
+/** The same for a claim of jobs without limits. */
+export const toPlainClaim = (plain: PlainJob, workerId: string, lockedAtMs: number): ClaimedJob => {
+  const [id, priority, runAt, task, attempts, maxAttempts, revision, createdAt, fence, given, payload] = plain;
+  const extra = given ?? NOTHING_EXTRA;
   return {
-    id: row.id,
-    task: row.task,
-    payload: row.payload,
+    id,
+    task,
+    payload,
     status: 'running',
-    priority: row.priority,
-    queue: row.queue,
+    priority,
+    queue: null,
     rateLimitKey: extra.rateLimitKey,
-    runAt: toDate(row.run_at),
-    attempts: row.attempts,
-    maxAttempts: row.max_attempts,
+    runAt: toDate(runAt),
+    attempts,
+    maxAttempts,
     lastError: extra.lastError,
     jobKey: extra.jobKey,
     jobKeyMode: extra.jobKeyMode,
@@ -71,13 +90,13 @@ export const toClaimedJob = (row: CandidateRow, workerId: string): ClaimedJob =>
     groupId: extra.groupId,
     timeoutMs: extra.timeoutMs,
     lockedBy: workerId,
-    lockedAt,
-    revision: row.revision,
+    lockedAt: toDate(lockedAtMs),
+    revision,
     progress: null,
-    createdAt: toDate(row.created_at),
-    updatedAt: lockedAt,
-    correlationId: correlationIdOf(row.id, row.fence),
-    fence: row.fence,
+    createdAt: toDate(createdAt),
+    updatedAt: toDate(lockedAtMs),
+    correlationId: correlationIdOf(id, fence),
+    fence,
     previous: extra.previous,
     crashes: extra.crashes,
   };

@@ -74,6 +74,9 @@ export const violates = (error: unknown, constraint: string): boolean =>
   (error as { constraint?: string } | null)?.constraint === constraint ||
   (error as { driverError?: { constraint?: string } } | null)?.driverError?.constraint === constraint;
 
+/** Whether a row of that key is there already. */
+export const isUniqueViolation = (error: unknown): boolean => codeOf(error) === '23505';
+
 /** Whether PostgreSQL could not read a value's text (invalid or overflowing date, time or interval). */
 export const isMalformed = (error: unknown): boolean => ['22007', '22008', '22015'].includes(codeOf(error) ?? '');
 

@@ -17,6 +17,7 @@ const MIGRATIONS: Migration[] = [
   { version: 1, name: '0001_initial' },
   { version: 2, name: '0002_dependencies_steps_crontabs' },
   { version: 3, name: '0003_pinned_plans' },
+  { version: 4, name: '0004_plain_claims' },
 ];
 
 /** The version of the schema that this version of the library works with. */

@@ -19,6 +19,7 @@ const none = `'{}'`;
 const claim = (slots: number, count = 10): string =>
   `select * from jobs.claim_jobs('${WORKER}', ${count}, ${slots}, '{t}', null, null, 3600000, ${none}, ${none}, ${none},
     ${none}, ${none}, ${none}, ${none}, null, ${slots > 0})`;
+const claimPlain = `select * from jobs.claim_plain_jobs('${WORKER}', 10, '{t}', null, ${none}, ${none}, ${none})`;
 const settle = (ids: string, fences: string): string =>
   `select * from jobs.complete_jobs('${WORKER}', ${ids}, ${fences}, array_fill(1, array[cardinality(${ids})]),
     array_fill(null::text, array[cardinality(${ids})]), true, 1000, null, 'direct')`;
@@ -65,7 +66,8 @@ async function faultsOf(name: string, text: string): Promise<string[]> {
 
 async function faults(): Promise<string[]> {
   const claims = [
-    ...(await faultsOf('a claim of plain jobs', claim(0))),
+    ...(await faultsOf('a claim of plain jobs', claimPlain)),
+    ...(await faultsOf('a claim by hand', claim(0))),
     ...(await faultsOf('a claim of any jobs', claim(10))),
   ];
   const { ids, fences } = await held();
@@ -91,12 +93,13 @@ describe('claims and settles read no more than they need', () => {
   it('on tables that were analysed while they were empty, and planned so', async () => {
     await test.sql('vacuum analyze jobs.jobs, jobs.job_bodies, jobs.job_history_default, jobs.job_queues');
     for (let round = 0; round < UNTIL_GENERIC; round++) {
-      for (const slots of [0, 10]) await client.query(claim(slots));
+      for (const text of [claim(0), claim(10), claimPlain]) await client.query(text);
       const { ids, fences, input } = await held();
       await client.query(settle(ids, fences));
       await client.query(fail(input));
     }
-    expect(await faultsOf('a claim of plain jobs', claim(0))).toEqual([]);
+    expect(await faultsOf('a claim of plain jobs', claimPlain)).toEqual([]);
+    expect(await faultsOf('a claim by hand', claim(0))).toEqual([]);
   });
 
   it('after a load that nobody has analysed, with those very plans', async () => {

@@ -60,3 +60,29 @@ export const claimJobs = statement<CandidateRow>(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text[]::timestamptz[], $11, $12, $13, $14, $15, $16
   )`,
 );
+
+/** What claim_plain_jobs tells of a job, as a JSON array: one text costs less to print and to read than columns. */
+export type PlainJob = [
+  id: string,
+  priority: number,
+  runAt: number,
+  task: string,
+  attempts: number,
+  maxAttempts: number,
+  revision: number,
+  createdAt: number,
+  fence: string,
+  extra: ClaimExtra | null,
+  payload: unknown,
+];
+
+/**
+ * Jobs without limits, for a pool. $1 worker, $2 most jobs, $3 tasks or null, $4 forbidden flags or null, $5–$7 the
+ * cursor, best priority first. First comes the time of the claim in ms, then each job's text, see PlainJob; nothing
+ * where the pool was taken for dead. The statement itself is the function claim_plain_jobs of migration 4.
+ */
+export const claimPlainJobs = statement<{ job: string }>(
+  'claim_plain_jobs',
+  (schema) => `
+  select claimed as job from ${schema}.claim_plain_jobs($1, $2, $3, $4, $5, $6::text[]::timestamptz[], $7) claimed`,
+);

@@ -1,0 +1,1 @@
+drop function claim_plain_jobs;
