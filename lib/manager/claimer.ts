@@ -48,12 +48,22 @@ async function claimPlain(database: Database, request: ClaimRequest): Promise<Cl
     known.map(({ runAt }) => runAt),
     known.map(({ id }) => id),
   ]);
-  const plain = rows.map(({ job }) => JSON.parse(job) as PlainJob);
   const lockedAt = Number(claimedAt?.job);
+  const jobs: ClaimedJob[] = [];
+  const last = new Map<number, PlainJob>();
+  for (const { job } of rows) {
+    const plain = JSON.parse(job) as PlainJob;
+    const furthest = last.get(plain[1]);
+    // They come in the order in which they are stored, which is their turn only mostly.
+    if (!furthest || plain[2] > furthest[2] || (plain[2] === furthest[2] && plain[0] > furthest[0])) {
+      last.set(plain[1], plain);
+    }
+    jobs.push(toPlainClaim(plain, request.workerId, lockedAt));
+  }
   return {
-    jobs: inTurn(plain.map((job) => toPlainClaim(job, request.workerId, lockedAt))),
-    cursor: advance(request.cursor, plain.map(placeOf)),
-    more: plain.length >= request.limit,
+    jobs: inTurn(jobs),
+    cursor: advance(request.cursor, [...last.values()].map(placeOf)),
+    more: jobs.length >= request.limit,
     retryInMs: null,
     promote: [],
   };

@@ -39,6 +39,10 @@ export function newJobId(): string {
  */
 export function correlationIdOf(jobId: string, fence: string): string {
   const count = Number(fence);
+  if (count < 0x1000000) {
+    const end = (parseInt(jobId.slice(30), 16) ^ count).toString(16);
+    return `${jobId.slice(0, 14)}8${jobId.slice(15, 30)}${end.length === 6 ? end : end.padStart(6, '0')}`;
+  }
   const high = parseInt(jobId.slice(24, 30), 16) ^ (Math.floor(count / 0x1000000) & 0xffffff);
   const low = parseInt(jobId.slice(30), 16) ^ (count & 0xffffff);
   return `${jobId.slice(0, 14)}8${jobId.slice(15, 24)}${hex(high, 6)}${hex(low, 6)}`;

@@ -69,19 +69,21 @@ export const toClaimedJob = (row: CandidateRow, workerId: string): ClaimedJob =>
 
 /** The same for a claim of jobs without limits. */
 export const toPlainClaim = (plain: PlainJob, workerId: string, lockedAtMs: number): ClaimedJob => {
-  const [id, priority, runAt, task, attempts, maxAttempts, revision, createdAt, fence, given, payload] = plain;
-  const extra = given ?? NOTHING_EXTRA;
+  // By index: taking an array apart makes an iterator and its results, for each job.
+  const id = plain[0];
+  const fence = plain[8];
+  const extra = plain[9] ?? NOTHING_EXTRA;
   return {
     id,
-    task,
-    payload,
+    task: plain[3],
+    payload: plain[10],
     status: 'running',
-    priority,
+    priority: plain[1],
     queue: null,
     rateLimitKey: extra.rateLimitKey,
-    runAt: toDate(runAt),
-    attempts,
-    maxAttempts,
+    runAt: toDate(plain[2]),
+    attempts: plain[4],
+    maxAttempts: plain[5],
     lastError: extra.lastError,
     jobKey: extra.jobKey,
     jobKeyMode: extra.jobKeyMode,
@@ -91,9 +93,9 @@ export const toPlainClaim = (plain: PlainJob, workerId: string, lockedAtMs: numb
     timeoutMs: extra.timeoutMs,
     lockedBy: workerId,
     lockedAt: toDate(lockedAtMs),
-    revision,
+    revision: plain[6],
     progress: null,
-    createdAt: toDate(createdAt),
+    createdAt: toDate(plain[7]),
     updatedAt: toDate(lockedAtMs),
     correlationId: correlationIdOf(id, fence),
     fence,

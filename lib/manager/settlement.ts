@@ -53,15 +53,14 @@ export async function settleBatch(
   settings: ManagerSettings,
   batch: SettleBatch,
 ): Promise<Settlement> {
-  const completed = batch.requests.filter(({ outcome }) => outcome.kind === 'completed');
-  const ended = batch.requests.filter(({ outcome }) => outcome.kind !== 'completed');
-  const rows = (
-    await Promise.all([
-      completed.length ? complete(database, settings, batch, completed) : [],
-      ended.length ? end(database, settings, batch, ended) : [],
-    ])
-  ).flat();
-  return toSettlement(batch.requests, rows);
+  const isCompleted = ({ outcome }: SettleRequest): boolean => outcome.kind === 'completed';
+  const completed = batch.requests.every(isCompleted) ? batch.requests : batch.requests.filter(isCompleted);
+  const ended = completed === batch.requests ? [] : batch.requests.filter((request) => !isCompleted(request));
+  const [deviations, rows] = await Promise.all([
+    completed.length ? complete(database, settings, batch, completed) : [],
+    ended.length ? end(database, settings, batch, ended) : [],
+  ]);
+  return toSettlement(batch.requests, rows, deviations);
 }
 
 /** Of requests that match nothing: what an earlier call, whose commit's fate was unknown, has already settled. */
@@ -72,7 +71,7 @@ export async function findEarlier(database: Database, { workerId, requests }: Se
     requests.map(({ job }) => job.fence),
     requests.map(millisecondsOf),
   ]);
-  return toSettlement(requests, rows);
+  return toSettlement(requests, rows, null);
 }
 
 /** Rounded, and within what the column holds (24 days). */
@@ -96,8 +95,8 @@ async function completeIn(
   settings: ManagerSettings,
   batch: SettleBatch,
   requests: SettleRequest[],
-): Promise<SettledRow[]> {
-  const rows = await database.run(completeJobs, [
+): Promise<CompletedRow[]> {
+  return database.run(completeJobs, [
     batch.workerId,
     // Array literals by hand: nothing in them needs quotes, which the driver would look for in each.
     `{${requests.map(({ job }) => job.id).join()}}`,
@@ -109,7 +108,6 @@ async function completeIn(
     environmentOf(batch),
     manner,
   ]);
-  return fillIn(requests, rows);
 }
 
 /** Null where no attempt has a result: most have none. */
@@ -117,30 +115,6 @@ function resultsOf(requests: SettleRequest[]): (string | null)[] | null {
   const results = requests.map(({ outcome }) => (outcome.kind === 'completed' ? outcome.result : null));
   return results.some((result) => result !== null) ? results : null;
 }
-
-/** The database tells only what deviates; whatever it does not mention has simply completed. */
-function fillIn(requests: SettleRequest[], rows: CompletedRow[]): SettledRow[] {
-  const parents = new Set(rows.filter(({ became }) => became === 'parent').map(({ id }) => id));
-  const deviations = new Map(rows.filter(({ became }) => became !== 'parent').map((row) => [row.id, row]));
-  return requests.flatMap(({ job: { id, fence } }): SettledRow[] => {
-    const row = deviations.get(id);
-    if (row?.became === 'missing') return [];
-    const { became, promote, superseded_by } = row ?? COMPLETED;
-    return [
-      {
-        id,
-        fence,
-        became: became as 'completed',
-        run_at: null,
-        promote,
-        superseded_by,
-        has_dependents: parents.has(id),
-      },
-    ];
-  });
-}
-
-const COMPLETED = { became: 'completed', promote: null, superseded_by: null } as const;
 
 const end = (database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) => {
   const { keep, retentionMs } = settings.history;
@@ -175,20 +149,32 @@ function toEndedAttempt(request: SettleRequest): EndedAttempt {
   };
 }
 
-function toSettlement(requests: SettleRequest[], rows: SettledRow[]): Settlement {
-  const byId = new Map(rows.map((row) => [row.id, row]));
+/** Of completions the database tells only what deviates: those it does not mention have simply completed. */
+function toSettlement(requests: SettleRequest[], rows: SettledRow[], deviations: CompletedRow[] | null): Settlement {
+  const told = new Map<string, SettledRow | CompletedRow>(rows.map((row) => [row.id, row]));
+  const parents = new Set(rows.filter(({ has_dependents }) => has_dependents).map(({ id }) => id));
+  for (const row of deviations ?? []) {
+    if (row.became === 'parent') parents.add(row.id);
+    else told.set(row.id, row);
+  }
   const results: SettleResult[] = [];
   const missing: SettleRequest[] = [];
   for (const request of requests) {
-    const row = byId.get(request.job.id);
-    if (row) results.push({ job: request.job, status: row.became, runAt: toDateOrNull(row.run_at) });
-    else missing.push(request);
+    const { job, outcome } = request;
+    const row = told.get(job.id);
+    const unmentioned = deviations && outcome.kind === 'completed' ? 'completed' : 'missing';
+    const became = row ? (row.became as SettledRow['became'] | 'missing') : unmentioned;
+    if (became !== 'missing') results.push({ job, status: became, runAt: toDateOrNull(row?.run_at ?? null) });
+    else {
+      missing.push(request);
+      parents.delete(job.id);
+    }
   }
   return {
     results,
     missing,
-    promote: rows.flatMap(({ promote }) => promote ?? []),
-    successors: rows.flatMap(({ superseded_by }) => superseded_by ?? []),
-    parents: rows.filter(({ has_dependents }) => has_dependents).map(({ id }) => id),
+    promote: [...told.values()].flatMap(({ promote }) => promote ?? []),
+    successors: [...told.values()].flatMap(({ superseded_by }) => superseded_by ?? []),
+    parents: [...parents],
   };
 }

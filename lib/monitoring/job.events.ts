@@ -51,6 +51,12 @@ export type JobEventHandler<T extends JobEventType | 'all'> = (
 
 type AnyHandler = (event: JobEvent) => unknown;
 
+interface Subscription {
+  id: number;
+  type: JobEventType | 'all';
+  handler: AnyHandler;
+}
+
 const REMEMBERED = 1_000;
 
 /**
@@ -60,27 +66,31 @@ const REMEMBERED = 1_000;
  * events.on('job.exhausted', ({ job, error }) => alerts.raise(job.task, error));
  */
 export class JobEvents {
-  private readonly handlers = new Map<number, { type: JobEventType | 'all'; handler: AnyHandler }>();
-  private readonly ring: JobEvent[] = [];
-  private next = 0;
+  /** A new list with each change, so that a handler may subscribe or unsubscribe while events are delivered. */
+  private subscriptions: readonly Subscription[] = [];
+  private readonly ring = new Ring();
   private lastId = 0;
   private emitted = 0;
   private dropped = 0;
 
   /** Subscribes and returns the id to unsubscribe by. A handler's error is counted as dropped and goes nowhere else. */
   on<T extends JobEventType | 'all'>(type: T, handler: JobEventHandler<T>): number {
-    this.handlers.set(++this.lastId, { type, handler: handler as AnyHandler });
-    return this.lastId;
+    const id = ++this.lastId;
+    this.subscriptions = [...this.subscriptions, { id, type, handler: handler as AnyHandler }];
+    return id;
   }
 
   /** Unsubscribes; `false` where the id is not known. */
   off(id: number): boolean {
-    return this.handlers.delete(id);
+    const others = this.subscriptions.filter((subscription) => subscription.id !== id);
+    const known = others.length < this.subscriptions.length;
+    this.subscriptions = others;
+    return known;
   }
 
   /** The last 1,000 events, oldest first. */
   events(): JobEvent[] {
-    return [...this.ring.slice(this.next), ...this.ring.slice(0, this.next)];
+    return this.ring.events();
   }
 
   stats(): { emitted: number; dropped: number } {
@@ -88,17 +98,15 @@ export class JobEvents {
   }
 
   emit<T extends JobEventType>(type: T, workerId: string | null, fields: JobEventFields[T]): void {
-    const event = { type, at: new Date(), workerId, ...fields } as unknown as JobEvent;
-    this.remember(event);
-    for (const subscription of this.handlers.values()) {
-      if (subscription.type === type || subscription.type === 'all') this.deliver(subscription.handler, event);
-    }
-  }
-
-  private remember(event: JobEvent): void {
+    const at = Date.now();
     this.emitted++;
-    this.ring[this.next] = event;
-    this.next = (this.next + 1) % REMEMBERED;
+    this.ring.remember(type, at, workerId, fields);
+    let event: JobEvent | undefined;
+    for (const subscription of this.subscriptions) {
+      if (subscription.type !== type && subscription.type !== 'all') continue;
+      event ??= eventOf(type, at, workerId, fields);
+      this.deliver(subscription.handler, event);
+    }
   }
 
   private deliver(handler: AnyHandler, event: JobEvent): void {
@@ -108,6 +116,35 @@ export class JobEvents {
     } catch {
       this.dropped++;
     }
+  }
+}
+
+const eventOf = (type: JobEventType, at: number, workerId: string | null, fields: object): JobEvent =>
+  ({ type, at: new Date(at), workerId, ...fields }) as unknown as JobEvent;
+
+/** The last events, in parts: most are never looked at, and three for each job would be a good part of its garbage. */
+class Ring {
+  private readonly types: JobEventType[] = [];
+  private readonly times = new Float64Array(REMEMBERED);
+  private readonly workerIds: (string | null)[] = [];
+  private readonly fields: object[] = [];
+  private next = 0;
+
+  remember(type: JobEventType, at: number, workerId: string | null, fields: object): void {
+    const index = this.next;
+    this.types[index] = type;
+    this.times[index] = at;
+    this.workerIds[index] = workerId;
+    this.fields[index] = fields;
+    this.next = (index + 1) % REMEMBERED;
+  }
+
+  /** Oldest first. */
+  events(): JobEvent[] {
+    const events = this.types.map((type, index) =>
+      eventOf(type, this.times[index]!, this.workerIds[index]!, this.fields[index]!),
+    );
+    return [...events.slice(this.next), ...events.slice(0, this.next)];
   }
 }
 

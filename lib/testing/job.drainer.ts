@@ -4,7 +4,7 @@ import type { Outcome, SettledStatus, SettleResult } from '../interfaces/claim.i
 import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
 import { InvalidArgumentError, ShutdownError } from '../jobs.errors.js';
 import { JobRunner } from '../worker/job.runner.js';
-import { newWorkerId } from '../worker/job.queue.js';
+import { newWorkerId } from '../worker/worker.pool.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
 import type { WorkerPoolParts } from '../worker/worker.pool.js';
 import { EndlessDrainError } from './testing.errors.js';

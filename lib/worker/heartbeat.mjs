@@ -2,7 +2,6 @@
 // pool its lease. It renews only while that loop has moved within the last minute, so an endless loop does.
 import process from 'node:process';
 import { parentPort, workerData } from 'node:worker_threads';
-import pg from 'pg';
 
 const { config, query, keepaliveMs, patienceMs, shared } = workerData;
 /** [0]: when the main loop moved last, [1]: when the last lease that was granted had been asked for. */
@@ -17,6 +16,8 @@ let stopped = false;
 const now = () => process.hrtime.bigint() / 1_000_000n;
 
 async function connect() {
+  // Not at the thread's start, when the pool has better uses for the processor; a first beat is seconds away.
+  const { default: pg } = await import('pg');
   const fresh = new pg.Client(config);
   fresh.on('error', () => drop(fresh));
   await fresh.connect();

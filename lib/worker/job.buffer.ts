@@ -42,14 +42,17 @@ export class JobBuffer {
     if (more && this.entries.length <= this.size / 2) this.adaptiveSize = Math.min(LARGEST, this.adaptiveSize * 2);
     this.weigh(jobs);
     const since = performance.now();
-    const ordered = [...jobs.filter(forSlot), ...jobs.filter((job) => !forSlot(job))];
-    for (const job of ordered) this.insert({ job, since });
+    // Jobs for free slots first: each goes before all others, behind those of its kind.
+    for (const job of jobs) if (forSlot(job)) this.insert({ job, since });
+    for (const job of jobs) if (!forSlot(job)) this.insert({ job, since });
   }
 
   /** The first job that may start. */
   take(admit?: (job: ClaimedJob) => boolean): ClaimedJob | null {
     if (!admit) return this.entries.shift()?.job ?? null;
-    const index = this.entries.findIndex(({ job }) => admit(job));
+    const first = this.entries[0];
+    if (first && admit(first.job)) return this.entries.shift()!.job;
+    const index = this.entries.findIndex(({ job }, place) => place > 0 && admit(job));
     return index < 0 ? null : this.entries.splice(index, 1)[0]!.job;
   }
 
@@ -74,7 +77,8 @@ export class JobBuffer {
       : (other: Entry) => !forSlot(other.job) && other.job.priority > entry.job.priority;
     let index = this.entries.length;
     while (index > 0 && before(this.entries[index - 1]!)) index--;
-    this.entries.splice(index, 0, entry);
+    if (index === this.entries.length) this.entries.push(entry);
+    else this.entries.splice(index, 0, entry);
   }
 
   /** A sample is enough: the bound keeps memory in check, not to the byte. */

@@ -1,6 +1,5 @@
 // The local buffer between the database and a pool's slots: claims in batches ahead of need, gives back what gets
 // stale or is left over. Woken by notifications, by slots that ask for more than there is, and by its poll timer.
-import { randomBytes } from 'node:crypto';
 import type { ClaimRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
@@ -134,7 +133,7 @@ export class JobQueue {
   /** The next job, or null after `timeoutMs` (Infinity: when the queue stops). */
   takeJob(timeoutMs: number): Promise<ClaimedJob | null> {
     if (this.state === 'stopped') return Promise.resolve(null);
-    const job = this.mayDispatch() ? this.next() : null;
+    const job = this.tryTakeJob();
     if (job || timeoutMs <= 0) return Promise.resolve(job);
     return new Promise((resolve) => {
       const taker: Taker = { resolve, timer: null };
@@ -142,6 +141,11 @@ export class JobQueue {
       this.takers.push(taker);
       if (!this.turn) this.wake();
     });
+  }
+
+  /** The next job if there is one that may start right now. */
+  tryTakeJob(): ClaimedJob | null {
+    return this.state !== 'stopped' && this.mayDispatch() ? this.next() : null;
   }
 
   /** Puts claimed jobs into the buffer, for tests and re-dispatch. */
@@ -343,7 +347,3 @@ export class JobQueue {
     taker.resolve(job);
   }
 }
-
-/** A worker id that tells people where it is: host, process, and something that makes it unique. */
-export const newWorkerId = (host: string): string =>
-  `${host.slice(0, 12)}-${process.pid}-${randomBytes(4).toString('hex')}`;

@@ -10,7 +10,7 @@ import { withReason } from '../manager/settlement.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
-import { Deadlines } from './deadlines.js';
+import { Deadlines, type Deadline } from './deadlines.js';
 import { JobContext } from './job.context.js';
 import { readReturned, readThrown, type DelayOf } from './outcome.js';
 import { settleInside } from './transactional.settle.js';
@@ -31,8 +31,8 @@ export interface Attempt extends SettleRequest {
   settled: SettleResult | null;
 }
 
-/** How a handler ended: by an answer, or by throwing. */
-type Ending = { outcome: Outcome; thrown: boolean };
+/** An attempt whose handler has ended: by an answer, or by throwing. */
+type Ended = Attempt & { thrown: boolean };
 
 export class JobRunner {
   private readonly deadlines = new Deadlines();
@@ -41,24 +41,13 @@ export class JobRunner {
   constructor(private readonly parts: JobRunnerParts) {}
 
   /** Never rejects. Resolves when the handler has ended, or has run out of its time. */
-  async run(job: ClaimedJob): Promise<Attempt> {
+  run(job: ClaimedJob): Promise<Attempt> {
     const startedAt = performance.now();
-    const attempt = (outcome: Outcome): Attempt => ({
-      job,
-      outcome,
-      executionTimeMs: performance.now() - startedAt,
-      settled: null,
-    });
     const definition = this.parts.tasks.get(job.task);
-    if (!definition) return attempt({ kind: 'permanent', error: unknownTask(job.task) });
-    let { payload } = job;
-    if (definition.schema) {
-      const checked = await this.check(definition.schema, job);
-      if ('error' in checked) return attempt({ kind: 'permanent', error: checked.error });
-      payload = checked.payload;
+    if (definition && !definition.schema && !definition.options.transactional) {
+      return this.attempt(job, definition, job.payload, null, startedAt);
     }
-    if (definition.options.transactional) return this.runInTransaction(job, definition, payload, attempt);
-    return attempt((await this.attempt(job, definition, payload, null)).outcome);
+    return this.prepareAndRun(job, definition, startedAt);
   }
 
   /** Aborts the signal of one running job. */
@@ -78,12 +67,28 @@ export class JobRunner {
     this.deadlines.clear();
   }
 
+  private async prepareAndRun(
+    job: ClaimedJob,
+    definition: TaskDefinition | undefined,
+    startedAt: number,
+  ): Promise<Attempt> {
+    if (!definition) return ended(job, { kind: 'permanent', error: unknownTask(job.task) }, startedAt);
+    let { payload } = job;
+    if (definition.schema) {
+      const checked = await this.check(definition.schema, job);
+      if ('error' in checked) return ended(job, { kind: 'permanent', error: checked.error }, startedAt);
+      payload = checked.payload;
+    }
+    if (definition.options.transactional) return this.runInTransaction(job, definition, payload, startedAt);
+    return this.attempt(job, definition, payload, null, startedAt);
+  }
+
   /** What the handler writes through `ctx.manager` is committed together with the job's settling, or not at all. */
   private async runInTransaction(
     job: ClaimedJob,
     definition: TaskDefinition,
     payload: unknown,
-    attempt: (outcome: Outcome) => Attempt,
+    startedAt: number,
   ): Promise<Attempt> {
     let transaction: JobTransaction;
     try {
@@ -91,43 +96,97 @@ export class JobRunner {
     } catch (error) {
       // Nothing has begun: the attempt does not count.
       this.parts.onError(error, `beginning the transaction of job ${job.id}`);
-      return attempt({ kind: 'released' });
+      return ended(job, { kind: 'released' }, startedAt);
     }
-    const { outcome, thrown } = await this.attempt(job, definition, payload, transaction);
-    if (!thrown) {
+    const attempt = await this.attempt(job, definition, payload, transaction, startedAt);
+    if (!attempt.thrown) {
       const delayOf = this.delayOf(job, definition);
-      return settleInside(transaction, this.parts.workerId, attempt(outcome), delayOf);
+      return settleInside(transaction, this.parts.workerId, attempt, delayOf);
     }
     // A handler that was left behind must not go on writing in a transaction that ends without it.
-    await (isLeftBehind(outcome) ? transaction.destroy() : transaction.rollback());
-    return attempt(outcome);
+    await (isLeftBehind(attempt.outcome) ? transaction.destroy() : transaction.rollback());
+    return attempt;
   }
 
-  private async attempt(
+  /** Calls the handler. One promise and a few closures for each job: at this rate, what is allocated is what costs. */
+  private attempt(
     job: ClaimedJob,
     definition: TaskDefinition,
     payload: unknown,
     transaction: JobTransaction | null,
-  ): Promise<Ending> {
+    startedAt: number,
+  ): Promise<Ended> {
     const context = new JobContext(job, this.parts.jobs, this.parts.workerId, transaction);
     this.contexts.set(job.id, context);
+    return new Promise((resolve) => {
+      let deadline: Deadline | null = null;
+      let over = false;
+      const end = (outcome: Outcome, thrown: boolean): void => {
+        over = true;
+        if (deadline) this.deadlines.remove(deadline);
+        const attempt = ended(job, outcome, startedAt, thrown);
+        const unfinished = outcome.kind === 'partial' || context.isWriting;
+        if (!unfinished) this.forget(context);
+        resolve(unfinished ? this.finish(context, definition, attempt) : attempt);
+      };
+      // What a handler does after its time is over goes nowhere, rejections included.
+      const fail = (error: unknown): void => {
+        if (!over) end(this.readFailure(error, context, definition), true);
+      };
+      const answer = (value: unknown): void => {
+        if (over) return;
+        try {
+          end(this.readAnswer(value, job, definition), false);
+        } catch (error) {
+          fail(error);
+        }
+      };
+      try {
+        const returned = definition.handler(payload, context);
+        if (!isThenable(returned)) return answer(returned);
+        deadline = this.limitTime(context, definition, fail);
+        returned.then(answer, fail);
+      } catch (error) {
+        fail(error);
+      }
+    });
+  }
+
+  private limitTime(context: JobContext, definition: TaskDefinition, fail: (error: Error) => void): Deadline {
+    const { job } = context;
+    const timeoutMs = job.timeoutMs ?? definition.options.timeoutMs ?? this.parts.options.timeoutMs;
+    return this.deadlines.add(timeoutMs, () => {
+      const error = new JobTimeoutError(timeoutMs);
+      context.abort(error);
+      this.parts.events.emit('job.timeout', this.parts.workerId, { job, timeoutMs });
+      fail(error);
+    });
+  }
+
+  /** What the handler has said last is on its way to the database, or steps belong to what it leaves behind. */
+  private async finish(context: JobContext, definition: TaskDefinition, attempt: Ended): Promise<Ended> {
+    const { outcome } = attempt;
     try {
-      const returned = await this.withinTime(job, definition, context, payload);
-      const outcome = this.readAnswer(returned, job, definition);
-      if (outcome.kind !== 'partial') return { outcome, thrown: false };
-      const partialResults = await context.withSteps(outcome.partialResults);
-      return { outcome: { ...outcome, partialResults }, thrown: false };
+      if (outcome.kind !== 'partial') return attempt;
+      return { ...attempt, outcome: { ...outcome, partialResults: await context.withSteps(outcome.partialResults) } };
     } catch (error) {
-      const outcome: Outcome =
-        context.abortReason instanceof ShutdownError
-          ? { kind: 'released' }
-          : readThrown(transaction ? withReason(error) : error, this.delayOf(job, definition));
-      return { outcome, thrown: true };
+      return { ...attempt, outcome: this.readFailure(error, context, definition), thrown: true };
     } finally {
-      if (context.isWriting) await context.written();
-      // A job that was lost may run here again already, under another context.
-      if (this.contexts.get(job.id) === context) this.contexts.delete(job.id);
+      await context.written();
+      this.forget(context);
     }
+  }
+
+  /** A job that was lost may run here again already, under another context. */
+  private forget(context: JobContext): void {
+    const { id } = context.job;
+    if (this.contexts.get(id) === context) this.contexts.delete(id);
+  }
+
+  private readFailure(error: unknown, context: JobContext, definition: TaskDefinition): Outcome {
+    if (context.abortReason instanceof ShutdownError) return { kind: 'released' };
+    const reason = definition.options.transactional ? withReason(error) : error;
+    return readThrown(reason, this.delayOf(context.job, definition));
   }
 
   private readAnswer(returned: unknown, job: ClaimedJob, definition: TaskDefinition): Outcome {
@@ -151,31 +210,10 @@ export class JobRunner {
       return { error };
     }
   }
+}
 
-  /** The handler's answer; rejects when its time is over. What it does after that goes nowhere, rejections included. */
-  private withinTime(job: ClaimedJob, definition: TaskDefinition, context: JobContext, payload: unknown): unknown {
-    const answer = definition.handler(payload, context);
-    if (!isThenable(answer)) return answer;
-    const timeoutMs = job.timeoutMs ?? definition.options.timeoutMs ?? this.parts.options.timeoutMs;
-    return new Promise<unknown>((resolve, reject) => {
-      const deadline = this.deadlines.add(timeoutMs, () => {
-        const error = new JobTimeoutError(timeoutMs);
-        context.abort(error);
-        this.parts.events.emit('job.timeout', this.parts.workerId, { job, timeoutMs });
-        reject(error);
-      });
-      answer.then(
-        (value) => {
-          this.deadlines.remove(deadline);
-          resolve(value);
-        },
-        (error: unknown) => {
-          this.deadlines.remove(deadline);
-          reject(error as Error);
-        },
-      );
-    });
-  }
+function ended(job: ClaimedJob, outcome: Outcome, startedAt: number, thrown = false): Ended {
+  return { job, outcome, executionTimeMs: performance.now() - startedAt, settled: null, thrown };
 }
 
 const isThenable = (answer: unknown): answer is PromiseLike<unknown> =>

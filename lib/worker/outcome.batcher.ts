@@ -34,10 +34,12 @@ export class OutcomeBatcher {
 
   /** Tells the world what has become of attempts. */
   announce(batch: SettleRequest[], results: SettleResult[]): void {
-    const requests = new Map(batch.map((request) => [request.job, request]));
+    // Results come in the order of their requests, mostly all of them: looking each up would cost more.
+    let index = 0;
     for (const result of results) {
+      if (batch[index]?.job !== result.job) index = batch.findIndex(({ job }) => job === result.job);
       this.onSettled(result);
-      this.emit(requests.get(result.job)!, result);
+      this.emit(batch[index++]!, result);
     }
   }
 

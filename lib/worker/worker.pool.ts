@@ -1,4 +1,5 @@
 // N slots that take jobs from the local buffer, run them, and hand their outcomes to the batcher.
+import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
@@ -11,7 +12,7 @@ import type { JobEvents } from '../monitoring/job.events.js';
 import { CANCEL_NEWS, type JobNotifier } from '../storage/job.notifier.js';
 import { settledWithin } from './backoff.js';
 import { Isolation } from './isolation.js';
-import { JobQueue, newWorkerId } from './job.queue.js';
+import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
@@ -213,19 +214,17 @@ export class WorkerPool {
 
   /** One slot: takes and runs jobs until the queue stops. */
   private async slot(): Promise<void> {
-    for (let job = await this.queue.takeJob(Infinity); job; job = await this.queue.takeJob(Infinity)) {
-      await this.runOne(job);
+    for (;;) {
+      const job = this.queue.tryTakeJob() ?? (await this.queue.takeJob(Infinity));
+      if (!job) return;
+      this.active.add(job);
+      this.parts.events.emit('job.started', this.workerId, { job });
+      const attempt = await this.runner.run(job);
+      this.leave(job);
+      if (attempt.settled) this.batcher.announce([attempt], [attempt.settled]);
+      else this.batcher.add(attempt);
       if (this.batcher.pending > MOST_PENDING_OUTCOMES) await this.batcher.flush();
     }
-  }
-
-  private async runOne(job: ClaimedJob): Promise<void> {
-    this.active.add(job);
-    this.parts.events.emit('job.started', this.workerId, { job });
-    const attempt = await this.runner.run(job);
-    this.leave(job);
-    if (attempt.settled) this.batcher.announce([attempt], [attempt.settled]);
-    else this.batcher.add(attempt);
   }
 
   private leave(job: ClaimedJob): void {
@@ -262,3 +261,7 @@ export class WorkerPool {
     this.parts.events.emit('worker.error', this.workerId, { error, context });
   }
 }
+
+/** A worker id that tells people where it is: host, process, and something that makes it unique. */
+export const newWorkerId = (host: string): string =>
+  `${host.slice(0, 12)}-${process.pid}-${randomBytes(4).toString('hex')}`;
