@@ -5,14 +5,7 @@ import { DatabaseUnavailableError, JobsError, UnknownParentError, UnknownRateLim
 import type { Database } from '../storage/database.js';
 import { isUniqueViolation } from '../storage/database.errors.js';
 import { toDate } from '../storage/row.types.js';
-import {
-  addJobs,
-  addKeyedJobs,
-  addPlainJobs,
-  type AddedRow,
-  type JobKind,
-  type NewJob,
-} from '../storage/statements/add-jobs.js';
+import { addAlikeJobs, addJobs, addKeyedJobs, type AddedRow, type NewJob } from '../storage/statements/add-jobs.js';
 import { linkParents, lockParents } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
@@ -108,7 +101,7 @@ export class JobAdder {
     for (let start = 0; start < jobs.length; start += CHUNK) {
       const chunk = jobs.slice(start, start + CHUNK);
       const rows =
-        (await this.insertPlain(chunk, executor, channel)) ??
+        (await this.insertAlike(chunk, executor, channel)) ??
         (await this.database.run(addJobs, [...parametersOf(chunk), channel], executor));
       refuseMissing(rows);
       const now = Number((rows[0] as { now: number }).now);
@@ -117,12 +110,22 @@ export class JobAdder {
     return added;
   }
 
-  /** Null where the jobs are not plain, or are there already: an add whose answer was lost is being repeated. */
-  private async insertPlain(jobs: PreparedJob[], executor: QueryExecutor | undefined, channel: string | null) {
-    const values = plainParametersOf(jobs);
-    if (!values) return null;
+  /** Null where the jobs are not alike, or are there already: an add whose answer was lost is being repeated. */
+  private async insertAlike(jobs: PreparedJob[], executor: QueryExecutor | undefined, channel: string | null) {
+    const first = jobs[0]!.row;
+    if (!jobs.every(({ row }) => isPlain(row) && isAlike(row, first))) return null;
+    const values = [
+      `{${jobs.map(({ row }) => row.id).join()}}`,
+      jobs.map(({ json }) => json).join('\n'),
+      first.task,
+      first.priority,
+      first.max_attempts,
+      first.run_at,
+      first.delay_ms,
+      channel,
+    ];
     try {
-      return await this.database.run(addPlainJobs, [...values, channel], executor);
+      return await this.database.run(addAlikeJobs, values, executor);
     } catch (error) {
       if (executor || !isUniqueViolation(error)) throw error;
       return null;
@@ -239,31 +242,6 @@ const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== null || i
 const mayLink = ({ row }: PreparedJob, id: string): boolean =>
   row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
 
-/** Kinds in one insert: more of them, and telling each job's apart costs more than it saves. */
-const MOST_KINDS = 16;
-
-/** Ids, kinds and payloads of plain jobs, as addPlainJobs takes them; null where one is not plain. */
-function plainParametersOf(jobs: PreparedJob[]): [string, string, string, string] | null {
-  const kinds: JobKind[] = [];
-  const kindOf: number[] = [];
-  for (const { row } of jobs) {
-    if (!isPlain(row)) return null;
-    let kind = kinds.findIndex((known) => isAlike(known, row));
-    if (kind < 0) {
-      if (kinds.length === MOST_KINDS) return null;
-      const { task, priority, run_at, delay_ms, max_attempts } = row;
-      kind = kinds.push({ task, priority, run_at, delay_ms, max_attempts }) - 1;
-    }
-    kindOf.push(kind + 1);
-  }
-  return [
-    `{${jobs.map(({ row }) => row.id).join()}}`,
-    `{${kindOf.join()}}`,
-    jobs.map(({ json }) => json).join('\n'),
-    JSON.stringify(kinds),
-  ];
-}
-
 /** Nothing but a task, a payload, and when and how often to try. */
 const isPlain = (row: NewJob): boolean =>
   row.timeout_ms === null &&
@@ -275,12 +253,12 @@ const isPlain = (row: NewJob): boolean =>
   row.group_id === null &&
   row.depends_on === null;
 
-const isAlike = (kind: JobKind, row: NewJob): boolean =>
-  kind.task === row.task &&
-  kind.priority === row.priority &&
-  kind.run_at === row.run_at &&
-  kind.delay_ms === row.delay_ms &&
-  kind.max_attempts === row.max_attempts;
+const isAlike = (row: NewJob, other: NewJob): boolean =>
+  row.task === other.task &&
+  row.priority === other.priority &&
+  row.max_attempts === other.max_attempts &&
+  row.run_at === other.run_at &&
+  row.delay_ms === other.delay_ms;
 
 /** Without what is null: the database spends most of an add on reading these. */
 function compact(row: NewJob): string {

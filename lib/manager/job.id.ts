@@ -7,7 +7,12 @@ let used = POOL_IDS;
 let lastMs = 0;
 let counter = 0;
 
+let timeOfIds = '';
+
 const hex = (value: number, digits: number): string => value.toString(16).padStart(digits, '0');
+
+/** All counters as three digits: made once, they cost nothing for each id. */
+const COUNTERS = Array.from({ length: 0x1000 }, (_, counter) => hex(counter, 3));
 
 /**
  * A UUID of version 7 (RFC 9562): milliseconds, a counter that keeps ids of one process in order, 62 random bits.
@@ -15,22 +20,23 @@ const hex = (value: number, digits: number): string => value.toString(16).padSta
  */
 export function newJobId(): string {
   const now = Date.now();
-  if (now > lastMs) {
-    lastMs = now;
-    counter = 0;
-  } else if (++counter > 0xfff) {
-    lastMs++; // more than 4,096 in a millisecond: borrow the next one
-    counter = 0;
-  }
+  if (now > lastMs) startMillisecond(now);
+  else if (++counter === COUNTERS.length) startMillisecond(lastMs + 1); // all are used: borrow the next one
   if (used === POOL_IDS) {
     randomFillSync(pool);
     used = 0;
   }
   const offset = 8 * used++;
-  const time = hex(lastMs, 12);
-  const high = (pool.readUInt16BE(offset) & 0x3fff) | 0x8000;
-  const low = hex(pool.readUIntBE(offset + 2, 6), 12);
-  return `${time.slice(0, 8)}-${time.slice(8)}-7${hex(counter, 3)}-${hex(high, 4)}-${low}`;
+  pool[offset] = (pool[offset]! & 0x3f) | 0x80;
+  const random = pool.toString('hex', offset, offset + 8);
+  return `${timeOfIds}-7${COUNTERS[counter]}-${random.slice(0, 4)}-${random.slice(4)}`;
+}
+
+function startMillisecond(ms: number): void {
+  lastMs = ms;
+  counter = 0;
+  const digits = hex(ms, 12);
+  timeOfIds = `${digits.slice(0, 8)}-${digits.slice(8)}`;
 }
 
 /**

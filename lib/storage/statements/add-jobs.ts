@@ -99,42 +99,29 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
   select null, key from missing`,
 );
 
-/** What plain jobs added together have in common; most batches have one kind, or few. */
-export type JobKind = Pick<NewJob, 'task' | 'priority' | 'run_at' | 'delay_ms' | 'max_attempts'>;
-
 /**
- * For first tries of jobs that have nothing but an id, a payload and a kind. $1 ids, $2 each one's kind (its place in
- * $4, from 1), $3 payloads, one in a line (JSON text has no line breaks of its own), $4 a JSON array of JobKind, $5
- * channel or null. Half as dear as addJobs: nothing is read from JSON for each job, payloads are parsed once, and
- * nobody asks whether the id is there already. Where it is, this fails with a unique violation; then call addJobs.
+ * For first tries of jobs that differ in id and payload alone, and have no more than what is named here. $1 ids, $2
+ * payloads, one in a line (JSON text has no line breaks of its own), $3 task, $4 priority, $5 max attempts, $6 run-at or
+ * null, $7 delay in ms or null, $8 channel or null. Much cheaper than addJobs: no spec is read from JSON, payloads are
+ * parsed once, and nobody asks whether an id is there already. Where one is, this fails with a unique violation.
  */
-export const addPlainJobs = statement<{ now: number; missing: null }>(
-  'add_plain_jobs',
+export const addAlikeJobs = statement<{ now: number; missing: null }>(
+  'add_alike_jobs',
   (schema) => `
-  with kinds as materialized (
-    select k.*, coalesce(k.asked_run_at, now() + k.delay_ms * interval '1 ms', now()) as run_at
-    from rows from (
-      json_to_recordset($4::text::json) as (
-        task text, priority integer, run_at timestamptz, delay_ms float8, max_attempts smallint
-      )
-    ) with ordinality as k (task, priority, asked_run_at, delay_ms, max_attempts, kind)
+  with due as materialized (
+    select coalesce($6::timestamptz, now() + $7::float8 * interval '1 ms', now()) as at
   ),
   bodies as (
     insert into ${schema}.job_bodies (id, run_at, priority, max_attempts, task, payload)
-    select s.id, k.run_at, k.priority, k.max_attempts, k.task, s.payload::json
-    from rows from (unnest($1::text::uuid[]), unnest($2::text::smallint[]), string_to_table($3::text, E'\\n'))
-      as s (id, kind, payload)
-    join kinds k using (kind)
+    select s.id, (select at from due), $4::integer, $5::smallint, $3::text, s.payload::json
+    from rows from (unnest($1::text::uuid[]), string_to_table($2::text, E'\\n')) as s (id, payload)
   ),
   live as (
     insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, task)
-    select s.id, k.run_at, k.priority, k.max_attempts, k.max_attempts = 1, k.task
-    from rows from (unnest($1::text::uuid[]), unnest($2::text::smallint[])) as s (id, kind)
-    join kinds k using (kind)
+    select s.id, (select at from due), $4, $5, $5 = 1, $3 from unnest($1::text::uuid[]) as s (id)
   ),
   announced as materialized (
-    select pg_notify($5::text, '') from kinds
-    where $5::text is not null and run_at <= now() + interval '2 s' limit 1
+    select pg_notify($8::text, '') from due where $8::text is not null and at <= now() + interval '2 s'
   )
   select ${ms('now()')} as now, null as missing from (select 1) one left join announced on true`,
 );
