@@ -97,4 +97,8 @@ export interface HeartbeatReport {
   expired: boolean;
   /** Ids of the worker's running jobs that somebody asked to cancel. */
   cancelRequested: string[];
+  /** Whether processes that are gone have left something for others to finish. */
+  needsRescue: boolean;
+  /** Whether any rate limit is registered. */
+  hasRateLimits: boolean;
 }

@@ -14,6 +14,8 @@ export class MaintenanceDuties {
 
   /** Starts the next window of rate limits whose window has passed. Never rejects, like all duties. */
   refillRateLimits(): Promise<void> {
+    // Each second in each process: where there are no limits, not even a look.
+    if (!this.jobs.claims.mayHaveRateLimits) return Promise.resolve();
     return this.perform('refilling rate limits', [() => this.jobs.refillRateLimits()]);
   }
 

@@ -39,6 +39,8 @@ export interface SettleAnswer {
 }
 
 export class JobClaims {
+  /** Whether there may be windows to refill: true until a heartbeat has told otherwise. */
+  mayHaveRateLimits = true;
   private readonly seenTasks = new Set<string>();
 
   constructor(
@@ -180,7 +182,12 @@ export class JobClaims {
   /** Renews the leases of all that a worker holds. */
   async heartbeat(workerId: string): Promise<HeartbeatReport> {
     const [row] = await this.database.run(leases.heartbeat, [workerId]);
-    return { expired: !row, cancelRequested: row?.cancel_requested ?? [] };
+    return {
+      expired: !row,
+      cancelRequested: row?.cancel_requested ?? [],
+      needsRescue: row?.needs_rescue ?? false,
+      hasRateLimits: row?.has_rate_limits ?? true,
+    };
   }
 
   /** The same for a thread of its own; null where the connection's settings cannot be handed to one. */

@@ -436,6 +436,7 @@ export class JobManager {
           ])
         : error;
     });
+    this.claims.mayHaveRateLimits = true;
     return toRateLimit(rows[0] as limits.RateLimitRow);
   }
 

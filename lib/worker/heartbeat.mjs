@@ -35,7 +35,13 @@ async function renew() {
   const sentAt = now();
   const { rows } = await client.query(query);
   if (rows.length) Atomics.store(clock, 1, sentAt);
-  parentPort.postMessage({ expired: rows.length === 0, cancelRequested: rows[0]?.cancel_requested ?? [] });
+  const [row] = rows;
+  parentPort.postMessage({
+    expired: !row,
+    cancelRequested: row?.cancel_requested ?? [],
+    needsRescue: row?.needs_rescue ?? false,
+    hasRateLimits: row?.has_rate_limits ?? true,
+  });
 }
 
 async function beat() {

@@ -38,7 +38,6 @@ export class LeaseKeeper {
     await this.register();
     this.pulseAt = monotonicMs();
     this.every(PULSE_MS, () => this.pulse());
-    this.every(this.parts.options.keepaliveMs, () => this.rescue());
     // Before the first job is claimed: it may block the loop at once, and for long.
     this.startBeating();
   }
@@ -97,9 +96,15 @@ export class LeaseKeeper {
     }
   }
 
-  private heed({ expired, cancelRequested }: HeartbeatReport): void {
-    for (const id of cancelRequested) this.parts.runner.abort(id, new CancelJob('the job was cancelled'));
+  private heed({ expired, cancelRequested, needsRescue, hasRateLimits }: HeartbeatReport): void {
+    this.abortCancelled(cancelRequested);
+    this.parts.jobs.claims.mayHaveRateLimits = hasRateLimits;
+    if (needsRescue) this.rescue();
     if (expired) void this.beginAgain();
+  }
+
+  private abortCancelled(ids: string[]): void {
+    for (const id of ids) this.parts.runner.abort(id, new CancelJob('the job was cancelled'));
   }
 
   /** Taken for dead: what runs here has been, or will be, given to others. Start over with a lease of our own. */
@@ -130,8 +135,7 @@ export class LeaseKeeper {
 
   private async findCancelled(): Promise<void> {
     try {
-      const ids = await this.parts.jobs.claims.findCancelRequests(this.parts.workerId);
-      this.heed({ expired: false, cancelRequested: ids });
+      this.abortCancelled(await this.parts.jobs.claims.findCancelRequests(this.parts.workerId));
     } catch (error) {
       this.report(error);
     }

@@ -168,10 +168,33 @@ const cancelRequests = (schema: string): string => `
   select j.id from ${schema}.jobs j where j.cancel_requested and j.locked_by = $1`;
 
 /**
- * Renews the lease of everything that a worker holds: one row per process. $1 worker. Returns no row if the worker was
- * taken for dead.
+ * Whether something was left undone by a process that is gone: a silent worker, a queue whose free places nobody has
+ * given on, a job that waits for a key that nobody holds. Indexes: jobs_blocked_by_key, jobs_superseded; workers and
+ * queues are few.
  */
-export const heartbeat = statement<{ cancel_requested: string[] | null }>(
+const needsRescue = (schema: string): string => `
+  exists (
+    select from ${schema}.workers
+    where (stopped_at is null and heartbeat_at + lease_ms * interval '1 ms' <= clock_timestamp()) or leftovers
+  ) or exists (
+    select from ${schema}.job_queues
+    where parked_at is not null and not paused and running < coalesce(concurrency, 2147483647)
+  ) or exists (
+    select from ${schema}.jobs j
+    where j.parked = 'key' and not exists (
+      select from ${schema}.jobs holder where holder.superseded_by = j.id and holder.locked_by is not null
+    )
+  )`;
+
+/**
+ * Renews the lease of everything that a worker holds: one row per process. $1 worker. Returns no row if the worker was
+ * taken for dead. Also tells what there is to do, so that an idle process need not ask by statements of their own.
+ */
+export const heartbeat = statement<{
+  cancel_requested: string[] | null;
+  needs_rescue: boolean;
+  has_rate_limits: boolean;
+}>(
   'heartbeat',
   (schema) => `
   with beat as (
@@ -179,7 +202,8 @@ export const heartbeat = statement<{ cancel_requested: string[] | null }>(
     where id = $1 and stopped_at is null
     returning id
   )
-  select (select json_agg(id) from (${cancelRequests(schema)}) asked) as cancel_requested
+  select (select json_agg(id) from (${cancelRequests(schema)}) asked) as cancel_requested,
+    ${needsRescue(schema)} as needs_rescue, exists (select from ${schema}.rate_limits) as has_rate_limits
   from beat`,
 );
 
