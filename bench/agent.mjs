@@ -30,11 +30,12 @@ const methods = {
   install: () => contestant.install(url, settings),
 
   /** Adds jobs `from` … `from + count - 1`, 1,000 in a call. */
-  async load({ count, from = 0, delayMs, queues }) {
+  async load({ count, from = 0, delayMs, queues, limits }) {
     const { addMany } = await openProducer();
     const options = {
       ...(delayMs && { runAt: new Date(Date.now() + delayMs) }),
       ...(queues && { queueOf: ({ n }) => `queue-${n % queues}` }),
+      ...(limits && { limitOf: ({ n }) => `limit-${n % limits}` }),
     };
     for (let n = from; n < from + count; n += 1_000) {
       const length = Math.min(1_000, from + count - n);
@@ -47,7 +48,11 @@ const methods = {
 
   now,
 
-  holdQueues: () => contestant.holdQueues(url),
+  holdQueues: () => contestant.holdHeads(url),
+
+  registerLimits: ({ count }) => contestant.registerLimits(url, count),
+
+  useUpLimits: () => contestant.holdHeads(url),
 
   /** `clients` callers add for so long, each `perCall` jobs at a time. */
   async addFor({ seconds, clients, perCall }) {

@@ -41,7 +41,7 @@ export const watch = (url) =>
   watchWith(url, 'from graphile_worker._private_jobs where run_at <= now() and job_queue_id is null');
 
 /** As if one more worker ran the head of every queue. */
-export async function holdQueues(url) {
+export async function holdHeads(url) {
   const client = new pg.Client(url);
   await client.connect();
   const { rowCount } = await client.query(

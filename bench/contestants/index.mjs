@@ -2,10 +2,11 @@
 //
 // A contestant's file exports, each taking the URL of its own empty database and the `settings` of its entry:
 //   install(url, settings)                    makes its tables
-//   produce(url, settings)                    → { add(payload), addMany(payloads, { runAt, queueOf }), close() }
+//   produce(url, settings)                    → { add(payload), addMany(payloads, { runAt, queueOf, limitOf }), close() }
 //   work(url, settings, concurrency, handler) → { stop() }, resolves when the worker has started
 //   watch(url, settings)                      → { unfinished(), count(), close() }, of due jobs that are not settled
-//   holdQueues(url)                           optional: keeps every named queue busy from another session
+//   holdHeads(url)                            optional: takes all that queues and limits let through, and keeps it
+//   registerLimits(url, count)                optional: rate limits limit-0, limit-1 …
 
 /** `most`: more jobs than this would take minutes; its tables say so. */
 export const contestants = {

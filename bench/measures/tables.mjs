@@ -6,6 +6,7 @@ import { fast, rateColumns } from './sizes.mjs';
 export const title = 'Draining beside other rows';
 export const columns = rateColumns;
 
+const LIMITS = 1_000;
 const DAY_MS = 24 * 60 * 60 * 1_000;
 const many = (count) => count.toLocaleString('en');
 
@@ -27,6 +28,11 @@ export const cases = [
     name: ({ rows }) => `${many(rows / 10)} jobs blocked in ${many(rows / 50)} serial queues`,
     contestants: (names) => names.filter((name) => ['millrace', 'graphile-worker tuned'].includes(name)),
     run: besideBlocked,
+  },
+  {
+    name: ({ rows }) => `${many(rows / 10)} jobs waiting for ${many(LIMITS)} used-up rate limits`,
+    contestants: (names) => names.filter((name) => name === 'millrace'),
+    run: besideLimited,
   },
 ];
 
@@ -62,5 +68,15 @@ async function besideBlocked(arena, { jobs, rows }) {
     await arena.producer.call('load', { count: rows / 10, from: jobs, queues: rows / 50 });
     const held = await arena.producer.call('holdQueues');
     if (held !== rows / 50) throw new Error(`Expected ${rows / 50} queues to be held, got ${held}.`);
+  });
+}
+
+/** Every limit has let one job through; nothing else of its key may run for hours. */
+async function besideLimited(arena, { jobs, rows }) {
+  return beside(arena, { jobs }, async () => {
+    await arena.producer.call('registerLimits', { count: LIMITS });
+    await arena.producer.call('load', { count: rows / 10, from: jobs, limits: LIMITS });
+    const held = await arena.producer.call('useUpLimits');
+    if (held !== LIMITS) throw new Error(`Expected ${LIMITS} limits to be used up, got ${held}.`);
   });
 }
