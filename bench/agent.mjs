@@ -1,10 +1,10 @@
 // A process of its own for one contestant: a loader and producer, or a worker. It does what the driver calls for over
 // IPC, and counts what its handler was given: a job that did not run, or ran twice, shows.
-import { contestants, load } from './contestants/index.mjs';
+import { entryOf, load } from './contestants/index.mjs';
 
 const [name, url] = process.argv.slice(2);
 const contestant = await load(name);
-const { settings } = contestants[name];
+const { settings } = entryOf(name);
 const text = 'x'.repeat(180);
 const now = () => Number(process.hrtime.bigint() / 1_000n); // µs since boot: one clock for all processes
 const seen = { calls: 0, sum: 0, latencies: [], starts: [] };

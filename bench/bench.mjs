@@ -8,7 +8,7 @@ import { node, startServers, withArena } from './arena.mjs';
 import { contestants, storeOf } from './contestants/index.mjs';
 import { tables, summary } from './report.mjs';
 
-const measureNames = ['drain', 'statistics', 'adds', 'latency', 'tables', 'snapshot', 'kill'];
+const measureNames = ['drain', 'statistics', 'adds', 'latency', 'tables', 'snapshot', 'kill', 'techniques'];
 const { values: given } = parseArgs({
   options: {
     full: { type: 'boolean', default: false },

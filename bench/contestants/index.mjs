@@ -21,6 +21,28 @@ export const contestants = {
   'bullmq on postgres': { file: 'bullmq.mjs', settings: { postgres: true }, kept: 'the finished job', most: 5_000 },
 };
 
-export const storeOf = (name) => contestants[name].store ?? 'postgres';
+const techniques = [
+  'batched claims',
+  'claims as texts',
+  'gathered settles',
+  'prepared statements',
+  'pinned plans',
+  'the claim cursor',
+  'gathered adds',
+  'NOTIFY after commits',
+  'inserts of alike jobs',
+];
 
-export const load = (name) => import(new URL(contestants[name].file, import.meta.url));
+/** Millrace without one of its techniques: they take part in the measure of techniques alone. */
+export const variants = Object.fromEntries(
+  techniques.map((technique) => [
+    `millrace without ${technique}`,
+    { file: 'millrace.mjs', settings: { without: technique }, kept: 'a record of every attempt' },
+  ]),
+);
+
+export const entryOf = (name) => contestants[name] ?? variants[name];
+
+export const storeOf = (name) => entryOf(name).store ?? 'postgres';
+
+export const load = (name) => import(new URL(entryOf(name).file, import.meta.url));

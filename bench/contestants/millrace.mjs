@@ -1,41 +1,86 @@
 // Millrace with default options: full history, LISTEN, leases, fences.
+import pg from 'pg';
 import { createJobManager, createWorkerPool } from '../../dist/index.js';
 import { watchWith } from './watch.mjs';
 
-const open = (url, settings) => createJobManager({ connection: url, ...settings });
+const open = (url, { without, ...settings }) =>
+  createJobManager({
+    connection: url,
+    ...settings,
+    ...(without === 'prepared statements' && { preparedStatements: false }),
+  });
 
 export async function install(url, settings) {
   const jobs = await open(url, settings);
   await jobs.close();
+  if (settings.without === 'pinned plans') await unpinPlans(url);
 }
 
 export async function produce(url, settings) {
   const jobs = await open(url, settings);
-  return {
-    add: (payload) => jobs.addJob('noop', payload),
-    addMany: (payloads, { runAt, queueOf, limitOf } = {}) =>
-      jobs.addJobs(
-        payloads.map((payload) => ({
-          task: 'noop',
-          payload,
-          runAt,
-          queue: queueOf?.(payload),
-          rateLimitKey: limitOf?.(payload),
-        })),
-      ),
-    close: () => jobs.close(),
+  const pool = new pg.Pool({ connectionString: url });
+  const close = async () => {
+    await pool.end();
+    await jobs.close();
   };
+  const specOf = (payload, { runAt, queueOf, limitOf } = {}) => ({
+    task: 'noop',
+    payload,
+    runAt,
+    queue: queueOf?.(payload),
+    rateLimitKey: limitOf?.(payload),
+  });
+  const add = (payload) => jobs.addJob('noop', payload);
+  const addMany = (payloads, options) => jobs.addJobs(payloads.map((payload) => specOf(payload, options)));
+  const lesser = {
+    'gathered adds': { add: (payload) => jobs.addJobs([specOf(payload)]) },
+    // A connection of the caller's: each insert, not gathered either, carries its own notification.
+    'NOTIFY after commits': { add: (payload) => jobs.addJob('noop', payload, { manager: pool }) },
+    // Two priorities by turns.
+    'inserts of alike jobs': {
+      addMany: (payloads) => jobs.addJobs(payloads.map((payload, n) => ({ ...specOf(payload), priority: n % 2 }))),
+    },
+  };
+  return { add, addMany, close, ...lesser[settings.without] };
 }
 
 export async function work(url, settings, concurrency, handler) {
   const jobs = await open(url, settings);
-  const pool = createWorkerPool({ jobs, tasks: { noop: handler }, options: { concurrency } });
+  const options = { concurrency, ...(settings.without === 'batched claims' && { queueSize: 1 }) };
+  weaken(jobs.claims, settings.without);
+  const pool = createWorkerPool({ jobs, tasks: { noop: handler }, options });
   await pool.start();
   const stop = async () => {
     await pool.stop();
     await jobs.close();
   };
   return { stop };
+}
+
+/** Takes one technique away from claims and settles. */
+function weaken(claims, technique) {
+  const claim = claims.claim.bind(claims);
+  const settle = claims.settle.bind(claims);
+  if (technique === 'claims as texts') claims.claim = (request) => claim({ ...request, lookForSlots: true });
+  if (technique === 'the claim cursor') claims.claim = (request) => claim({ ...request, cursor: [] });
+  if (technique === 'gathered settles') {
+    claims.settle = async (workerId, requests, how) => {
+      const answers = await Promise.all(requests.map((request) => settle(workerId, [request], how)));
+      return { results: answers.flatMap(({ results }) => results), late: null };
+    };
+  }
+}
+
+/** Leaves the functions their search path alone: their statements are planned by the statistics at hand. */
+async function unpinPlans(url) {
+  const client = new pg.Client(url);
+  await client.connect();
+  const { rows } = await client.query(`
+    select p.oid::regprocedure as signature, split_part(setting, '=', 1) as name
+    from pg_proc p cross join unnest(p.proconfig) as setting
+    where p.pronamespace = 'jobs'::regnamespace and setting not like 'search_path=%'`);
+  for (const { signature, name } of rows) await client.query(`alter function ${signature} reset ${name}`);
+  await client.end();
 }
 
 /** Jobs of named queues and rate limits are left out: a measure that uses them holds those. */

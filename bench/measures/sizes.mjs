@@ -1,10 +1,10 @@
 // What the measures agree on: who is too slow for the full size, and the columns that rates come with.
-import { contestants } from '../contestants/index.mjs';
+import { contestants, entryOf } from '../contestants/index.mjs';
 
 /** Contestants whose settings let them through a full-sized load within seconds. */
 export const fast = (names) => names.filter((name) => contestants[name].most === undefined);
 
-export const sized = (name, jobs) => Math.min(jobs, contestants[name].most ?? jobs);
+export const sized = (name, jobs) => Math.min(jobs, entryOf(name).most ?? jobs);
 
 /** Without those that differ from another only in how their workers take or settle jobs. */
 export const adders = (names) =>
