@@ -48,4 +48,5 @@ export {
   type JobEventType,
 } from './monitoring/job.events.js';
 export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';

@@ -37,6 +37,7 @@ import {
   JobKeyConflictError,
   JobNotFoundError,
   LeaseExpiredError,
+  MissingPrivilegesError,
   NoHandlersError,
   RevisionConflictError,
   WrongOwnerError,
@@ -593,8 +594,13 @@ export class JobManager {
     const names = Object.keys(this.settings.queues);
     if (!names.length) return;
     const limitsOf = Object.values(this.settings.queues).map((limit) => (limit === Infinity ? null : limit));
-    await this.database.run(lanes.declareQueues, [names, limitsOf]);
-    await this.claims.promote(names);
+    try {
+      await this.database.run(lanes.declareQueues, [names, limitsOf]);
+      await this.claims.promote(names);
+    } catch (error) {
+      // A process that may only enqueue leaves it to those that work; theirs is what counts.
+      if (!(error instanceof MissingPrivilegesError)) throw error;
+    }
   }
 
   /** This manager inside a transaction: all it does is part of it. */

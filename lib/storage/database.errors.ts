@@ -92,8 +92,8 @@ export function translateError(error: unknown, schema: string): unknown {
   }
   if (code === '42501') {
     return new MissingPrivilegesError(
-      `The database's role may not do what millrace needs in schema "${schema}": ${message}. Grant the role the ` +
-        'right, or run the migrations as a role that has it.',
+      `The database's role may not do what millrace needs in schema "${schema}": ${message}. Have the ` +
+        'owner of its tables run `npx millrace grant <enqueue|worker|admin> <role>`; migrations need the owner himself.',
       cause,
     );
   }

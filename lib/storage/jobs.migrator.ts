@@ -6,6 +6,7 @@ import type { DataSource } from 'typeorm';
 import { InvalidOptionsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { translateError } from './database.errors.js';
 import { Database } from './database.js';
+import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
 
 interface Migration {
   version: number;
@@ -70,6 +71,25 @@ export class JobsMigrator {
       await client.query(`drop table if exists ${this.database.quotedSchema}.migrations`);
       if (await this.isEmpty(client)) await client.query(`drop schema if exists ${this.database.quotedSchema}`);
     });
+  }
+
+  /**
+   * Gives an existing role exactly the rights that one kind of process needs, whatever it had in this schema before.
+   * Call it as the tables' owner, and again after each migration: it may be repeated at any time.
+   * @throws InvalidArgumentError for a role that does not exist or owns the tables, SchemaOutdatedError,
+   *   MissingPrivilegesError
+   * @example
+   * await migrator.grant('enqueue', 'web');
+   */
+  async grant(kind: RoleKind, role: string): Promise<void> {
+    await this.assertCurrent();
+    await this.underLock((client) => grantRights(client, this.database.schema, kind, role));
+  }
+
+  /** Takes a role's rights in this schema away. @throws as `grant` */
+  async revoke(role: string): Promise<void> {
+    await this.assertCurrent();
+    await this.underLock((client) => revokeRights(client, this.database.schema, role));
   }
 
   /** The version of the installed schema; 0 where there is none. */
