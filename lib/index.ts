@@ -6,6 +6,7 @@ export {
   type JobsOptionsFactory,
 } from './jobs.module.js';
 export type {
+  EncryptionOptions,
   HistoryOptions,
   JobManagerOptions,
   JobsModuleOptions,
@@ -30,6 +31,8 @@ export { isPartialSuccess, partialSuccess, snooze } from './worker/outcome.js';
 export { InjectJobManager } from './decorators/inject-job-manager.decorator.js';
 export { getJobsToken } from './jobs.constants.js';
 export { JobManager } from './manager/job.manager.js';
+export { EncryptedValue } from './manager/job.cipher.js';
+export type { Reencryption, ReencryptOptions } from './manager/reencryption.js';
 export type { WaitOptions } from './manager/job.waiter.js';
 export type * from './interfaces/job.interface.js';
 export type * from './interfaces/cron.interface.js';

@@ -1,9 +1,12 @@
 // Every option's default and bound, once. What users wrote becomes settings with nothing left open, or one error that
 // lists all that is wrong.
+import { createSecretKey } from 'node:crypto';
 import { validateCronExpression } from 'cron';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type {
+  EncryptionOptions,
+  EncryptionSettings,
   JobManagerOptions,
   JobsModuleOptions,
   ManagerSettings,
@@ -53,6 +56,24 @@ const payloadSchema: Rule = (value) =>
     ? null
     : 'a DTO class or a Standard Schema';
 
+/** Never shows a key. */
+const encryptionKeys: Rule = (value) => {
+  const expected = 'an array of { id, key }, each id once, each key 32 bytes (a Buffer, base64 or hex)';
+  if (!Array.isArray(value) || value.length === 0) return expected;
+  const ids = new Set(value.map((entry: { id?: unknown } | null) => entry?.id));
+  return ids.size === value.length && value.every(isEncryptionKey) ? null : expected;
+};
+const isEncryptionKey = (entry: unknown): boolean => {
+  const { id, key, ...others } = Object(entry) as Record<string, unknown>;
+  return rules.name(id) === null && keyBytes(key)?.length === 32 && Object.keys(others).length === 0;
+};
+const keyBytes = (key: unknown): Uint8Array | null => {
+  if (key instanceof Uint8Array) return key;
+  if (typeof key !== 'string') return null;
+  if (/^[0-9a-f]{64}$/i.test(key)) return Buffer.from(key, 'hex');
+  return /^[\w+/-]{43}=?$/.test(key) ? Buffer.from(key, 'base64') : null;
+};
+
 const RETRY = {
   baseDelayMs: option(milliseconds(), 1_000),
   multiplier: option(between(1, 1_000), 2),
@@ -71,6 +92,10 @@ const MANAGER = {
   taskIdentifierRetentionMs: option(milliseconds(), 7 * DAY_MS),
   maxPayloadBytes: option(rules.integer(1, 256 * MIB), MIB),
   queues: mapOf(section({ concurrency: option(slots, 1) })),
+  encryption: section({
+    keys: option<EncryptionOptions['keys'] | null>(encryptionKeys, null),
+    tasks: option<string[] | null>(rules.names, null),
+  }),
 };
 
 const CONNECTION = {
@@ -209,8 +234,12 @@ export function refuse(faults: string[]): void {
 
 function managerSettings(settings: Settings<typeof MANAGER>, maxCrashes: number): ManagerSettings {
   const queues = Object.entries(settings.queues).map(([name, { concurrency }]) => [name, concurrency] as const);
-  return { ...pick(settings, MANAGER), maxCrashes, queues: Object.fromEntries(queues) };
+  const encryption = encryptionSettings(settings.encryption);
+  return { ...pick(settings, MANAGER), maxCrashes, encryption, queues: Object.fromEntries(queues) };
 }
+
+const encryptionSettings = ({ keys, tasks }: Settings<typeof MANAGER>['encryption']): EncryptionSettings | null =>
+  keys && { keys: keys.map(({ id, key }) => ({ id, key: createSecretKey(keyBytes(key)!) })), tasks };
 
 function workerSettings(settings: Settings<typeof WORKER>, unknownTasks: 'leave' | 'exhaust'): WorkerSettings {
   const { leaseMs, pollIntervalMs } = settings;
@@ -222,10 +251,14 @@ function workerSettings(settings: Settings<typeof WORKER>, unknownTasks: 'leave'
   };
 }
 
-const connectionConflicts = (options: JobManagerOptions | null): string[] =>
-  options?.connection !== undefined && options.dataSource !== undefined
+const connectionConflicts = (options: JobManagerOptions | null): string[] => [
+  ...(options?.connection !== undefined && options.dataSource !== undefined
     ? ['Expected either connection or dataSource, got both.']
-    : [];
+    : []),
+  ...(options?.encryption && options.encryption.keys === undefined
+    ? ['Expected encryption.keys beside encryption, got none.']
+    : []),
+];
 
 /** Values that are right alone, but not beside each other; what is no number at all has been named already. */
 function workerConflicts(options: WorkerOptions | undefined): string[] {

@@ -1,4 +1,5 @@
 // The options of JobsModule.forRoot, createJobManager and createWorkerPool, as users write them.
+import type { KeyObject } from 'node:crypto';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type { RetryOptions } from './task.interface.js';
@@ -66,6 +67,16 @@ export interface MaintenanceOptions {
   timeZone?: string;
 }
 
+export interface EncryptionOptions {
+  /**
+   * The first key encrypts; all of them decrypt. `id`: stored beside what the key has encrypted, so it must stay the
+   * same; `key`: 32 bytes, as a Buffer or as base64 or hex text.
+   */
+  keys: { id: string; key: string | Uint8Array }[];
+  /** Only jobs of these tasks are encrypted. Default: all jobs. */
+  tasks?: string[];
+}
+
 export interface JobManagerOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
   connection?: string | pg.PoolConfig;
@@ -89,6 +100,11 @@ export interface JobManagerOptions {
   preparedStatements?: boolean;
   /** Largest payload accepted, in bytes of JSON. Default 1,048,576. */
   maxPayloadBytes?: number;
+  /**
+   * Encrypts (AES-256-GCM) what jobs carry before it reaches the database: payloads, results, partial results, steps,
+   * progress and logs. Every process that reads them needs the keys. Default: nothing is encrypted. See docs/security.md.
+   */
+  encryption?: EncryptionOptions;
   /** Queues with a concurrency other than one. */
   queues?: Record<string, QueueOptions>;
 }
@@ -110,6 +126,13 @@ export interface JobsModuleOptions extends JobManagerOptions {
 /** Retry settings with every default filled in. */
 export type RetrySettings = Required<RetryOptions>;
 
+/** Encryption with its keys ready for use. */
+export interface EncryptionSettings {
+  keys: { id: string; key: KeyObject }[];
+  /** `null`: all. */
+  tasks: string[] | null;
+}
+
 /** What a JobManager works with: `JobManagerOptions` with every default filled in. */
 export interface ManagerSettings {
   schema: string;
@@ -120,6 +143,8 @@ export interface ManagerSettings {
   maxPayloadBytes: number;
   /** See `WorkerOptions.maxCrashes`. */
   maxCrashes: number;
+  /** `null`: nothing is encrypted. */
+  encryption: EncryptionSettings | null;
   /** Declared queues and their concurrency. */
   queues: Record<string, number>;
 }

@@ -17,6 +17,7 @@ import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
 import { Announcer } from './announcer.js';
 import { toJob } from './job.mapper.js';
+import type { JobCipher } from './job.cipher.js';
 import type { JobClaims } from './job.claims.js';
 import type { JobPreparer, PreparedJob } from './job.preparer.js';
 
@@ -41,6 +42,7 @@ export class JobAdder {
     private readonly claims: JobClaims,
     /** The transaction to add in where the caller names none. Asked in the same turn as the call. */
     private readonly ambient: () => QueryExecutor | undefined,
+    private readonly cipher: JobCipher | undefined,
   ) {
     this.announcer = new Announcer(database);
   }
@@ -191,7 +193,7 @@ export class JobAdder {
 
   private async find(ids: string[], executor?: QueryExecutor): Promise<AddedJob[]> {
     const rows = await this.database.run(findJobs, [ids], executor);
-    return rows.map((row) => ({ ...toJob(row), created: true }));
+    return rows.map((row) => ({ ...toJob(row, this.cipher), created: true }));
   }
 
   /** Adds are idempotent by id, so one whose commit's fate is unknown is simply repeated. */
@@ -243,7 +245,7 @@ function compact(row: NewJob): string {
 
 const parametersOf = (jobs: PreparedJob[]): [specs: string, payloads: string] => [
   `[${jobs.map(({ row }) => compact(row)).join(',')}]`,
-  `[${jobs.map(({ json }) => json).join(',')}]`,
+  `[${jobs.map(({ json, sealed }) => sealed ?? json).join(',')}]`,
 ];
 
 function refuseMissing(rows: { missing: string | null }[]): void {

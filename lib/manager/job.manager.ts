@@ -48,6 +48,7 @@ import { TransactionSource } from '../storage/transaction.source.js';
 import { toDate } from '../storage/row.types.js';
 import * as edits from '../storage/statements/edit-jobs.js';
 import * as inspections from '../storage/statements/inspect-jobs.js';
+import type { JobRow } from '../storage/statements/job-columns.js';
 import * as leases from '../storage/statements/lease-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
@@ -58,13 +59,15 @@ import { Crontabs } from './crontabs.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
+import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
-import { toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
+import { replayOf, toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
 import { JobPreparer } from './job.preparer.js';
 import { JobTransaction } from './job.transaction.js';
 import { JobWaiter, type WaitOptions } from './job.waiter.js';
 import { pageOf, readCursor, readPageRequest } from './page.js';
 import type { PayloadValidator } from './payload.validator.js';
+import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
 import type { TaskRegistry } from './task.registry.js';
 
 export interface JobManagerParts {
@@ -99,19 +102,22 @@ export class JobManager {
   private readonly adder: JobAdder;
   private readonly transactions: TransactionSource;
   private readonly waiter: JobWaiter;
+  private readonly cipher: JobCipher | undefined;
   private singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> } | null = null;
 
   constructor(private readonly parts: JobManagerParts) {
     const { database, settings, tasks, validator, ambient = nowhere } = parts;
     this.database = database;
     this.settings = settings;
-    this.waiter = new JobWaiter(database);
-    this.claims = new JobClaims(database, settings, tasks, (ids) => this.waiter.notice(ids));
-    this.attempts = new AttemptRecords(database);
+    const cipher = settings.encryption ? new JobCipher(settings.encryption) : undefined;
+    this.cipher = cipher;
+    this.waiter = new JobWaiter(database, cipher);
+    this.claims = new JobClaims(database, settings, tasks, (ids) => this.waiter.notice(ids), cipher);
+    this.attempts = new AttemptRecords(database, cipher);
     this.transactions = new TransactionSource(database);
-    const preparer = new JobPreparer(settings, tasks, validator);
-    this.adder = new JobAdder(database, preparer, this.claims, ambient);
-    this.crontabs = new Crontabs(database, this.adder, preparer);
+    const preparer = new JobPreparer(settings, tasks, validator, cipher);
+    this.adder = new JobAdder(database, preparer, this.claims, ambient, cipher);
+    this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
   }
 
   // Adding
@@ -342,7 +348,7 @@ export class JobManager {
       const taken = await this.database.run(edits.takeJobsToReplay, values, manager);
       const rows = await this.database.run(inspections.findJobs, [taken.map(({ id }) => id)], manager);
       return this.addJobs(
-        rows.map(toJob).map((job) => replayOf(job, maxAttempts)),
+        rows.map(this.toJob).map((job) => replayOf(job, maxAttempts)),
         { manager },
       );
     });
@@ -495,13 +501,23 @@ export class JobManager {
     return row?.pruned ?? 0;
   }
 
+  /**
+   * Encrypts anew what is encrypted with other keys than the first one, live and kept, beside running workers; see
+   * docs/security.md. Repeat it until nothing is left. @throws InvalidArgumentError where nothing is to be encrypted
+   */
+  async reencryptJobs(options: ReencryptOptions = {}): Promise<Reencryption> {
+    check({ batchSize: [options.batchSize, rules.optional(rules.integer(1, 10_000))] });
+    if (!this.cipher) throw new InvalidArgumentError(['Expected the option encryption.keys, got none.']);
+    return reencrypt(this.database, this.cipher, options);
+  }
+
   // Looking
 
   /** A job, live or as its history last knew it; null where no job has the id. */
   async findJob(id: string): Promise<Job | null> {
     check({ id: [id, rules.uuid] });
     const [row] = await this.database.run(inspections.findJobs, [[id]]);
-    return row ? toJob(row) : null;
+    return row ? this.toJob(row) : null;
   }
 
   /** Jobs, newest first. */
@@ -515,13 +531,13 @@ export class JobManager {
       ...readCursor(cursor, 1),
       limit + 1,
     ]);
-    return pageOf(rows, limit, toJob, (row) => [row.id]);
+    return pageOf(rows, limit, this.toJob, (row) => [row.id]);
   }
 
   /** The attempts of a job, oldest first; the running one comes last, as `started`. */
   async jobHistory(id: string): Promise<HistoryRecord[]> {
     check({ id: [id, rules.uuid] });
-    return (await this.database.run(inspections.jobHistory, [id])).map(toHistoryRecord);
+    return (await this.database.run(inspections.jobHistory, [id])).map(this.toRecord);
   }
 
   /** What the attempts of a job wrote with `ctx.log`, oldest first. */
@@ -540,7 +556,7 @@ export class JobManager {
       ...readCursor(cursor, 3),
       limit + 1,
     ]);
-    return pageOf(rows, limit, toHistoryRecord, (row) => [row.position, row.job_id, row.fence]);
+    return pageOf(rows, limit, this.toRecord, (row) => [row.position, row.job_id, row.fence]);
   }
 
   /** How many jobs there are, by status, task and queue. Reads all live rows: for people, not for loops. */
@@ -627,6 +643,9 @@ export class JobManager {
     return new JobNotifier(config, this.database.channel, onError);
   }
 
+  private readonly toJob = (row: JobRow): Job => toJob(row, this.cipher);
+  private readonly toRecord = (row: inspections.HistoryRow): HistoryRecord => toHistoryRecord(row, this.cipher);
+
   private async settleByHand(
     workerId: string,
     executionTimeMs: number,
@@ -650,7 +669,7 @@ export class JobManager {
 
   private async jobsOf(rows: { id: string }[]): Promise<Job[]> {
     if (!rows.length) return [];
-    return (await this.database.run(inspections.findJobs, [rows.map(({ id }) => id)])).map(toJob);
+    return (await this.database.run(inspections.findJobs, [rows.map(({ id }) => id)])).map(this.toJob);
   }
 
   private async notLive(jobId: string, expected: string): Promise<Error> {
@@ -668,17 +687,3 @@ const claimedJobsRule = (value: unknown): string | null =>
     : 'an array of jobs that getJobs returned';
 
 const orNull = <T>(value: T | undefined): T | null => value ?? null;
-
-const replayOf = (job: Job, maxAttempts: number | undefined): JobSpec => ({
-  task: job.task,
-  payload: job.payload,
-  priority: job.priority,
-  maxAttempts: maxAttempts ?? job.maxAttempts,
-  flags: [...new Set([...job.flags, 'replay'])],
-  tags: job.tags,
-  jobKey: job.id,
-  ...(job.queue !== null && { queue: job.queue }),
-  ...(job.rateLimitKey !== null && { rateLimitKey: job.rateLimitKey }),
-  ...(job.groupId !== null && { groupId: job.groupId }),
-  ...(job.timeoutMs !== null && { timeoutMs: job.timeoutMs }),
-});

@@ -195,6 +195,7 @@ export class JobQueue {
       if (this.retryAt <= startedAt) await this.letWaitingIn();
       const result = await this.options.jobs.claims.claim(request);
       this.failures = 0;
+      if (result.unreadable) this.options.onError?.(result.unreadable, 'decrypting claimed jobs');
       this.scan.learn(result, performance.now() - startedAt, request.limit);
       this.retryAfter(result.retryInMs);
       this.accept(await this.withoutExtraSuspects(result.jobs), result.more);
