@@ -17,6 +17,8 @@ export type {
 export { defineTask, Task } from './decorators/task.decorator.js';
 export type {
   DtoClass,
+  Mask,
+  MaskedPart,
   PayloadOf,
   PayloadSchema,
   RetryFunction,

@@ -13,6 +13,7 @@ import type {
   WorkerOptions,
   WorkerSettings,
 } from './interfaces/jobs-options.interface.js';
+import type { Mask } from './interfaces/task.interface.js';
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
 import { InvalidOptionsError } from './jobs.errors.js';
 import { rules } from './manager/call.arguments.js';
@@ -73,6 +74,11 @@ const keyBytes = (key: unknown): Uint8Array | null => {
   if (/^[0-9a-f]{64}$/i.test(key)) return Buffer.from(key, 'hex');
   return /^[\w+/-]{43}=?$/.test(key) ? Buffer.from(key, 'base64') : null;
 };
+
+const mask: Rule = (value) =>
+  typeof value === 'function' || rules.names(value) === null
+    ? null
+    : 'an array of property names and paths, or a function';
 
 const RETRY = {
   baseDelayMs: option(milliseconds(), 1_000),
@@ -148,6 +154,7 @@ const moduleOptions = section({
   maintenance: section(MAINTENANCE),
   unknownTasks: UNKNOWN_TASKS,
   globalEnhancers: option(flag, false),
+  mask: option<Mask | undefined>(mask, undefined),
 });
 const taskCron = section({
   schedule: option(cronRules.schedule, undefined),
@@ -166,11 +173,17 @@ const taskOptions = section({
   retry: orFunction(section(RETRY)),
   rateLimitKey: option(rules.name, undefined),
   flags: option(rules.names, undefined),
+  mask: option<Mask | undefined>(mask, undefined),
   concurrency: option(rules.integer(1, 10_000), undefined),
   transactional: option(flag, undefined),
   cron: orExpression(taskCron),
   instance: option(rules.name, DEFAULT_INSTANCE),
 });
+
+/** @throws InvalidOptionsError where `mask` is none */
+export function checkMask(value: unknown): void {
+  refuse(option(mask, undefined).check(value, 'mask'));
+}
 
 /** How to reach the database, and what to do there at start. */
 export type ConnectionSettings = Settings<typeof CONNECTION>;
@@ -185,6 +198,7 @@ export interface ResolvedOptions extends ConnectionSettings {
   worker: WorkerSettings | null;
   maintenance: MaintenanceSettings;
   globalEnhancers: boolean;
+  mask: Mask | undefined;
 }
 
 /** The settings of a module's instance, with every default filled in. @throws InvalidOptionsError listing every fault */
@@ -199,6 +213,7 @@ export function resolveOptions(options: JobsModuleOptions = {}): ResolvedOptions
     worker: settings.worker && workerSettings(settings.worker, settings.unknownTasks),
     maintenance: settings.maintenance,
     globalEnhancers: settings.globalEnhancers,
+    mask: settings.mask,
   };
 }
 

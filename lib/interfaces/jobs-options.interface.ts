@@ -2,7 +2,7 @@
 import type { KeyObject } from 'node:crypto';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
-import type { RetryOptions } from './task.interface.js';
+import type { Mask, RetryOptions } from './task.interface.js';
 
 export interface WorkerOptions {
   /** Jobs run at once. Default 10. */
@@ -117,6 +117,8 @@ export interface JobsModuleOptions extends JobManagerOptions {
   /** Options of the worker pool; `false`: this process only enqueues. */
   worker?: WorkerOptions | false;
   maintenance?: MaintenanceOptions;
+  /** What events and the log do not show of payloads and results. Handlers get everything. See docs/security.md. */
+  mask?: Mask;
   /** Jobs of tasks without a handler here: leave them to other processes, or fail them for good. Default 'leave'. */
   unknownTasks?: 'leave' | 'exhaust';
   /** `true`: APP_GUARD, APP_INTERCEPTOR, APP_PIPE and APP_FILTER run on jobs too. Default false. */

@@ -1,5 +1,6 @@
 // Typed events of pools and jobs: subscribers never harm whoever emits, and the last thousand can be looked at.
 import type { Job } from '../interfaces/job.interface.js';
+import type { JobMask } from './job.mask.js';
 
 export interface JobEventFields {
   'pool.start': { concurrency: number };
@@ -62,6 +63,7 @@ const REMEMBERED = 1_000;
 export class JobEvents {
   private readonly handlers = new Map<number, { type: JobEventType | 'all'; handler: AnyHandler }>();
   private readonly ring: JobEvent[] = [];
+  private readonly masks: JobMask[] = [];
   private next = 0;
   private lastId = 0;
   private emitted = 0;
@@ -88,11 +90,18 @@ export class JobEvents {
   }
 
   emit<T extends JobEventType>(type: T, workerId: string | null, fields: JobEventFields[T]): void {
-    const event = { type, at: new Date(), workerId, ...fields } as unknown as JobEvent;
+    let shown = fields;
+    for (const mask of this.masks) shown = mask.apply(shown);
+    const event = { type, at: new Date(), workerId, ...shown } as unknown as JobEvent;
     this.remember(event);
     for (const subscription of this.handlers.values()) {
       if (subscription.type === type || subscription.type === 'all') this.deliver(subscription.handler, event);
     }
+  }
+
+  /** For pools: what nobody is to see here. */
+  hide(mask: JobMask): void {
+    this.masks.push(mask);
   }
 
   private remember(event: JobEvent): void {

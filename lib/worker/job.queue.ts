@@ -70,7 +70,7 @@ const STOP_JOIN_MS = 5_000;
 export class JobQueue {
   readonly workerId: string;
   private readonly buffer: JobBuffer;
-  private readonly scan: ClaimScan;
+  private readonly scan = new ClaimScan();
   private readonly takers: Taker[] = [];
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
   private state: 'new' | 'running' | 'stopped' = 'new';
@@ -88,7 +88,6 @@ export class JobQueue {
   constructor(private readonly options: JobQueueOptions) {
     this.workerId = options.workerId;
     this.buffer = new JobBuffer(options.queueSize ?? null);
-    this.scan = new ClaimScan();
   }
 
   /** Jobs in the buffer. */
