@@ -1,5 +1,6 @@
 // The library's face and the only caller of its statements: one method is one change of state. No loops over jobs, no
 // timers; what a pool needs of the manager stands at the end.
+import { inspect } from 'node:util';
 import type pg from 'pg';
 import type { Outcome } from '../interfaces/claim.interface.js';
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
@@ -641,6 +642,15 @@ export class JobManager {
     const config =
       typeof direct === 'string' ? { connectionString: direct } : (direct ?? this.database.connectionConfig());
     return new JobNotifier(config, this.database.channel, onError);
+  }
+
+  /** Logged by mistake, it shows neither connection strings nor keys. */
+  toJSON(): object {
+    return { schema: this.settings.schema };
+  }
+
+  [inspect.custom](): string {
+    return `JobManager ${inspect(this.toJSON())}`;
   }
 
   private readonly toJob = (row: JobRow): Job => toJob(row, this.cipher);

@@ -103,5 +103,9 @@ describe('a password', () => {
     }
     expect(shown).not.toContain(url.href);
     expect(secret === '' || !shown.includes(`:${secret}@`)).toBe(true);
+    expect([JSON.stringify(app.get(JobManager)), shown]).toEqual([
+      '{"schema":"jobs"}',
+      `JobManager { schema: 'jobs' }`,
+    ]);
   });
 });
