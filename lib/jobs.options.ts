@@ -43,9 +43,9 @@ const between =
 const slots: Rule = (value) =>
   value === Infinity || rules.positive(value) === null ? null : `an integer from 1 to ${INT4_MAX}, or Infinity`;
 const schemaName: Rule = (value) =>
-  rules.name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES
+  rules.name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES && !/^pg_/.test(value as string)
     ? null
-    : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes`;
+    : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes that does not begin with "pg_", as PostgreSQL's own schemas do`;
 const dataSource: Rule = (value) =>
   typeof value === 'object' && value !== null && 'driver' in value ? null : 'a TypeORM DataSource';
 const crontab: Rule = (value) =>

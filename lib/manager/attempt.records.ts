@@ -8,7 +8,7 @@ import * as attempts from '../storage/statements/attempts.js';
 import { check, rules } from './call.arguments.js';
 import { ENVELOPE_START, isSealed, openText, plainLine, SEALED_LINE, sealed, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
-import { pageOf, readCursor, readPageRequest } from './page.js';
+import { keyRules, pageOf, readCursor, readPageRequest } from './page.js';
 import { storable } from './error.text.js';
 import { WriteBatcher } from './write.batcher.js';
 
@@ -86,7 +86,7 @@ export class AttemptRecords {
   async findLogs(jobId: string, page?: PageRequest): Promise<Page<JobLogEntry>> {
     check({ jobId: [jobId, rules.uuid] });
     const { limit, cursor } = readPageRequest(page);
-    const rows = await this.database.run(attempts.findLogs, [jobId, ...readCursor(cursor, 1), limit + 1]);
+    const rows = await this.database.run(attempts.findLogs, [jobId, ...readCursor(cursor, keyRules.count), limit + 1]);
     const toEntry = ({ fence, logged_at, message }: attempts.LogRow): JobLogEntry => ({
       at: toDate(logged_at),
       message: this.readLine(jobId, message),

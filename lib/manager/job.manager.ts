@@ -55,7 +55,7 @@ import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { AttemptRecords } from './attempt.records.js';
-import { check, checkWorkerId, rules } from './call.arguments.js';
+import { check, checkHistoryFilter, checkJobFilter, checkWorkerId, rules } from './call.arguments.js';
 import { Crontabs } from './crontabs.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
@@ -66,7 +66,7 @@ import { replayOf, toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerIn
 import { JobPreparer } from './job.preparer.js';
 import { JobTransaction } from './job.transaction.js';
 import { JobWaiter, type WaitOptions } from './job.waiter.js';
-import { pageOf, readCursor, readPageRequest } from './page.js';
+import { keyRules, pageOf, readCursor, readPageRequest, refusingCursor } from './page.js';
 import type { PayloadValidator } from './payload.validator.js';
 import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -417,7 +417,7 @@ export class JobManager {
 
   /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
   async configureQueue(name: string, { concurrency }: { concurrency: number }): Promise<void> {
-    check({ name: [name, rules.name], concurrency: [concurrency, concurrencyRule] });
+    check({ name: [name, rules.name], concurrency: [concurrency, rules.concurrency] });
     await this.database.run(lanes.configureQueue, [name, concurrency === Infinity ? null : concurrency]);
     await this.claims.promote([name]);
   }
@@ -523,13 +523,14 @@ export class JobManager {
 
   /** Jobs, newest first. */
   async listJobs(filter: JobFilter = {}, page?: PageRequest): Promise<Page<Job>> {
+    checkJobFilter(filter);
     const { limit, cursor } = readPageRequest(page);
     const rows = await this.database.run(inspections.listJobs, [
       ...[filter.task, filter.queue, filter.status, filter.tag, filter.groupId, filter.flag].map(orNull),
       filter.from?.toISOString() ?? null,
       filter.to?.toISOString() ?? null,
-      filter.search === undefined ? null : `%${filter.search.replace(/[\\%_]/g, '\\$&')}%`,
-      ...readCursor(cursor, 1),
+      filter.search == null ? null : `%${filter.search.replace(/[\\%_]/g, '\\$&')}%`,
+      ...readCursor(cursor, keyRules.uuid),
       limit + 1,
     ]);
     return pageOf(rows, limit, this.toJob, (row) => [row.id]);
@@ -548,15 +549,16 @@ export class JobManager {
 
   /** Finished attempts, newest first. */
   async listHistory(filter: HistoryFilter = {}, page?: PageRequest): Promise<Page<HistoryRecord>> {
-    check({ jobId: [filter.jobId, rules.optional(rules.uuid)] });
+    checkHistoryFilter(filter);
     const { limit, cursor } = readPageRequest(page);
-    const rows = await this.database.run(inspections.listHistory, [
+    const values = [
       ...[filter.jobId, filter.task, filter.status, filter.workerId].map(orNull),
       filter.from?.toISOString() ?? null,
       filter.to?.toISOString() ?? null,
-      ...readCursor(cursor, 3),
+      ...readCursor(cursor, keyRules.time, keyRules.uuid, keyRules.count),
       limit + 1,
-    ]);
+    ];
+    const rows = await refusingCursor(this.database.run(inspections.listHistory, values));
     return pageOf(rows, limit, this.toRecord, (row) => [row.position, row.job_id, row.fence]);
   }
 
@@ -663,7 +665,7 @@ export class JobManager {
     outcomeOf: (job: ClaimedJob) => Outcome,
   ): Promise<SettleReport> {
     checkWorkerId(workerId);
-    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobsRule] });
+    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, rules.claimedJobs] });
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
     const { results: settled, late } = await this.claims.settle(workerId, requests, { byHand: true });
@@ -687,13 +689,5 @@ export class JobManager {
     return job ? new InvalidStatusError(jobId, job.status, expected) : new JobNotFoundError(jobId);
   }
 }
-
-const concurrencyRule = (value: unknown): string | null =>
-  value === Infinity || rules.positive(value) === null ? null : 'a positive integer or Infinity';
-
-const claimedJobsRule = (value: unknown): string | null =>
-  Array.isArray(value) && value.every((job: Partial<ClaimedJob> | null) => job?.id && job.fence)
-    ? null
-    : 'an array of jobs that getJobs returned';
 
 const orNull = <T>(value: T | undefined): T | null => value ?? null;
