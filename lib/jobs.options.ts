@@ -43,7 +43,10 @@ const between =
 const slots: Rule = (value) =>
   value === Infinity || rules.positive(value) === null ? null : `an integer from 1 to ${INT4_MAX}, or Infinity`;
 const schemaName: Rule = (value) =>
-  rules.name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES && !/^pg_/.test(value as string)
+  typeof value === 'string' &&
+  rules.name(value) === null &&
+  Buffer.byteLength(value) <= MAX_SCHEMA_BYTES &&
+  !value.startsWith('pg_')
     ? null
     : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes that does not begin with "pg_", as PostgreSQL's own schemas do`;
 const dataSource: Rule = (value) =>

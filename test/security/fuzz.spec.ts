@@ -100,6 +100,9 @@ const failed = (outcome: unknown): outcome is Error => Object(outcome) instanceo
 const isRawError = (outcome: unknown): boolean =>
   typeof outcome === 'object' && outcome !== null && 'stack' in outcome && 'message' in outcome;
 
+/** What a call was refused by, or what would have been right where it was not. */
+const refusalOf = (outcome: unknown): Error => (failed(outcome) ? outcome : new InvalidArgumentError([]));
+
 /** Everything beside the library’s own rows. */
 const surroundings = (): Promise<unknown[]> =>
   sql(`select n.nspname, c.relname, c.relkind::text, (select count(*) from public.canary) as canary
@@ -264,8 +267,9 @@ describe('names of queues, rate limits and crontabs', () => {
     await fc.assert(
       fc.asyncProperty(intervals, async (interval) => {
         const outcome = await outcomeOf(jobs.registerRateLimit('interval', 1, interval));
-        if (failed(outcome)) expect(outcome).toBeInstanceOf(InvalidArgumentError);
-        else expect((outcome as { intervalMs: number }).intervalMs).toBeGreaterThan(0);
+        expect(refusalOf(outcome)).toBeInstanceOf(InvalidArgumentError);
+        const intervalMs = failed(outcome) ? 1 : (outcome as { intervalMs: number }).intervalMs;
+        expect(intervalMs).toBeGreaterThan(0);
       }),
       RUNS,
     );
@@ -330,8 +334,9 @@ describe('texts of attempts', () => {
         const found = (await jobs.findJob(id))!;
         expect([found.lastError, found.progress]).toEqual([message, JSON.parse(JSON.stringify({ [value]: value }))]);
         const [logged] = (await jobs.jobLogs(id)).items;
-        const plain = stored(line.slice(0, 10_000)).replace(/^\u0001(?=encrypted:)/, '\ufffd');
-        expect(logged!.message).toBe(plain);
+        const plain = stored(line.slice(0, 10_000));
+        const looksSealed = plain.startsWith('\u0001encrypted:');
+        expect(logged!.message).toBe(looksSealed ? `\ufffd${plain.slice(1)}` : plain);
         await jobs.cancelJobs([id]);
       }),
       RUNS,
@@ -394,9 +399,9 @@ describe('filters, ids and cursors', () => {
     await fc.assert(
       fc.asyncProperty(fields, junk, async (field, value) => {
         const outcome = await outcomeOf(jobs.listJobs({ [field]: value } as JobFilter));
-        if (failed(outcome)) expect(outcome).toBeInstanceOf(InvalidArgumentError);
+        expect(refusalOf(outcome)).toBeInstanceOf(InvalidArgumentError);
         const page = await outcomeOf(jobs.listHistory({ [field]: value }));
-        if (failed(page)) expect(page).toBeInstanceOf(InvalidArgumentError);
+        expect(refusalOf(page)).toBeInstanceOf(InvalidArgumentError);
       }),
       { numRuns: 200 },
     );
@@ -443,8 +448,7 @@ describe('filters, ids and cursors', () => {
       fc.asyncProperty(junk, async (id) => {
         for (const call of calls) {
           const outcome = await outcomeOf(call(id as string));
-          if (failed(outcome) || (id !== null && id !== undefined))
-            expect(outcome).toBeInstanceOf(InvalidArgumentError);
+          expect(id === null || id === undefined ? refusalOf(outcome) : outcome).toBeInstanceOf(InvalidArgumentError);
         }
       }),
       RUNS,
@@ -470,7 +474,7 @@ describe('filters, ids and cursors', () => {
           await outcomeOf(jobs.listHistory({}, page)),
           await outcomeOf(jobs.jobLogs(id, page)),
         ]) {
-          if (failed(outcome)) expect(outcome).toBeInstanceOf(InvalidArgumentError);
+          expect(refusalOf(outcome)).toBeInstanceOf(InvalidArgumentError);
         }
       }),
       { numRuns: 200 },
