@@ -42,13 +42,12 @@ const between =
     typeof value === 'number' && value >= min && value <= max ? null : `a number from ${min} to ${max}`;
 const slots: Rule = (value) =>
   value === Infinity || rules.positive(value) === null ? null : `an integer from 1 to ${INT4_MAX}, or Infinity`;
-const schemaName: Rule = (value) =>
-  typeof value === 'string' &&
-  rules.name(value) === null &&
-  Buffer.byteLength(value) <= MAX_SCHEMA_BYTES &&
-  !value.startsWith('pg_')
+const schemaName: Rule = (value) => {
+  if (typeof value === 'string' && value.startsWith('pg_')) return 'a name that PostgreSQL does not keep for itself';
+  return rules.name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES
     ? null
-    : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes that does not begin with "pg_", as PostgreSQL's own schemas do`;
+    : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes`;
+};
 const dataSource: Rule = (value) =>
   typeof value === 'object' && value !== null && 'driver' in value ? null : 'a TypeORM DataSource';
 const crontab: Rule = (value) =>

@@ -43,7 +43,7 @@ export interface JobsMigratorOptions {
 export class JobsMigrator {
   private readonly database: Database;
 
-  /** @throws InvalidOptionsError unless exactly one of `connection` and `dataSource` is given. */
+  /** @throws InvalidOptionsError unless exactly one of `connection` and `dataSource` is given, or where `schema` is no name */
   constructor(options: JobsMigratorOptions | Database) {
     this.database = options instanceof Database ? options : openDatabase(options);
   }
@@ -185,6 +185,10 @@ const read = (file: string): string => readFileSync(new URL(`./migrations/${file
 
 function openDatabase({ connection, dataSource, schema = 'jobs' }: JobsMigratorOptions): Database {
   const options = { schema, preparedStatements: false };
+  // PostgreSQL cuts longer names, silently.
+  if (!schema || Buffer.byteLength(schema) > 63 || schema.includes('\0') || /\p{Surrogate}/u.test(schema)) {
+    throw new InvalidOptionsError([`Expected schema to be a string of 1 to 63 bytes, got "${schema.slice(0, 80)}".`]);
+  }
   if (connection && !dataSource) return Database.fromConnection(connection, options);
   if (dataSource && !connection) return Database.fromDataSource(dataSource, options);
   throw new InvalidOptionsError([
