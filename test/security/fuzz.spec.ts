@@ -573,7 +573,11 @@ describe('the name of a schema', () => {
         const outcome = await outcomeOf(createJobManager({ connection: database.url, schema }));
         const migrate = async (): Promise<void> => {
           const migrator = new JobsMigrator({ connection: database.url, schema });
-          await migrator.version().finally(() => migrator.close());
+          try {
+            await migrator.version();
+          } finally {
+            await migrator.close();
+          }
         };
         const readable = isText(schema) && schema.length > 0 && Buffer.byteLength(schema) <= 63;
         expect(await outcomeOf(migrate())).toEqual(readable ? undefined : expect.any(InvalidOptionsError));
