@@ -1,7 +1,13 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import { DatabaseUnavailableError, JobsError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import {
+  DatabaseUnavailableError,
+  JobsError,
+  MissingPrivilegesError,
+  UnknownParentError,
+  UnknownRateLimitError,
+} from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
 import {
@@ -167,11 +173,20 @@ export class JobAdder {
       const answer = await this.database.run(addKeyedJobs, [...parametersOf(open), channel], executor);
       refuseMissing(answer);
       rows.push(...answer);
-      if (!executor) await this.claims.promote(answer.flatMap(({ freed_queue }) => freed_queue ?? []));
+      if (!executor) await this.promote(answer.flatMap(({ freed_queue }) => freed_queue ?? []));
       const done = new Set(answer.map(({ requested }) => requested));
       open = open.filter(({ row }) => !done.has(row.id));
     }
     return this.pair(round, rows, executor);
+  }
+
+  /** A role that may only enqueue leaves it to the sweep of the pools. */
+  private async promote(queues: string[]): Promise<void> {
+    try {
+      await this.claims.promote(queues);
+    } catch (error) {
+      if (!(error instanceof MissingPrivilegesError)) throw error;
+    }
   }
 
   /** Keys may have kept older jobs: what came of each request is read back as it is stored. */

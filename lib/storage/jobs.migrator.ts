@@ -18,10 +18,11 @@ const MIGRATIONS: Migration[] = [
   { version: 1, name: '0001_initial' },
   { version: 2, name: '0002_dependencies_steps_crontabs' },
   { version: 3, name: '0003_pinned_plans' },
+  { version: 6, name: '0006_job_keys_for_enqueuers' },
 ];
 
 /** The version of the schema that this version of the library works with. */
-export const SCHEMA_VERSION = MIGRATIONS.length;
+export const SCHEMA_VERSION = MIGRATIONS.at(-1)!.version;
 
 export interface JobsMigratorOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */

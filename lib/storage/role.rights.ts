@@ -60,7 +60,7 @@ export async function grantRights(client: pg.ClientBase, schema: string, kind: R
   await client.query(`grant usage on schema ${place} to ${to}`);
   await client.query(`grant ${LOOKS} on table ${place}.${VERSIONS} to ${to}`);
   for (const grant of grants) await client.query(grant);
-  // They run with their caller's rights, so being allowed to call them allows nothing else.
+  // They run with their caller's rights, but for add_keyed_jobs, which only does what enqueuers may.
   for (const name of await functionsOf(client, schema))
     await client.query(`grant execute on function ${name} to ${to}`);
 }

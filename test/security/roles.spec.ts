@@ -47,7 +47,7 @@ async function managerOf(kind: RoleKind, options: object = {}): Promise<JobManag
   return jobs;
 }
 
-async function refused(kind: RoleKind, sql: string): Promise<string | undefined> {
+async function refused(kind: RoleKind | 'none', sql: string): Promise<string | undefined> {
   const client = new pg.Client(urlOf(roles[kind]));
   await client.connect();
   try {
@@ -180,6 +180,36 @@ describe('a process that may only enqueue', () => {
     expect(await jobs.findJob(id)).toMatchObject({ task: 'in-transaction' });
   });
 
+  it('replaces jobs by their keys, and nothing else that way', async () => {
+    const jobs = await managerOf('enqueue');
+    const keyed = { jobKey: 'key', queue: 'keyed' } as const;
+    const first = await jobs.addJob('keyed', 1, keyed);
+    const second = await jobs.addJob('keyed', 2, keyed);
+    expect([second.created, await jobs.findJob(first.id)]).toEqual([true, null]);
+    const third = await jobs.addJob('keyed', 3, { ...keyed, jobKeyMode: 'preserve_run_at' });
+    expect(third).toMatchObject({ id: second.id, created: false, payload: 3 });
+    expect(await jobs.addJob('keyed', 4, { ...keyed, jobKeyMode: 'unsafe_dedupe' })).toMatchObject({ payload: 3 });
+    await (await managerOf('worker')).getJobs(WORKER, { taskIdentifiers: ['keyed'] });
+    const last = await jobs.addJob('keyed', 5, keyed);
+    expect([last.status, (await jobs.findJob(second.id))!.status]).toEqual(['blocked', 'running']);
+
+    const client = new pg.Client(urlOf(roles.enqueue));
+    await client.connect();
+    const add = (id: string, key: string): Promise<pg.QueryResult> =>
+      client.query(`select * from ${PLACE}.add_keyed_jobs($1, '[6]', null)`, [
+        JSON.stringify([{ id, task: 'forged', priority: 0, max_attempts: 1, job_key: key, job_key_mode: 'replace' }]),
+      ]);
+    await expect(add(last.id, 'another')).rejects.toMatchObject({ code: '23505' });
+    // A table of the caller's own in the place of the library's must not be taken for it.
+    await client.query(`create temp table jobs (id uuid, job_key text)`);
+    await client.query(`create temp table job_bodies (id uuid)`);
+    const id = '01900000-0000-7000-8000-000000000001';
+    expect((await add(id, 'mine')).rows).toMatchObject([{ id, created: true }]);
+    await client.end();
+    expect(await jobs.findJob(id)).toMatchObject({ task: 'forged', payload: 6, jobKey: 'mine' });
+    expect(await refused('none', `select ${PLACE}.add_keyed_jobs('[]', '[]', null)`)).toBe('42501');
+  });
+
   it('is refused everything that claims, settles, edits or deletes', async () => {
     const jobs = await managerOf('enqueue');
     const { id } = await jobs.addJob('mine', {});
@@ -207,7 +237,6 @@ describe('a process that may only enqueue', () => {
       gcJobHistory: () => jobs.gcJobHistory(),
       gcJobQueues: () => jobs.gcJobQueues(),
       gcTaskIdentifiers: () => jobs.gcTaskIdentifiers(),
-      replacing: () => jobs.addJob('mine', {}, { jobKey: 'k' }),
       dependents: () => jobs.addJob('mine', {}, { dependsOn: [id] }),
     };
     for (const [name, call] of Object.entries(calls)) {
@@ -277,7 +306,19 @@ describe('a process that works', () => {
     expect(events.events()).toEqual([]);
   });
 
-  it('cannot register rate limits or rewrite history', async () => {
+  it('cannot register rate limits, rewrite history or encrypt it anew', async () => {
+    const keys = [2, 1].map((byte) => ({ id: `key ${byte}`, key: new Uint8Array(32).fill(byte) }));
+    const before = await managerOf('enqueue', { encryption: { keys: keys.slice(1) } });
+    const { id } = await before.addJob('secret', 1);
+    const worker = await managerOf('worker', { encryption: { keys: keys.slice(1) } });
+    const [job] = await worker.getJobs(WORKER, { taskIdentifiers: ['secret'] });
+    await worker.claims.settle(WORKER, [
+      { job: job!, outcome: { kind: 'completed', result: '2' }, executionTimeMs: 1 },
+    ]);
+    expect((await before.waitForJob(id)).result).toBe(2);
+    const encryption = { keys };
+    await expect((await managerOf('worker', { encryption })).reencryptJobs()).rejects.toThrow(MissingPrivilegesError);
+    expect(await (await managerOf('admin', { encryption })).reencryptJobs()).toMatchObject({ left: 0 });
     const jobs = await managerOf('worker');
     await expect(jobs.registerRateLimit('mine', 1, 1_000)).rejects.toThrow(MissingPrivilegesError);
     expect(await refused('worker', `update ${PLACE}.rate_limits set capacity = 10`)).toBe('42501');
