@@ -19,7 +19,7 @@ import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { unblockSuccessors } from '../storage/statements/settle-jobs.js';
 import { claim } from './claimer.js';
-import { opened, openedPayload, sealed, type JobCipher } from './job.cipher.js';
+import { isSealed, opened, openedPayload, sealed, type JobCipher } from './job.cipher.js';
 import { retryDelayMs } from './retry.policy.js';
 import { executionEnvironment, findEarlier, settleBatch, type SettleBatch, type Settlement } from './settlement.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -236,6 +236,7 @@ export class JobClaims {
   private async decrypted(workerId: string, result: ClaimResult): Promise<ClaimResult> {
     const failures = new Map<ClaimedJob, unknown>();
     for (const job of result.jobs) {
+      if (!isSealed(job.payload) && !isSealed(job.previous)) continue;
       try {
         job.payload = openedPayload(this.cipher, job.payload, job.id, job.task);
         job.previous = opened(this.cipher, job.previous, 'partial', job.id);

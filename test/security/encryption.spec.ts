@@ -15,6 +15,7 @@ import {
   type PlainTask,
   type WorkerPool,
 } from '../../lib/index.js';
+import { createJobsTesting } from '../../lib/testing.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
 import { WORKER } from '../support/manager.js';
 
@@ -182,6 +183,33 @@ describe('what jobs carry, encrypted', () => {
     expect(decipher.update(parts[0]!.subarray(12, -16), undefined, 'utf8') + decipher.final('utf8')).toBe(
       JSON.stringify({ secret: SECRET }),
     );
+  });
+
+  it('is plain in the transaction of a transactional task, to workOnce, and to specs', async () => {
+    const jobs = await managerWith({ keys: [OLD] });
+    const payload = { secret: SECRET };
+    const testing = createJobsTesting({
+      jobs,
+      tasks: {
+        parent: {
+          transactional: true,
+          handler: async (given, ctx) => {
+            await ctx.step('s', () => SECRET);
+            await ctx.jobs.addJob('child', given);
+            return { answer: SECRET };
+          },
+        },
+        child: (given) => ({ got: given as unknown }),
+      },
+    });
+    const { id } = await jobs.addJob('parent', payload);
+    expect(await testing.enqueued({ task: 'parent', payload })).toHaveLength(1);
+    expect((await jobs.workOnce())!.job).toMatchObject({ payload, status: 'completed' });
+    expect((await jobs.waitForJob(id)).result).toEqual({ answer: SECRET });
+    await testing.expectEnqueued({ task: 'child', payload }, { times: 1 });
+    expect(await testing.drain()).toMatchObject([{ job: { payload }, result: { got: payload } }]);
+    await testing.close();
+    expect(await placesOf(SECRET)).toEqual([]);
   });
 
   it('can be that of some tasks only', async () => {
