@@ -355,6 +355,7 @@ describe('rotation', () => {
     const id = await runSecretJob(before);
     const done = await before.addJob('done', { secret: SECRET }, { jobKey: 'k', jobKeyMode: 'preserve_run_at' });
     const [claimed] = await before.getJobs(WORKER, { taskIdentifiers: ['done'] });
+    for (const line of [SECRET, SECRET, SECRET]) await before.attempts.log({ job: claimed!, workerId: WORKER }, line);
     await before.scheduleCron({ id: 'c', task: 'b', schedule: '0 0 1 1 *', payload: { secret: SECRET } });
     await before.claims.settle(WORKER, [
       { job: claimed!, outcome: { kind: 'completed', result: JSON.stringify(SECRET) }, executionTimeMs: 1 },
@@ -368,7 +369,7 @@ describe('rotation', () => {
     const extra = await both.addJob('a', { secret: SECRET }, { delayMs: 60_000 });
     expect((await both.findJob(id))!.payload).toEqual({ secret: SECRET });
     const report = await both.reencryptJobs({ batchSize: 1 });
-    expect(report).toEqual({ reencrypted: all.length + 1, left: 0, unreadable: [] });
+    expect(report).toEqual({ reencrypted: all.length + 1 + 3, left: 0, unreadable: [] });
     expect(await keysInUse()).toEqual(all.map((place) => `${place}:${NEW.id}`).toSorted());
     expect(await both.reencryptJobs()).toEqual({ reencrypted: 0, left: 0, unreadable: [] });
 

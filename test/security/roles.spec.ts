@@ -199,7 +199,11 @@ describe('a process that may only enqueue', () => {
       client.query(`select * from ${PLACE}.add_keyed_jobs($1, '[6]', null)`, [
         JSON.stringify([{ id, task: 'forged', priority: 0, max_attempts: 1, job_key: key, job_key_mode: 'replace' }]),
       ]);
-    await expect(add(last.id, 'another')).rejects.toMatchObject({ code: '23505' });
+    // A finished job has a body, and no live row that would be in the way.
+    const finished = await jobs.addJob('finished', 'true');
+    await (await managerOf('admin')).cancelJobs([finished.id]);
+    await expect(add(finished.id, 'another')).rejects.toMatchObject({ code: '23505' });
+    expect(await jobs.findJob(finished.id)).toMatchObject({ status: 'cancelled', payload: 'true' });
     // A table of the caller's own in the place of the library's must not be taken for it.
     await client.query(`create temp table jobs (id uuid, job_key text)`);
     await client.query(`create temp table job_bodies (id uuid)`);
@@ -208,6 +212,10 @@ describe('a process that may only enqueue', () => {
     await client.end();
     expect(await jobs.findJob(id)).toMatchObject({ task: 'forged', payload: 6, jobKey: 'mine' });
     expect(await refused('none', `select ${PLACE}.add_keyed_jobs('[]', '[]', null)`)).toBe('42501');
+    const mayCall = `select has_function_privilege($1, $2, 'execute') as may`;
+    const signature = `${PLACE}.add_keyed_jobs(json, json, text)`;
+    const { rows } = await database.pool.query(mayCall, [roles.none, signature]);
+    expect(rows).toEqual([{ may: false }]);
   });
 
   it('is refused everything that claims, settles, edits or deletes', async () => {
