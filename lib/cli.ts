@@ -1,17 +1,22 @@
 #!/usr/bin/env node
-// The command line: migrations, for deployments whose application may not change the schema.
+// The command line: migrations and roles, for deployments whose application may not change the schema.
 import { parseArgs } from 'node:util';
 import { JobsMigrator } from './storage/jobs.migrator.js';
+import type { RoleKind } from './storage/role.rights.js';
 
 const USAGE = `Usage: millrace <command> [--connection <postgres URL>] [--schema <name>]
 
   migrate    bring the schema up to date
   rollback   remove everything that millrace has created, its data included
   version    print the version of the installed schema, 0 where there is none
+  grant <enqueue|worker|admin> <role>
+             give an existing role exactly the rights of that kind of process; again after each migration
+  revoke <role>
+             take them away
 
 --connection defaults to the environment variable DATABASE_URL, --schema to "jobs".`;
 
-type Command = (migrator: JobsMigrator) => Promise<string>;
+type Command = (migrator: JobsMigrator, ...operands: string[]) => Promise<string>;
 
 const COMMANDS: Record<string, Command> = {
   migrate: async (migrator) => {
@@ -23,29 +28,48 @@ const COMMANDS: Record<string, Command> = {
     return 'Everything is removed.';
   },
   version: async (migrator) => String(await migrator.version()),
+  grant: async (migrator, kind, role) => {
+    await migrator.grant(kind as RoleKind, role!);
+    return `The role "${role}" may do what a process of kind "${kind}" needs.`;
+  },
+  revoke: async (migrator, role) => {
+    await migrator.revoke(role!);
+    return `The role "${role}" has no rights in the schema any more.`;
+  },
 };
+
+/** How many words must follow a command. */
+const OPERANDS: Record<string, number> = { grant: 2, revoke: 1 };
 
 /** What is wrong with the call itself: usage on stderr, exit code 2. */
 class UsageError extends Error {}
 
 async function main(args: string[]): Promise<void> {
-  const { command, connection, schema } = read(args);
+  const { command, operands, connection, schema } = read(args);
   const migrator = new JobsMigrator({ connection, schema });
   try {
-    console.log(await command(migrator));
+    console.log(await command(migrator, ...operands));
   } finally {
     await migrator.close();
   }
 }
 
-function read(args: string[]): { command: Command; connection: string; schema: string } {
+interface Call {
+  command: Command;
+  operands: string[];
+  connection: string;
+  schema: string;
+}
+
+function read(args: string[]): Call {
   const { values, positionals } = parse(args);
-  const [name = '', ...rest] = positionals;
-  const command = Object.hasOwn(COMMANDS, name) && !rest.length ? COMMANDS[name] : undefined;
+  const [name = '', ...operands] = positionals;
+  const fits = Object.hasOwn(COMMANDS, name) && operands.length === (OPERANDS[name] ?? 0);
+  const command = fits ? COMMANDS[name] : undefined;
   if (!command) throw new UsageError(name ? `Expected one command, got "${positionals.join(' ')}".` : 'No command.');
   const connection = values.connection ?? process.env.DATABASE_URL;
   if (!connection) throw new UsageError('Expected --connection or DATABASE_URL, got neither.');
-  return { command, connection, schema: values.schema ?? 'jobs' };
+  return { command, operands, connection, schema: values.schema ?? 'jobs' };
 }
 
 function parse(args: string[]) {

@@ -6,6 +6,7 @@ export {
   type JobsOptionsFactory,
 } from './jobs.module.js';
 export type {
+  EncryptionOptions,
   HistoryOptions,
   JobManagerOptions,
   JobsModuleOptions,
@@ -16,6 +17,8 @@ export type {
 export { defineTask, Task } from './decorators/task.decorator.js';
 export type {
   DtoClass,
+  Mask,
+  MaskedPart,
   PayloadOf,
   PayloadSchema,
   RetryFunction,
@@ -30,6 +33,8 @@ export { isPartialSuccess, partialSuccess, snooze } from './worker/outcome.js';
 export { InjectJobManager } from './decorators/inject-job-manager.decorator.js';
 export { getJobsToken } from './jobs.constants.js';
 export { JobManager } from './manager/job.manager.js';
+export { EncryptedValue } from './manager/job.cipher.js';
+export type { Reencryption, ReencryptOptions } from './manager/reencryption.js';
 export type { WaitOptions } from './manager/job.waiter.js';
 export type * from './interfaces/job.interface.js';
 export type * from './interfaces/cron.interface.js';
@@ -48,4 +53,5 @@ export {
   type JobEventType,
 } from './monitoring/job.events.js';
 export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';

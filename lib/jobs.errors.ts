@@ -318,3 +318,17 @@ export class PermanentFailure extends JobsError {
 export class CancelJob extends JobsError {
   readonly code = 'ERR_JOBS_CANCELLED';
 }
+
+/** Something that is encrypted cannot be decrypted here: this process lacks the key, or has another one by that id. */
+export class DecryptionError extends JobsError {
+  readonly code = 'ERR_JOBS_DECRYPTION';
+
+  constructor(
+    /** The id of the key that it was encrypted with. */
+    readonly keyId: string,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
+}

@@ -1,14 +1,15 @@
 // The library without Nest: a manager, and pools from plain maps of handlers.
 import type { JobManagerOptions, WorkerOptions } from './interfaces/jobs-options.interface.js';
-import type { TaskOptions } from './interfaces/task.interface.js';
+import type { Mask, TaskOptions } from './interfaces/task.interface.js';
 import { ambientTransactionOf } from './jobs.ambient.js';
 import { openDatabase } from './jobs.connection.js';
-import { refuse, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
+import { checkMask, refuse, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
 import { CronScheduler } from './maintenance/cron.scheduler.js';
 import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
+import { JobMask } from './monitoring/job.mask.js';
 import { show } from './options.checker.js';
 import { SingleRun } from './worker/work.once.js';
 import { WorkerPool, type WorkerPoolParts } from './worker/worker.pool.js';
@@ -55,6 +56,8 @@ export interface WorkerPoolOptions {
   unknownTasks?: 'leave' | 'exhaust';
   /** At least 10 characters. Default: made from host, process and chance. */
   workerId?: string;
+  /** What events do not show of payloads and results. Handlers get everything. See docs/security.md. */
+  mask?: Mask;
 }
 
 /**
@@ -72,7 +75,8 @@ export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
 
 /** What a pool is made of, from plain tasks. @throws InvalidOptionsError */
 export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
-  const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId } = parts;
+  const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId, mask } = parts;
+  checkMask(mask);
   const settings = resolveWorkerOptions(options, unknownTasks);
   const definitions = Object.entries(tasks).map(([task, plain]) => definitionOf(task, plain));
   refuse(definitions.flatMap(faultsOf));
@@ -81,6 +85,7 @@ export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
     registry.add(definition);
     tasksOf.get(jobs)?.replace(definition);
   }
+  events.hide(new JobMask(mask, (task) => registry.get(task)?.options.mask));
   const validator = new PayloadValidator();
   jobs.runWith(new SingleRun({ jobs, tasks: registry, events, validator, options: settings }));
   const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks: registry, events });

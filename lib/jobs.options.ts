@@ -1,15 +1,19 @@
 // Every option's default and bound, once. What users wrote becomes settings with nothing left open, or one error that
 // lists all that is wrong.
+import { createSecretKey } from 'node:crypto';
 import { validateCronExpression } from 'cron';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type {
+  EncryptionOptions,
+  EncryptionSettings,
   JobManagerOptions,
   JobsModuleOptions,
   ManagerSettings,
   WorkerOptions,
   WorkerSettings,
 } from './interfaces/jobs-options.interface.js';
+import type { Mask } from './interfaces/task.interface.js';
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
 import { InvalidOptionsError } from './jobs.errors.js';
 import { rules } from './manager/call.arguments.js';
@@ -38,10 +42,12 @@ const between =
     typeof value === 'number' && value >= min && value <= max ? null : `a number from ${min} to ${max}`;
 const slots: Rule = (value) =>
   value === Infinity || rules.positive(value) === null ? null : `an integer from 1 to ${INT4_MAX}, or Infinity`;
-const schemaName: Rule = (value) =>
-  rules.name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES
+const schemaName: Rule = (value) => {
+  if (typeof value === 'string' && value.startsWith('pg_')) return 'a name that PostgreSQL does not keep for itself';
+  return rules.name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES
     ? null
     : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes`;
+};
 const dataSource: Rule = (value) =>
   typeof value === 'object' && value !== null && 'driver' in value ? null : 'a TypeORM DataSource';
 const crontab: Rule = (value) =>
@@ -52,6 +58,29 @@ const payloadSchema: Rule = (value) =>
   typeof value === 'function' || (typeof value === 'object' && value !== null && '~standard' in value)
     ? null
     : 'a DTO class or a Standard Schema';
+
+/** Never shows a key. */
+const encryptionKeys: Rule = (value) => {
+  const expected = 'an array of { id, key }, each id once, each key 32 bytes (a Buffer, base64 or hex)';
+  if (!Array.isArray(value) || value.length === 0) return expected;
+  const ids = new Set(value.map((entry: { id?: unknown } | null) => entry?.id));
+  return ids.size === value.length && value.every(isEncryptionKey) ? null : expected;
+};
+const isEncryptionKey = (entry: unknown): boolean => {
+  const { id, key, ...others } = Object(entry) as Record<string, unknown>;
+  return rules.name(id) === null && keyBytes(key)?.length === 32 && Object.keys(others).length === 0;
+};
+const keyBytes = (key: unknown): Uint8Array | null => {
+  if (key instanceof Uint8Array) return key;
+  if (typeof key !== 'string') return null;
+  if (/^[0-9a-f]{64}$/i.test(key)) return Buffer.from(key, 'hex');
+  return /^[\w+/-]{43}=?$/.test(key) ? Buffer.from(key, 'base64') : null;
+};
+
+const mask: Rule = (value) =>
+  typeof value === 'function' || rules.names(value) === null
+    ? null
+    : 'an array of property names and paths, or a function';
 
 const RETRY = {
   baseDelayMs: option(milliseconds(), 1_000),
@@ -71,6 +100,10 @@ const MANAGER = {
   taskIdentifierRetentionMs: option(milliseconds(), 7 * DAY_MS),
   maxPayloadBytes: option(rules.integer(1, 256 * MIB), MIB),
   queues: mapOf(section({ concurrency: option(slots, 1) })),
+  encryption: section({
+    keys: option<EncryptionOptions['keys'] | null>(encryptionKeys, null),
+    tasks: option<string[] | null>(rules.names, null),
+  }),
 };
 
 const CONNECTION = {
@@ -123,6 +156,7 @@ const moduleOptions = section({
   maintenance: section(MAINTENANCE),
   unknownTasks: UNKNOWN_TASKS,
   globalEnhancers: option(flag, false),
+  mask: option<Mask | undefined>(mask, undefined),
 });
 const taskCron = section({
   schedule: option(cronRules.schedule, undefined),
@@ -141,11 +175,17 @@ const taskOptions = section({
   retry: orFunction(section(RETRY)),
   rateLimitKey: option(rules.name, undefined),
   flags: option(rules.names, undefined),
+  mask: option<Mask | undefined>(mask, undefined),
   concurrency: option(rules.integer(1, 10_000), undefined),
   transactional: option(flag, undefined),
   cron: orExpression(taskCron),
   instance: option(rules.name, DEFAULT_INSTANCE),
 });
+
+/** @throws InvalidOptionsError where `mask` is none */
+export function checkMask(value: unknown): void {
+  refuse(option(mask, undefined).check(value, 'mask'));
+}
 
 /** How to reach the database, and what to do there at start. */
 export type ConnectionSettings = Settings<typeof CONNECTION>;
@@ -160,6 +200,7 @@ export interface ResolvedOptions extends ConnectionSettings {
   worker: WorkerSettings | null;
   maintenance: MaintenanceSettings;
   globalEnhancers: boolean;
+  mask: Mask | undefined;
 }
 
 /** The settings of a module's instance, with every default filled in. @throws InvalidOptionsError listing every fault */
@@ -174,6 +215,7 @@ export function resolveOptions(options: JobsModuleOptions = {}): ResolvedOptions
     worker: settings.worker && workerSettings(settings.worker, settings.unknownTasks),
     maintenance: settings.maintenance,
     globalEnhancers: settings.globalEnhancers,
+    mask: settings.mask,
   };
 }
 
@@ -209,8 +251,12 @@ export function refuse(faults: string[]): void {
 
 function managerSettings(settings: Settings<typeof MANAGER>, maxCrashes: number): ManagerSettings {
   const queues = Object.entries(settings.queues).map(([name, { concurrency }]) => [name, concurrency] as const);
-  return { ...pick(settings, MANAGER), maxCrashes, queues: Object.fromEntries(queues) };
+  const encryption = encryptionSettings(settings.encryption);
+  return { ...pick(settings, MANAGER), maxCrashes, encryption, queues: Object.fromEntries(queues) };
 }
+
+const encryptionSettings = ({ keys, tasks }: Settings<typeof MANAGER>['encryption']): EncryptionSettings | null =>
+  keys && { keys: keys.map(({ id, key }) => ({ id, key: createSecretKey(keyBytes(key)!) })), tasks };
 
 function workerSettings(settings: Settings<typeof WORKER>, unknownTasks: 'leave' | 'exhaust'): WorkerSettings {
   const { leaseMs, pollIntervalMs } = settings;
@@ -222,10 +268,14 @@ function workerSettings(settings: Settings<typeof WORKER>, unknownTasks: 'leave'
   };
 }
 
-const connectionConflicts = (options: JobManagerOptions | null): string[] =>
-  options?.connection !== undefined && options.dataSource !== undefined
+const connectionConflicts = (options: JobManagerOptions | null): string[] => [
+  ...(options?.connection !== undefined && options.dataSource !== undefined
     ? ['Expected either connection or dataSource, got both.']
-    : [];
+    : []),
+  ...(options?.encryption && options.encryption.keys === undefined
+    ? ['Expected encryption.keys beside encryption, got none.']
+    : []),
+];
 
 /** Values that are right alone, but not beside each other; what is no number at all has been named already. */
 function workerConflicts(options: WorkerOptions | undefined): string[] {

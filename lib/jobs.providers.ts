@@ -18,6 +18,7 @@ import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
+import { JobMask } from './monitoring/job.mask.js';
 import { JobLogger } from './monitoring/job.logger.js';
 import { JobQueue } from './worker/job.queue.js';
 import { SingleRun } from './worker/work.once.js';
@@ -133,12 +134,13 @@ async function makeManager(
 }
 
 const makePool = (
-  { worker }: ResolvedOptions,
+  { worker, mask }: ResolvedOptions,
   jobs: JobManager,
   tasks: TaskRegistry,
   validator: PayloadValidator,
   events: JobEvents,
 ): WorkerPool | null => {
+  events.hide(new JobMask(mask, (task) => tasks.get(task)?.options.mask));
   jobs.runWith(new SingleRun({ jobs, tasks, validator, events, options: worker ?? resolveWorkerOptions() }));
   if (!worker) return null;
   const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks, events });

@@ -42,6 +42,8 @@ export interface ClaimResult {
   cursor: ClaimCursor;
   /** The scan ended at its limit: there is probably more to claim right now. */
   more: boolean;
+  /** Why some of them are not among `jobs`: they were put off, because nobody here can decrypt them. */
+  unreadable?: unknown;
   /** Milliseconds until something that was passed over can run (a window's refill); `null` if nothing is known. */
   retryInMs: number | null;
 }
@@ -49,10 +51,10 @@ export interface ClaimResult {
 /** How one attempt ended. What a handler returns or throws becomes one of these in a single place. */
 export type Outcome =
   | { kind: 'completed'; result: string | null }
-  | { kind: 'partial'; partialResults: PartialResults; delayMs: number }
+  | { kind: 'partial'; partialResults: PartialResults; delayMs: number; sealed?: string }
   | { kind: 'failed'; error: unknown; delayMs: number }
   | { kind: 'permanent'; error: unknown }
-  | { kind: 'snoozed'; delayMs: number }
+  | { kind: 'snoozed'; delayMs: number; error?: unknown }
   | { kind: 'cancelled'; reason: string | null }
   | { kind: 'released' };
 

@@ -1,7 +1,8 @@
 // The options of JobsModule.forRoot, createJobManager and createWorkerPool, as users write them.
+import type { KeyObject } from 'node:crypto';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
-import type { RetryOptions } from './task.interface.js';
+import type { Mask, RetryOptions } from './task.interface.js';
 
 export interface WorkerOptions {
   /** Jobs run at once. Default 10. */
@@ -66,6 +67,16 @@ export interface MaintenanceOptions {
   timeZone?: string;
 }
 
+export interface EncryptionOptions {
+  /**
+   * The first key encrypts; all of them decrypt. `id`: stored beside what the key has encrypted, so it must stay the
+   * same; `key`: 32 bytes, as a Buffer or as base64 or hex text.
+   */
+  keys: { id: string; key: string | Uint8Array }[];
+  /** Only jobs of these tasks are encrypted. Default: all jobs. */
+  tasks?: string[];
+}
+
 export interface JobManagerOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
   connection?: string | pg.PoolConfig;
@@ -89,6 +100,11 @@ export interface JobManagerOptions {
   preparedStatements?: boolean;
   /** Largest payload accepted, in bytes of JSON. Default 1,048,576. */
   maxPayloadBytes?: number;
+  /**
+   * Encrypts (AES-256-GCM) what jobs carry before it reaches the database: payloads, results, partial results, steps,
+   * progress and logs. Every process that reads them needs the keys. Default: nothing is encrypted. See docs/security.md.
+   */
+  encryption?: EncryptionOptions;
   /** Queues with a concurrency other than one. */
   queues?: Record<string, QueueOptions>;
 }
@@ -101,6 +117,8 @@ export interface JobsModuleOptions extends JobManagerOptions {
   /** Options of the worker pool; `false`: this process only enqueues. */
   worker?: WorkerOptions | false;
   maintenance?: MaintenanceOptions;
+  /** What events and the log do not show of payloads and results. Handlers get everything. See docs/security.md. */
+  mask?: Mask;
   /** Jobs of tasks without a handler here: leave them to other processes, or fail them for good. Default 'leave'. */
   unknownTasks?: 'leave' | 'exhaust';
   /** `true`: APP_GUARD, APP_INTERCEPTOR, APP_PIPE and APP_FILTER run on jobs too. Default false. */
@@ -109,6 +127,13 @@ export interface JobsModuleOptions extends JobManagerOptions {
 
 /** Retry settings with every default filled in. */
 export type RetrySettings = Required<RetryOptions>;
+
+/** Encryption with its keys ready for use. */
+export interface EncryptionSettings {
+  keys: { id: string; key: KeyObject }[];
+  /** `null`: all. */
+  tasks: string[] | null;
+}
 
 /** What a JobManager works with: `JobManagerOptions` with every default filled in. */
 export interface ManagerSettings {
@@ -120,6 +145,8 @@ export interface ManagerSettings {
   maxPayloadBytes: number;
   /** See `WorkerOptions.maxCrashes`. */
   maxCrashes: number;
+  /** `null`: nothing is encrypted. */
+  encryption: EncryptionSettings | null;
   /** Declared queues and their concurrency. */
   queues: Record<string, number>;
 }

@@ -61,6 +61,15 @@ export interface RetryOptions {
 /** Gets the attempt that failed (from 1) and its error; returns the delay in ms, or `false` to give up at once. */
 export type RetryFunction = (attempt: number, error: unknown) => number | false;
 
+/** What a mask is given. `partialResults` also for what the last attempt left behind. */
+export type MaskedPart = 'payload' | 'result' | 'partialResults' | 'progress';
+
+/**
+ * What events and the log do not show: names of properties, masked wherever they stand (`'password'`), paths from the
+ * top (`'card.number'`; arrays are passed through), or a function that returns what may be shown.
+ */
+export type Mask = string[] | ((value: any, task: string, part: MaskedPart) => unknown);
+
 export interface TaskOptions {
   /** What a payload must satisfy, at enqueue and again before the handler. Default: the handler's parameter type. */
   payload?: PayloadSchema;
@@ -72,6 +81,8 @@ export interface TaskOptions {
   retry?: RetryOptions | RetryFunction;
   rateLimitKey?: string;
   flags?: string[];
+  /** What events and the log do not show of the task's payloads and results, besides the module's `mask`. */
+  mask?: Mask;
   /**
    * Runs the handler in a database transaction (`ctx.manager`, a TypeORM EntityManager) in which the job is settled:
    * what it writes and the job's completion are committed together, or not at all. Needs TypeORM. Default false.

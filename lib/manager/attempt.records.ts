@@ -6,8 +6,9 @@ import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
 import * as attempts from '../storage/statements/attempts.js';
 import { check, rules } from './call.arguments.js';
+import { ENVELOPE_START, isSealed, openText, plainLine, SEALED_LINE, sealed, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
-import { pageOf, readCursor, readPageRequest } from './page.js';
+import { keyRules, pageOf, readCursor, readPageRequest } from './page.js';
 import { storable } from './error.text.js';
 import { WriteBatcher } from './write.batcher.js';
 
@@ -35,7 +36,10 @@ export class AttemptRecords {
   private readonly progress = new WriteBatcher<Written>((entries) => this.saveProgress(entries));
   private readonly logs = new WriteBatcher<Written>((entries) => this.saveLogs(entries));
 
-  constructor(private readonly database: Database) {}
+  constructor(
+    private readonly database: Database,
+    private readonly cipher: JobCipher | undefined,
+  ) {}
 
   /** @throws LeaseLostError where the claim is no longer valid; else it stays so until `executor`'s transaction ends */
   async assertOwned({ job, workerId }: Claim, executor: QueryExecutor): Promise<void> {
@@ -45,12 +49,15 @@ export class AttemptRecords {
 
   /** The steps that this job's attempts have done so far, oldest first. */
   async findSteps(jobId: string, executor?: QueryExecutor): Promise<Step[]> {
-    return this.database.run(attempts.findSteps, [jobId], executor);
+    const steps = await this.database.run(attempts.findSteps, [jobId], executor);
+    return steps.map(({ name, result }) => ({ name, result: this.openStep(jobId, name, result) }));
   }
 
   /** Keeps a step's result for good. @throws LeaseLostError */
   async saveStep({ job, workerId }: Claim, step: Step, position: number, executor?: QueryExecutor): Promise<void> {
-    const values = [job.id, job.fence, workerId, step.name, position, step.result];
+    const result =
+      step.result === null ? null : sealed(this.cipher, job.task, stepField(step.name), job.id, step.result);
+    const values = [job.id, job.fence, workerId, step.name, position, result];
     const rows = await this.database.run(attempts.saveStep, values, executor);
     if (!rows.length) throw new LeaseLostError(job.id);
   }
@@ -62,22 +69,27 @@ export class AttemptRecords {
 
   /** Best effort: the last value counts, and a database that is away keeps nobody from working. */
   async setProgress(claim: Claim, value: unknown): Promise<void> {
-    return this.progress.write({ claim, text: jsonOf('progress', value) ?? 'null' });
+    const text = jsonOf('progress', value) ?? 'null';
+    return this.progress.write({ claim, text: sealed(this.cipher, claim.job.task, 'progress', claim.job.id, text) });
   }
 
   /** Best effort, in order. */
   async log(claim: Claim, message: string): Promise<void> {
     check({ message: [message, (value) => (typeof value === 'string' ? null : 'a string')] });
-    return this.logs.write({ claim, text: storable(message, MAX_MESSAGE) });
+    const line = storable(message, MAX_MESSAGE);
+    const text = this.cipher?.covers(claim.job.task)
+      ? SEALED_LINE + this.cipher.seal(['log', claim.job.id], line)
+      : plainLine(line);
+    return this.logs.write({ claim, text });
   }
 
   async findLogs(jobId: string, page?: PageRequest): Promise<Page<JobLogEntry>> {
     check({ jobId: [jobId, rules.uuid] });
     const { limit, cursor } = readPageRequest(page);
-    const rows = await this.database.run(attempts.findLogs, [jobId, ...readCursor(cursor, 1), limit + 1]);
+    const rows = await this.database.run(attempts.findLogs, [jobId, ...readCursor(cursor, keyRules.count), limit + 1]);
     const toEntry = ({ fence, logged_at, message }: attempts.LogRow): JobLogEntry => ({
       at: toDate(logged_at),
-      message,
+      message: this.readLine(jobId, message),
       correlationId: correlationIdOf(jobId, fence),
     });
     return pageOf(rows, limit, toEntry, ({ id }) => [id]);
@@ -86,6 +98,21 @@ export class AttemptRecords {
   /** Resolves when nothing is on its way to the database. */
   async idle(): Promise<void> {
     await Promise.all([this.progress.idle(), this.logs.idle()]);
+  }
+
+  /** @throws DecryptionError: what was done cannot be told from what was not */
+  private openStep(jobId: string, name: string, result: string | null): string | null {
+    const envelope: unknown = result?.startsWith(ENVELOPE_START) ? JSON.parse(result) : null;
+    return isSealed(envelope) ? openText(this.cipher, [stepField(name), jobId], envelope) : result;
+  }
+
+  private readLine(jobId: string, line: string): string {
+    if (!line.startsWith(SEALED_LINE)) return line;
+    try {
+      return openText(this.cipher, ['log', jobId], JSON.parse(line.slice(SEALED_LINE.length)));
+    } catch (error) {
+      return `(${(error as Error).message})`;
+    }
   }
 
   private async saveProgress(entries: Written[]): Promise<void> {
@@ -109,6 +136,8 @@ export class AttemptRecords {
     ]);
   }
 }
+
+const stepField = (name: string): string => `step ${name}`;
 
 /** JSON text of a value, undefined for none. @throws InvalidArgumentError where there is no such text */
 export function jsonOf(what: string, value: unknown): string | undefined {

@@ -1,5 +1,5 @@
 // What calls may be given: every fault of a call is found before anything happens, and named in one error.
-import type { AddJobOptions } from '../interfaces/job.interface.js';
+import type { AddJobOptions, ClaimedJob, HistoryFilter, JobFilter } from '../interfaces/job.interface.js';
 import { InvalidArgumentError, InvalidWorkerIdError } from '../jobs.errors.js';
 import { isUuid } from './job.id.js';
 
@@ -8,6 +8,7 @@ const MAX_ATTEMPTS = 32_767;
 const MIN_WORKER_ID = 10;
 const MAX_NAME = 1_000;
 const MAX_PARENTS = 1_000;
+const MAX_SEARCH = 10_000;
 /** Dates beyond need another notation in SQL; nobody waits that long. */
 const LAST_DATE = Date.UTC(9999, 11, 31);
 const FIRST_DATE = Date.UTC(1, 0, 1);
@@ -85,6 +86,47 @@ export function checkAddOptions(task: unknown, options: AddJobOptions): void {
   refuse(problems);
 }
 
+const optional =
+  (rule: Rule): Rule =>
+  (value) =>
+    value === undefined || value === null ? null : rule(value);
+
+const text: Rule = (value) =>
+  typeof value === 'string' && value.length <= MAX_SEARCH && isStorable(value)
+    ? null
+    : `a string of at most ${MAX_SEARCH} characters without NUL and lone surrogates`;
+
+const JOB_STATUSES = 'available scheduled blocked running snoozed exhausted cancelled completed'.split(' ');
+const RECORD_STATUSES = 'completed failed partial_success snoozed cancelled'.split(' ');
+const SINCE_AND_UNTIL = { from: optional(date), to: optional(date) };
+
+/** Filters of listJobs. */
+const JOB_FILTER_RULES: Record<keyof JobFilter, Rule> = {
+  task: optional(name),
+  queue: optional(name),
+  status: optional(oneOf(...JOB_STATUSES)),
+  tag: optional(name),
+  groupId: optional(name),
+  flag: optional(name),
+  search: optional(text),
+  ...SINCE_AND_UNTIL,
+};
+
+/** Filters of listHistory. */
+const HISTORY_FILTER_RULES: Record<keyof HistoryFilter, Rule> = {
+  jobId: optional((value) => rules.uuid(value)),
+  task: optional(name),
+  status: optional(oneOf(...RECORD_STATUSES)),
+  workerId: optional(text),
+  ...SINCE_AND_UNTIL,
+};
+
+/** @throws InvalidArgumentError */
+export const checkJobFilter = (filter: JobFilter): void => refuse(faultsOf(JOB_FILTER_RULES, filter));
+
+/** @throws InvalidArgumentError */
+export const checkHistoryFilter = (filter: HistoryFilter): void => refuse(faultsOf(HISTORY_FILTER_RULES, filter));
+
 /** The faults of options, each by its rule; what no rule is for is one, what is undefined only where it is `required`. */
 export function faultsOf(known: Record<string, Rule>, options: object, { path = '', required = false } = {}): string[] {
   return Object.entries(options).flatMap(([key, value]) => {
@@ -114,12 +156,15 @@ export const rules = {
   oneOf,
   anything,
   positive: integer(1, INT4_MAX),
+  concurrency: ((value) =>
+    value === Infinity || rules.positive(value) === null ? null : 'a positive integer or Infinity') as Rule,
+  claimedJobs: ((value) =>
+    Array.isArray(value) && value.every((job: Partial<ClaimedJob> | null) => job?.id && job.fence)
+      ? null
+      : 'an array of jobs that getJobs returned') as Rule,
   uuid: ((value) => (isUuid(value) ? null : 'a job id (UUID)')) as Rule,
   uuids: ((value) => (Array.isArray(value) && value.every(isUuid) ? null : 'an array of job ids (UUIDs)')) as Rule,
-  optional:
-    (rule: Rule): Rule =>
-    (value) =>
-      value === undefined || value === null ? null : rule(value),
+  optional,
 };
 
 /** @throws InvalidWorkerIdError */

@@ -12,6 +12,7 @@ import { check } from './call.arguments.js';
 import { checkCron, cronRules } from './cron.arguments.js';
 import { lastSlotBetween, nextSlot, slotsBetween } from './cron.slots.js';
 import type { JobAdder } from './job.adder.js';
+import { opened, sealed, shown, type JobCipher } from './job.cipher.js';
 import type { JobPreparer } from './job.preparer.js';
 import type { TaskDefinition } from './task.registry.js';
 
@@ -49,6 +50,7 @@ export class Crontabs {
     private readonly database: Database,
     private readonly adder: JobAdder,
     private readonly preparer: JobPreparer,
+    private readonly cipher: JobCipher | undefined,
   ) {}
 
   async schedule(spec: AnyCronSpec): Promise<CronInfo> {
@@ -110,7 +112,7 @@ export class Crontabs {
       const slots = row ? dueSlots(row) : [];
       if (!row || !slots.length) return { fired: [], more: false };
       const passes = row.overlap === 'skip' && row.busy;
-      const specs = passes ? [] : slots.map(() => jobOf(row));
+      const specs = passes ? [] : slots.map(() => jobOf(row, this.cipher));
       const jobs = await this.adder.addMany(specs, { manager: executor, notify: true });
       await this.database.run(statements.advanceCrontab, [id, slots.at(-1), jobs.at(-1)?.id ?? null], executor);
       const fired = jobs.map((job, index) => ({ slot: toDate(slots[index] as number), job }));
@@ -136,13 +138,14 @@ export class Crontabs {
       overlap = 'skip',
     } = spec;
     const { row, json } = await this.preparer.prepare(task, payload, options);
-    const timing = [schedule, timeZone, json, JSON.stringify(options), backfillMs, overlap];
-    const [stored] = await this.database.run(statements.putCrontab, [id, row.task, ...timing, declared]);
-    return stored;
+    const stored = sealed(this.cipher, row.task, 'crontab', id, json);
+    const timing = [schedule, timeZone, stored, JSON.stringify(options), backfillMs, overlap];
+    const [put] = await this.database.run(statements.putCrontab, [id, row.task, ...timing, declared]);
+    return put;
   }
 
   private async describe(row: statements.CrontabRow): Promise<CronInfo> {
-    return toCronInfo(row, await this.slotAfter(row, openFrom(row), this.upcoming.get(row.id)));
+    return toCronInfo(row, this.cipher, await this.slotAfter(row, openFrom(row), this.upcoming.get(row.id)));
   }
 
   /** Remembered, because `cron` takes about a millisecond; thousands of these must leave time for others. */
@@ -175,8 +178,10 @@ function dueSlots(row: statements.CrontabRow): number[] {
   return slot === null ? [] : [slot];
 }
 
-const jobOf = ({ id, task, payload, options }: statements.CrontabRow): JobSpec => {
+/** @throws DecryptionError */
+const jobOf = ({ id, task, options, ...row }: statements.CrontabRow, cipher: JobCipher | undefined): JobSpec => {
   const { tags = [], ...others } = options;
+  const payload = opened(cipher, row.payload, 'crontab', id);
   return { ...others, task, payload, tags: [...tags, `cron:${id}`] };
 };
 
@@ -193,12 +198,16 @@ function refuseDuplicates(specs: { id: string; task: string }[]): void {
   if (faults.length) throw new InvalidOptionsError(faults);
 }
 
-const toCronInfo = (row: statements.CrontabRow, nextSlotAt: number | null): CronInfo => ({
+const toCronInfo = (
+  row: statements.CrontabRow,
+  cipher: JobCipher | undefined,
+  nextSlotAt: number | null,
+): CronInfo => ({
   id: row.id,
   task: row.task,
   schedule: row.schedule,
   timeZone: row.time_zone,
-  payload: row.payload,
+  payload: shown(() => opened(cipher, row.payload, 'crontab', row.id)),
   options: row.options,
   backfillMs: Number(row.backfill_ms),
   overlap: row.overlap,

@@ -1,7 +1,13 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import { DatabaseUnavailableError, JobsError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import {
+  DatabaseUnavailableError,
+  JobsError,
+  MissingPrivilegesError,
+  UnknownParentError,
+  UnknownRateLimitError,
+} from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isUniqueViolation } from '../storage/database.errors.js';
 import { toDate } from '../storage/row.types.js';
@@ -11,6 +17,7 @@ import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
 import { Announcer } from './announcer.js';
 import { toJob } from './job.mapper.js';
+import type { JobCipher } from './job.cipher.js';
 import type { JobClaims } from './job.claims.js';
 import type { JobPreparer, PreparedJob } from './job.preparer.js';
 
@@ -35,6 +42,7 @@ export class JobAdder {
     private readonly claims: JobClaims,
     /** The transaction to add in where the caller names none. Asked in the same turn as the call. */
     private readonly ambient: () => QueryExecutor | undefined,
+    private readonly cipher: JobCipher | undefined,
   ) {
     this.announcer = new Announcer(database);
   }
@@ -116,7 +124,7 @@ export class JobAdder {
     if (!jobs.every(({ row }) => isPlain(row) && isAlike(row, first))) return null;
     const values = [
       `{${jobs.map(({ row }) => row.id).join()}}`,
-      jobs.map(({ json }) => json).join('\n'),
+      jobs.map(({ json, sealed }) => sealed ?? json).join('\n'),
       first.task,
       first.priority,
       first.max_attempts,
@@ -182,11 +190,20 @@ export class JobAdder {
       const answer = await this.database.run(addKeyedJobs, [...parametersOf(open), channel], executor);
       refuseMissing(answer);
       rows.push(...answer);
-      if (!executor) await this.claims.promote(answer.flatMap(({ freed_queue }) => freed_queue ?? []));
+      if (!executor) await this.promote(answer.flatMap(({ freed_queue }) => freed_queue ?? []));
       const done = new Set(answer.map(({ requested }) => requested));
       open = open.filter(({ row }) => !done.has(row.id));
     }
     return this.pair(round, rows, executor);
+  }
+
+  /** A role that may only enqueue leaves it to the sweep of the pools. */
+  private async promote(queues: string[]): Promise<void> {
+    try {
+      await this.claims.promote(queues);
+    } catch (error) {
+      if (!(error instanceof MissingPrivilegesError)) throw error;
+    }
   }
 
   /** Keys may have kept older jobs: what came of each request is read back as it is stored. */
@@ -208,7 +225,7 @@ export class JobAdder {
 
   private async find(ids: string[], executor?: QueryExecutor): Promise<AddedJob[]> {
     const rows = await this.database.run(findJobs, [ids], executor);
-    return rows.map((row) => ({ ...toJob(row), created: true }));
+    return rows.map((row) => ({ ...toJob(row, this.cipher), created: true }));
   }
 
   /** Adds are idempotent by id, so one whose commit's fate is unknown is simply repeated. */
@@ -272,7 +289,7 @@ function compact(row: NewJob): string {
 
 const parametersOf = (jobs: PreparedJob[]): [specs: string, payloads: string] => [
   `[${jobs.map(({ row }) => compact(row)).join(',')}]`,
-  `[${jobs.map(({ json }) => json).join(',')}]`,
+  `[${jobs.map(({ json, sealed }) => sealed ?? json).join(',')}]`,
 ];
 
 function refuseMissing(rows: { missing: string | null }[]): void {

@@ -19,12 +19,15 @@ import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { unblockSuccessors } from '../storage/statements/settle-jobs.js';
 import { claim } from './claimer.js';
+import { isSealed, opened, openedPayload, sealed, type JobCipher } from './job.cipher.js';
 import { retryDelayMs } from './retry.policy.js';
 import { executionEnvironment, findEarlier, settleBatch, type SettleBatch, type Settlement } from './settlement.js';
 import type { TaskRegistry } from './task.registry.js';
 
 /** Rounds in which a claim by hand looks again after waiting jobs were let in. */
 const CLAIM_ROUNDS = 4;
+/** How long a job waits that this process cannot decrypt, for one that can. */
+const UNREADABLE_MS = 60_000;
 
 export interface SettleManner {
   /** Claims made by hand: the history names this process. */
@@ -48,7 +51,8 @@ export class JobClaims {
     private readonly settings: ManagerSettings,
     private readonly tasks: TaskRegistry,
     /** Hears of the jobs that are settled here. */
-    private readonly onSettled: (ids: Set<string>) => void = () => undefined,
+    private readonly onSettled: (ids: Set<string>) => void,
+    private readonly cipher: JobCipher | undefined,
   ) {}
 
   /** How long a claim by hand holds, in ms, unless it says otherwise. */
@@ -58,8 +62,9 @@ export class JobClaims {
 
   /** Claims for a pool's buffer. */
   async claim(request: ClaimRequest): Promise<ClaimResult> {
-    const { promote, ...result } = await claim(this.database, request);
-    await this.seeTasks(result.jobs);
+    const { promote, ...claimed } = await claim(this.database, request);
+    await this.seeTasks(claimed.jobs);
+    const result = await this.decrypted(request.workerId, claimed);
     if ((await this.promote(promote)) === 0) return result;
     // Jobs came back to places that the cursor has passed.
     return { ...result, more: true, cursor: result.cursor.filter(({ slotOnly }) => !slotOnly) };
@@ -82,7 +87,7 @@ export class JobClaims {
    * must not keep the others waiting.
    */
   async settle(workerId: string, requests: SettleRequest[], how: SettleManner = {}): Promise<SettleAnswer> {
-    const batch = { workerId, requests, byHand: how.byHand ?? false, wait: false };
+    const batch = { workerId, requests: this.encrypted(requests), byHand: how.byHand ?? false, wait: false };
     const { results, missing, ...freed } = await settleBatch(this.database, this.settings, batch);
     this.onSettled(new Set(results.map(({ job }) => job.id)));
     await this.letIn(freed);
@@ -99,7 +104,7 @@ export class JobClaims {
     workerId: string,
     request: SettleRequest,
   ): Promise<{ result: SettleResult; letIn: () => Promise<void> }> {
-    const batch = { workerId, requests: [request], byHand: false, wait: true };
+    const batch = { workerId, requests: this.encrypted([request]), byHand: false, wait: true };
     const { results, ...freed } = await settleBatch(this.database.on(executor), this.settings, batch);
     const result = results[0] ?? { job: request.job, status: 'lost', runAt: null };
     const letIn = async (): Promise<void> => {
@@ -232,6 +237,45 @@ export class JobClaims {
     const { keep, retentionMs } = this.settings.history;
     const defaults = { maxCrashes: null, permanent: false, giveBack: false };
     return leases.endClaimValues({ ...defaults, keepFailures: keep !== 'none', retentionMs, ...how });
+  }
+
+  /** Opens what is encrypted; jobs of which that fails are put off, and no attempt of theirs is used up. */
+  private async decrypted(workerId: string, result: ClaimResult): Promise<ClaimResult> {
+    const failures = new Map<ClaimedJob, unknown>();
+    for (const job of result.jobs) {
+      if (!isSealed(job.payload) && !isSealed(job.previous)) continue;
+      try {
+        job.payload = openedPayload(this.cipher, job.payload, job.id, job.task);
+        job.previous = opened(this.cipher, job.previous, 'partial', job.id);
+      } catch (error) {
+        failures.set(job, error);
+      }
+    }
+    if (!failures.size) return result;
+    const requests = [...failures].map(([job, error]): SettleRequest => ({
+      job,
+      outcome: { kind: 'snoozed', delayMs: UNREADABLE_MS, error },
+      executionTimeMs: 0,
+    }));
+    const { late } = await this.settle(workerId, requests);
+    late?.catch(() => undefined);
+    const jobs = result.jobs.filter((job) => !failures.has(job));
+    return { ...result, jobs, unreadable: [...failures.values()][0] };
+  }
+
+  /** What outcomes carry, as it is stored. */
+  private encrypted(requests: SettleRequest[]): SettleRequest[] {
+    const { cipher } = this;
+    if (!cipher) return requests;
+    return requests.map((request) => {
+      const { job, outcome } = request;
+      const seal = (field: string, text: string): string => sealed(cipher, job.task, field, job.id, text);
+      if (outcome.kind === 'completed' && outcome.result !== null)
+        return { ...request, outcome: { ...outcome, result: seal('result', outcome.result) } };
+      if (outcome.kind === 'partial')
+        return { ...request, outcome: { ...outcome, sealed: seal('partial', JSON.stringify(outcome.partialResults)) } };
+      return request;
+    });
   }
 
   private async settleLate(batch: SettleBatch, repeated: boolean): Promise<SettleResult[]> {

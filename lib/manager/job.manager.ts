@@ -1,5 +1,6 @@
 // The library's face and the only caller of its statements: one method is one change of state. No loops over jobs, no
 // timers; what a pool needs of the manager stands at the end.
+import { inspect } from 'node:util';
 import type pg from 'pg';
 import type { Outcome } from '../interfaces/claim.interface.js';
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
@@ -37,6 +38,7 @@ import {
   JobKeyConflictError,
   JobNotFoundError,
   LeaseExpiredError,
+  MissingPrivilegesError,
   NoHandlersError,
   RevisionConflictError,
   WrongOwnerError,
@@ -47,23 +49,26 @@ import { TransactionSource } from '../storage/transaction.source.js';
 import { toDate } from '../storage/row.types.js';
 import * as edits from '../storage/statements/edit-jobs.js';
 import * as inspections from '../storage/statements/inspect-jobs.js';
+import type { JobRow } from '../storage/statements/job-columns.js';
 import * as leases from '../storage/statements/lease-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { AttemptRecords } from './attempt.records.js';
-import { check, checkWorkerId, rules } from './call.arguments.js';
+import { check, checkHistoryFilter, checkJobFilter, checkWorkerId, rules } from './call.arguments.js';
 import { Crontabs } from './crontabs.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
+import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
-import { toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
+import { replayOf, toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
 import { JobPreparer } from './job.preparer.js';
 import { JobTransaction } from './job.transaction.js';
 import { JobWaiter, type WaitOptions } from './job.waiter.js';
-import { pageOf, readCursor, readPageRequest } from './page.js';
+import { keyRules, pageOf, readCursor, readPageRequest, refusingCursor } from './page.js';
 import type { PayloadValidator } from './payload.validator.js';
+import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
 import type { TaskRegistry } from './task.registry.js';
 
 export interface JobManagerParts {
@@ -98,19 +103,22 @@ export class JobManager {
   private readonly adder: JobAdder;
   private readonly transactions: TransactionSource;
   private readonly waiter: JobWaiter;
+  private readonly cipher: JobCipher | undefined;
   private singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> } | null = null;
 
   constructor(private readonly parts: JobManagerParts) {
     const { database, settings, tasks, validator, ambient = nowhere } = parts;
     this.database = database;
     this.settings = settings;
-    this.waiter = new JobWaiter(database);
-    this.claims = new JobClaims(database, settings, tasks, (ids) => this.waiter.notice(ids));
-    this.attempts = new AttemptRecords(database);
+    const cipher = settings.encryption ? new JobCipher(settings.encryption) : undefined;
+    this.cipher = cipher;
+    this.waiter = new JobWaiter(database, cipher);
+    this.claims = new JobClaims(database, settings, tasks, (ids) => this.waiter.notice(ids), cipher);
+    this.attempts = new AttemptRecords(database, cipher);
     this.transactions = new TransactionSource(database);
-    const preparer = new JobPreparer(settings, tasks, validator);
-    this.adder = new JobAdder(database, preparer, this.claims, ambient);
-    this.crontabs = new Crontabs(database, this.adder, preparer);
+    const preparer = new JobPreparer(settings, tasks, validator, cipher);
+    this.adder = new JobAdder(database, preparer, this.claims, ambient, cipher);
+    this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
   }
 
   // Adding
@@ -341,7 +349,7 @@ export class JobManager {
       const taken = await this.database.run(edits.takeJobsToReplay, values, manager);
       const rows = await this.database.run(inspections.findJobs, [taken.map(({ id }) => id)], manager);
       return this.addJobs(
-        rows.map(toJob).map((job) => replayOf(job, maxAttempts)),
+        rows.map(this.toJob).map((job) => replayOf(job, maxAttempts)),
         { manager },
       );
     });
@@ -409,7 +417,7 @@ export class JobManager {
 
   /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
   async configureQueue(name: string, { concurrency }: { concurrency: number }): Promise<void> {
-    check({ name: [name, rules.name], concurrency: [concurrency, concurrencyRule] });
+    check({ name: [name, rules.name], concurrency: [concurrency, rules.concurrency] });
     await this.database.run(lanes.configureQueue, [name, concurrency === Infinity ? null : concurrency]);
     await this.claims.promote([name]);
   }
@@ -495,33 +503,44 @@ export class JobManager {
     return row?.pruned ?? 0;
   }
 
+  /**
+   * Encrypts anew what is encrypted with other keys than the first one, live and kept, beside running workers; see
+   * docs/security.md. Repeat it until nothing is left. @throws InvalidArgumentError where nothing is to be encrypted
+   */
+  async reencryptJobs(options: ReencryptOptions = {}): Promise<Reencryption> {
+    check({ batchSize: [options.batchSize, rules.optional(rules.integer(1, 10_000))] });
+    if (!this.cipher) throw new InvalidArgumentError(['Expected the option encryption.keys, got none.']);
+    return reencrypt(this.database, this.cipher, options);
+  }
+
   // Looking
 
   /** A job, live or as its history last knew it; null where no job has the id. */
   async findJob(id: string): Promise<Job | null> {
     check({ id: [id, rules.uuid] });
     const [row] = await this.database.run(inspections.findJobs, [[id]]);
-    return row ? toJob(row) : null;
+    return row ? this.toJob(row) : null;
   }
 
   /** Jobs, newest first. */
   async listJobs(filter: JobFilter = {}, page?: PageRequest): Promise<Page<Job>> {
+    checkJobFilter(filter);
     const { limit, cursor } = readPageRequest(page);
     const rows = await this.database.run(inspections.listJobs, [
       ...[filter.task, filter.queue, filter.status, filter.tag, filter.groupId, filter.flag].map(orNull),
       filter.from?.toISOString() ?? null,
       filter.to?.toISOString() ?? null,
-      filter.search === undefined ? null : `%${filter.search.replace(/[\\%_]/g, '\\$&')}%`,
-      ...readCursor(cursor, 1),
+      filter.search == null ? null : `%${filter.search.replace(/[\\%_]/g, '\\$&')}%`,
+      ...readCursor(cursor, keyRules.uuid),
       limit + 1,
     ]);
-    return pageOf(rows, limit, toJob, (row) => [row.id]);
+    return pageOf(rows, limit, this.toJob, (row) => [row.id]);
   }
 
   /** The attempts of a job, oldest first; the running one comes last, as `started`. */
   async jobHistory(id: string): Promise<HistoryRecord[]> {
     check({ id: [id, rules.uuid] });
-    return (await this.database.run(inspections.jobHistory, [id])).map(toHistoryRecord);
+    return (await this.database.run(inspections.jobHistory, [id])).map(this.toRecord);
   }
 
   /** What the attempts of a job wrote with `ctx.log`, oldest first. */
@@ -531,16 +550,17 @@ export class JobManager {
 
   /** Finished attempts, newest first. */
   async listHistory(filter: HistoryFilter = {}, page?: PageRequest): Promise<Page<HistoryRecord>> {
-    check({ jobId: [filter.jobId, rules.optional(rules.uuid)] });
+    checkHistoryFilter(filter);
     const { limit, cursor } = readPageRequest(page);
-    const rows = await this.database.run(inspections.listHistory, [
+    const values = [
       ...[filter.jobId, filter.task, filter.status, filter.workerId].map(orNull),
       filter.from?.toISOString() ?? null,
       filter.to?.toISOString() ?? null,
-      ...readCursor(cursor, 3),
+      ...readCursor(cursor, keyRules.time, keyRules.uuid, keyRules.count),
       limit + 1,
-    ]);
-    return pageOf(rows, limit, toHistoryRecord, (row) => [row.position, row.job_id, row.fence]);
+    ];
+    const rows = await refusingCursor(this.database.run(inspections.listHistory, values));
+    return pageOf(rows, limit, this.toRecord, (row) => [row.position, row.job_id, row.fence]);
   }
 
   /** How many jobs there are, by status, task and queue. Reads all live rows: for people, not for loops. */
@@ -594,8 +614,13 @@ export class JobManager {
     const names = Object.keys(this.settings.queues);
     if (!names.length) return;
     const limitsOf = Object.values(this.settings.queues).map((limit) => (limit === Infinity ? null : limit));
-    await this.database.run(lanes.declareQueues, [names, limitsOf]);
-    await this.claims.promote(names);
+    try {
+      await this.database.run(lanes.declareQueues, [names, limitsOf]);
+      await this.claims.promote(names);
+    } catch (error) {
+      // A process that may only enqueue leaves it to those that work; theirs is what counts.
+      if (!(error instanceof MissingPrivilegesError)) throw error;
+    }
   }
 
   /** This manager inside a transaction: all it does is part of it. */
@@ -622,6 +647,18 @@ export class JobManager {
     return new JobNotifier(config, this.database.channel, onError);
   }
 
+  /** Logged by mistake, it shows neither connection strings nor keys. */
+  toJSON(): object {
+    return { schema: this.settings.schema };
+  }
+
+  [inspect.custom](): string {
+    return `JobManager ${inspect(this.toJSON())}`;
+  }
+
+  private readonly toJob = (row: JobRow): Job => toJob(row, this.cipher);
+  private readonly toRecord = (row: inspections.HistoryRow): HistoryRecord => toHistoryRecord(row, this.cipher);
+
   private async settleByHand(
     workerId: string,
     executionTimeMs: number,
@@ -629,7 +666,7 @@ export class JobManager {
     outcomeOf: (job: ClaimedJob) => Outcome,
   ): Promise<SettleReport> {
     checkWorkerId(workerId);
-    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobsRule] });
+    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, rules.claimedJobs] });
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
     const { results: settled, late } = await this.claims.settle(workerId, requests, { byHand: true });
@@ -645,7 +682,7 @@ export class JobManager {
 
   private async jobsOf(rows: { id: string }[]): Promise<Job[]> {
     if (!rows.length) return [];
-    return (await this.database.run(inspections.findJobs, [rows.map(({ id }) => id)])).map(toJob);
+    return (await this.database.run(inspections.findJobs, [rows.map(({ id }) => id)])).map(this.toJob);
   }
 
   private async notLive(jobId: string, expected: string): Promise<Error> {
@@ -654,26 +691,4 @@ export class JobManager {
   }
 }
 
-const concurrencyRule = (value: unknown): string | null =>
-  value === Infinity || rules.positive(value) === null ? null : 'a positive integer or Infinity';
-
-const claimedJobsRule = (value: unknown): string | null =>
-  Array.isArray(value) && value.every((job: Partial<ClaimedJob> | null) => job?.id && job.fence)
-    ? null
-    : 'an array of jobs that getJobs returned';
-
 const orNull = <T>(value: T | undefined): T | null => value ?? null;
-
-const replayOf = (job: Job, maxAttempts: number | undefined): JobSpec => ({
-  task: job.task,
-  payload: job.payload,
-  priority: job.priority,
-  maxAttempts: maxAttempts ?? job.maxAttempts,
-  flags: [...new Set([...job.flags, 'replay'])],
-  tags: job.tags,
-  jobKey: job.id,
-  ...(job.queue !== null && { queue: job.queue }),
-  ...(job.rateLimitKey !== null && { rateLimitKey: job.rateLimitKey }),
-  ...(job.groupId !== null && { groupId: job.groupId }),
-  ...(job.timeoutMs !== null && { timeoutMs: job.timeoutMs }),
-});

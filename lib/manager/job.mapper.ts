@@ -1,5 +1,13 @@
-// Rows become what users see.
-import type { ClaimedJob, HistoryRecord, Job, QueueState, RateLimit, WorkerInfo } from '../interfaces/job.interface.js';
+// Rows become what users see, and a job becomes the spec of its replay.
+import type {
+  ClaimedJob,
+  HistoryRecord,
+  Job,
+  JobSpec,
+  QueueState,
+  RateLimit,
+  WorkerInfo,
+} from '../interfaces/job.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
 import type { CandidateRow, ClaimExtra, PlainJob } from '../storage/statements/claim-jobs.js';
@@ -7,12 +15,14 @@ import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/lease-jobs.js';
 import type { QueueRow } from '../storage/statements/queues.js';
 import type { RateLimitRow } from '../storage/statements/rate-limits.js';
+import { isSealed, opened, openedPayload, shown, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
 
-export const toJob = (row: JobRow): Job => ({
+/** What cannot be decrypted is shown as an `EncryptedValue`. */
+export const toJob = (row: JobRow, cipher: JobCipher | undefined): Job => ({
   id: row.id,
   task: row.task,
-  payload: row.payload,
+  payload: shownPayload(row.payload, row.id, row.task, cipher),
   status: row.status,
   priority: row.priority,
   queue: row.queue,
@@ -30,10 +40,16 @@ export const toJob = (row: JobRow): Job => ({
   lockedBy: row.locked_by,
   lockedAt: toDateOrNull(row.locked_at),
   revision: row.revision,
-  progress: row.progress ?? null,
+  progress: shownField(row.progress ?? null, 'progress', row.id, cipher),
   createdAt: toDate(row.created_at),
   updatedAt: toDate(row.updated_at),
 });
+
+const shownPayload = (payload: unknown, id: string, task: string, cipher: JobCipher | undefined): unknown =>
+  isSealed(payload) ? shown(() => openedPayload(cipher, payload, id, task)) : payload;
+
+const shownField = <T>(value: T, field: string, id: string, cipher: JobCipher | undefined): T =>
+  isSealed(value) ? (shown(() => opened(cipher, value, field, id)) as T) : value;
 
 const NOTHING_EXTRA: ClaimExtra = {
   rateLimitKey: null,
@@ -104,11 +120,11 @@ export const toPlainClaim = (plain: PlainJob, workerId: string, lockedAtMs: numb
   };
 };
 
-export const toHistoryRecord = (row: HistoryRow): HistoryRecord => ({
+export const toHistoryRecord = (row: HistoryRow, cipher: JobCipher | undefined): HistoryRecord => ({
   jobId: row.job_id,
   correlationId: correlationIdOf(row.job_id, row.fence),
   task: row.task ?? '',
-  payload: row.payload,
+  payload: shownPayload(row.payload, row.job_id, row.task ?? '', cipher),
   workerId: row.worker_id,
   status: row.status,
   startedAt: toDateOrNull(row.started_at),
@@ -118,8 +134,8 @@ export const toHistoryRecord = (row: HistoryRow): HistoryRecord => ({
   attempt: row.attempt,
   errorMessage: row.error_message,
   errorStack: row.error_stack,
-  partialResults: row.partial_results,
-  result: row.result,
+  partialResults: shownField(row.partial_results, 'partial', row.job_id, cipher),
+  result: shownField(row.result, 'result', row.job_id, cipher),
   executionEnvironment: row.environment,
   expiresAt: toDateOrNull(row.expires_at),
 });
@@ -150,4 +166,19 @@ export const toWorkerInfo = (row: WorkerRow): WorkerInfo => ({
   heartbeatAt: toDate(row.heartbeat_at),
   running: row.running,
   tasks: row.tasks,
+});
+
+/** The same work once more, under the old id as its key. */
+export const replayOf = (job: Job, maxAttempts: number | undefined): JobSpec => ({
+  task: job.task,
+  payload: job.payload,
+  priority: job.priority,
+  maxAttempts: maxAttempts ?? job.maxAttempts,
+  flags: [...new Set([...job.flags, 'replay'])],
+  tags: job.tags,
+  jobKey: job.id,
+  ...(job.queue !== null && { queue: job.queue }),
+  ...(job.rateLimitKey !== null && { rateLimitKey: job.rateLimitKey }),
+  ...(job.groupId !== null && { groupId: job.groupId }),
+  ...(job.timeoutMs !== null && { timeoutMs: job.timeoutMs }),
 });

@@ -6,6 +6,7 @@ import { InvalidArgumentError, PayloadNotSerializableError, PayloadTooLargeError
 import type { NewJob } from '../storage/statements/add-jobs.js';
 import { checkAddOptions } from './call.arguments.js';
 import { newJobId } from './job.id.js';
+import { EncryptedValue, payloadPlace, type JobCipher } from './job.cipher.js';
 import type { PayloadValidator } from './payload.validator.js';
 import type { TaskRegistry } from './task.registry.js';
 
@@ -13,6 +14,8 @@ import type { TaskRegistry } from './task.registry.js';
 export interface PreparedJob {
   row: NewJob;
   json: string;
+  /** What is stored instead where payloads are encrypted. */
+  sealed: string | undefined;
 }
 
 export class JobPreparer {
@@ -20,6 +23,7 @@ export class JobPreparer {
     private readonly settings: ManagerSettings,
     private readonly tasks: TaskRegistry,
     private readonly validator: PayloadValidator,
+    private readonly cipher: JobCipher | undefined,
   ) {}
 
   /**
@@ -29,7 +33,9 @@ export class JobPreparer {
     const { task, schema } = this.resolve(token);
     checkAddOptions(task, options);
     if (schema) await this.validator.validate(task, schema, payload);
-    return { row: this.toRow(task, options), json: this.toJson(task, payload) };
+    const row = this.toRow(task, options);
+    const json = this.toJson(task, payload);
+    return { row, json, sealed: this.cipher && this.seal(this.cipher, row, json) };
   }
 
   private resolve(token: string | TaskToken): { task: string; schema: PayloadSchema | null } {
@@ -64,6 +70,13 @@ export class JobPreparer {
     };
   }
 
+  /** With preserve_run_at the payload may replace that of an older job, whose id only the database knows. */
+  private seal(cipher: JobCipher, row: NewJob, json: string): string | undefined {
+    if (!cipher.covers(row.task)) return undefined;
+    const bound = row.job_key_mode === 'preserve_run_at' ? 'task' : undefined;
+    return cipher.seal(payloadPlace(row.id, row.task, bound), json, bound);
+  }
+
   private toJson(task: string, payload: unknown): string {
     const json = stringify(task, payload);
     const bytes = Buffer.byteLength(json);
@@ -80,6 +93,9 @@ const listOrNull = (list: string[] | undefined): string[] | null => (list?.lengt
 
 /** JSON text of a payload; `undefined` is stored as null. */
 function stringify(task: string, payload: unknown): string {
+  if (payload instanceof EncryptedValue) {
+    throw new PayloadNotSerializableError(task, `it could not be decrypted here (key "${payload.keyId}").`);
+  }
   let json: string | undefined;
   try {
     json = JSON.stringify(payload === undefined ? null : payload);

@@ -4,6 +4,7 @@ import type { JobResult } from '../interfaces/job.interface.js';
 import { JobNotFoundError, StoppedError, WaitTimeoutError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { findResults } from '../storage/statements/inspect-jobs.js';
+import { opened, type JobCipher } from './job.cipher.js';
 import { toJob } from './job.mapper.js';
 
 export interface WaitOptions {
@@ -32,7 +33,10 @@ export class JobWaiter {
   private looking: Promise<void> | null = null;
   private again = false;
 
-  constructor(private readonly database: Database) {}
+  constructor(
+    private readonly database: Database,
+    private readonly cipher: JobCipher | undefined,
+  ) {}
 
   async wait(id: string, { timeoutMs, signal }: WaitOptions): Promise<JobResult> {
     signal?.throwIfAborted();
@@ -98,7 +102,15 @@ export class JobWaiter {
     for (const { id, resolve, reject } of asked) {
       const row = found.get(id);
       if (!row) reject(new JobNotFoundError(id));
-      else if (FINAL.includes(row.status)) resolve(toResult(row));
+      else if (FINAL.includes(row.status)) this.answer(row, resolve, reject);
+    }
+  }
+
+  private answer(row: ResultRow, resolve: Waiter['resolve'], reject: Waiter['reject']): void {
+    try {
+      resolve(toResult(row, this.cipher));
+    } catch (error) {
+      reject(error);
     }
   }
 
@@ -110,11 +122,12 @@ export class JobWaiter {
 
 type ResultRow = Parameters<typeof toJob>[0] & { result: unknown };
 
-const toResult = (row: ResultRow): JobResult => ({
+/** @throws DecryptionError for a result that cannot be decrypted */
+const toResult = (row: ResultRow, cipher: JobCipher | undefined): JobResult => ({
   status: row.status,
-  result: row.status === 'completed' ? (row.result ?? null) : null,
+  result: row.status === 'completed' ? opened(cipher, row.result ?? null, 'result', row.id) : null,
   error: row.status === 'completed' ? null : row.last_error,
-  job: toJob(row),
+  job: toJob(row, cipher),
 });
 
 const timedOut = (id: string, timeoutMs: number): WaitTimeoutError =>

@@ -1,7 +1,9 @@
 // Pages by keyset: a cursor names the last item seen, so pages stay stable while jobs come and go.
 import type { Page, PageRequest } from '../interfaces/job.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
+import { isMalformed } from '../storage/database.errors.js';
 import { check, rules } from './call.arguments.js';
+import { isUuid } from './job.id.js';
 
 const DEFAULT_LIMIT = 50;
 const MAX_LIMIT = 1_000;
@@ -13,17 +15,35 @@ export function readPageRequest(page: PageRequest = {}): { limit: number; cursor
   return { limit, cursor };
 }
 
-/** The keys in a cursor, `length` of them; nulls for the first page. @throws InvalidArgumentError */
-export function readCursor(cursor: string | null, length: number): (string | null)[] {
-  if (cursor === null) return Array<null>(length).fill(null);
+/** What a cursor's keys must look like. */
+export const keyRules = {
+  uuid: isUuid,
+  count: (key: unknown): boolean => typeof key === 'string' && /^\d{1,18}$/.test(key),
+  /** As PostgreSQL printed it, in whatever style. */
+  time: (key: unknown): boolean => typeof key === 'string' && /^[\w :.,/+-]{1,64}$/.test(key),
+};
+
+/** The keys in a cursor, each by its rule; nulls for the first page. @throws InvalidArgumentError */
+export function readCursor(cursor: string | null, ...keys: ((key: unknown) => boolean)[]): (string | null)[] {
+  if (cursor === null) return keys.map(() => null);
   try {
-    const keys = JSON.parse(Buffer.from(cursor, 'base64url').toString()) as unknown;
-    if (Array.isArray(keys) && keys.length === length && keys.every((key) => typeof key === 'string')) return keys;
+    const found = JSON.parse(Buffer.from(cursor, 'base64url').toString()) as unknown;
+    if (Array.isArray(found) && found.length === keys.length && keys.every((fits, index) => fits(found[index])))
+      return found as string[];
   } catch {
     // falls through to the refusal
   }
-  throw new InvalidArgumentError(['Expected cursor to be one that this list returned; leave it out for page one.']);
+  throw wrongCursor();
 }
+
+/** A time that PostgreSQL cannot read comes from a cursor that somebody has made up. @throws InvalidArgumentError */
+export const refusingCursor = <T>(rows: Promise<T>): Promise<T> =>
+  rows.catch((error: unknown) => {
+    throw isMalformed(error) ? wrongCursor() : error;
+  });
+
+const wrongCursor = (): InvalidArgumentError =>
+  new InvalidArgumentError(['Expected cursor to be one that this list returned; leave it out for page one.']);
 
 /** A page of rows of which one more than `limit` was asked for. */
 export function pageOf<Row, T>(

@@ -145,7 +145,7 @@ function toEndedAttempt(request: SettleRequest): EndedAttempt {
     execution_time_ms: millisecondsOf(request),
     error_message: error?.message ?? (reason === null ? null : errorText(reason).message),
     error_stack: error?.stack ?? null,
-    partial_results: outcome.kind === 'partial' ? JSON.stringify(outcome.partialResults) : null,
+    partial_results: outcome.kind === 'partial' ? (outcome.sealed ?? JSON.stringify(outcome.partialResults)) : null,
   };
 }
 

@@ -43,7 +43,7 @@ export class TestBench {
   async list(executor?: QueryExecutor): Promise<Job[]> {
     const anyJob = Array.from({ length: 11 }, () => null);
     const rows = await this.database.run(listJobs, anyJob, executor);
-    return rows.map(toJob).toReversed();
+    return rows.map((row) => toJob(row, this.jobs['cipher'])).toReversed();
   }
 
   /** Hears of every add through this manager, by whatever method, until the returned function is called. */

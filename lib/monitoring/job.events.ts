@@ -1,5 +1,6 @@
 // Typed events of pools and jobs: subscribers never harm whoever emits, and the last thousand can be looked at.
 import type { Job } from '../interfaces/job.interface.js';
+import type { JobMask } from './job.mask.js';
 
 export interface JobEventFields {
   'pool.start': { concurrency: number };
@@ -69,6 +70,7 @@ export class JobEvents {
   /** A new list with each change, so that a handler may subscribe or unsubscribe while events are delivered. */
   private subscriptions: readonly Subscription[] = [];
   private readonly ring = new Ring();
+  private readonly masks: JobMask[] = [];
   private lastId = 0;
   private emitted = 0;
   private dropped = 0;
@@ -99,14 +101,21 @@ export class JobEvents {
 
   emit<T extends JobEventType>(type: T, workerId: string | null, fields: JobEventFields[T]): void {
     const at = Date.now();
+    let shown = fields;
+    for (const mask of this.masks) shown = mask.apply(shown);
     this.emitted++;
-    this.ring.remember(type, at, workerId, fields);
+    this.ring.remember(type, at, workerId, shown);
     let event: JobEvent | undefined;
     for (const subscription of this.subscriptions) {
       if (subscription.type !== type && subscription.type !== 'all') continue;
-      event ??= eventOf(type, at, workerId, fields);
+      event ??= eventOf(type, at, workerId, shown);
       this.deliver(subscription.handler, event);
     }
+  }
+
+  /** For pools: what nobody is to see here. */
+  hide(mask: JobMask): void {
+    this.masks.push(mask);
   }
 
   private deliver(handler: AnyHandler, event: JobEvent): void {

@@ -36,6 +36,9 @@ const BROKEN =
 /** Transient failures of a statement that did nothing and can be repeated as it is. */
 const REPEATABLE = new Set(['40001', '40P01', '55P03', '57014']); // serialization, deadlock, lock, statement timeout
 
+/** Out of range, no date, no time, no interval, and (since PostgreSQL 17) infinite where a number is wanted. */
+const MALFORMED = new Set(['22003', '22007', '22008', '22015', '0A000']);
+
 const codeOf = (error: unknown): string | undefined => {
   const code = (error as { code?: unknown } | null)?.code;
   // Node tries several addresses of a host and wraps their failures.
@@ -77,8 +80,8 @@ export const violates = (error: unknown, constraint: string): boolean =>
 /** Whether a row of that key is there already. */
 export const isUniqueViolation = (error: unknown): boolean => codeOf(error) === '23505';
 
-/** Whether PostgreSQL could not read a value's text (invalid or overflowing date, time or interval). */
-export const isMalformed = (error: unknown): boolean => ['22007', '22008', '22015'].includes(codeOf(error) ?? '');
+/** Whether PostgreSQL could not read a value's text (invalid, overflowing or endless date, time or interval). */
+export const isMalformed = (error: unknown): boolean => MALFORMED.has(codeOf(error) ?? '');
 
 /** Puts a typed error in place of the driver's where the cause is known; keeps the original as `cause`. */
 export function translateError(error: unknown, schema: string): unknown {
@@ -95,8 +98,8 @@ export function translateError(error: unknown, schema: string): unknown {
   }
   if (code === '42501') {
     return new MissingPrivilegesError(
-      `The database's role may not do what millrace needs in schema "${schema}": ${message}. Grant the role the ` +
-        'right, or run the migrations as a role that has it.',
+      `The database's role may not do what millrace needs in schema "${schema}": ${message}. Have the ` +
+        'owner of its tables run `npx millrace grant <enqueue|worker|admin> <role>`; migrations need the owner himself.',
       cause,
     );
   }

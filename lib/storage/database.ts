@@ -1,6 +1,7 @@
 // The one gate to PostgreSQL: runs statements on the library's pool, on an application's DataSource, or on whatever
 // connection the caller hands in.
 import { createHash } from 'node:crypto';
+import { inspect } from 'node:util';
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
@@ -70,9 +71,10 @@ export class Database {
     this.channel = `millrace_${createHash('md5').update(options.schema).digest('hex')}`;
   }
 
-  /** A database with a pool of its own, which `close()` ends. */
+  /** A database with a pool of its own, which `close()` ends. @throws InvalidOptionsError */
   static fromConnection(connection: string | pg.PoolConfig, options: DatabaseOptions): Database {
     const config = typeof connection === 'string' ? { connectionString: connection } : connection;
+    refuseUnreadable(config);
     const pool = new pg.Pool({ ...DEFAULT_POOL, ...config, ...secretsOf(config) });
     // An idle connection that breaks must not end the process; the next query gets a new one.
     pool.on('error', () => undefined);
@@ -179,6 +181,15 @@ export class Database {
     if (this.ownsPool && !this.bound && !this.pool.ended) await this.pool.end();
   }
 
+  /** Logged by mistake, it shows no connection string. */
+  toJSON(): object {
+    return { schema: this.schema };
+  }
+
+  [inspect.custom](): string {
+    return `Database ${inspect(this.toJSON())}`;
+  }
+
   private async connect(): Promise<pg.PoolClient> {
     try {
       return await this.pool.connect();
@@ -197,6 +208,21 @@ export class Database {
       this.compiled.set(statement, compiled);
     }
     return compiled;
+  }
+}
+
+/**
+ * A URL that is none (a port in letters, a certificate that is not there) is found by pg only when it makes a client.
+ * @throws InvalidOptionsError without the URL, and without a cause that could hold it
+ */
+function refuseUnreadable(config: pg.PoolConfig): void {
+  try {
+    new pg.Client(config);
+  } catch (error) {
+    throw new InvalidOptionsError([
+      `Expected connection to be a PostgreSQL URL or a pg pool configuration, got one that pg cannot use: ` +
+        `${(error as Error).message}.`,
+    ]);
   }
 }
 

@@ -6,6 +6,7 @@ import type { DataSource } from 'typeorm';
 import { InvalidOptionsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { translateError } from './database.errors.js';
 import { Database } from './database.js';
+import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
 
 interface Migration {
   version: number;
@@ -18,10 +19,11 @@ const MIGRATIONS: Migration[] = [
   { version: 2, name: '0002_dependencies_steps_crontabs' },
   { version: 3, name: '0003_pinned_plans' },
   { version: 4, name: '0004_plain_claims' },
+  { version: 6, name: '0006_job_keys_for_enqueuers' },
 ];
 
 /** The version of the schema that this version of the library works with. */
-export const SCHEMA_VERSION = MIGRATIONS.length;
+export const SCHEMA_VERSION = MIGRATIONS.at(-1)!.version;
 
 export interface JobsMigratorOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
@@ -43,7 +45,7 @@ export interface JobsMigratorOptions {
 export class JobsMigrator {
   private readonly database: Database;
 
-  /** @throws InvalidOptionsError unless exactly one of `connection` and `dataSource` is given. */
+  /** @throws InvalidOptionsError unless exactly one of `connection` and `dataSource` is given, or where `schema` is no name */
   constructor(options: JobsMigratorOptions | Database) {
     this.database = options instanceof Database ? options : openDatabase(options);
   }
@@ -71,6 +73,25 @@ export class JobsMigrator {
       await client.query(`drop table if exists ${this.database.quotedSchema}.migrations`);
       if (await this.isEmpty(client)) await client.query(`drop schema if exists ${this.database.quotedSchema}`);
     });
+  }
+
+  /**
+   * Gives an existing role exactly the rights that one kind of process needs, whatever it had in this schema before.
+   * Call it as the tables' owner, and again after each migration: it may be repeated at any time.
+   * @throws InvalidArgumentError for a role that does not exist or owns the tables, SchemaOutdatedError,
+   *   MissingPrivilegesError
+   * @example
+   * await migrator.grant('enqueue', 'web');
+   */
+  async grant(kind: RoleKind, role: string): Promise<void> {
+    await this.assertCurrent();
+    await this.underLock((client) => grantRights(client, this.database.schema, kind, role));
+  }
+
+  /** Takes a role's rights in this schema away. @throws as `grant` */
+  async revoke(role: string): Promise<void> {
+    await this.assertCurrent();
+    await this.underLock((client) => revokeRights(client, this.database.schema, role));
   }
 
   /** The version of the installed schema; 0 where there is none. */
@@ -166,6 +187,10 @@ const read = (file: string): string => readFileSync(new URL(`./migrations/${file
 
 function openDatabase({ connection, dataSource, schema = 'jobs' }: JobsMigratorOptions): Database {
   const options = { schema, preparedStatements: false };
+  // PostgreSQL cuts longer names, silently.
+  if (!schema || Buffer.byteLength(schema) > 63 || schema.includes('\0') || /\p{Surrogate}/u.test(schema)) {
+    throw new InvalidOptionsError([`Expected schema to be a string of 1 to 63 bytes, got "${schema.slice(0, 80)}".`]);
+  }
   if (connection && !dataSource) return Database.fromConnection(connection, options);
   if (dataSource && !connection) return Database.fromDataSource(dataSource, options);
   throw new InvalidOptionsError([

@@ -69,7 +69,7 @@ const STOP_JOIN_MS = 5_000;
 export class JobQueue {
   readonly workerId: string;
   private readonly buffer: JobBuffer;
-  private readonly scan: ClaimScan;
+  private readonly scan = new ClaimScan();
   private readonly takers: Taker[] = [];
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
   private state: 'new' | 'running' | 'stopped' = 'new';
@@ -87,7 +87,6 @@ export class JobQueue {
   constructor(private readonly options: JobQueueOptions) {
     this.workerId = options.workerId;
     this.buffer = new JobBuffer(options.queueSize ?? null);
-    this.scan = new ClaimScan();
   }
 
   /** Jobs in the buffer. */
@@ -199,6 +198,7 @@ export class JobQueue {
       if (this.retryAt <= startedAt) await this.letWaitingIn();
       const result = await this.options.jobs.claims.claim(request);
       this.failures = 0;
+      if (result.unreadable) this.options.onError?.(result.unreadable, 'decrypting claimed jobs');
       this.scan.learn(result, performance.now() - startedAt, request.limit);
       this.retryAfter(result.retryInMs);
       this.accept(await this.withoutExtraSuspects(result.jobs), result.more);

@@ -39,7 +39,34 @@ describe('millrace on the command line (migrate, rollback)', () => {
     expect(rows).toHaveLength(1);
   });
 
+  it('gives a role its rights and takes them away', async () => {
+    const role = `role_${process.pid}`;
+    const may = async (): Promise<unknown> =>
+      (await database.pool.query(`select has_schema_privilege($1, 'jobs', 'usage') as may`, [role])).rows[0].may;
+    await database.pool.query(`create role ${role}`);
+    try {
+      expect(await millrace(['grant', 'worker', role])).toMatchObject({
+        code: 1,
+        output: expect.stringContaining('at version'),
+      });
+      await millrace(['migrate']);
+      expect(await millrace(['grant', 'worker', role])).toMatchObject({ code: 0 });
+      expect(await may()).toBe(true);
+      expect(await millrace(['revoke', role])).toMatchObject({ code: 0 });
+      expect(await may()).toBe(false);
+      expect(await millrace(['grant', 'root', role])).toMatchObject({
+        code: 1,
+        output: expect.stringContaining('root'),
+      });
+      expect(await millrace(['grant', 'worker', 'nobody at all'])).toMatchObject({ code: 1 });
+    } finally {
+      await database.pool.query(`drop owned by ${role}; drop role ${role}`);
+    }
+  });
+
   it('explains what a wrong call lacks', async () => {
+    expect(await millrace(['grant', 'worker'])).toMatchObject({ code: 2 });
+    expect(await millrace(['revoke'])).toMatchObject({ code: 2 });
     expect(await millrace([])).toMatchObject({ code: 2, output: expect.stringContaining('Usage: millrace') });
     expect(await millrace(['destroy'])).toMatchObject({ code: 2, output: expect.stringContaining('"destroy"') });
     expect(await millrace(['migrate'], {})).toMatchObject({ code: 2, output: expect.stringContaining('DATABASE_URL') });

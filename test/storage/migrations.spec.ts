@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import {
   createJobManager,
@@ -45,8 +46,10 @@ describe('migrate (migrate)', () => {
 
   it('is applied once when ten processes start at once', async () => {
     await Promise.all(Array.from({ length: 10 }, () => migrating((migrator) => migrator.migrate())));
+    const files = readdirSync(new URL('../../lib/storage/migrations', import.meta.url));
+    const shipped = files.filter((name) => name.endsWith('.up.sql')).map((name) => Number(name.slice(0, 4)));
     const applied = await database.pool.query('select version from jobs.migrations order by version');
-    expect(applied.rows.map(({ version }) => version as number)).toEqual(applied.rows.map((_, index) => index + 1));
+    expect(applied.rows.map(({ version }) => version as number)).toEqual(shipped);
   });
 
   it('quotes the schema’s name', async () => {

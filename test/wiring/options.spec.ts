@@ -30,6 +30,7 @@ describe('the options', () => {
         maxCrashes: 3,
         taskIdentifierRetentionMs: 7 * 86_400_000,
         maxPayloadBytes: 1_048_576,
+        encryption: null,
         queues: {},
       },
       worker: {
@@ -54,6 +55,7 @@ describe('the options', () => {
       },
       maintenance: { resetLockedJobs: '* * * * *', refillRateLimits: '* * * * * *', gc: '0 3 * * *', timeZone: 'UTC' },
       globalEnhancers: false,
+      mask: undefined,
     });
   });
 

@@ -1,7 +1,6 @@
 // Adding: body row, live row, and, where job keys are involved, what becomes of the job that held the key.
 import { statement } from '../database.js';
 import { ms } from './job-columns.js';
-import { forgetNotes } from './prune-jobs.js';
 
 /** One job to add, as the statements read it from JSON. */
 export interface NewJob {
@@ -134,89 +133,12 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
  * - unsafe_dedupe: whatever holds the key stays.
  * `on conflict do update` locks the latest version of the row, so that two enqueuers of one key are serialised and
  * none is told nothing. A spec that comes back missing met a job that was claimed at that very moment: repeat it.
+ * The statement itself is the function add_keyed_jobs of migration 6, so that roles that may only enqueue can replace jobs
+ * without the right to change or delete them.
  */
 export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed_queue: string | null }>(
   'add_keyed_jobs',
-  (schema) => `
-  with ${specs},
-  ${missingRateLimits(schema)},
-  held as materialized (
-    select j.id, j.job_key, j.queue, j.locked_by is not null as running, j.parked
-    from ${schema}.jobs j
-    where j.job_key in (select job_key from specs) and not exists (select from missing)
-    order by j.job_key for update
-  ),
-  superseded as (
-    update ${schema}.jobs j
-    set job_key = null, superseded_by = s.id, revision = j.revision + 1, updated_at = now()
-    from held h join specs s using (job_key)
-    where j.id = h.id and h.running and s.job_key_mode <> 'unsafe_dedupe'
-    returning s.id as successor
-  ),
-  gone as (
-    delete from ${schema}.jobs j
-    using held h join specs s using (job_key)
-    where j.id = h.id and not h.running
-      and (s.job_key_mode = 'replace' or (s.job_key_mode = 'preserve_run_at' and h.parked = 'exhausted'))
-    returning j.id, s.id as successor, j.queue
-  ),
-  gone_bodies as (delete from ${schema}.job_bodies b using gone where b.id = gone.id),
-  ${forgetNotes(schema, 'gone')},
-  -- Who waits for the old job waits for the new one.
-  followed as (
-    update ${schema}.job_dependencies d set parent_id = s.id
-    from held h join specs s using (job_key)
-    where d.parent_id = h.id and (
-      h.id in (select id from gone) or (h.running and s.job_key_mode <> 'unsafe_dedupe')
-    )
-  ),
-  live as (
-    insert into ${schema}.jobs as j
-      (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags, job_key, unmet, parked)
-    select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly}, s.task, s.queue, s.rate_limit_key, s.flags,
-      s.job_key, ${unmet},
-      case when superseded.successor is not null then 'key' when s.depends_on is not null then 'parents' end
-    from specs s
-    left join superseded on superseded.successor = s.id
-    -- Reading gone here makes the deletion of the old holder happen first.
-    left join gone on gone.successor = s.id
-    where not exists (select from missing)
-    order by s.job_key
-    on conflict (job_key) where job_key is not null do update set
-      priority = excluded.priority, max_attempts = excluded.max_attempts, slot_only = excluded.slot_only,
-      task = excluded.task, queue = excluded.queue, rate_limit_key = excluded.rate_limit_key, flags = excluded.flags,
-      attempts = 0, crashes = 0, last_error = null, previous = null, unmet = excluded.unmet, parked = excluded.parked,
-      revision = j.revision + 1, updated_at = now()
-    where j.locked_by is null and j.parked is distinct from 'exhausted' and exists (
-      select from specs s where s.job_key = j.job_key and s.job_key_mode = 'preserve_run_at'
-    )
-    returning j.id, j.job_key, j.run_at
-  ),
-  kept as (
-    select h.id, h.job_key from held h join specs s using (job_key) where s.job_key_mode = 'unsafe_dedupe'
-  ),
-  bodies as (
-    insert into ${schema}.job_bodies as b (${bodyColumns})
-    select live.id, s.run_at, s.priority, s.max_attempts, s.timeout_ms, s.task, s.payload, s.queue, s.rate_limit_key,
-      s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id, s.depends_on, s.on_parent_failure
-    from live join specs s using (job_key) order by s.position
-    on conflict (id) do update set
-      priority = excluded.priority, max_attempts = excluded.max_attempts, timeout_ms = excluded.timeout_ms,
-      task = excluded.task, payload = excluded.payload, queue = excluded.queue,
-      rate_limit_key = excluded.rate_limit_key, job_key_mode = excluded.job_key_mode, flags = excluded.flags,
-      tags = excluded.tags, group_id = excluded.group_id, depends_on = excluded.depends_on,
-      on_parent_failure = excluded.on_parent_failure
-  ),
-  ${announce}
-  select s.id as requested, coalesce(live.id, kept.id) as id, coalesce(live.id = s.id, false) as created,
-    null as missing, (select queue from gone where gone.successor = s.id) as freed_queue
-  from specs s
-  left join live using (job_key)
-  left join kept using (job_key)
-  left join announced on true
-  where not exists (select from missing) and coalesce(live.id, kept.id) is not null
-  union all
-  select null, null, null, key, null from missing`,
+  (schema) => `select * from ${schema}.add_keyed_jobs($1::json, $2::json, $3::text)`,
 );
 
 /** Wakes idle pools. $1 channel. */

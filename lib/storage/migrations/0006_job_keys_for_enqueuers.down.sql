@@ -1,0 +1,1 @@
+drop function add_keyed_jobs;
