@@ -19,7 +19,7 @@ const MIGRATIONS: Migration[] = [
   { version: 2, name: '0002_dependencies_steps_crontabs' },
   { version: 3, name: '0003_pinned_plans' },
   { version: 4, name: '0004_plain_claims' },
-  { version: 6, name: '0006_job_keys_for_enqueuers' },
+  { version: 5, name: '0005_job_keys_for_enqueuers' },
 ];
 
 /** The version of the schema that this version of the library works with. */

@@ -265,6 +265,8 @@ describe('JobsModule', () => {
       await jobs.addJob('main', 'm');
       await eventually(() => ran.length === 2);
       expect(ran.toSorted()).toEqual(['main m', 'report r']);
+      // The handler has run before its outcome is written.
+      await eventually(async () => !(await reports.counts()).byTask['report']);
       expect((await reports.counts()).byTask).toEqual({ main: 1 });
       expect(reportsPool).not.toBe(app.get(WorkerPool));
       expect(reportsEvents.events().some(({ type }) => type === 'job.completed')).toBe(true);
