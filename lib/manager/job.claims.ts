@@ -211,7 +211,7 @@ export class JobClaims {
     await this.database.run(leases.unregisterWorker, [workerId]);
   }
 
-  /** Frees the jobs of workers that have not been heard of for their lease, and lines that got stuck. */
+  /** Frees the jobs of workers that have not been heard of for their lease, and whoever waits for what they left undone. */
   async rescue(maxCrashes = this.settings.maxCrashes): Promise<number> {
     const dead = await this.database.transaction(async (executor) => {
       const marked = await this.database.run(leases.markDeadWorkers, [], executor);
@@ -225,7 +225,22 @@ export class JobClaims {
     await this.letIn(freedBy(dead));
     await this.promoteStalled();
     await this.database.run(unblockSuccessors, [null]);
+    await this.resolveForgotten();
     return dead.length;
+  }
+
+  /** Frees what is claimed for a pool without its knowing, as if it had not been claimed. Returns how many. */
+  async releaseUnknown(workerId: string, known: ClaimedJob[]): Promise<number> {
+    const how = { reason: 'the claim’s answer was lost', giveBack: true, keepFailures: false };
+    const ids = known.map(({ id }) => id);
+    const fences = known.map(({ fence }) => fence);
+    const released = await this.database.transaction(async (executor) => {
+      await this.database.run(leases.lockWorker, [workerId], executor);
+      const values = [...this.endValues(how), workerId, ids, fences];
+      return this.database.run(leases.releaseUnknownJobs, values, executor);
+    });
+    await this.letIn(freedBy(released));
+    return released.length;
   }
 
   /** Names of tasks are noted again when they are met again. */
@@ -280,11 +295,12 @@ export class JobClaims {
 
   private async settleLate(batch: SettleBatch, repeated: boolean): Promise<SettleResult[]> {
     const waited = await settleBatch(this.database, this.settings, { ...batch, wait: true });
-    // It waited for somebody's transaction, which may have added children that its snapshot does not show.
-    const parents = waited.results.filter(({ status }) => hasEnded(status)).map(({ job }) => job.id);
-    await this.letIn({ ...waited, parents });
     const rest = { ...batch, requests: waited.missing };
     const earlier = repeated && rest.requests.length ? await findEarlier(this.database, rest) : null;
+    // It waited for somebody's transaction, which may have added children that its snapshot does not show; and of what
+    // was settled earlier nobody may have told the children.
+    const ended = [...waited.results, ...(earlier?.results ?? [])].filter(({ status }) => hasEnded(status));
+    await this.letIn({ ...waited, parents: ended.map(({ job }) => job.id) });
     const lost = (earlier ?? waited).missing.map(({ job }): SettleResult => ({ job, status: 'lost', runAt: null }));
     return [...waited.results, ...(earlier?.results ?? []), ...lost];
   }

@@ -387,7 +387,6 @@ export class JobManager {
     const reset = await this.claims.end(leases.resetExpiredLeases, { reason: 'lease expired' }, [
       lockTimeoutMs ?? null,
     ]);
-    await this.claims.resolveForgotten();
     return reset.length + (await this.claims.rescue());
   }
 

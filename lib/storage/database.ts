@@ -68,6 +68,8 @@ export class Database {
   ) {
     this.schema = options.schema;
     this.quotedSchema = quoteIdentifier(options.schema);
+    // Between two users a connection has no listener of the pool's either: its end may come with its last answer.
+    pool.on('connect', listen);
     this.channel = `millrace_${createHash('md5').update(options.schema).digest('hex')}`;
   }
 
@@ -77,7 +79,7 @@ export class Database {
     refuseUnreadable(config);
     const pool = new pg.Pool({ ...DEFAULT_POOL, ...config, ...secretsOf(config) });
     // An idle connection that breaks must not end the process; the next query gets a new one.
-    pool.on('error', () => undefined);
+    pool.on('error', unheard);
     return new Database(pool, true, options, null);
   }
 
@@ -178,6 +180,7 @@ export class Database {
 
   /** Ends the pool if it is the library's own. */
   async close(): Promise<void> {
+    if (!this.bound) this.pool.off('connect', listen);
     if (this.ownsPool && !this.bound && !this.pool.ended) await this.pool.end();
   }
 
@@ -210,6 +213,9 @@ export class Database {
     return compiled;
   }
 }
+
+const unheard = (): void => undefined;
+const listen = (client: pg.PoolClient): void => void client.on('error', unheard);
 
 /**
  * A URL that is none (a port in letters, a certificate that is not there) is found by pg only when it makes a client.

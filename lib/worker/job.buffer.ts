@@ -21,6 +21,10 @@ export class JobBuffer {
     return this.entries.length;
   }
 
+  jobs(): ClaimedJob[] {
+    return this.entries.map(({ job }) => job);
+  }
+
   /** How many jobs it may hold now. */
   get size(): number {
     if (this.fixedSize !== null) return this.fixedSize;

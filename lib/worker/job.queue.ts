@@ -4,11 +4,14 @@ import type { ClaimRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
+import { isCertainlyRolledBack } from '../manager/settlement.js';
 import { NEW_JOBS, type JobNotifier } from '../storage/job.notifier.js';
 import { backoffMs, settledWithin } from './backoff.js';
+import { ClaimDoubts } from './claim.doubts.js';
 import { ClaimScan } from './claim.scan.js';
 import type { Isolation } from './isolation.js';
 import { JobBuffer } from './job.buffer.js';
+import { PollPace } from './poll.pace.js';
 
 export interface JobQueueOptions {
   jobs: JobManager;
@@ -40,6 +43,8 @@ export interface JobQueueOptions {
   admit?: (job: ClaimedJob) => boolean;
   /** Default: none; every job may run beside any other. */
   isolation?: Isolation;
+  /** What of the worker's is not in the buffer: running, or not settled yet. Where claims live by a heartbeat only. */
+  known?: () => ClaimedJob[];
   onError?: (error: unknown, context: string) => void;
 }
 
@@ -70,6 +75,8 @@ export class JobQueue {
   readonly workerId: string;
   private readonly buffer: JobBuffer;
   private readonly scan = new ClaimScan();
+  private readonly pace: PollPace;
+  private readonly doubts: ClaimDoubts | null;
   private readonly takers: Taker[] = [];
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
   private state: 'new' | 'running' | 'stopped' = 'new';
@@ -77,16 +84,17 @@ export class JobQueue {
   private woken = false;
   private wakeUp: (() => void) | null = null;
   private unsubscribe: (() => void) | null = null;
-  private idlePolls = 0;
   private failures = 0;
   private checkedSlotsAt = -Infinity;
   private turn: NodeJS.Immediate | null = null;
   private dispatchedInTurn = 0;
-  private retryAt = Infinity;
 
   constructor(private readonly options: JobQueueOptions) {
     this.workerId = options.workerId;
     this.buffer = new JobBuffer(options.queueSize ?? null);
+    this.pace = new PollPace(options);
+    const { jobs, workerId, known } = options;
+    this.doubts = known ? new ClaimDoubts({ jobs, workerId, known: () => [...this.buffer.jobs(), ...known()] }) : null;
   }
 
   /** Jobs in the buffer. */
@@ -123,10 +131,16 @@ export class JobQueue {
     if (this.turn) clearImmediate(this.turn);
     this.turn = null;
     for (const taker of this.takers.splice(0)) this.answer(taker, null);
-    if (this.loop) await settledWithin(joinTimeoutMs, this.loop);
+    if (this.loop && !(await settledWithin(joinTimeoutMs, this.loop))) this.doubts?.raise();
     const left = this.buffer.takeAll();
     await this.giveBack(left);
     return left;
+  }
+
+  /** Once stopped: whether nothing can be claimed for the worker any more without its knowing. */
+  async holdsNothing(): Promise<boolean> {
+    const settled = this.doubts?.due ? this.doubts.settle() : Promise.resolve();
+    return settledWithin(Infinity, settled).catch(() => false);
   }
 
   /** The next job, or null after `timeoutMs` (Infinity: when the queue stops). */
@@ -177,7 +191,7 @@ export class JobQueue {
   private async run(): Promise<void> {
     while (this.state === 'running') {
       this.woken = false;
-      const pauseMs = this.wantsMore() ? await this.fetch() : this.pollMs();
+      const pauseMs = this.wantsMore() ? await this.fetch() : this.pace.waitMs();
       if (this.state === 'running' && pauseMs > 0 && !this.woken) await this.sleep(pauseMs);
       this.dropStale();
     }
@@ -195,16 +209,18 @@ export class JobQueue {
     const startedAt = performance.now();
     const request = this.request();
     try {
-      if (this.retryAt <= startedAt) await this.letWaitingIn();
+      if (this.doubts?.due) await this.doubts.settle();
+      if (this.pace.windowHasBegun) await this.letWaitingIn();
       const result = await this.options.jobs.claims.claim(request);
       this.failures = 0;
       if (result.unreadable) this.options.onError?.(result.unreadable, 'decrypting claimed jobs');
       this.scan.learn(result, performance.now() - startedAt, request.limit);
-      this.retryAfter(result.retryInMs);
+      this.pace.windowIn(result.retryInMs);
       this.accept(await this.withoutExtraSuspects(result.jobs), result.more);
       return this.pauseAfter(result.jobs.length, result.more);
     } catch (error) {
       this.counters.errors++;
+      if (!isCertainlyRolledBack(error)) this.doubts?.raise();
       this.options.onError?.(error, 'claiming jobs');
       this.woken = false;
       return backoffMs(this.failures++);
@@ -241,7 +257,7 @@ export class JobQueue {
     if (!jobs.length) return this.serve();
     this.counters.fetched += jobs.length;
     this.counters.refetchCount++;
-    this.idlePolls = 0;
+    this.pace.foundJobs();
     this.buffer.add(jobs, more);
     // A full batch waits for one turn of the event loop, so that the next claim is on its way before the slots, whose
     // jobs follow each other without one, keep the loop busy.
@@ -260,33 +276,15 @@ export class JobQueue {
   private pauseAfter(found: number, more: boolean): number {
     if (more) return 0;
     const sweepInMs = Math.max(0, this.scan.sweepIsDueInMs());
-    return Math.min(sweepInMs, this.idleMs(found));
-  }
-
-  private idleMs(found: number): number {
-    if (found > 0) return Math.min(this.pollMs(), this.options.refetchDelayMs ?? 1_000);
-    this.idlePolls++;
-    return this.pollMs();
-  }
-
-  /** The poll interval, longer with each poll that found nothing, or shorter where a window is about to begin. */
-  private pollMs(): number {
-    const { pollIntervalMs = 2_000, maxPollIntervalMs = pollIntervalMs } = this.options;
-    const ceiling = Math.min(maxPollIntervalMs, pollIntervalMs * 2 ** Math.min(this.idlePolls, 20));
-    const backedOff = ceiling > pollIntervalMs ? ceiling * (0.75 + Math.random() * 0.25) : pollIntervalMs;
-    return Math.max(1, Math.min(backedOff, this.retryAt - performance.now()));
+    return Math.min(sweepInMs, this.pace.afterLook(found));
   }
 
   /** A rate limit's next window has begun: its waiting jobs come back to the start of what claims read. */
   private async letWaitingIn(): Promise<void> {
     const { retryInMs } = await this.options.jobs.claims.letWaitingIn();
-    this.retryAt = Infinity;
-    this.retryAfter(retryInMs);
+    this.pace.forgetWindow();
+    this.pace.windowIn(retryInMs);
     this.scan.restartSlotLane();
-  }
-
-  private retryAfter(ms: number | null): void {
-    if (ms !== null) this.retryAt = Math.min(this.retryAt, performance.now() + Math.max(1, ms));
   }
 
   private sleep(ms: number): Promise<void> {
@@ -330,8 +328,9 @@ export class JobQueue {
     try {
       await this.options.jobs.claims.release(this.workerId, jobs);
     } catch (error) {
-      // Their lease ends without us: they run again, a little later.
+      // Claimed by hand, their leases end without us; a pool frees them before it claims more.
       this.counters.errors++;
+      this.doubts?.raise();
       this.options.onError?.(error, 'giving jobs back');
     }
   }

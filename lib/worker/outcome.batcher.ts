@@ -12,8 +12,8 @@ const MAX_BATCH = 1_000;
 export class OutcomeBatcher {
   private gathered: SettleRequest[] = [];
   private inFlight: Promise<void> | null = null;
-  private inFlightCount = 0;
-  private readonly late = new Set<Promise<void>>();
+  private settling: SettleRequest[] = [];
+  private readonly late = new Map<Promise<void>, SettleRequest[]>();
 
   constructor(
     private readonly jobs: JobManager,
@@ -24,7 +24,12 @@ export class OutcomeBatcher {
 
   /** Outcomes that are not settled yet. */
   get pending(): number {
-    return this.gathered.length + this.inFlightCount;
+    return this.gathered.length + this.settling.length;
+  }
+
+  /** Jobs whose outcomes are not known to be settled. */
+  unsettled(): ClaimedJob[] {
+    return [this.gathered, this.settling, ...this.late.values()].flatMap((batch) => batch.map(({ job }) => job));
   }
 
   add(request: SettleRequest): void {
@@ -45,7 +50,7 @@ export class OutcomeBatcher {
 
   /** Resolves when every outcome so far has been applied, or is known to be lost. */
   async flush(): Promise<void> {
-    while (this.inFlight || this.late.size) await Promise.all([this.inFlight, ...this.late]);
+    while (this.inFlight || this.late.size) await Promise.all([this.inFlight, ...this.late.keys()]);
   }
 
   private async drain(): Promise<void> {
@@ -53,9 +58,9 @@ export class OutcomeBatcher {
     await Promise.resolve();
     while (this.gathered.length) {
       const batch = this.gathered.splice(0, MAX_BATCH);
-      this.inFlightCount = batch.length;
+      this.settling = batch;
       await this.settle(batch);
-      this.inFlightCount = 0;
+      this.settling = [];
     }
     this.inFlight = null;
   }
@@ -94,7 +99,7 @@ export class OutcomeBatcher {
         },
       )
       .finally(() => this.late.delete(work));
-    this.late.add(work);
+    this.late.set(work, batch);
   }
 
   private report(error: unknown): void {

@@ -92,6 +92,7 @@ export class WorkerPool {
       onError,
       admit,
       isolation: this.isolation,
+      known: () => [...this.active, ...this.batcher.unsettled()],
     });
     this.runner = new JobRunner({ ...parts, workerId, onError });
     this.batcher = new OutcomeBatcher(jobs, events, workerId, (result) => this.count(result));
@@ -195,7 +196,7 @@ export class WorkerPool {
     const stopped = await settledWithin(timeoutMs + ABORT_GRACE_MS, idle);
     await this.batcher.flush();
     await scheduled;
-    await this.keeper.stop(stopped);
+    await this.keeper.stop(stopped && (await this.queue.holdsNothing()));
     await this.notifier?.stop();
     this.runner.stop();
     this.terminate();

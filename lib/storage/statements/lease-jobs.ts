@@ -63,7 +63,8 @@ const endClaims =
     update ${schema}.jobs j set
       locked_by = null, locked_at = null, lease_ms = null, lease_expires_at = null,
       fence = j.fence + case when e.locked_by is null then 1 else 0 end,
-      revision = j.revision + 1, updated_at = now(), last_error = $1, snoozed = false,
+      revision = j.revision + 1, updated_at = now(), snoozed = false,
+      last_error = case when $4::boolean and e.locked_by is not null then j.last_error else $1 end,
       attempts = j.attempts - case when $4::boolean and e.locked_by is not null then 1 else 0 end,
       crashes = j.crashes + case when $2::integer is null then 0 else 1 end,
       slot_only = j.queue is not null or j.rate_limit_key is not null or j.attempts >= j.max_attempts - 1
@@ -125,6 +126,22 @@ export const resetExpiredLeases = statement<EndedClaimRow>(
 export const rescueJobsOf = statement<EndedClaimRow>(
   'rescue_jobs_of',
   endClaims(() => `j.locked_by = any($7::text[]) and j.lease_expires_at is null`, 'skip locked'),
+);
+
+/** Waits for claims of worker $1 that are under way, and keeps new ones waiting until the transaction ends. */
+export const lockWorker = statement(
+  'lock_worker',
+  (schema) => `
+  select id from ${schema}.workers where id = $1 for update`,
+);
+
+/** What worker $7 does not know to hold: all that it has claimed, but for jobs $8 with fences $9. */
+export const releaseUnknownJobs = statement<EndedClaimRow>(
+  'release_unknown_jobs',
+  endClaims(
+    () => `j.locked_by = $7 and j.lease_expires_at is null
+      and not exists (select from unnest($8::uuid[], $9::bigint[]) known (id, fence) where known.id = j.id and known.fence = j.fence)`,
+  ),
 );
 
 /** Notes which of these dead workers still hold jobs. $1 ids. */

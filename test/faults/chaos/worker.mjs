@@ -1,0 +1,176 @@
+// A worker process of the chaos run. Handlers leave effects in a table, the witness of what has happened.
+import './skew.mjs';
+import process from 'node:process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import {
+  createJobManager,
+  createWorkerPool,
+  JobEvents,
+  partialSuccess,
+  PermanentFailure,
+  snooze,
+} from '../../../dist/index.js';
+
+const { DATABASE_URL, WORKER_ID, WORKER_OPTIONS } = process.env;
+const tell = (message) => process.connected && process.send(message);
+const events = new JobEvents();
+events.on('job.lost', () => tell({ lost: 1 }));
+
+/** The handlers' own connections, through the same unreliable network. */
+const pool = new pg.Pool({
+  connectionString: DATABASE_URL,
+  max: 5,
+  query_timeout: 3_000,
+  connectionTimeoutMillis: 3_000,
+});
+pool.on('error', () => undefined);
+pool.on('connect', (client) => client.on('error', () => undefined));
+
+const EFFECT = 'insert into app.effects (job_id, kind, worker, fence, detail) values ($1, $2, $3, $4, $5)';
+const effectOf = ({ job, workerId, fence }, detail = null) => [job.id, job.task, workerId, fence, detail];
+const effect = (ctx, detail) => pool.query(EFFECT, effectOf(ctx, detail));
+const broken = (promise, ctx) =>
+  pool.query('insert into app.broken (promise, job_id, worker) values ($1, $2, $3)', [
+    promise,
+    ctx.job.id,
+    ctx.workerId,
+  ]);
+
+/** Within a transaction that holds the job: whoever else holds a job of the line at this moment breaks the promise. */
+async function inLine(_payload, ctx) {
+  const client = await pool.connect();
+  let failure;
+  try {
+    await client.query('begin');
+    await ctx.assertOwned(client);
+    const { rows } = await client.query('select pg_try_advisory_xact_lock(hashtext($1)) as alone', [ctx.job.queue]);
+    if (!rows[0].alone) await broken('serial queues run one at a time', ctx);
+    await sleep(5);
+    await client.query(EFFECT, effectOf(ctx));
+    await client.query('commit');
+  } catch (error) {
+    failure = error;
+    throw error;
+  } finally {
+    client.release(failure);
+  }
+}
+
+const first = (ctx) => ctx.attempt === 1;
+const cyclic = () => {
+  const error = new Error('goes round in circles');
+  error.cause = error;
+  return error;
+};
+
+const tasks = {
+  plain: async (_, ctx) => void (await effect(ctx)),
+  slow: async (_, ctx) => {
+    await sleep(1_500);
+    await effect(ctx);
+  },
+  failing: async ({ times }, ctx) => {
+    if (ctx.attempt <= times) throw new Error(`attempt ${ctx.attempt} fails`);
+    await effect(ctx);
+  },
+  snoozing: async (_, ctx) => {
+    if (ctx.job.createdAt.getTime() === ctx.job.runAt.getTime()) return snooze(300);
+    await effect(ctx);
+  },
+  partial: async (_, ctx) => {
+    if (!ctx.previous) return partialSuccess({ completedSteps: ['half'], results: { half: 1 } });
+    await effect(ctx);
+  },
+  steps: async (_, ctx) => {
+    await ctx.step('one', () => pool.query(EFFECT, [ctx.job.id, 'step', ctx.workerId, ctx.fence, 'one']).then(() => 1));
+    await ctx.step('two', () => sleep(20));
+    await effect(ctx);
+  },
+  transactional: {
+    transactional: true,
+    handler: async (_, ctx) => {
+      await ctx.manager.query(EFFECT, effectOf(ctx));
+      await ctx.manager.query('select pg_sleep($1)', [Math.random() / 20]);
+    },
+  },
+  'in-line': inLine,
+  limited: async (_, ctx) => void (await effect(ctx)),
+  keyed: async ({ jobKey, version }, ctx) => void (await effect(ctx, `${jobKey} ${version}`)),
+  child: async ({ parents }, ctx) => {
+    const { rows } = await pool.query(
+      'select count(distinct job_id)::int as n from app.effects where job_id = any($1)',
+      [parents],
+    );
+    if (rows[0].n < parents.length) await broken('children wait for their parents', ctx);
+    await effect(ctx);
+  },
+  tick: { cron: '*/2 * * * * *', handler: async (_, ctx) => void (await effect(ctx, ctx.job.runAt.toISOString())) },
+  never: async (_, ctx) => void (await broken('what was rolled back never runs', ctx)),
+  early: async ({ notBefore }, ctx) => {
+    const { rows } = await pool.query('select clock_timestamp() < $1::timestamptz as early', [notBefore]);
+    if (rows[0].early) await broken('nothing runs before its time', ctx);
+    await effect(ctx);
+  },
+  // Handlers that misbehave at first.
+  'throws-text': async (_, ctx) => {
+    if (first(ctx)) throw 'not an error'; // oxlint-disable-line no-throw-literal
+    await effect(ctx);
+  },
+  'throws-cycle': async (_, ctx) => {
+    if (first(ctx)) throw cyclic();
+    await effect(ctx);
+  },
+  'never-ends': {
+    timeoutMs: 1_000,
+    handler: async (_, ctx) => {
+      if (first(ctx)) await new Promise(() => undefined);
+      await effect(ctx);
+    },
+  },
+  'ends-late': {
+    timeoutMs: 1_000,
+    handler: async (_, ctx) => {
+      if (first(ctx)) {
+        await sleep(1_500);
+        throw new Error('too late to matter');
+      }
+      await effect(ctx);
+    },
+  },
+  'huge-result': async (_, ctx) => {
+    await effect(ctx);
+    return 'x'.repeat(3_000_000);
+  },
+  'odd-result': async (_, ctx) => {
+    await effect(ctx);
+    return { big: 1n };
+  },
+  blocks: async (_, ctx) => {
+    const until = performance.now() + 6_000;
+    while (performance.now() < until);
+    await effect(ctx);
+  },
+  exits: () => process.exit(7),
+  'fails-for-good': () => {
+    throw new PermanentFailure('on purpose');
+  },
+};
+
+const jobs = await createJobManager({
+  connection: { connectionString: DATABASE_URL, connectionTimeoutMillis: 3_000, query_timeout: 5_000 },
+  schema: 'jobs',
+  retry: { baseDelayMs: 20, maxDelayMs: 500, maxAttempts: 1_000 },
+});
+const options = { timeoutMs: 30_000, ...JSON.parse(WORKER_OPTIONS ?? '{}') };
+const workers = createWorkerPool({ jobs, tasks, events, options, workerId: WORKER_ID });
+await workers.start();
+
+async function stop() {
+  await workers.stop(5_000);
+  await jobs.close();
+  await pool.end();
+  process.disconnect?.();
+}
+process.on('SIGTERM', () => void stop());
+tell({ ready: true });
