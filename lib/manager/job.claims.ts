@@ -12,6 +12,7 @@ import type {
 import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
+import type { ReachabilityListener } from '../storage/reachability.js';
 import * as dependencies from '../storage/statements/dependencies.js';
 import * as leases from '../storage/statements/lease-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
@@ -204,6 +205,26 @@ export class JobClaims {
   /** Ids of a worker's jobs that somebody asked to cancel. */
   async findCancelRequests(workerId: string): Promise<string[]> {
     return (await this.database.run(leases.findCancelRequests, [workerId])).map(({ id }) => id);
+  }
+
+  /**
+   * Gives back what a pool has claimed without knowing, because the claim's answer was lost: its heartbeat would keep those
+   * jobs for ever. `held`: all that it knows of. No claim of its own may be under way.
+   */
+  async releaseUnknown(workerId: string, held: ClaimedJob[]): Promise<number> {
+    const how = { reason: 'the answer to their claim was lost', giveBack: true, keepFailures: false };
+    const values = [workerId, held.map(({ id }) => id), held.map(({ fence }) => fence)];
+    return (await this.end(leases.releaseUnknown, how, values)).length;
+  }
+
+  /** A failure on a connection beside the pool, in the library's words. */
+  explainFailure(error: unknown): unknown {
+    return this.database.explain(error);
+  }
+
+  /** Hears when the database goes away, and when it is back. Returns how to stop hearing. */
+  watchDatabase(listener: ReachabilityListener): () => void {
+    return this.database.reachability.watch(listener);
   }
 
   /** An orderly end: the pool holds nothing any more. */

@@ -64,8 +64,12 @@ export class JobBuffer {
     return stale.map(({ job }) => job);
   }
 
+  jobs(): ClaimedJob[] {
+    return this.entries.map(({ job }) => job);
+  }
+
   takeAll(): ClaimedJob[] {
-    const all = this.entries.map(({ job }) => job);
+    const all = this.jobs();
     this.entries = [];
     return all;
   }

@@ -3,45 +3,14 @@
 import type { ClaimRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
-import type { JobManager } from '../manager/job.manager.js';
-import { NEW_JOBS, type JobNotifier } from '../storage/job.notifier.js';
+import { NEW_JOBS } from '../storage/job.notifier.js';
 import { backoffMs, settledWithin } from './backoff.js';
 import { ClaimScan } from './claim.scan.js';
-import type { Isolation } from './isolation.js';
 import { JobBuffer } from './job.buffer.js';
+import { LostClaims } from './lost.claims.js';
+import type { JobQueueOptions } from './queue.options.js';
 
-export interface JobQueueOptions {
-  jobs: JobManager;
-  /** At least 10 characters. */
-  workerId: string;
-  notifier?: JobNotifier | null;
-  /** Most jobs in the buffer. Default: adaptive, 50 to 1,000 jobs and at most 16 MiB of payloads. */
-  queueSize?: number | null;
-  /** Default 60,000. */
-  queueTtlMs?: number;
-  /** Fetch when the buffer holds no more than this. Default: half of the buffer's size. */
-  refetchThreshold?: number | null;
-  /** Pause after a fetch that brought less than was expected. Default 1,000; a notification or a poll comes before it. */
-  refetchDelayMs?: number;
-  /** Default 2,000. */
-  pollIntervalMs?: number;
-  /** Default: `pollIntervalMs`, no backoff. */
-  maxPollIntervalMs?: number;
-  /** Claim only these tasks. A function is asked before each claim. Default: any. */
-  taskIdentifiers?: string[] | (() => string[] | null) | null;
-  queues?: string[] | null;
-  forbiddenFlags?: string[] | null;
-  /** How long a claim holds; `null`: as long as the worker's heartbeat. Default: the manager's `lockTimeoutMs`. */
-  leaseMs?: number | null;
-  /**
-   * Asked for a place before a job is handed out; `false`: it may not start now, is passed over and keeps its turn.
-   * Default: always.
-   */
-  admit?: (job: ClaimedJob) => boolean;
-  /** Default: none; every job may run beside any other. */
-  isolation?: Isolation;
-  onError?: (error: unknown, context: string) => void;
-}
+export type { JobQueueOptions } from './queue.options.js';
 
 export interface JobQueueStats {
   fetched: number;
@@ -70,6 +39,7 @@ export class JobQueue {
   readonly workerId: string;
   private readonly buffer: JobBuffer;
   private readonly scan = new ClaimScan();
+  private readonly lost: LostClaims;
   private readonly takers: Taker[] = [];
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
   private state: 'new' | 'running' | 'stopped' = 'new';
@@ -79,6 +49,7 @@ export class JobQueue {
   private unsubscribe: (() => void) | null = null;
   private idlePolls = 0;
   private failures = 0;
+  private claiming = false;
   private checkedSlotsAt = -Infinity;
   private turn: NodeJS.Immediate | null = null;
   private dispatchedInTurn = 0;
@@ -87,6 +58,8 @@ export class JobQueue {
   constructor(private readonly options: JobQueueOptions) {
     this.workerId = options.workerId;
     this.buffer = new JobBuffer(options.queueSize ?? null);
+    const held = (): ClaimedJob[] => [...this.buffer.jobs(), ...(options.held?.() ?? [])];
+    this.lost = new LostClaims(options.jobs, options.workerId, held);
   }
 
   /** Jobs in the buffer. */
@@ -96,6 +69,11 @@ export class JobQueue {
 
   get running(): boolean {
     return this.state === 'running';
+  }
+
+  /** Whether the database may count jobs as this pool's of which nobody here knows: a claim's answer was lost. */
+  get inDoubt(): boolean {
+    return this.lost.suspected || this.claiming;
   }
 
   stats(): JobQueueStats {
@@ -123,9 +101,13 @@ export class JobQueue {
     if (this.turn) clearImmediate(this.turn);
     this.turn = null;
     for (const taker of this.takers.splice(0)) this.answer(taker, null);
-    if (this.loop) await settledWithin(joinTimeoutMs, this.loop);
+    const deadline = performance.now() + joinTimeoutMs;
+    const inTime = (work: Promise<unknown>): Promise<boolean> => settledWithin(deadline - performance.now(), work);
+    const ended = !this.loop || (await inTime(this.loop));
     const left = this.buffer.takeAll();
-    await this.giveBack(left);
+    if (!ended) void this.loop!.then(() => this.giveBack(this.buffer.takeAll()));
+    await inTime(this.giveBack(left));
+    if (ended && this.lost.suspected) await inTime(this.lookForLost());
     return left;
   }
 
@@ -168,15 +150,16 @@ export class JobQueue {
     if (this.takers.length) this.wake();
   }
 
-  /** Looks for jobs now instead of at the next poll. */
+  /** Looks for jobs now instead of at the next poll; after a failure, when its pause is over. */
   wake(): void {
     this.woken = true;
-    this.wakeUp?.();
+    if (this.failures === 0 || this.state !== 'running') this.wakeUp?.();
   }
 
   private async run(): Promise<void> {
     while (this.state === 'running') {
       this.woken = false;
+      if (this.lost.isDue) await this.lookForLost();
       const pauseMs = this.wantsMore() ? await this.fetch() : this.pollMs();
       if (this.state === 'running' && pauseMs > 0 && !this.woken) await this.sleep(pauseMs);
       this.dropStale();
@@ -184,7 +167,7 @@ export class JobQueue {
   }
 
   private wantsMore(): boolean {
-    if (this.options.isolation?.holds) return false;
+    if (this.options.isolation?.holds || this.options.mayClaim?.() === false) return false;
     const threshold = this.options.refetchThreshold ?? Math.floor(this.buffer.size / 2);
     const slotsAreEmpty = this.takers.length > 0 && !this.turn;
     return slotsAreEmpty || this.buffer.length <= threshold;
@@ -194,6 +177,7 @@ export class JobQueue {
   private async fetch(): Promise<number> {
     const startedAt = performance.now();
     const request = this.request();
+    this.claiming = true;
     try {
       if (this.retryAt <= startedAt) await this.letWaitingIn();
       const result = await this.options.jobs.claims.claim(request);
@@ -205,10 +189,18 @@ export class JobQueue {
       return this.pauseAfter(result.jobs.length, result.more);
     } catch (error) {
       this.counters.errors++;
+      this.lost.suspect();
       this.options.onError?.(error, 'claiming jobs');
       this.woken = false;
       return backoffMs(this.failures++);
+    } finally {
+      this.claiming = false;
     }
+  }
+
+  /** Never rejects. */
+  private async lookForLost(): Promise<void> {
+    await this.lost.look().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
   }
 
   private request(): ClaimRequest {
@@ -218,7 +210,8 @@ export class JobQueue {
     this.checkedSlotsAt = performance.now();
     return {
       workerId: this.workerId,
-      limit: this.buffer.room + slots,
+      // Smaller after a failure: it may have been too much for the server's statement_timeout.
+      limit: Math.max(1, (this.buffer.room + slots) >> Math.min(this.failures, 10)),
       slots,
       slotPriorityLimit: this.buffer.headPriority,
       taskIdentifiers: tasks,
@@ -330,7 +323,8 @@ export class JobQueue {
     try {
       await this.options.jobs.claims.release(this.workerId, jobs);
     } catch (error) {
-      // Their lease ends without us: they run again, a little later.
+      // As long as our heartbeat goes on, nobody else would get them.
+      this.lost.suspect();
       this.counters.errors++;
       this.options.onError?.(error, 'giving jobs back');
     }
