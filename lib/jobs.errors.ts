@@ -37,31 +37,30 @@ export class NoConnectionError extends JobsError {
   readonly code = 'ERR_JOBS_NO_CONNECTION';
 }
 
-/** The database cannot be reached, or takes no writes; the same call may succeed later. */
+/**
+ * The database cannot be reached, or takes no writes; the same call may succeed later. `inDoubt`: what was asked for may
+ * have been done, because the connection broke, or was silent, after it had been sent.
+ */
 export class DatabaseUnavailableError extends JobsError {
   readonly code = 'ERR_JOBS_DATABASE_UNAVAILABLE';
-  /** Whether what was asked for may have been done all the same: the connection broke after it had been sent. */
-  readonly inDoubt: boolean;
 
-  constructor(message: string, options: ErrorOptions & { inDoubt?: boolean } = {}) {
+  constructor(
+    message: string,
+    options?: ErrorOptions,
+    readonly inDoubt = false,
+  ) {
     super(message, options);
-    this.inDoubt = options.inDoubt ?? false;
   }
 }
 
-/** A pool has stopped while the database was away: what these attempts came to could not be written, and they run again. */
+/** A pool stopped while the database was away: these jobs run again, although their handlers have ended. */
 export class OutcomesUnwrittenError extends JobsError {
   readonly code = 'ERR_JOBS_OUTCOMES_UNWRITTEN';
 
-  constructor(
-    readonly jobIds: string[],
-    options?: ErrorOptions,
-  ) {
-    const shown = jobIds.slice(0, 10).join(', ');
+  constructor(readonly jobIds: string[]) {
     super(
-      `The outcomes of ${jobIds.length} jobs could not be written before the pool had to stop: the database did not take ` +
-        `them (${shown}${jobIds.length > 10 ? ', …' : ''}). They run again when this worker's lease has ended.`,
-      options,
+      `What became of ${jobIds.length} jobs could not be written before the pool had to stop, because the database did ` +
+        `not take it. They run again when the lease of this worker has ended: ${jobIds.slice(0, 10).join(', ')}.`,
     );
   }
 }

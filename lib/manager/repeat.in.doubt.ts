@@ -28,5 +28,6 @@ const unknown = (error: DatabaseUnavailableError): DatabaseUnavailableError =>
   new DatabaseUnavailableError(
     `${error.message} The connection broke while the call was under way, so nobody knows whether it went through ` +
       '(inDoubt). With a jobKey, an add can be repeated without adding the job twice.',
-    { cause: error.cause, inDoubt: true },
+    { cause: error.cause },
+    true,
   );

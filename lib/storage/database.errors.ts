@@ -147,7 +147,8 @@ export function translateError(error: unknown, schema: string): unknown {
   if (notBegun || (code !== undefined && CUT.has(code)) || CUT_MESSAGE.test(message)) {
     return new DatabaseUnavailableError(
       `The database cannot be reached: ${message || code}. Check that it runs and that "connection" names it.`,
-      { ...cause, inDoubt: !notBegun },
+      cause,
+      !notBegun,
     );
   }
   return error;

@@ -193,11 +193,11 @@ export class Database {
     const query_timeout = statement.prompt && this.answerMs;
     for (let failures = 0; ; failures++) {
       try {
-        const result = await this.pool.query({ name, text, values, types: rowTypes, query_timeout } as pg.QueryConfig);
+        const result = await this.ask({ name, text, values, types: rowTypes, query_timeout } as pg.QueryConfig);
         if (this.reachability.troubled) this.reachability.answered();
         return rowsOf(result);
       } catch (error) {
-        const reason = this.failure(error);
+        const reason = translateError(error, this.schema);
         const mayRepeat = isConflict(error) || (statement.repeatable && reason instanceof DatabaseUnavailableError);
         if (failures === REPEATS || !mayRepeat) throw reason;
         await pauseBefore(failures);
@@ -205,10 +205,37 @@ export class Database {
     }
   }
 
+  /** One statement on a connection of the pool, which is kept unless it is broken. */
+  private async ask(query: pg.QueryConfig): Promise<pg.QueryResult> {
+    const client = await this.connect();
+    let broken: unknown;
+    const onError = (error: Error): void => void (broken = error);
+    client.on('error', onError);
+    try {
+      return await client.query(query);
+    } catch (error) {
+      const reason = this.failure(error);
+      if (reason instanceof DatabaseUnavailableError) broken = reason;
+      throw error;
+    } finally {
+      client.off('error', onError);
+      client.release(broken as Error | undefined);
+    }
+  }
+
+  /** Where there is no connection, nothing has been sent. */
+  private async connect(): Promise<pg.PoolClient> {
+    try {
+      return await this.pool.connect();
+    } catch (error) {
+      const reason = this.failure(error);
+      if (!(reason instanceof DatabaseUnavailableError) || !reason.inDoubt) throw reason;
+      throw new DatabaseUnavailableError(reason.message, { cause: reason.cause });
+    }
+  }
+
   private async transactOnce<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
-    const client = await this.pool.connect().catch((error: unknown) => {
-      throw this.failure(error);
-    });
+    const client = await this.connect();
     let broken: Error | undefined;
     // Between two statements a connection that breaks has nobody else to tell; unheard, it would end the process.
     const onError = (error: Error): void => void (broken = error);

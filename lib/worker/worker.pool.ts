@@ -49,9 +49,12 @@ export interface WorkerPoolStats {
 /** Handlers that were aborted get so long to notice before the pool leaves them to their lease. */
 const ABORT_GRACE_MS = 1_000;
 /** What a database that answers, but slowly, gets beyond the grace period for the last outcomes. */
-const FLUSH_MS = 5_000;
+const FLUSH_MS = 3_000;
+/** What a claim that is under way, and giving the buffer back, may take of it. */
+const LONGEST_JOIN_MS = 5_000;
+const SHORTEST_JOIN_MS = 2_000;
 /** What the rest of the end may take: a network that swallows everything must not hold up the process. */
-const LAST_STEPS_MS = 5_000;
+const LAST_STEPS_MS = 2_000;
 
 /**
  * new ──start──▶ running ──stop, forceStop, interrupt──▶ (draining) ──▶ terminated
@@ -215,7 +218,7 @@ export class WorkerPool {
   private async drain(timeoutMs: number, forced: boolean): Promise<void> {
     const deadline = performance.now() + timeoutMs + ABORT_GRACE_MS;
     const scheduled = this.parts.scheduler?.stop();
-    const emptied = this.queue.stop();
+    const emptied = this.queue.stop(Math.min(LONGEST_JOIN_MS, Math.max(SHORTEST_JOIN_MS, timeoutMs)));
     void this.abortAfter(timeoutMs);
     await emptied;
     const idle = await settledWithin(Math.max(0, deadline - performance.now()), Promise.all(this.slots));
