@@ -37,20 +37,11 @@ export class NoConnectionError extends JobsError {
   readonly code = 'ERR_JOBS_NO_CONNECTION';
 }
 
-/**
- * The database cannot be reached, or takes no writes; the same call may succeed later. `inDoubt`: what was asked for may
- * have been done, because the connection broke, or was silent, after it had been sent.
- */
+/** The database cannot be reached, or takes no writes; the same call may succeed later. */
 export class DatabaseUnavailableError extends JobsError {
   readonly code = 'ERR_JOBS_DATABASE_UNAVAILABLE';
-
-  constructor(
-    message: string,
-    options?: ErrorOptions,
-    readonly inDoubt = false,
-  ) {
-    super(message, options);
-  }
+  /** Whether what was asked for may have been done: the connection broke, or was silent, after it had been sent. */
+  inDoubt = false;
 }
 
 /** A pool stopped while the database was away: these jobs run again, although their handlers have ended. */
@@ -58,10 +49,8 @@ export class OutcomesUnwrittenError extends JobsError {
   readonly code = 'ERR_JOBS_OUTCOMES_UNWRITTEN';
 
   constructor(readonly jobIds: string[]) {
-    super(
-      `What became of ${jobIds.length} jobs could not be written before the pool had to stop, because the database did ` +
-        `not take it. They run again when the lease of this worker has ended: ${jobIds.slice(0, 10).join(', ')}.`,
-    );
+    const some = jobIds.slice(0, 10).join(', ');
+    super(`Stopped before the database took the outcomes of ${jobIds.length} jobs, which run again soon: ${some}.`);
   }
 }
 

@@ -24,10 +24,12 @@ export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): P
   }
 }
 
-const unknown = (error: DatabaseUnavailableError): DatabaseUnavailableError =>
-  new DatabaseUnavailableError(
-    `${error.message} The connection broke while the call was under way, so nobody knows whether it went through ` +
+function unknown({ message, cause }: DatabaseUnavailableError): DatabaseUnavailableError {
+  const error = new DatabaseUnavailableError(
+    `${message} The connection broke while the call was under way, so nobody knows whether it went through ` +
       '(inDoubt). With a jobKey, an add can be repeated without adding the job twice.',
-    { cause: error.cause },
-    true,
+    { cause },
   );
+  error.inDoubt = true;
+  return error;
+}

@@ -145,11 +145,10 @@ export function translateError(error: unknown, schema: string): unknown {
   }
   const notBegun = (code !== undefined && NOT_BEGUN.has(code)) || NOT_BEGUN_MESSAGE.test(message);
   if (notBegun || (code !== undefined && CUT.has(code)) || CUT_MESSAGE.test(message)) {
-    return new DatabaseUnavailableError(
-      `The database cannot be reached: ${message || code}. Check that it runs and that "connection" names it.`,
-      cause,
-      !notBegun,
-    );
+    const told = `The database cannot be reached: ${message || code}. Check that it runs and that "connection" names it.`;
+    const failure = new DatabaseUnavailableError(told, cause);
+    failure.inDoubt = !notBegun;
+    return failure;
   }
   return error;
 }

@@ -123,7 +123,8 @@ export class TransactionSource {
 async function answered(work: Promise<void>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const silence = new Promise<never>((_, reject) => {
-    const error = new DatabaseUnavailableError('The database does not answer.', undefined, true);
+    const error = new DatabaseUnavailableError('The database does not answer.');
+    error.inDoubt = true;
     timer = setTimeout(() => reject(error), ANSWER_MS);
   });
   await Promise.race([work, silence]).finally(() => clearTimeout(timer));
