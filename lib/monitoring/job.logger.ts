@@ -12,6 +12,7 @@ export interface LogSink {
 
 /** An error that keeps coming back (the database is away) is logged once in so long. */
 const REPEAT_ERROR_MS = 60_000;
+const SAME_TROUBLE_MS = 5_000;
 
 /** However many ways there are to say it: all of them are the same trouble. */
 const UNAVAILABLE = 'the database is away';
@@ -52,7 +53,9 @@ export class JobLogger {
     });
     events.on('database.lost', ({ workerId, error }) => {
       const text = `Worker ${workerId} waits for the database and goes on by itself: ${describe(error)}`;
-      this.away.set(workerId, this.logError(text, error));
+      // The LISTEN connection may have told a moment before.
+      const told = this.logError(text, error) || Date.now() - this.lastErrors.get(UNAVAILABLE)!.at < SAME_TROUBLE_MS;
+      this.away.set(workerId, told);
     });
     events.on('database.back', ({ workerId, downMs, failures }) => {
       const told = this.away.get(workerId);

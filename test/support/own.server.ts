@@ -1,5 +1,5 @@
 // A PostgreSQL that belongs to one spec, so that it may be crashed and started again.
-import { mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../lib/embedded.js';
@@ -15,6 +15,7 @@ export class OwnServer {
 
   static async start(): Promise<OwnServer> {
     const folder = mkdtempSync(join(tmpdir(), 'millrace-trouble-'));
+    chmodSync(folder, 0o755); // the server has a user of its own
     return new OwnServer(folder, await startEmbeddedPostgres({ dataDir: join(folder, 'data'), settings: SETTINGS }));
   }
 
