@@ -5,6 +5,7 @@ import { JobsMigrator } from './storage/jobs.migrator.js';
 import type { RoleKind } from './storage/role.rights.js';
 
 const USAGE = `Usage: millrace <command> [--connection <postgres URL>] [--schema <name>]
+                          [--wait <ms>]
 
   migrate    bring the schema up to date
   rollback   remove everything that millrace has created, its data included
@@ -14,7 +15,8 @@ const USAGE = `Usage: millrace <command> [--connection <postgres URL>] [--schema
   revoke <role>
              take them away
 
---connection defaults to the environment variable DATABASE_URL, --schema to "jobs".`;
+--connection defaults to the environment variable DATABASE_URL, --schema to "jobs". --wait (migrate): keep trying for
+so long while the database cannot be reached; default 0.`;
 
 type Command = (migrator: JobsMigrator, ...operands: string[]) => Promise<string>;
 
@@ -45,8 +47,8 @@ const OPERANDS: Record<string, number> = { grant: 2, revoke: 1 };
 class UsageError extends Error {}
 
 async function main(args: string[]): Promise<void> {
-  const { command, operands, connection, schema } = read(args);
-  const migrator = new JobsMigrator({ connection, schema });
+  const { command, operands, connection, schema, waitForDatabaseMs } = read(args);
+  const migrator = new JobsMigrator({ connection, schema, waitForDatabaseMs });
   try {
     console.log(await command(migrator, ...operands));
   } finally {
@@ -59,6 +61,7 @@ interface Call {
   operands: string[];
   connection: string;
   schema: string;
+  waitForDatabaseMs: number;
 }
 
 function read(args: string[]): Call {
@@ -69,11 +72,12 @@ function read(args: string[]): Call {
   if (!command) throw new UsageError(name ? `Expected one command, got "${positionals.join(' ')}".` : 'No command.');
   const connection = values.connection ?? process.env.DATABASE_URL;
   if (!connection) throw new UsageError('Expected --connection or DATABASE_URL, got neither.');
-  return { command, operands, connection, schema: values.schema ?? 'jobs' };
+  const waitForDatabaseMs = Number(values.wait ?? 0);
+  return { command, operands, connection, schema: values.schema ?? 'jobs', waitForDatabaseMs };
 }
 
 function parse(args: string[]) {
-  const options = { connection: { type: 'string' }, schema: { type: 'string' } } as const;
+  const options = { connection: { type: 'string' }, schema: { type: 'string' }, wait: { type: 'string' } } as const;
   try {
     return parseArgs({ args, options, allowPositionals: true });
   } catch (error) {

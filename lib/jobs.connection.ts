@@ -20,9 +20,8 @@ export async function openDatabase(settings: ConnectionSettings, schema: string)
     ? Database.fromDataSource(dataSource, options)
     : Database.fromConnection(connection!, options);
   try {
-    await database.waitUntilReachable(waitForDatabaseMs);
     const migrator = new JobsMigrator(database);
-    await (migrate ? migrator.migrate() : migrator.assertCurrent());
+    await database.whenReachable(waitForDatabaseMs, () => (migrate ? migrator.migrate() : migrator.assertCurrent()));
     return database;
   } catch (error) {
     await database.close();

@@ -37,9 +37,21 @@ export class NoConnectionError extends JobsError {
   readonly code = 'ERR_JOBS_NO_CONNECTION';
 }
 
-/** The database cannot be reached. */
+/** The database cannot be reached, or takes no writes; the same call may succeed later. */
 export class DatabaseUnavailableError extends JobsError {
   readonly code = 'ERR_JOBS_DATABASE_UNAVAILABLE';
+  /** Whether what was asked for may have been done: the connection broke, or was silent, after it had been sent. */
+  inDoubt = false;
+}
+
+/** A pool stopped while the database was away: these jobs run again, although their handlers have ended. */
+export class OutcomesUnwrittenError extends JobsError {
+  readonly code = 'ERR_JOBS_OUTCOMES_UNWRITTEN';
+
+  constructor(readonly jobIds: string[]) {
+    const some = jobIds.slice(0, 10).join(', ');
+    super(`Stopped before the database took the outcomes of ${jobIds.length} jobs, which run again soon: ${some}.`);
+  }
 }
 
 /** The database's role may not do what the library needs. */

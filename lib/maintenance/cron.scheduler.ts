@@ -112,4 +112,5 @@ export class CronScheduler {
   }
 }
 
-const retryMs = (failures: number): number => Math.min(LONGEST_SLEEP_MS, FIRST_RETRY_MS * 2 ** failures);
+const retryMs = (failures: number): number =>
+  Math.min(LONGEST_SLEEP_MS, FIRST_RETRY_MS * 2 ** failures) * (0.75 + Math.random() / 4);

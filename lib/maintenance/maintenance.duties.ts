@@ -3,9 +3,16 @@
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 
+/** One of them runs each second: a database in trouble is left alone for ever longer. */
+const FIRST_REST_MS = 1_000;
+const LONGEST_REST_MS = 30_000;
+const LONGEST_STOP_MS = 5_000;
+
 export class MaintenanceDuties {
   private readonly underWay = new Set<Promise<void>>();
   private stopped = false;
+  private failures = 0;
+  private restUntil = -Infinity;
 
   constructor(
     private readonly jobs: JobManager,
@@ -36,7 +43,13 @@ export class MaintenanceDuties {
   /** Begins nothing more, and waits for what is under way. */
   async stop(): Promise<void> {
     this.stopped = true;
-    await Promise.all(this.underWay);
+    let timer: NodeJS.Timeout | undefined;
+    await Promise.race([
+      Promise.all(this.underWay),
+      // Whatever it is, somebody else does it later.
+      new Promise((resolve) => (timer = setTimeout(resolve, LONGEST_STOP_MS))),
+    ]);
+    clearTimeout(timer);
   }
 
   private perform(context: string, steps: (() => Promise<unknown>)[]): Promise<void> {
@@ -47,9 +60,13 @@ export class MaintenanceDuties {
 
   /** The database may be away: the next time will do. */
   private async run(context: string, steps: (() => Promise<unknown>)[]): Promise<void> {
+    if (performance.now() < this.restUntil) return;
     try {
       for (const step of steps) if (!this.stopped) await step();
+      this.failures = 0;
     } catch (error) {
+      const ceiling = Math.min(LONGEST_REST_MS, FIRST_REST_MS * 2 ** this.failures++);
+      this.restUntil = performance.now() + ceiling * (0.5 + Math.random() / 2);
       this.events.emit('worker.error', null, { error, context });
     }
   }

@@ -1,13 +1,7 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import {
-  DatabaseUnavailableError,
-  JobsError,
-  MissingPrivilegesError,
-  UnknownParentError,
-  UnknownRateLimitError,
-} from '../jobs.errors.js';
+import { JobsError, MissingPrivilegesError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isUniqueViolation } from '../storage/database.errors.js';
 import { toDate } from '../storage/row.types.js';
@@ -20,6 +14,7 @@ import { toJob } from './job.mapper.js';
 import type { JobCipher } from './job.cipher.js';
 import type { JobClaims } from './job.claims.js';
 import type { JobPreparer, PreparedJob } from './job.preparer.js';
+import { repeatInDoubt } from './repeat.in.doubt.js';
 
 interface Target {
   /** The caller's connection; none: a commit of our own. */
@@ -29,11 +24,9 @@ interface Target {
 
 const CHUNK = 2_000;
 const KEY_RACES = 10;
-const REPEATS = 3;
-const REPEAT_DELAY_MS = 50;
 
 export class JobAdder {
-  private readonly batcher = new AddBatcher<AddedJob>((jobs) => this.repeated(() => this.insert(jobs)));
+  private readonly batcher = new AddBatcher<AddedJob>((jobs) => repeatInDoubt(() => this.insert(jobs)));
   private readonly announcer: Announcer;
 
   constructor(
@@ -80,7 +73,7 @@ export class JobAdder {
           ? this.insertKeyed(jobs, executor, this.channelOf(target))
           : this.insert(jobs, executor, this.channelOf(target));
     if (target.manager) return work(target.manager);
-    const added = await this.repeated(async (repeat) => {
+    const added = await repeatInDoubt(async (repeat) => {
       // What was stored may have been stored by the first try, at its time.
       const known = repeat ? await this.find(jobs.map(({ row }) => row.id)) : [];
       if (known.length) return known;
@@ -226,18 +219,6 @@ export class JobAdder {
   private async find(ids: string[], executor?: QueryExecutor): Promise<AddedJob[]> {
     const rows = await this.database.run(findJobs, [ids], executor);
     return rows.map((row) => ({ ...toJob(row, this.cipher), created: true }));
-  }
-
-  /** Adds are idempotent by id, so one whose commit's fate is unknown is simply repeated. */
-  private async repeated<T>(work: (repeat: boolean) => Promise<T>): Promise<T> {
-    for (let repeat = 0; ; repeat++) {
-      try {
-        return await work(repeat > 0);
-      } catch (error) {
-        if (!(error instanceof DatabaseUnavailableError) || repeat === REPEATS - 1) throw error;
-        await new Promise((resolve) => setTimeout(resolve, REPEAT_DELAY_MS * 4 ** repeat));
-      }
-    }
   }
 }
 

@@ -12,6 +12,7 @@ import type {
 import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
+import type { ReachabilityListener } from '../storage/reachability.js';
 import * as dependencies from '../storage/statements/dependencies.js';
 import * as leases from '../storage/statements/lease-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
@@ -206,6 +207,31 @@ export class JobClaims {
     return (await this.database.run(leases.findCancelRequests, [workerId])).map(({ id }) => id);
   }
 
+  /**
+   * Gives back what a pool has claimed without knowing, because the claim's answer was lost: its heartbeat would keep those
+   * jobs for ever. `held`: all that it knows of. No claim of its own may be under way.
+   */
+  async releaseUnknown(workerId: string, held: ClaimedJob[]): Promise<number> {
+    const how = { reason: 'the answer to their claim was lost', giveBack: true, keepFailures: false };
+    const values = [workerId, held.map(({ id }) => id), held.map(({ fence }) => fence)];
+    const released = await this.database.transaction(async (executor) => {
+      await this.database.run(leases.lockWorker, [workerId], executor);
+      return this.database.run(leases.releaseUnknown, [...this.endValues(how), ...values], executor);
+    });
+    await this.letIn(freedBy(released));
+    return released.length;
+  }
+
+  /** A failure on a connection beside the pool, in the library's words. */
+  explainFailure(error: unknown): unknown {
+    return this.database.explain(error);
+  }
+
+  /** Hears when the database goes away, and when it is back. Returns how to stop hearing. */
+  watchDatabase(listener: ReachabilityListener): () => void {
+    return this.database.reachability.watch(listener);
+  }
+
   /** An orderly end: the pool holds nothing any more. */
   async unregisterWorker(workerId: string): Promise<void> {
     await this.database.run(leases.unregisterWorker, [workerId]);
@@ -227,20 +253,6 @@ export class JobClaims {
     await this.database.run(unblockSuccessors, [null]);
     await this.resolveForgotten();
     return dead.length;
-  }
-
-  /** Frees what is claimed for a pool without its knowing, as if it had not been claimed. Returns how many. */
-  async releaseUnknown(workerId: string, known: ClaimedJob[]): Promise<number> {
-    const how = { reason: 'the claim’s answer was lost', giveBack: true, keepFailures: false };
-    const ids = known.map(({ id }) => id);
-    const fences = known.map(({ fence }) => fence);
-    const released = await this.database.transaction(async (executor) => {
-      await this.database.run(leases.lockWorker, [workerId], executor);
-      const values = [...this.endValues(how), workerId, ids, fences];
-      return this.database.run(leases.releaseUnknownJobs, values, executor);
-    });
-    await this.letIn(freedBy(released));
-    return released.length;
   }
 
   /** Names of tasks are noted again when they are met again. */

@@ -69,6 +69,7 @@ import { JobWaiter, type WaitOptions } from './job.waiter.js';
 import { keyRules, pageOf, readCursor, readPageRequest, refusingCursor } from './page.js';
 import type { PayloadValidator } from './payload.validator.js';
 import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
+import { repeatInDoubt } from './repeat.in.doubt.js';
 import type { TaskRegistry } from './task.registry.js';
 
 export interface JobManagerParts {
@@ -83,6 +84,7 @@ export interface JobManagerParts {
 }
 
 const nowhere = (): undefined => undefined;
+const LONGEST_CLOSE_MS = 5_000;
 const DEFAULT_REASON = 'failed by an operator';
 const UNBOUNDED_WINDOW: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
 /**
@@ -130,7 +132,7 @@ export class JobManager {
    * on the module's `dataSource`, if there is one.
    *
    * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError,
-   *   UnknownRateLimitError, TransactionOverError, DatabaseUnavailableError; nothing was inserted then
+   *   UnknownRateLimitError, TransactionOverError, DatabaseUnavailableError; nothing was inserted, unless that is `inDoubt`
    * @example
    * await dataSource.transaction(async (manager) => {
    *   const user = await manager.save(User, { email });
@@ -595,9 +597,11 @@ export class JobManager {
   /** Waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
   async close(): Promise<void> {
     this.waiter.close();
+    const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
     await this.adder.idle();
     await this.attempts.idle();
     await this.transactions.close();
+    clearTimeout(deadline);
     await this.database.close();
   }
 
@@ -643,7 +647,7 @@ export class JobManager {
     const direct = this.parts.listenConnection;
     const config =
       typeof direct === 'string' ? { connectionString: direct } : (direct ?? this.database.connectionConfig());
-    return new JobNotifier(config, this.database.channel, onError);
+    return new JobNotifier(config, this.database.channel, (error) => onError(this.database.explain(error)));
   }
 
   /** Logged by mistake, it shows neither connection strings nor keys. */
@@ -668,7 +672,8 @@ export class JobManager {
     check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, rules.claimedJobs] });
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
-    const { results: settled, late } = await this.claims.settle(workerId, requests, { byHand: true });
+    const settle = (repeated: boolean) => this.claims.settle(workerId, requests, { byHand: true, repeated });
+    const { results: settled, late } = await repeatInDoubt(settle);
     const results = [...settled, ...((await late) ?? [])];
     const lost = new Set(results.filter(({ status }) => status === 'lost').map(({ job }) => job));
     return { settled: jobs.filter((job) => !lost.has(job)), lost: [...lost] };

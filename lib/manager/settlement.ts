@@ -8,7 +8,9 @@ import { isLockTimeout } from '../storage/database.errors.js';
 import { toDateOrNull } from '../storage/row.types.js';
 import {
   completeJobs,
+  completeJobsPatiently,
   endAttempts,
+  endAttemptsPatiently,
   findSettled,
   type CompletedRow,
   type EndedAttempt,
@@ -17,7 +19,7 @@ import {
 } from '../storage/statements/settle-jobs.js';
 import { errorText } from './error.text.js';
 
-export { isCertainlyRolledBack, isDataFault, withReason } from '../storage/database.errors.js';
+export { isCertainlyRolledBack, isDataFault, isStatementTimeout, withReason } from '../storage/database.errors.js';
 
 /** What the settling process is, for the history of claims made by hand (a pool's is in its row of workers). */
 export const executionEnvironment = (): Record<string, unknown> => ({
@@ -96,7 +98,7 @@ async function completeIn(
   batch: SettleBatch,
   requests: SettleRequest[],
 ): Promise<CompletedRow[]> {
-  return database.run(completeJobs, [
+  return database.run(manner === 'wait' ? completeJobsPatiently : completeJobs, [
     batch.workerId,
     // Array literals by hand: nothing in them needs quotes, which the driver would look for in each.
     `{${requests.map(({ job }) => job.id).join()}}`,
@@ -118,7 +120,7 @@ function resultsOf(requests: SettleRequest[]): (string | null)[] | null {
 
 const end = (database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) => {
   const { keep, retentionMs } = settings.history;
-  return database.run(endAttempts, [
+  return database.run(batch.wait ? endAttemptsPatiently : endAttempts, [
     batch.workerId,
     JSON.stringify(requests.map(toEndedAttempt)),
     keep !== 'none',

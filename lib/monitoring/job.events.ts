@@ -17,6 +17,13 @@ export interface JobEventFields {
   'job.settled': { job: Job; outcome: string };
   'cron.fired': { cronId: string; slot: Date; job: Job };
   'worker.error': { error: unknown; context: string };
+  /** The database cannot be reached, or takes no writes. Once, however many statements fail. */
+  'database.lost': { error: unknown };
+  /** It answers again; `failures`: statements that failed meanwhile. */
+  'database.back': { downMs: number; failures: number };
+  /** Outcomes cannot be written: the pool claims and starts nothing. `unwritten`: outcomes that wait. */
+  'circuit.open': { error: unknown; unwritten: number };
+  'circuit.closed': { openMs: number; unwritten: number };
 }
 
 export type JobEventType = keyof JobEventFields;
@@ -36,6 +43,10 @@ const EVENT_TYPES: Record<JobEventType, true> = {
   'job.settled': true,
   'cron.fired': true,
   'worker.error': true,
+  'database.lost': true,
+  'database.back': true,
+  'circuit.open': true,
+  'circuit.closed': true,
 };
 
 /** All types, for checks at run time. */

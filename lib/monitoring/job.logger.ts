@@ -1,4 +1,5 @@
 // The one subscriber that logs. Never payloads, never connection strings.
+import { DatabaseUnavailableError } from '../jobs.errors.js';
 import type { JobEvents } from './job.events.js';
 
 /** The part of Nest's Logger that is used. */
@@ -11,10 +12,16 @@ export interface LogSink {
 
 /** An error that keeps coming back (the database is away) is logged once in so long. */
 const REPEAT_ERROR_MS = 60_000;
+const SAME_TROUBLE_MS = 5_000;
+
+/** However many ways there are to say it: all of them are the same trouble. */
+const UNAVAILABLE = 'the database is away';
 
 /** Tells people what they should know: warnings for jobs that failed for good, retries only at the debug level. */
 export class JobLogger {
   private readonly lastErrors = new Map<string, { at: number; hidden: number }>();
+  /** Workers whose database is known to be away, and whether that was logged. */
+  private readonly away = new Map<string | null, boolean>();
 
   constructor(private readonly sink: LogSink) {}
 
@@ -39,23 +46,52 @@ export class JobLogger {
     events.on('job.lost', ({ job, workerId }) => {
       sink.warn(`${nameOf(job)} was taken away from worker ${workerId} while it ran; its outcome was not recorded`);
     });
-    events.on('worker.error', ({ error, context }) => this.logError(context, error));
+    events.on('worker.error', ({ workerId, error, context }) => {
+      // Said once, when it began.
+      if (error instanceof DatabaseUnavailableError && this.away.has(workerId)) return;
+      this.logError(`Worker error (${context}): ${describe(error)}`, error);
+    });
+    events.on('database.lost', ({ workerId, error }) => {
+      const text = `Worker ${workerId} waits for the database and goes on by itself: ${describe(error)}`;
+      // The LISTEN connection may have told a moment before.
+      const told = this.logError(text, error) || Date.now() - this.lastErrors.get(UNAVAILABLE)!.at < SAME_TROUBLE_MS;
+      this.away.set(workerId, told);
+    });
+    events.on('database.back', ({ workerId, downMs, failures }) => {
+      const told = this.away.get(workerId);
+      this.away.delete(workerId);
+      if (!told) return;
+      sink.warn(
+        `The database answers worker ${workerId} again after ${seconds(downMs)}; ${failures} statements failed meanwhile`,
+      );
+    });
+    events.on('circuit.open', ({ workerId, unwritten, error }) => {
+      sink.warn(
+        `Worker ${workerId} starts no more jobs until it can write what became of ${unwritten}: ${describe(error)}`,
+      );
+    });
+    events.on('circuit.closed', ({ workerId, openMs }) => {
+      sink.log(`Worker ${workerId} writes outcomes again after ${seconds(openMs)}, and goes on`);
+    });
+    events.on('pool.stop', ({ workerId }) => void this.away.delete(workerId));
   }
 
-  private logError(context: string, error: unknown): void {
-    const message = `Worker error (${context}): ${describe(error)}`;
-    const last = this.lastErrors.get(message);
+  /** Returns whether it was logged: not if the same was logged within a minute. */
+  private logError(message: string, error: unknown): boolean {
+    const key = error instanceof DatabaseUnavailableError ? UNAVAILABLE : message;
+    const last = this.lastErrors.get(key);
     if (last && Date.now() - last.at < REPEAT_ERROR_MS) {
       last.hidden++;
-      return;
+      return false;
     }
     this.forgetOld();
-    this.lastErrors.set(message, { at: Date.now(), hidden: 0 });
+    this.lastErrors.set(key, { at: Date.now(), hidden: 0 });
     const again = last?.hidden ? ` (and ${last.hidden} times more since it was logged last)` : '';
     this.sink.error(
       `${message}${again}`,
       error instanceof Error && error.stack ? withoutSecrets(error.stack) : undefined,
     );
+    return true;
   }
 
   private forgetOld(): void {
@@ -66,6 +102,8 @@ export class JobLogger {
 }
 
 const nameOf = ({ task, id }: { task: string; id: string }): string => `Job ${id} of task "${task}"`;
+
+const seconds = (ms: number): string => `${(ms / 1_000).toFixed(1)} s`;
 
 /** The message of whatever was thrown, hostile getters included. */
 function describe(error: unknown): string {

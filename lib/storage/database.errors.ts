@@ -8,33 +8,57 @@ import {
   TransactionOverError,
 } from '../jobs.errors.js';
 
-const UNAVAILABLE = new Set([
+/** The statement was never sent, or the server refused to begin: nothing can have happened. */
+const NOT_BEGUN = new Set([
   'ECONNREFUSED',
-  'ECONNRESET',
   'ENOTFOUND',
   'EAI_AGAIN',
-  'ETIMEDOUT',
+  'EAI_FAIL',
+  'EAI_NODATA',
   'EHOSTUNREACH',
+  'EHOSTDOWN',
   'ENETUNREACH',
+  'ENETDOWN',
+  'EADDRNOTAVAIL',
+  'EMFILE',
+  'ENFILE',
+  'ENOENT', // no such socket
+  '57P03', // cannot_connect_now: it starts, stops or recovers
+  '53300', // too_many_connections
+  '08001',
+  '08004',
+]);
+/** The connection broke: whether a statement under way was committed, nobody knows. */
+const CUT = new Set([
+  'ECONNRESET',
+  'ECONNABORTED',
+  'ETIMEDOUT',
   'EPIPE',
-  'ENOENT',
+  'ENOTCONN',
+  'ERR_STREAM_DESTROYED',
+  'ERR_STREAM_WRITE_AFTER_END',
   '57P01', // admin_shutdown
   '57P02', // crash_shutdown
-  '57P03', // cannot_connect_now
-  '53300', // too_many_connections
+  '57P04', // database_dropped
+  '57P05', // idle_session_timeout
+  '25P03', // idle_in_transaction_session_timeout
+  '25P04', // transaction_timeout
   '08000',
-  '08001',
   '08003',
-  '08004',
   '08006',
+  '08007',
+  '08P01', // what PgBouncer says of its own troubles
 ]);
 const REFUSED = new Set(['28000', '28P01', '3D000']); // no such role, wrong password, no such database
+const READ_ONLY = '25006';
 const MISSING_SCHEMA = new Set(['42P01', '3F000', '42703', '42704']); // table, schema, column, type
-const BROKEN =
-  /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error/;
+/** What pg says without a code. */
+const NOT_BEGUN_MESSAGE =
+  /timeout exceeded when trying to connect|timeout expired|due to connection timeout|Client (has encountered a connection error|was closed) and is not queryable/;
+const CUT_MESSAGE = /Connection terminated|Query read timeout/;
 
-/** Transient failures of a statement that did nothing and can be repeated as it is. */
-const REPEATABLE = new Set(['40001', '40P01', '55P03', '57014']); // serialization, deadlock, lock, statement timeout
+/** PostgreSQL undid the statement, or the whole transaction, because of what others did meanwhile. */
+const CONFLICT = new Set(['40001', '40P01']);
 
 /** Out of range, no date, no time, no interval, and (since PostgreSQL 17) infinite where a number is wanted. */
 const MALFORMED = new Set(['22003', '22007', '22008', '22015', '0A000']);
@@ -48,12 +72,11 @@ const codeOf = (error: unknown): string | undefined => {
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
-/** Whether the same call may succeed later without anybody changing anything. */
-export function isTransient(error: unknown): boolean {
-  if (error instanceof DatabaseUnavailableError) return true;
-  const code = codeOf(error) ?? codeOf((error as { cause?: unknown } | null)?.cause);
-  return code !== undefined && REPEATABLE.has(code);
-}
+/** Whether nothing has happened and the same statement (or transaction) may well succeed at once: a conflict, a deadlock. */
+export const isConflict = (error: unknown): boolean => CONFLICT.has(codeOf(error) ?? '');
+
+/** Whether a statement took longer than the server's `statement_timeout` allows. */
+export const isStatementTimeout = (error: unknown): boolean => codeOf(error) === '57014';
 
 /** Whether a statement gave up waiting for somebody else's lock. */
 export const isLockTimeout = (error: unknown): boolean => codeOf(error) === '55P03';
@@ -113,11 +136,19 @@ export function translateError(error: unknown, schema: string): unknown {
   if (code !== undefined && REFUSED.has(code)) {
     return new DatabaseUnavailableError(`The database refused the connection: ${message}. Check "connection".`, cause);
   }
-  if ((code !== undefined && UNAVAILABLE.has(code)) || BROKEN.test(message)) {
+  if (code === READ_ONLY) {
     return new DatabaseUnavailableError(
-      `The database cannot be reached: ${message || code}. Check that it runs and that "connection" names it.`,
+      `The database takes no writes: ${message}. It is a standby, a primary that was demoted, or the role has ` +
+        'default_transaction_read_only; "connection" must lead to the primary.',
       cause,
     );
+  }
+  const notBegun = (code !== undefined && NOT_BEGUN.has(code)) || NOT_BEGUN_MESSAGE.test(message);
+  if (notBegun || (code !== undefined && CUT.has(code)) || CUT_MESSAGE.test(message)) {
+    const told = `The database cannot be reached: ${message || code}. Check that it runs and that "connection" names it.`;
+    const failure = new DatabaseUnavailableError(told, cause);
+    failure.inDoubt = !notBegun;
+    return failure;
   }
   return error;
 }

@@ -6,11 +6,21 @@ import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
-import { refuseIfOver, translateError } from './database.errors.js';
+import { isConflict, refuseIfOver, translateError } from './database.errors.js';
+import { endOrCut, poolConfig, portable, singleConnection } from './connection.settings.js';
+import { Reachability } from './reachability.js';
 import { rowTypes } from './row.types.js';
 
+/** How a statement behaves when the connection is in trouble. */
+export interface StatementTraits {
+  /** Reads, or sets what it sets already: where its answer was lost it is simply run again. */
+  readonly repeatable?: true;
+  /** Never waits for other people's transactions: without an answer for a minute, its connection is dead. */
+  readonly prompt?: true;
+}
+
 /** A statement of the library: its text depends on nothing but the (quoted) schema. */
-export interface Statement<Row> {
+export interface Statement<Row> extends StatementTraits {
   readonly name: string;
   readonly text: (schema: string) => string;
   /** Only carries the row's type. */
@@ -18,7 +28,11 @@ export interface Statement<Row> {
 }
 
 /** Declares a statement; see storage/statements. */
-export const statement = <Row>(name: string, text: (schema: string) => string): Statement<Row> => ({ name, text });
+export const statement = <Row>(
+  name: string,
+  text: (schema: string) => string,
+  traits: StatementTraits = {},
+): Statement<Row> => ({ name, text, ...traits });
 
 /** Quotes an SQL identifier, whatever it contains. */
 export const quoteIdentifier = (name: string): string => `"${name.replaceAll('"', '""')}"`;
@@ -33,22 +47,11 @@ interface Compiled {
   text: string;
 }
 
-const DEFAULT_POOL: pg.PoolConfig = { max: 10, application_name: 'millrace', keepAlive: true };
+/** A statement that should take milliseconds and has no answer by then has lost its connection: nothing else tells. */
+const ANSWER_MS = 60_000;
 const RETRY_CONNECT_MS = 250;
-const CONNECTION_SETTINGS = [
-  'connectionString',
-  'host',
-  'port',
-  'user',
-  'password',
-  'database',
-  'ssl',
-  'stream',
-  'options',
-  'application_name',
-  'connectionTimeoutMillis',
-] as const satisfies (keyof pg.ClientConfig)[];
-
+const LONGEST_RETRY_CONNECT_MS = 2_000;
+const REPEATS = 3;
 export class Database {
   readonly schema: string;
   /** The schema's name, quoted for SQL. */
@@ -58,6 +61,10 @@ export class Database {
   private readonly compiled = new Map<Statement<unknown>, Compiled>();
   /** Where statements run that name no executor; none: on the pool. */
   private bound: QueryExecutor | undefined;
+  /** Whether the database answers. */
+  readonly reachability = new Reachability();
+  private closing: Promise<void> | undefined;
+  private readonly answerMs: number | undefined;
 
   private constructor(
     readonly pool: pg.Pool,
@@ -71,13 +78,14 @@ export class Database {
     // Between two users a connection has no listener of the pool's either: its end may come with its last answer.
     pool.on('connect', listen);
     this.channel = `millrace_${createHash('md5').update(options.schema).digest('hex')}`;
+    // The application's own limit comes first.
+    this.answerMs = (pool.options as pg.ClientConfig).query_timeout ? undefined : ANSWER_MS;
   }
 
   /** A database with a pool of its own, which `close()` ends. @throws InvalidOptionsError */
   static fromConnection(connection: string | pg.PoolConfig, options: DatabaseOptions): Database {
     const config = typeof connection === 'string' ? { connectionString: connection } : connection;
-    refuseUnreadable(config);
-    const pool = new pg.Pool({ ...DEFAULT_POOL, ...config, ...secretsOf(config) });
+    const pool = new pg.Pool(poolConfig(config));
     // An idle connection that breaks must not end the process; the next query gets a new one.
     pool.on('error', unheard);
     return new Database(pool, true, options, null);
@@ -107,9 +115,9 @@ export class Database {
    * @throws TransactionOverError, MissingPrivilegesError, DatabaseUnavailableError, SchemaOutdatedError
    */
   async run<Row>(statement: Statement<Row>, values: unknown[], executor = this.bound): Promise<Row[]> {
+    if (!executor) return this.runOnPool(statement, values);
     const { name, text } = this.compile(statement);
     try {
-      if (!executor) return rowsOf(await this.pool.query({ name, text, values, types: rowTypes }));
       refuseIfOver(executor);
       return await runOn<Row>(executor, { name, text, values });
     } catch (error) {
@@ -117,60 +125,49 @@ export class Database {
     }
   }
 
-  /** Runs `work` in a transaction of its own, or in `executor`'s if one is given. */
+  /**
+   * Runs `work` in a transaction of its own, or in `executor`'s if one is given. One of its own is repeated where
+   * PostgreSQL has undone it because of a conflict, so `work` must do nothing but run statements.
+   */
   async transaction<T>(work: (executor: QueryExecutor) => Promise<T>, executor = this.bound): Promise<T> {
     if (executor) return work(executor);
-    const client = await this.connect();
-    let broken: Error | undefined;
-    // Between two statements a connection that breaks has nobody else to tell; unheard, it would end the process.
-    const onError = (error: Error): void => void (broken = error);
-    client.on('error', onError);
-    try {
-      await client.query('begin');
-      const result = await work(client);
-      await client.query('commit');
-      return result;
-    } catch (error) {
-      await client.query('rollback').catch((failure: Error) => (broken = failure));
-      throw translateError(error, this.schema);
-    } finally {
-      client.off('error', onError);
-      client.release(broken);
+    for (let failures = 0; ; failures++) {
+      try {
+        return await this.transactOnce(work);
+      } catch (error) {
+        if (failures === REPEATS || !isConflict(error)) throw error;
+        await pauseBefore(failures);
+      }
     }
   }
 
   /**
-   * Waits until the database answers, at most so long.
-   * @throws DatabaseUnavailableError with the last failure as its cause
+   * Does what is to be done at start, and again for so long as the database cannot be reached.
+   * @throws DatabaseUnavailableError with the last failure as its cause, and what `work` throws
    */
-  async waitUntilReachable(timeoutMs: number): Promise<void> {
-    const deadline = Date.now() + timeoutMs;
-    for (;;) {
-      const failure = await this.pool.query('select 1').then(
-        () => null,
-        (error: unknown) => translateError(error, this.schema),
-      );
-      if (!failure) return;
-      if (!(failure instanceof DatabaseUnavailableError) || Date.now() + RETRY_CONNECT_MS > deadline) throw failure;
-      await new Promise((resolve) => setTimeout(resolve, RETRY_CONNECT_MS));
+  async whenReachable<T>(timeoutMs: number, work: () => Promise<T>): Promise<T> {
+    const deadline = performance.now() + timeoutMs;
+    for (let failures = 0; ; failures++) {
+      const retryMs = Math.min(LONGEST_RETRY_CONNECT_MS, RETRY_CONNECT_MS * 2 ** failures) * (0.75 + Math.random() / 4);
+      try {
+        return await within(timeoutMs && Math.max(1, deadline - performance.now()), work());
+      } catch (error) {
+        const failure = translateError(error, this.schema);
+        if (!(failure instanceof DatabaseUnavailableError)) throw failure;
+        if (performance.now() + retryMs > deadline) throw atStart(failure, timeoutMs);
+      }
+      await pause(retryMs);
     }
   }
 
   /** Settings for a connection outside the pool. */
   connectionConfig(): pg.ClientConfig {
-    const options = this.pool.options;
-    return { ...options, ...secretsOf(options), keepAlive: true };
+    return singleConnection(this.pool.options);
   }
 
   /** The same for another thread; null where settings hold what cannot be handed over (functions, streams). */
   portableConfig(): pg.ClientConfig | null {
-    const config = this.connectionConfig();
-    const portable = Object.fromEntries(CONNECTION_SETTINGS.map((key) => [key, config[key]]));
-    try {
-      return structuredClone({ ...portable, keepAlive: true });
-    } catch {
-      return null;
-    }
+    return portable(this.connectionConfig());
   }
 
   /** A statement as pg takes it, for a connection that is not ours to query. */
@@ -178,10 +175,11 @@ export class Database {
     return { text: this.compile(statement).text, values };
   }
 
-  /** Ends the pool if it is the library's own. */
+  /** Ends the pool if it is the library's own. What is still under way fails. */
   async close(): Promise<void> {
     if (!this.bound) this.pool.off('connect', listen);
-    if (this.ownsPool && !this.bound && !this.pool.ended) await this.pool.end();
+    if (!this.ownsPool || this.bound) return;
+    await (this.closing ??= endOrCut(this.pool, () => this.pool.end()));
   }
 
   /** Logged by mistake, it shows no connection string. */
@@ -193,12 +191,84 @@ export class Database {
     return `Database ${inspect(this.toJSON())}`;
   }
 
+  private async runOnPool<Row>(statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
+    const { name, text } = this.compile(statement);
+    const query_timeout = statement.prompt && this.answerMs;
+    for (let failures = 0; ; failures++) {
+      try {
+        const result = await this.ask({ name, text, values, types: rowTypes, query_timeout } as pg.QueryConfig);
+        if (this.reachability.troubled) this.reachability.answered();
+        return rowsOf(result);
+      } catch (error) {
+        const reason = translateError(error, this.schema);
+        const mayRepeat = isConflict(error) || (statement.repeatable && reason instanceof DatabaseUnavailableError);
+        if (failures === REPEATS || !mayRepeat) throw reason;
+        await pauseBefore(failures);
+      }
+    }
+  }
+
+  /** One statement on a connection of the pool, which is kept unless it is broken. */
+  private async ask(query: pg.QueryConfig): Promise<pg.QueryResult> {
+    const client = await this.connect();
+    let broken: unknown;
+    const onError = (error: Error): void => void (broken = error);
+    client.on('error', onError);
+    try {
+      return await client.query(query);
+    } catch (error) {
+      const reason = this.failure(error);
+      if (reason instanceof DatabaseUnavailableError) broken = reason;
+      throw error;
+    } finally {
+      client.off('error', onError);
+      client.release(broken as Error | undefined);
+    }
+  }
+
+  /** Where there is no connection, nothing has been sent. */
   private async connect(): Promise<pg.PoolClient> {
     try {
       return await this.pool.connect();
     } catch (error) {
-      throw translateError(error, this.schema);
+      const reason = this.failure(error);
+      if (!(reason instanceof DatabaseUnavailableError) || !reason.inDoubt) throw reason;
+      throw new DatabaseUnavailableError(reason.message, { cause: reason.cause });
     }
+  }
+
+  private async transactOnce<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
+    const client = await this.connect();
+    let broken: Error | undefined;
+    // Between two statements a connection that breaks has nobody else to tell; unheard, it would end the process.
+    const onError = (error: Error): void => void (broken = error);
+    client.on('error', onError);
+    try {
+      await client.query('begin');
+      const result = await work(client);
+      await client.query('commit');
+      return result;
+    } catch (error) {
+      const reason = this.failure(error);
+      // On a connection that is broken, or that does not answer, a rollback would wait for ever.
+      if (reason instanceof DatabaseUnavailableError) broken ??= reason;
+      else await client.query('rollback').catch((failure: Error) => (broken = failure));
+      throw reason;
+    } finally {
+      client.off('error', onError);
+      client.release(broken);
+    }
+  }
+
+  /** The library's word for a failure on a connection beside the pool. */
+  explain(error: unknown): unknown {
+    return translateError(error, this.schema);
+  }
+
+  private failure(error: unknown): unknown {
+    const reason = translateError(error, this.schema);
+    this.reachability.failed(reason);
+    return reason;
   }
 
   private compile(statement: Statement<unknown>): Compiled {
@@ -217,26 +287,29 @@ export class Database {
 const unheard = (): void => undefined;
 const listen = (client: pg.PoolClient): void => void client.on('error', unheard);
 
-/**
- * A URL that is none (a port in letters, a certificate that is not there) is found by pg only when it makes a client.
- * @throws InvalidOptionsError without the URL, and without a cause that could hold it
- */
-function refuseUnreadable(config: pg.PoolConfig): void {
-  try {
-    new pg.Client(config);
-  } catch (error) {
-    throw new InvalidOptionsError([
-      `Expected connection to be a PostgreSQL URL or a pg pool configuration, got one that pg cannot use: ` +
-        `${(error as Error).message}.`,
-    ]);
-  }
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** 25, 100, 400 ms, with jitter. */
+const pauseBefore = (failures: number): Promise<void> => pause(25 * 4 ** failures * (0.5 + Math.random()));
+
+/** A network that swallows everything must not make a start wait for longer than it was told to. 0: for ever. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  if (!ms) return work;
+  let timer: NodeJS.Timeout | undefined;
+  const silence = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new DatabaseUnavailableError('The database does not answer.')), ms);
+  });
+  return Promise.race([work, silence]).finally(() => clearTimeout(timer));
 }
 
-/** pg keeps passwords and keys out of spreads by making them non-enumerable. */
-const secretsOf = (config: pg.PoolConfig): pg.PoolConfig => ({
-  ...(config.password !== undefined && { password: config.password }),
-  ...(config.ssl !== undefined && { ssl: config.ssl }),
-});
+const atStart = (failure: DatabaseUnavailableError, waitedMs: number): DatabaseUnavailableError =>
+  new DatabaseUnavailableError(
+    `${failure.message} ` +
+      (waitedMs
+        ? `It was waited for ${waitedMs} ms (waitForDatabaseMs).`
+        : 'To wait for it at start instead of failing at once, set waitForDatabaseMs.'),
+    { cause: failure.cause },
+  );
 
 const rowsOf = <Row>(result: { rows: unknown[] }): Row[] => result.rows as Row[];
 

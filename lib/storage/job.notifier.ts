@@ -1,6 +1,7 @@
 // Hears of new jobs: one LISTEN connection of its own, which reconnects by itself. Polling is correct without it, so
 // nothing here ever fails a pool.
 import pg from 'pg';
+import { cut, singleConnection } from './connection.settings.js';
 import { quoteIdentifier } from './database.js';
 
 /** What a notification says: there are new jobs … */
@@ -13,10 +14,12 @@ const LONGEST_RETRY_MS = 30_000;
 /** A connection may die without a word: ask it now and then. */
 const CHECK_INTERVAL_MS = 30_000;
 const CHECK_TIMEOUT_MS = 10_000;
+const STOP_MS = 1_000;
 
 export class JobNotifier {
   private readonly subscribers = new Set<(news: string) => void>();
   private client: pg.Client | null = null;
+  private opening: pg.Client | null = null;
   private timer: NodeJS.Timeout | null = null;
   private connecting: Promise<void> | null = null;
   private failures = 0;
@@ -43,10 +46,13 @@ export class JobNotifier {
     this.stopped = true;
     if (this.timer) clearTimeout(this.timer);
     this.timer = null;
+    // A server that does not answer must not hold up the end of the process.
+    const timer = setTimeout(() => this.opening && cut(this.opening), STOP_MS);
     await this.connecting;
+    clearTimeout(timer);
     const client = this.client;
     this.client = null;
-    await client?.end().catch(() => undefined);
+    if (client) await end(client);
   }
 
   /**
@@ -64,23 +70,39 @@ export class JobNotifier {
   }
 
   private async open(): Promise<void> {
-    const client = new pg.Client(this.config);
-    client.on('error', (error) => this.lose(client, error));
-    client.on('end', () => this.lose(client, new Error('The LISTEN connection ended.')));
-    client.on('notification', ({ payload }) => this.tell(payload ?? NEW_JOBS));
+    let client: pg.Client | null = null;
     try {
-      await client.connect();
-      await client.query(`listen ${quoteIdentifier(this.channel)}`);
+      client = await this.listen();
     } catch (error) {
       this.retry(error);
-      return client.end().catch(() => undefined);
     }
-    if (this.stopped) return client.end().catch(() => undefined);
+    this.opening = null;
+    if (!client) return;
+    if (this.stopped) return end(client);
     this.client = client;
     this.failures = 0;
     this.schedule(CHECK_INTERVAL_MS, () => void this.check(client));
     // Whatever was announced while nobody listened is found now.
     for (const news of [NEW_JOBS, CANCEL_NEWS]) this.tell(news);
+  }
+
+  private async listen(): Promise<pg.Client> {
+    const client = new pg.Client(singleConnection(this.config));
+    this.opening = client;
+    client.on('error', (error) => this.lose(client, error));
+    client.on('end', () => this.lose(client, new Error('The LISTEN connection ended: Connection terminated')));
+    client.on('notification', ({ payload }) => this.tell(payload ?? NEW_JOBS));
+    try {
+      await client.connect();
+      await client.query({
+        text: `listen ${quoteIdentifier(this.channel)}`,
+        query_timeout: CHECK_TIMEOUT_MS,
+      } as pg.QueryConfig);
+      return client;
+    } catch (error) {
+      void end(client);
+      throw error;
+    }
   }
 
   private tell(news: string): void {
@@ -90,7 +112,7 @@ export class JobNotifier {
   private lose(client: pg.Client, error: unknown): void {
     if (this.client !== client) return;
     this.client = null;
-    client.end().catch(() => undefined);
+    void end(client);
     this.retry(error);
   }
 
@@ -102,17 +124,11 @@ export class JobNotifier {
   }
 
   private async check(client: pg.Client): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const silence = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error('The LISTEN connection does not answer.')), CHECK_TIMEOUT_MS);
-    });
     try {
-      await Promise.race([client.query('select 1'), silence]);
+      await client.query({ text: 'select 1', query_timeout: CHECK_TIMEOUT_MS } as pg.QueryConfig);
       if (this.client === client) this.schedule(CHECK_INTERVAL_MS, () => void this.check(client));
     } catch (error) {
       this.lose(client, error);
-    } finally {
-      clearTimeout(timer);
     }
   }
 
@@ -120,4 +136,11 @@ export class JobNotifier {
     if (this.timer) clearTimeout(this.timer);
     this.timer = this.stopped ? null : setTimeout(work, ms);
   }
+}
+
+/** Says goodbye, and hangs up where that is not answered. Never rejects. */
+async function end(client: pg.Client): Promise<void> {
+  const timer = setTimeout(() => cut(client), STOP_MS);
+  await client.end().catch(() => undefined);
+  clearTimeout(timer);
 }

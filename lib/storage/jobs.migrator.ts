@@ -32,6 +32,8 @@ export interface JobsMigratorOptions {
   dataSource?: DataSource;
   /** Default 'jobs'. */
   schema?: string;
+  /** Keep trying for so long while the database cannot be reached. Default 0: fail at once. */
+  waitForDatabaseMs?: number;
 }
 
 /**
@@ -44,10 +46,16 @@ export interface JobsMigratorOptions {
  */
 export class JobsMigrator {
   private readonly database: Database;
+  private readonly waitForDatabaseMs: number;
 
-  /** @throws InvalidOptionsError unless exactly one of `connection` and `dataSource` is given, or where `schema` is no name */
+  /**
+   * @throws InvalidOptionsError unless exactly one of `connection` and `dataSource` is given, where `schema` is no name, or
+   *   `waitForDatabaseMs` no time
+   */
   constructor(options: JobsMigratorOptions | Database) {
-    this.database = options instanceof Database ? options : openDatabase(options);
+    const given = options instanceof Database;
+    this.database = given ? options : openDatabase(options);
+    this.waitForDatabaseMs = given ? 0 : (options.waitForDatabaseMs ?? 0);
   }
 
   /**
@@ -55,6 +63,11 @@ export class JobsMigrator {
    * @throws SchemaTooNewError, MissingPrivilegesError, DatabaseUnavailableError
    */
   async migrate(): Promise<void> {
+    if (this.waitForDatabaseMs) return this.database.whenReachable(this.waitForDatabaseMs, () => this.migrateNow());
+    return this.migrateNow();
+  }
+
+  private async migrateNow(): Promise<void> {
     // The common start: nothing to do, no lock, no right to create anything needed.
     if ((await this.version()) === SCHEMA_VERSION) return;
     await this.underLock((client) => this.prepare(client));
@@ -185,8 +198,12 @@ export class JobsMigrator {
 
 const read = (file: string): string => readFileSync(new URL(`./migrations/${file}`, import.meta.url), 'utf8');
 
-function openDatabase({ connection, dataSource, schema = 'jobs' }: JobsMigratorOptions): Database {
+function openDatabase(asked: JobsMigratorOptions): Database {
+  const { connection, dataSource, schema = 'jobs', waitForDatabaseMs = 0 } = asked;
   const options = { schema, preparedStatements: false };
+  if (!Number.isSafeInteger(waitForDatabaseMs) || waitForDatabaseMs < 0 || waitForDatabaseMs >= 2 ** 31) {
+    throw new InvalidOptionsError([`Expected waitForDatabaseMs to be milliseconds, got ${String(waitForDatabaseMs)}.`]);
+  }
   // PostgreSQL cuts longer names, silently.
   if (!schema || Buffer.byteLength(schema) > 63 || schema.includes('\0') || /\p{Surrogate}/u.test(schema)) {
     throw new InvalidOptionsError([`Expected schema to be a string of 1 to 63 bytes, got "${schema.slice(0, 80)}".`]);

@@ -3,7 +3,8 @@
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type { EntityManager } from '../interfaces/job.interface.js';
-import { InvalidOptionsError, MissingPackageError } from '../jobs.errors.js';
+import { DatabaseUnavailableError, InvalidOptionsError, MissingPackageError } from '../jobs.errors.js';
+import { cut, endOrCut } from './connection.settings.js';
 import type { Database } from './database.js';
 
 /** One transaction on a connection of its own. */
@@ -19,6 +20,8 @@ export interface OpenTransaction {
 
 /** Claims, settles and whatever else the application asks its own pool for. */
 const RESERVED = 2;
+const ANSWER_MS = 60_000;
+const HANG_UP_MS = 1_000;
 
 export class TransactionSource {
   private source: Promise<DataSource> | null = null;
@@ -54,8 +57,9 @@ export class TransactionSource {
   }
 
   async close(): Promise<void> {
-    if (!this.database.dataSource) await (await this.source?.catch(() => null))?.destroy();
+    const own = this.database.dataSource ? null : await this.source?.catch(() => null);
     this.source = null;
+    if (own) await endOrCut(poolOf(own), () => own.destroy());
   }
 
   private async prepareOwn(slots: number): Promise<void> {
@@ -67,13 +71,15 @@ export class TransactionSource {
 
   private async open(): Promise<OpenTransaction> {
     const runner = (await this.source!).createQueryRunner();
-    const client = (await runner.connect()) as pg.PoolClient & { connection?: { stream?: { destroy(): void } } };
+    const client = (await runner.connect()) as pg.PoolClient;
+    let hasPlace = true;
     const release = async (): Promise<void> => {
       if (!runner.isReleased) await runner.release();
-      this.givePlace();
+      if (hasPlace) this.givePlace();
+      hasPlace = false;
     };
     const destroy = async (): Promise<void> => {
-      client.connection?.stream?.destroy();
+      if (!runner.isReleased) await hangUp(client);
       await release();
     };
     const end = async (work: () => Promise<void>): Promise<void> => {
@@ -86,17 +92,17 @@ export class TransactionSource {
       await release();
     };
     try {
-      await runner.startTransaction();
+      await answered(runner.startTransaction());
     } catch (error) {
-      client.connection?.stream?.destroy();
-      await runner.release();
+      await hangUp(client);
+      if (!runner.isReleased) await runner.release();
       throw error;
     }
     return {
       manager: runner.manager,
       isOpen: () => runner.isTransactionActive && !runner.isReleased,
-      commit: () => end(() => runner.commitTransaction()),
-      rollback: () => end(() => runner.rollbackTransaction()).catch(() => undefined),
+      commit: () => end(() => answered(runner.commitTransaction())),
+      rollback: () => end(() => answered(runner.rollbackTransaction())).catch(() => undefined),
       destroy,
     };
   }
@@ -111,6 +117,26 @@ export class TransactionSource {
     if (next) next();
     else this.free++;
   }
+}
+
+/** No word for a minute: the connection is dead, and what became of the statement is to be found out on another. */
+async function answered(work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const silence = new Promise<never>((_, reject) => {
+    const error = new DatabaseUnavailableError('The database does not answer.');
+    error.inDoubt = true;
+    timer = setTimeout(() => reject(error), ANSWER_MS);
+  });
+  await Promise.race([work, silence]).finally(() => clearTimeout(timer));
+}
+
+/** Cuts the connection and waits until its pool knows: it must not be handed to anybody else. */
+async function hangUp(client: pg.PoolClient): Promise<void> {
+  const ended = new Promise((resolve) => client.once('end', resolve));
+  cut(client);
+  let timer: NodeJS.Timeout | undefined;
+  await Promise.race([ended, new Promise((resolve) => (timer = setTimeout(resolve, HANG_UP_MS)))]);
+  clearTimeout(timer);
 }
 
 async function openOwn(config: pg.ClientConfig): Promise<DataSource> {

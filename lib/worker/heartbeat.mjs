@@ -7,6 +7,9 @@ const { config, query, keepaliveMs, patienceMs, shared } = workerData;
 /** [0]: when the main loop moved last, [1]: when the last lease that was granted had been asked for. */
 const clock = new BigInt64Array(shared);
 const FIRST_RETRY_MS = 250;
+/** A connection that swallows a beat must be given up early enough for another beat within the lease. */
+const ANSWER_MS = Math.max(1_000, keepaliveMs);
+const END_MS = 1_000;
 
 let client = null;
 let failures = 0;
@@ -18,22 +21,32 @@ const now = () => process.hrtime.bigint() / 1_000_000n;
 async function connect() {
   // Not at the thread's start, when the pool has better uses for the processor; a first beat is seconds away.
   const { default: pg } = await import('pg');
-  const fresh = new pg.Client(config);
+  const fresh = new pg.Client({ ...config, connectionTimeoutMillis: ANSWER_MS });
   fresh.on('error', () => drop(fresh));
-  await fresh.connect();
+  try {
+    await fresh.connect();
+  } catch (error) {
+    drop(fresh);
+    throw error;
+  }
   client = fresh;
 }
 
 function drop(broken) {
   if (client === broken) client = null;
-  broken.end().catch(() => undefined);
+  // Who does not answer does not say goodbye either.
+  const timer = setTimeout(() => broken.connection.stream.destroy(), END_MS);
+  void broken
+    .end()
+    .catch(() => undefined)
+    .then(() => clearTimeout(timer));
 }
 
 async function renew() {
   if (now() - Atomics.load(clock, 0) > BigInt(patienceMs)) return;
   if (!client) await connect();
   const sentAt = now();
-  const { rows } = await client.query(query);
+  const { rows } = await client.query({ ...query, query_timeout: ANSWER_MS });
   if (rows.length) Atomics.store(clock, 1, sentAt);
   const [row] = rows;
   parentPort.postMessage({
@@ -51,8 +64,10 @@ async function beat() {
     schedule(keepaliveMs);
   } catch (error) {
     if (client) drop(client);
-    parentPort.postMessage({ failure: String(error?.message ?? error) });
-    schedule(Math.min(keepaliveMs, FIRST_RETRY_MS * 2 ** Math.min(failures++, 10)));
+    const { message, code } = error?.errors?.[0] ?? error ?? {};
+    parentPort.postMessage({ failure: String(message || code || error), code });
+    const ceiling = Math.min(keepaliveMs, FIRST_RETRY_MS * 2 ** Math.min(failures++, 10));
+    schedule(ceiling * (0.5 + Math.random() / 2));
   }
 }
 

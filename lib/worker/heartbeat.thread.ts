@@ -10,7 +10,7 @@ export interface HeartbeatThreadParts {
   onFailure: (error: unknown, fatal: boolean) => void;
 }
 
-type Message = HeartbeatReport | { failure: string };
+type Message = HeartbeatReport | { failure: string; code?: string };
 
 /** A main loop that has not moved for so long is taken for lost, and its lease is left to run out. */
 const PATIENCE_MS = 60_000;
@@ -38,6 +38,7 @@ export class HeartbeatThread {
     this.worker.on('message', (message: Message) => this.hear(message));
     this.worker.on('error', (error) => this.fail(error));
     this.exited = new Promise((resolve) => this.worker.once('exit', () => resolve()));
+    void this.exited.then(() => this.fail(new Error('The thread of the heartbeat has ended.')));
   }
 
   /** When the lease was asked for that was granted last, by `monotonicMs`; 0: by nobody here yet. */
@@ -60,11 +61,16 @@ export class HeartbeatThread {
 
   private hear(message: Message): void {
     if (this.ending) return;
-    if ('failure' in message) this.parts.onFailure(new Error(message.failure), false);
-    else this.parts.onBeat(message);
+    if ('failure' in message) {
+      const { failure, code } = message;
+      this.parts.onFailure(Object.assign(new Error(failure), code && { code }), false);
+    } else this.parts.onBeat(message);
   }
 
+  /** Once: an error is followed by the end. */
   private fail(error: unknown): void {
-    if (!this.ending) this.parts.onFailure(error, true);
+    if (this.ending) return;
+    this.ending = true;
+    this.parts.onFailure(error, true);
   }
 }

@@ -21,10 +21,6 @@ export class JobBuffer {
     return this.entries.length;
   }
 
-  jobs(): ClaimedJob[] {
-    return this.entries.map(({ job }) => job);
-  }
-
   /** How many jobs it may hold now. */
   get size(): number {
     if (this.fixedSize !== null) return this.fixedSize;
@@ -68,8 +64,12 @@ export class JobBuffer {
     return stale.map(({ job }) => job);
   }
 
+  jobs(): ClaimedJob[] {
+    return this.entries.map(({ job }) => job);
+  }
+
   takeAll(): ClaimedJob[] {
-    const all = this.entries.map(({ job }) => job);
+    const all = this.jobs();
     this.entries = [];
     return all;
   }

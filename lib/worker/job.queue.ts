@@ -3,50 +3,14 @@
 import type { ClaimRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
-import type { JobManager } from '../manager/job.manager.js';
-import { isCertainlyRolledBack } from '../manager/settlement.js';
-import { NEW_JOBS, type JobNotifier } from '../storage/job.notifier.js';
+import { NEW_JOBS } from '../storage/job.notifier.js';
 import { backoffMs, settledWithin } from './backoff.js';
-import { ClaimDoubts } from './claim.doubts.js';
 import { ClaimScan } from './claim.scan.js';
-import type { Isolation } from './isolation.js';
 import { JobBuffer } from './job.buffer.js';
-import { PollPace } from './poll.pace.js';
+import { LostClaims } from './lost.claims.js';
+import type { JobQueueOptions } from './queue.options.js';
 
-export interface JobQueueOptions {
-  jobs: JobManager;
-  /** At least 10 characters. */
-  workerId: string;
-  notifier?: JobNotifier | null;
-  /** Most jobs in the buffer. Default: adaptive, 50 to 1,000 jobs and at most 16 MiB of payloads. */
-  queueSize?: number | null;
-  /** Default 60,000. */
-  queueTtlMs?: number;
-  /** Fetch when the buffer holds no more than this. Default: half of the buffer's size. */
-  refetchThreshold?: number | null;
-  /** Pause after a fetch that brought less than was expected. Default 1,000; a notification or a poll comes before it. */
-  refetchDelayMs?: number;
-  /** Default 2,000. */
-  pollIntervalMs?: number;
-  /** Default: `pollIntervalMs`, no backoff. */
-  maxPollIntervalMs?: number;
-  /** Claim only these tasks. A function is asked before each claim. Default: any. */
-  taskIdentifiers?: string[] | (() => string[] | null) | null;
-  queues?: string[] | null;
-  forbiddenFlags?: string[] | null;
-  /** How long a claim holds; `null`: as long as the worker's heartbeat. Default: the manager's `lockTimeoutMs`. */
-  leaseMs?: number | null;
-  /**
-   * Asked for a place before a job is handed out; `false`: it may not start now, is passed over and keeps its turn.
-   * Default: always.
-   */
-  admit?: (job: ClaimedJob) => boolean;
-  /** Default: none; every job may run beside any other. */
-  isolation?: Isolation;
-  /** What of the worker's is not in the buffer: running, or not settled yet. Where claims live by a heartbeat only. */
-  known?: () => ClaimedJob[];
-  onError?: (error: unknown, context: string) => void;
-}
+export type { JobQueueOptions } from './queue.options.js';
 
 export interface JobQueueStats {
   fetched: number;
@@ -75,8 +39,7 @@ export class JobQueue {
   readonly workerId: string;
   private readonly buffer: JobBuffer;
   private readonly scan = new ClaimScan();
-  private readonly pace: PollPace;
-  private readonly doubts: ClaimDoubts | null;
+  private readonly lost: LostClaims;
   private readonly takers: Taker[] = [];
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
   private state: 'new' | 'running' | 'stopped' = 'new';
@@ -84,17 +47,19 @@ export class JobQueue {
   private woken = false;
   private wakeUp: (() => void) | null = null;
   private unsubscribe: (() => void) | null = null;
+  private idlePolls = 0;
   private failures = 0;
+  private claiming = false;
   private checkedSlotsAt = -Infinity;
   private turn: NodeJS.Immediate | null = null;
   private dispatchedInTurn = 0;
+  private retryAt = Infinity;
 
   constructor(private readonly options: JobQueueOptions) {
     this.workerId = options.workerId;
     this.buffer = new JobBuffer(options.queueSize ?? null);
-    this.pace = new PollPace(options);
-    const { jobs, workerId, known } = options;
-    this.doubts = known ? new ClaimDoubts({ jobs, workerId, known: () => [...this.buffer.jobs(), ...known()] }) : null;
+    const held = (): ClaimedJob[] => [...this.buffer.jobs(), ...(options.held?.() ?? [])];
+    this.lost = new LostClaims(options.jobs, options.workerId, held);
   }
 
   /** Jobs in the buffer. */
@@ -104,6 +69,11 @@ export class JobQueue {
 
   get running(): boolean {
     return this.state === 'running';
+  }
+
+  /** Whether the database may count jobs as this pool's of which nobody here knows: a claim's answer was lost. */
+  get inDoubt(): boolean {
+    return this.lost.suspected || this.claiming;
   }
 
   stats(): JobQueueStats {
@@ -131,16 +101,14 @@ export class JobQueue {
     if (this.turn) clearImmediate(this.turn);
     this.turn = null;
     for (const taker of this.takers.splice(0)) this.answer(taker, null);
-    if (this.loop && !(await settledWithin(joinTimeoutMs, this.loop))) this.doubts?.raise();
+    const deadline = performance.now() + joinTimeoutMs;
+    const inTime = (work: Promise<unknown>): Promise<boolean> => settledWithin(deadline - performance.now(), work);
+    const ended = !this.loop || (await inTime(this.loop));
     const left = this.buffer.takeAll();
-    await this.giveBack(left);
+    if (!ended) void this.loop!.then(() => this.giveBack(this.buffer.takeAll()));
+    await inTime(this.giveBack(left));
+    if (ended && this.lost.suspected) await inTime(this.lookForLost());
     return left;
-  }
-
-  /** Once stopped: whether nothing can be claimed for the worker any more without its knowing. */
-  async holdsNothing(): Promise<boolean> {
-    const settled = this.doubts?.due ? this.doubts.settle() : Promise.resolve();
-    return settledWithin(Infinity, settled).catch(() => false);
   }
 
   /** The next job, or null after `timeoutMs` (Infinity: when the queue stops). */
@@ -182,23 +150,24 @@ export class JobQueue {
     if (this.takers.length) this.wake();
   }
 
-  /** Looks for jobs now instead of at the next poll. */
+  /** Looks for jobs now instead of at the next poll; after a failure, when its pause is over. */
   wake(): void {
     this.woken = true;
-    this.wakeUp?.();
+    if (this.failures === 0 || this.state !== 'running') this.wakeUp?.();
   }
 
   private async run(): Promise<void> {
     while (this.state === 'running') {
       this.woken = false;
-      const pauseMs = this.wantsMore() ? await this.fetch() : this.pace.waitMs();
+      if (this.lost.isDue) await this.lookForLost();
+      const pauseMs = this.wantsMore() ? await this.fetch() : this.pollMs();
       if (this.state === 'running' && pauseMs > 0 && !this.woken) await this.sleep(pauseMs);
       this.dropStale();
     }
   }
 
   private wantsMore(): boolean {
-    if (this.options.isolation?.holds) return false;
+    if (this.options.isolation?.holds || this.options.mayClaim?.() === false) return false;
     const threshold = this.options.refetchThreshold ?? Math.floor(this.buffer.size / 2);
     const slotsAreEmpty = this.takers.length > 0 && !this.turn;
     return slotsAreEmpty || this.buffer.length <= threshold;
@@ -208,23 +177,30 @@ export class JobQueue {
   private async fetch(): Promise<number> {
     const startedAt = performance.now();
     const request = this.request();
+    this.claiming = true;
     try {
-      if (this.doubts?.due) await this.doubts.settle();
-      if (this.pace.windowHasBegun) await this.letWaitingIn();
+      if (this.retryAt <= startedAt) await this.letWaitingIn();
       const result = await this.options.jobs.claims.claim(request);
       this.failures = 0;
       if (result.unreadable) this.options.onError?.(result.unreadable, 'decrypting claimed jobs');
       this.scan.learn(result, performance.now() - startedAt, request.limit);
-      this.pace.windowIn(result.retryInMs);
+      this.retryAfter(result.retryInMs);
       this.accept(await this.withoutExtraSuspects(result.jobs), result.more);
       return this.pauseAfter(result.jobs.length, result.more);
     } catch (error) {
       this.counters.errors++;
-      if (!isCertainlyRolledBack(error)) this.doubts?.raise();
+      this.lost.suspect();
       this.options.onError?.(error, 'claiming jobs');
       this.woken = false;
       return backoffMs(this.failures++);
+    } finally {
+      this.claiming = false;
     }
+  }
+
+  /** Never rejects. */
+  private async lookForLost(): Promise<void> {
+    await this.lost.look().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
   }
 
   private request(): ClaimRequest {
@@ -234,7 +210,8 @@ export class JobQueue {
     this.checkedSlotsAt = performance.now();
     return {
       workerId: this.workerId,
-      limit: this.buffer.room + slots,
+      // Smaller after a failure: it may have been too much for the server's statement_timeout.
+      limit: Math.max(1, (this.buffer.room + slots) >> Math.min(this.failures, 10)),
       slots,
       slotPriorityLimit: this.buffer.headPriority,
       taskIdentifiers: tasks,
@@ -257,7 +234,7 @@ export class JobQueue {
     if (!jobs.length) return this.serve();
     this.counters.fetched += jobs.length;
     this.counters.refetchCount++;
-    this.pace.foundJobs();
+    this.idlePolls = 0;
     this.buffer.add(jobs, more);
     // A full batch waits for one turn of the event loop, so that the next claim is on its way before the slots, whose
     // jobs follow each other without one, keep the loop busy.
@@ -276,15 +253,33 @@ export class JobQueue {
   private pauseAfter(found: number, more: boolean): number {
     if (more) return 0;
     const sweepInMs = Math.max(0, this.scan.sweepIsDueInMs());
-    return Math.min(sweepInMs, this.pace.afterLook(found));
+    return Math.min(sweepInMs, this.idleMs(found));
+  }
+
+  private idleMs(found: number): number {
+    if (found > 0) return Math.min(this.pollMs(), this.options.refetchDelayMs ?? 1_000);
+    this.idlePolls++;
+    return this.pollMs();
+  }
+
+  /** The poll interval, longer with each poll that found nothing, or shorter where a window is about to begin. */
+  private pollMs(): number {
+    const { pollIntervalMs = 2_000, maxPollIntervalMs = pollIntervalMs } = this.options;
+    const ceiling = Math.min(maxPollIntervalMs, pollIntervalMs * 2 ** Math.min(this.idlePolls, 20));
+    const backedOff = ceiling > pollIntervalMs ? ceiling * (0.75 + Math.random() * 0.25) : pollIntervalMs;
+    return Math.max(1, Math.min(backedOff, this.retryAt - performance.now()));
   }
 
   /** A rate limit's next window has begun: its waiting jobs come back to the start of what claims read. */
   private async letWaitingIn(): Promise<void> {
     const { retryInMs } = await this.options.jobs.claims.letWaitingIn();
-    this.pace.forgetWindow();
-    this.pace.windowIn(retryInMs);
+    this.retryAt = Infinity;
+    this.retryAfter(retryInMs);
     this.scan.restartSlotLane();
+  }
+
+  private retryAfter(ms: number | null): void {
+    if (ms !== null) this.retryAt = Math.min(this.retryAt, performance.now() + Math.max(1, ms));
   }
 
   private sleep(ms: number): Promise<void> {
@@ -328,9 +323,9 @@ export class JobQueue {
     try {
       await this.options.jobs.claims.release(this.workerId, jobs);
     } catch (error) {
-      // Claimed by hand, their leases end without us; a pool frees them before it claims more.
+      // As long as our heartbeat goes on, nobody else would get them.
+      this.lost.suspect();
       this.counters.errors++;
-      this.doubts?.raise();
       this.options.onError?.(error, 'giving jobs back');
     }
   }

@@ -5,6 +5,7 @@ import type { HeartbeatReport } from '../interfaces/claim.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import { CancelJob, LeaseLostError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
+import { backoffMs } from './backoff.js';
 import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
 import type { JobRunner } from './job.runner.js';
 
@@ -25,6 +26,10 @@ const WORTH_A_WARNING_MS = 5_000;
 
 export class LeaseKeeper {
   private thread: HeartbeatThread | null = null;
+  private deaths = 0;
+  private stopped = false;
+  private respawning: NodeJS.Timeout | null = null;
+  private beatingHere: NodeJS.Timeout | null = null;
   private timers: NodeJS.Timeout[] = [];
   private beating: Promise<void> | null = null;
   private looking: Promise<void> | null = null;
@@ -50,7 +55,10 @@ export class LeaseKeeper {
 
   /** Ends the lease at once if nothing is held any more; what is held goes by the lease's end. */
   async stop(holdsNothing: boolean): Promise<void> {
+    this.stopped = true;
     for (const timer of this.timers.splice(0)) clearInterval(timer);
+    if (this.respawning) clearTimeout(this.respawning);
+    this.stopBeatingHere();
     await Promise.all([this.thread?.stop(), this.beating, this.looking, this.rescuing]);
     this.thread = null;
     if (!holdsNothing) return;
@@ -67,17 +75,36 @@ export class LeaseKeeper {
     this.thread = new HeartbeatThread({
       plan,
       keepaliveMs: options.keepaliveMs,
-      onBeat: (report) => this.heed(report),
+      onBeat: (report) => {
+        this.deaths = 0;
+        this.stopBeatingHere();
+        this.heed(report);
+      },
       onFailure: (error, fatal) => {
-        this.report(error);
-        if (fatal) this.beatHere();
+        this.report(jobs.claims.explainFailure(error));
+        if (fatal) this.replaceThread();
       },
     });
   }
 
-  private beatHere(): void {
+  /** The thread has died: the main loop beats until the next one does. */
+  private replaceThread(): void {
+    this.registeredAt = Math.max(this.registeredAt, this.thread?.renewedAt ?? 0);
     this.thread = null;
-    this.every(Math.min(this.parts.options.keepaliveMs, LONGEST_BEAT_WITHOUT_THREAD_MS), () => this.beat());
+    if (this.stopped) return;
+    this.beatHere();
+    this.respawning = setTimeout(() => this.startBeating(), backoffMs(this.deaths++));
+  }
+
+  private beatHere(): void {
+    if (this.beatingHere) return;
+    const { keepaliveMs } = this.parts.options;
+    this.beatingHere = setInterval(() => this.beat(), Math.min(keepaliveMs, LONGEST_BEAT_WITHOUT_THREAD_MS));
+  }
+
+  private stopBeatingHere(): void {
+    if (this.beatingHere) clearInterval(this.beatingHere);
+    this.beatingHere = null;
   }
 
   /** One heartbeat from the main loop, unless one is under way. */

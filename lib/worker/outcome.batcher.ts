@@ -4,37 +4,60 @@ import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.i
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobEvents } from '../monitoring/job.events.js';
-import { isDataFault } from '../manager/settlement.js';
-import { backoffMs, pause } from './backoff.js';
+import { isDataFault, isStatementTimeout } from '../manager/settlement.js';
+import { backoffMs } from './backoff.js';
+import { SettleCircuit } from './settle.circuit.js';
 
 const MAX_BATCH = 1_000;
+/** Outcomes that wait to be written before slots stop taking more: the database is away or slow. */
+const MOST_PENDING = 2_000;
+const MOST_PENDING_BYTES = 32 * 1024 * 1024;
 
 export class OutcomeBatcher {
+  readonly circuit: SettleCircuit;
   private gathered: SettleRequest[] = [];
   private inFlight: Promise<void> | null = null;
-  private settling: SettleRequest[] = [];
+  private writing: SettleRequest[] = [];
+  private resultBytes = 0;
+  /** Outcomes that wait for other people's transactions. */
   private readonly late = new Map<Promise<void>, SettleRequest[]>();
+  private givenUp = false;
+  private endPause: (() => void) | null = null;
 
   constructor(
     private readonly jobs: JobManager,
     private readonly events: JobEvents,
     private readonly workerId: string,
     private readonly onSettled: (result: SettleResult) => void,
-  ) {}
+    onCircuit: () => void = () => undefined,
+  ) {
+    this.circuit = new SettleCircuit((state, openMs, error) => {
+      const unwritten = this.pending;
+      if (state === 'open') events.emit('circuit.open', workerId, { error, unwritten });
+      else events.emit('circuit.closed', workerId, { openMs, unwritten });
+      onCircuit();
+    });
+  }
 
   /** Outcomes that are not settled yet. */
   get pending(): number {
-    return this.gathered.length + this.settling.length;
+    return this.gathered.length + this.writing.length;
   }
 
-  /** Jobs whose outcomes are not known to be settled. */
-  unsettled(): ClaimedJob[] {
-    return [this.gathered, this.settling, ...this.late.values()].flatMap((batch) => batch.map(({ job }) => job));
+  /** Whether so much waits to be written that slots should wait too. */
+  get isFull(): boolean {
+    return this.pending > MOST_PENDING || this.resultBytes > MOST_PENDING_BYTES;
   }
 
   add(request: SettleRequest): void {
     this.gathered.push(request);
+    this.resultBytes += bytesOf(request);
     this.inFlight ??= this.drain();
+  }
+
+  /** Outcomes that are on their way to the database, however far they have got. */
+  held(): SettleRequest[] {
+    return [...this.gathered, ...this.writing, ...[...this.late.values()].flat()];
   }
 
   /** Tells the world what has become of attempts. */
@@ -48,9 +71,18 @@ export class OutcomeBatcher {
     }
   }
 
-  /** Resolves when every outcome so far has been applied, or is known to be lost. */
+  /** Resolves when every outcome so far has been applied, or is known to be lost; or when nobody tries any more. */
   async flush(): Promise<void> {
     while (this.inFlight || this.late.size) await Promise.all([this.inFlight, ...this.late.keys()]);
+  }
+
+  /** Tries no more, and returns what is not written. Statements under way may still go through. */
+  giveUp(): SettleRequest[] {
+    const left = this.held();
+    this.givenUp = true;
+    this.gathered = [];
+    this.endPause?.();
+    return left;
   }
 
   private async drain(): Promise<void> {
@@ -58,48 +90,71 @@ export class OutcomeBatcher {
     await Promise.resolve();
     while (this.gathered.length) {
       const batch = this.gathered.splice(0, MAX_BATCH);
-      this.settling = batch;
+      this.writing = batch;
       await this.settle(batch);
-      this.settling = [];
+      this.writing = [];
+      for (const request of batch) this.resultBytes -= bytesOf(request);
     }
     this.inFlight = null;
   }
 
   /** Repeats until it is done: outcomes are kept however long the database is away. */
   private async settle(batch: SettleRequest[]): Promise<void> {
-    for (let failures = 0; ; failures++) {
+    for (let failures = 0; !this.givenUp; failures++) {
       try {
+        this.circuit.tries();
         const repeated = failures > 0 || batch.some(({ inDoubt }) => inDoubt);
         const { results, late } = await this.jobs.claims.settle(this.workerId, batch, { repeated });
+        this.circuit.succeeded();
         this.announce(batch, results);
         if (late) this.await(late, batch, new Set(results.map(({ job }) => job)));
         return;
       } catch (error) {
         this.report(error);
         if (isDataFault(error)) return this.settleApart(batch, error);
-        await pause(backoffMs(failures));
+        if (isStatementTimeout(error) && batch.length > 1) return this.settleHalves(batch);
+        this.circuit.failed(error);
+        await this.pause(backoffMs(failures));
       }
     }
   }
 
+  private pause(ms: number): Promise<void> {
+    if (this.givenUp) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.endPause = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** The server's `statement_timeout` is too short for so many. */
+  private async settleHalves(batch: SettleRequest[]): Promise<void> {
+    const middle = batch.length >> 1;
+    for (const half of [batch.slice(0, middle), batch.slice(middle)]) await this.settle(half.map(inDoubt));
+  }
+
   /** Somebody's values are at fault: each goes alone, and what cannot be stored gives way to the reason. */
   private async settleApart(batch: SettleRequest[], error: unknown): Promise<void> {
-    if (batch.length > 1) for (const request of batch) await this.settle([request]);
+    if (batch.length > 1) for (const request of batch) await this.settle([inDoubt(request)]);
     else await this.settle(batch.map((request) => withoutValues(request, error)));
   }
 
   /** Those that wait for other people's transactions keep nobody else waiting. */
   private await(late: Promise<SettleResult[]>, batch: SettleRequest[], settled: Set<ClaimedJob>): void {
+    const waiting = batch.filter(({ job }) => !settled.has(job));
     const work = late
       .then(
         (results) => this.announce(batch, results),
         (error: unknown) => {
           this.report(error);
-          for (const request of batch) if (!settled.has(request.job)) this.add(request);
+          for (const request of waiting) if (!this.givenUp) this.add(inDoubt(request));
         },
       )
       .finally(() => this.late.delete(work));
-    this.late.set(work, batch);
+    this.late.set(work, waiting);
   }
 
   private report(error: unknown): void {
@@ -108,7 +163,8 @@ export class OutcomeBatcher {
 
   private emit({ job, outcome, executionTimeMs }: SettleRequest, { status, runAt }: SettleResult): void {
     const { events, workerId } = this;
-    if (status === 'released') return;
+    // Given back, by this call or by an earlier one whose answer was lost.
+    if (status === 'released' || outcome.kind === 'released') return;
     if (status === 'lost') events.emit('job.lost', workerId, { job });
     else if (status === 'cancelled') {
       events.emit('job.cancelled', workerId, { job, reason: outcome.kind === 'cancelled' ? outcome.reason : null });
@@ -129,6 +185,12 @@ export class OutcomeBatcher {
 }
 
 const EXHAUSTED_BY_PARTIAL_SUCCESS = new Error('max-attempts reached on partial-success');
+
+const bytesOf = ({ outcome }: SettleRequest): number =>
+  outcome.kind === 'completed' && outcome.result !== null ? outcome.result.length : 0;
+
+/** A call that failed as a whole may have settled some of its requests. */
+const inDoubt = (request: SettleRequest): SettleRequest => ({ ...request, inDoubt: true });
 
 /** The outcome without what a handler put into it: a result is let go of, a failure keeps only the reason. */
 function withoutValues(request: SettleRequest, error: unknown): SettleRequest {

@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import type { SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
-import { AlreadyRunningError, ShutdownError, StoppedError } from '../jobs.errors.js';
+import { AlreadyRunningError, OutcomesUnwrittenError, ShutdownError, StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
@@ -16,6 +16,7 @@ import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
+import type { CircuitState } from './settle.circuit.js';
 
 /** What adds jobs by the clock for as long as a pool runs. */
 export interface PoolScheduler {
@@ -41,12 +42,19 @@ export interface WorkerPoolStats {
   completed: number;
   failed: number;
   errors: number;
+  /** Outcomes of attempts that have ended and are not written yet. */
+  unwritten: number;
 }
 
 /** Handlers that were aborted get so long to notice before the pool leaves them to their lease. */
 const ABORT_GRACE_MS = 1_000;
-/** Outcomes that wait to be settled before slots stop taking more: the database is away or slow. */
-const MOST_PENDING_OUTCOMES = 2_000;
+/** What a database that answers, but slowly, gets beyond the grace period for the last outcomes. */
+const FLUSH_MS = 3_000;
+/** What a claim that is under way, and giving the buffer back, may take of it. */
+const LONGEST_JOIN_MS = 5_000;
+const SHORTEST_JOIN_MS = 2_000;
+/** What the rest of the end may take: a network that swallows everything must not hold up the process. */
+const LAST_STEPS_MS = 2_000;
 
 /**
  * new ──start──▶ running ──stop, forceStop, interrupt──▶ (draining) ──▶ terminated
@@ -68,6 +76,7 @@ export class WorkerPool {
   private markEnded!: () => void;
   private current: WorkerPoolState = 'new';
   private stopping: Promise<void> | null = null;
+  private unwatch: (() => void) | null = null;
   private slots: Promise<void>[] = [];
 
   constructor(private readonly parts: WorkerPoolParts) {
@@ -81,6 +90,8 @@ export class WorkerPool {
     const taskIdentifiers = (): string[] | null =>
       options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
     const admit = (job: ClaimedJob): boolean => this.takePlace(job);
+    const mayClaim = (): boolean => this.circuit === 'closed';
+    const held = (): ClaimedJob[] => [...this.active, ...this.batcher.held().map(({ job }) => job)];
     this.isolation = new Isolation(options.maxCrashes);
     this.queue = new JobQueue({
       ...options,
@@ -91,11 +102,18 @@ export class WorkerPool {
       leaseMs: null,
       onError,
       admit,
+      mayClaim,
+      held,
       isolation: this.isolation,
-      known: () => [...this.active, ...this.batcher.unsettled()],
     });
     this.runner = new JobRunner({ ...parts, workerId, onError });
-    this.batcher = new OutcomeBatcher(jobs, events, workerId, (result) => this.count(result));
+    this.batcher = new OutcomeBatcher(
+      jobs,
+      events,
+      workerId,
+      (result) => this.count(result),
+      () => this.goOn(),
+    );
     this.keeper = new LeaseKeeper({
       jobs,
       runner: this.runner,
@@ -115,13 +133,21 @@ export class WorkerPool {
     return this.current === 'running';
   }
 
+  /**
+   * `closed` while outcomes can be written. `open`: they cannot, so the pool claims and starts nothing; it goes on by itself
+   * with the first settle that goes through (`half-open`: one is being tried).
+   */
+  get circuit(): CircuitState {
+    return this.batcher.circuit.state;
+  }
+
   /** Slots that run a job now. */
   get activeWorkers(): number {
     return this.active.size;
   }
 
   stats(): WorkerPoolStats {
-    return { active: this.active.size, ...this.counters };
+    return { active: this.active.size, unwritten: this.batcher.pending, ...this.counters };
   }
 
   /** @throws AlreadyRunningError, StoppedError once terminated, DatabaseUnavailableError */
@@ -130,6 +156,7 @@ export class WorkerPool {
       throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
     this.current = 'running';
+    this.unwatch = this.watchDatabase();
     try {
       await this.prepareTransactions();
       await this.parts.scheduler?.start(this.workerId);
@@ -189,18 +216,32 @@ export class WorkerPool {
   }
 
   private async drain(timeoutMs: number, forced: boolean): Promise<void> {
+    const deadline = performance.now() + timeoutMs + ABORT_GRACE_MS;
     const scheduled = this.parts.scheduler?.stop();
-    await this.queue.stop();
+    const emptied = this.queue.stop(Math.min(LONGEST_JOIN_MS, Math.max(SHORTEST_JOIN_MS, timeoutMs)));
     void this.abortAfter(timeoutMs);
-    const idle = Promise.all(this.slots);
-    const stopped = await settledWithin(timeoutMs + ABORT_GRACE_MS, idle);
-    await this.batcher.flush();
-    await scheduled;
-    await this.keeper.stop(stopped && (await this.queue.holdsNothing()));
-    await this.notifier?.stop();
+    await emptied;
+    const idle = await settledWithin(Math.max(0, deadline - performance.now()), Promise.all(this.slots));
+    const written = await this.flush(deadline);
+    const lastSteps = async (): Promise<void> => {
+      await scheduled;
+      await this.keeper.stop(idle && written && !this.queue.inDoubt);
+      await this.notifier?.stop();
+    };
+    await settledWithin(LAST_STEPS_MS, lastSteps());
     this.runner.stop();
     this.terminate();
     this.parts.events.emit('pool.stop', this.workerId, { forced });
+  }
+
+  /** Waits for the last outcomes to be written, and says which could not be. Where settles fail, until the deadline. */
+  private async flush(deadline: number): Promise<boolean> {
+    const flushed = this.batcher.flush();
+    if (await settledWithin(Math.max(0, deadline - performance.now()), flushed)) return true;
+    if (this.circuit === 'closed' && (await settledWithin(FLUSH_MS, flushed))) return true;
+    const left = this.batcher.giveUp();
+    if (left.length) this.report(new OutcomesUnwrittenError(left.map(({ job }) => job.id)), 'stopping');
+    return left.length === 0;
   }
 
   private async abortAfter(timeoutMs: number): Promise<void> {
@@ -210,6 +251,7 @@ export class WorkerPool {
 
   private terminate(): void {
     this.current = 'terminated';
+    this.unwatch?.();
     this.markEnded();
   }
 
@@ -218,13 +260,12 @@ export class WorkerPool {
     for (;;) {
       const job = this.queue.tryTakeJob() ?? (await this.queue.takeJob(Infinity));
       if (!job) return;
-      this.active.add(job);
       this.parts.events.emit('job.started', this.workerId, { job });
       const attempt = await this.runner.run(job);
       this.leave(job);
       if (attempt.settled) this.batcher.announce([attempt], [attempt.settled]);
       else this.batcher.add(attempt);
-      if (this.batcher.pending > MOST_PENDING_OUTCOMES) await this.batcher.flush();
+      if (this.batcher.isFull) await this.batcher.flush();
     }
   }
 
@@ -238,12 +279,17 @@ export class WorkerPool {
     if (wasAlone) this.queue.wake();
   }
 
-  /** Within the task's own concurrency. Taken here, given back by `leave`: several jobs may be handed out in a row. */
+  /**
+   * Within the task's own concurrency, while outcomes can be written. Taken here, given back by `leave`: several jobs may be
+   * handed out in a row, and each must be known as held from here on.
+   */
   private takePlace(job: ClaimedJob): boolean {
+    if (this.circuit !== 'closed') return false;
     const limit = this.limitOf(job);
     const running = this.runningOfTask.get(job.task) ?? 0;
     if ((limit !== null && running >= limit) || !this.isolation.enter(job)) return false;
     if (limit !== null) this.runningOfTask.set(job.task, running + 1);
+    this.active.add(job);
     return true;
   }
 
@@ -255,6 +301,21 @@ export class WorkerPool {
     if (job.queue !== null || job.jobKey !== null) this.queue.lookForSlotJobs();
     if (status === 'completed') this.counters.completed++;
     else if (status === 'retrying' || status === 'exhausted') this.counters.failed++;
+  }
+
+  /** The circuit has opened or closed. */
+  private goOn(): void {
+    if (this.circuit !== 'closed') return;
+    this.queue.serve();
+    this.queue.wake();
+  }
+
+  private watchDatabase(): () => void {
+    const { jobs, events } = this.parts;
+    return jobs.claims.watchDatabase({
+      lost: (error) => events.emit('database.lost', this.workerId, { error }),
+      back: (downMs, failures) => events.emit('database.back', this.workerId, { downMs, failures }),
+    });
   }
 
   private report(error: unknown, context: string): void {

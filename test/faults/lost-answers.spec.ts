@@ -94,8 +94,9 @@ describe('answers that were lost', () => {
   it('a pool that could not give its buffer back when it stopped leaves no job locked', async () => {
     let finish!: () => void;
     const finished = new Promise<void>((resolve) => (finish = resolve));
-    const pool = await start({ long: () => finished }, { concurrency: 1 });
     await jobs.addJobs(Array.from({ length: 5 }, (_, n) => ({ task: 'long', payload: n })));
+    // Nothing but its end asks for the table.
+    const pool = await start({ long: () => finished }, { concurrency: 1, pollIntervalMs: 60_000 });
     await eventually(async () => (await jobs.counts()).byStatus.running === 5);
     await beside.query('begin; lock table jobs.jobs in access exclusive mode');
     const stopped = pool.stop();

@@ -5,9 +5,9 @@ import { JobManager, JobsModule } from '../../lib/index.js';
 import { applicationsOnOneDatabase, type Applications } from '../support/app.js';
 import { eventually } from '../support/database.js';
 
-/** The statements that a process sends through its pool from now on, by their names in PostgreSQL. */
+/** The statements that a process sends from its main thread from now on, by their names in PostgreSQL. */
 function statementsSent(): () => string[] {
-  const query = jest.spyOn(pg.Pool.prototype, 'query');
+  const query = jest.spyOn(pg.Client.prototype, 'query');
   const nameOf = ([first]: unknown[]): string => (first as { name?: string }).name ?? String(first);
   return () => query.mock.calls.map((call) => nameOf(call).replace(/^millrace_(\w+)_[0-9a-f]{12}$/, '$1'));
 }

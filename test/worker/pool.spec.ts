@@ -81,7 +81,7 @@ describe('createWorkerPool (create-pool)', () => {
     await jobs.addJobs(Array.from({ length: 20 }, () => ({ task: 'slow', payload: null })));
     await settled(20);
     expect(most).toBe(3);
-    expect(pool.stats()).toEqual({ active: 0, completed: 20, failed: 0, errors: 0 });
+    expect(pool.stats()).toEqual({ active: 0, completed: 20, failed: 0, errors: 0, unwritten: 0 });
   });
 
   it('keeps a task within its own concurrency without holding up others', async () => {

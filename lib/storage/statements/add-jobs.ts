@@ -96,6 +96,7 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
   where not exists (select from missing)
   union all
   select null, key from missing`,
+  { prompt: true },
 );
 
 /**
@@ -123,6 +124,7 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
     select pg_notify($8::text, '') from due where $8::text is not null and at <= now() + interval '2 s'
   )
   select ${ms('now()')} as now, null as missing from (select 1) one left join announced on true`,
+  { prompt: true },
 );
 
 /**
@@ -142,4 +144,7 @@ export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed
 );
 
 /** Wakes idle pools. $1 channel. */
-export const announceJobs = statement('announce_jobs', () => `select pg_notify($1::text, '')`);
+export const announceJobs = statement('announce_jobs', () => `select pg_notify($1::text, '')`, {
+  repeatable: true,
+  prompt: true,
+});

@@ -26,6 +26,7 @@ export const findSteps = statement<StepRow>(
   'find_steps',
   (schema) => `
   select name, result::text as result from ${schema}.job_steps where job_id = $1::uuid order by position, completed_at`,
+  { repeatable: true },
 );
 
 /**
@@ -86,4 +87,5 @@ export const findLogs = statement<LogRow>(
   select id, fence, ${ms('logged_at')} as logged_at, message from ${schema}.job_logs
   where job_id = $1::uuid and ($2::bigint is null or id > $2)
   order by id limit $3`,
+  { repeatable: true },
 );

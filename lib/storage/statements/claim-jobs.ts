@@ -59,6 +59,7 @@ export const claimJobs = statement<CandidateRow>(
   select * from ${schema}.claim_jobs(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text[]::timestamptz[], $11, $12, $13, $14, $15, $16
   )`,
+  { prompt: true },
 );
 
 /** What claim_plain_jobs tells of a job, as a JSON array: one text costs less to print and to read than columns. */
@@ -85,4 +86,5 @@ export const claimPlainJobs = statement<{ job: string }>(
   'claim_plain_jobs',
   (schema) => `
   select claimed as job from ${schema}.claim_plain_jobs($1, $2, $3, $4, $5, $6::text[]::timestamptz[], $7) claimed`,
+  { prompt: true },
 );

@@ -81,6 +81,7 @@ export const listCrontabs = statement<CrontabRow>(
   'list_crontabs',
   (schema) => `
   select ${crontabColumns} from ${schema}.crontabs c order by c.id`,
+  { repeatable: true },
 );
 
 /** Read by each pool before each slot, and twice a minute: reads the whole table, without payloads. */
@@ -88,6 +89,7 @@ export const listCronTimings = statement<CronTimingRow>(
   'list_cron_timings',
   (schema) => `
   select ${timingColumns} from ${schema}.crontabs c`,
+  { repeatable: true, prompt: true },
 );
 
 /**

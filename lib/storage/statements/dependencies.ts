@@ -112,4 +112,5 @@ export const forgottenParents = statement<{ id: string }>(
   left join ${schema}.jobs j on j.id = d.parent_id
   left join ${schema}.job_bodies child on child.id = d.child_id
   where (j.id is null or j.parked = 'exhausted') and child.on_parent_failure is distinct from 'wait'`,
+  { repeatable: true },
 );

@@ -11,6 +11,7 @@ export const findJobs = statement<JobRow>(
   from ${schema}.job_bodies b
   ${joinLiveAndLast(schema)}
   where b.id = any($1::uuid[])`,
+  { repeatable: true },
 );
 
 /** As findJobs, with the result of what has completed. $1 ids. */
@@ -21,6 +22,7 @@ export const findResults = statement<JobRow & { result: unknown }>(
   from ${schema}.job_bodies b
   ${joinLiveAndLast(schema)}
   where b.id = any($1::uuid[])`,
+  { repeatable: true },
 );
 
 /**
@@ -48,6 +50,7 @@ export const listJobs = statement<JobRow>(
   where $3::text is null or status = $3
   order by id desc
   limit $11`,
+  { repeatable: true },
 );
 
 export interface HistoryRow {
@@ -99,6 +102,7 @@ export const jobHistory = statement<HistoryRow>(
   left join ${schema}.job_bodies b on b.id = r.job_id
   left join ${schema}.workers w on w.id = r.worker_id
   order by fence`,
+  { repeatable: true },
 );
 
 /**
@@ -121,6 +125,7 @@ export const listHistory = statement<HistoryRow & { position: string }>(
     and ($7::timestamptz is null or (h.completed_at, h.job_id, h.fence) < ($7, $8::uuid, $9::bigint))
   order by h.completed_at desc, h.job_id desc, h.fence desc
   limit $10`,
+  { repeatable: true },
 );
 
 export interface CountRow {
@@ -156,6 +161,7 @@ export const countJobs = statement<CountRow>(
   union all
   select 'oldest_due', null, (extract(epoch from now() - min(first_run_at)) * 1000)::float8
   from live where status = 'available' having min(first_run_at) is not null`,
+  { repeatable: true },
 );
 
 export interface ExplainRow {
@@ -201,4 +207,5 @@ export const explainJob = statement<ExplainRow>(
   left join ${schema}.job_queues q on q.name = j.queue
   left join ${schema}.rate_limits r on r.key = j.rate_limit_key
   where j.id = $1::uuid`,
+  { repeatable: true },
 );

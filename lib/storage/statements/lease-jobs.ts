@@ -135,12 +135,17 @@ export const lockWorker = statement(
   select id from ${schema}.workers where id = $1 for update`,
 );
 
-/** What worker $7 does not know to hold: all that it has claimed, but for jobs $8 with fences $9. */
-export const releaseUnknownJobs = statement<EndedClaimRow>(
-  'release_unknown_jobs',
+/**
+ * Claims of a living pool that it does not know of, because their answer was lost. $7 the pool, $8 ids and $9 fences of
+ * what it holds. Reads the live table, like all of these: only after trouble.
+ */
+export const releaseUnknown = statement<EndedClaimRow>(
+  'release_unknown',
   endClaims(
-    () => `j.locked_by = $7 and j.lease_expires_at is null
-      and not exists (select from unnest($8::uuid[], $9::bigint[]) known (id, fence) where known.id = j.id and known.fence = j.fence)`,
+    () => `j.locked_by = $7 and j.lease_expires_at is null and not exists (
+      select from unnest($8::uuid[], $9::bigint[]) as held(id, fence) where held.id = j.id and held.fence = j.fence
+    )`,
+    'skip locked',
   ),
 );
 
@@ -178,6 +183,7 @@ export const registerWorker = statement(
   values ($1, $2, $3, $4, $5, $6::text[], $7::json)
   on conflict (id) do update set stopped_at = null, leftovers = false, heartbeat_at = clock_timestamp(), tasks = excluded.tasks,
     concurrency = excluded.concurrency, lease_ms = excluded.lease_ms`,
+  { repeatable: true, prompt: true },
 );
 
 /** Ids of the jobs of worker $1 that somebody asked to cancel. Index: jobs_to_cancel, which is all but empty. */
@@ -222,16 +228,21 @@ export const heartbeat = statement<{
   select (select json_agg(id) from (${cancelRequests(schema)}) asked) as cancel_requested,
     ${needsRescue(schema)} as needs_rescue, exists (select from ${schema}.rate_limits) as has_rate_limits
   from beat`,
+  { prompt: true },
 );
 
 /** $1 worker. */
-export const findCancelRequests = statement<{ id: string }>('find_cancel_requests', cancelRequests);
+export const findCancelRequests = statement<{ id: string }>('find_cancel_requests', cancelRequests, {
+  repeatable: true,
+  prompt: true,
+});
 
 /** $1 id. */
 export const unregisterWorker = statement(
   'unregister_worker',
   (schema) => `
   update ${schema}.workers set stopped_at = clock_timestamp() where id = $1 and stopped_at is null`,
+  { repeatable: true, prompt: true },
 );
 
 export interface WorkerRow {
@@ -256,6 +267,7 @@ export const listWorkers = statement<WorkerRow>(
   from ${schema}.workers w left join running r on r.locked_by = w.id
   where w.stopped_at is null
   order by w.started_at, w.id`,
+  { repeatable: true },
 );
 
 export interface LeaseRow {

@@ -57,6 +57,7 @@ export const seeTasks = statement(
   (schema) => `
   insert into ${schema}.job_tasks (task) select distinct task from unnest($1::text[]) as task order by task
   on conflict (task) do update set last_seen_at = now()`,
+  { repeatable: true, prompt: true },
 );
 
 /** Notes names that live jobs carry, then forgets those unused for $1 ms. */

@@ -8,6 +8,7 @@ export const registerQueues = statement(
   insert into ${schema}.job_queues (name)
   select distinct name from unnest($1::text[]) as name order by name
   on conflict (name) do nothing`,
+  { repeatable: true, prompt: true },
 );
 
 /** Writes declared concurrencies, except over configureQueue's. $1 names, $2 concurrencies (null: no limit). */
@@ -18,6 +19,7 @@ export const declareQueues = statement(
   select * from unnest($1::text[], $2::integer[]) as declared(name, concurrency) order by name
   on conflict (name) do update set concurrency = excluded.concurrency
   where not q.configured and q.concurrency is distinct from excluded.concurrency`,
+  { repeatable: true },
 );
 
 /** $1 name, $2 concurrency or null for no limit. */
@@ -26,6 +28,7 @@ export const configureQueue = statement(
   (schema) => `
   insert into ${schema}.job_queues (name, concurrency, configured) values ($1, $2, true)
   on conflict (name) do update set concurrency = excluded.concurrency, configured = true`,
+  { repeatable: true },
 );
 
 /** $1 name, $2 whether it is paused. Claims park what they meet of a paused queue. */
@@ -34,6 +37,7 @@ export const pauseQueue = statement(
   (schema) => `
   insert into ${schema}.job_queues (name, paused) values ($1, $2)
   on conflict (name) do update set paused = excluded.paused`,
+  { repeatable: true },
 );
 
 /**
@@ -84,6 +88,7 @@ export const stalledQueues = statement<{ name: string }>(
   (schema) => `
   select name from ${schema}.job_queues
   where parked_at is not null and not paused and running < coalesce(concurrency, 2147483647)`,
+  { repeatable: true },
 );
 
 export interface QueueRow {
@@ -110,6 +115,7 @@ export const listQueues = statement<QueueRow>(
   from (select * from ${schema}.job_queues where $1::text[] is null or name = any($1)) q
   full join waiting w on w.queue = q.name
   order by 1`,
+  { repeatable: true },
 );
 
 /** Locks queues, in the order of their names. $1 names or null for all. */

@@ -83,4 +83,5 @@ export const refillRateLimits = statement<{ refilled: number; promoted: number; 
       from ${schema}.rate_limits r left join due using (key) where r.parked_at is not null
     ) as retry_in_ms,
     (select pg_notify($1::text, '') from heads limit 1) as announced`,
+  { prompt: true },
 );

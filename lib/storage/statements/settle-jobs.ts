@@ -46,10 +46,11 @@ export type SettleManner = 'direct' | 'skip' | 'wait';
  * text or null), $6 whether completions leave a history record, $7 retention in ms, $8 environment or null, $9 manner.
  * The statement itself is the function complete_jobs of migration 3, which pins its plan.
  */
-export const completeJobs = statement<CompletedRow>(
-  'complete_jobs',
-  (schema) => `select * from ${schema}.complete_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-);
+const completion = (schema: string): string =>
+  `select * from ${schema}.complete_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9)`;
+export const completeJobs = statement<CompletedRow>('complete_jobs', completion, { prompt: true });
+/** The same, for 'wait'. */
+export const completeJobsPatiently = statement<CompletedRow>('complete_jobs', completion);
 
 /** One attempt that ended otherwise, as endAttempts reads it from JSON. */
 export interface EndedAttempt {
@@ -73,10 +74,10 @@ export interface EndedAttempt {
  * $5 retention in ms, $6 environment or null, $7 manner: 'skip' or 'wait'. The statement itself is the function
  * end_attempts of migration 3, which pins its plan.
  */
-export const endAttempts = statement<SettledRow>(
-  'end_attempts',
-  (schema) => `select * from ${schema}.end_attempts($1, $2, $3, $4, $5, $6, $7)`,
-);
+const ending = (schema: string): string => `select * from ${schema}.end_attempts($1, $2, $3, $4, $5, $6, $7)`;
+export const endAttempts = statement<SettledRow>('end_attempts', ending, { prompt: true });
+/** The same, for 'wait'. */
+export const endAttemptsPatiently = statement<SettledRow>('end_attempts', ending);
 
 /**
  * Lets jobs go that waited for the holder of their key to leave. $1 their ids, or null: all that nobody holds up any
@@ -125,4 +126,5 @@ export const findSettled = statement<SettledRow>(
     select from ${schema}.settle_receipts r, unnest(r.job_ids, r.fences) as settled(id, fence)
     where settled.id = i.id and settled.fence = i.fence
   )`,
+  { repeatable: true },
 );

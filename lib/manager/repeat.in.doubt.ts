@@ -1,0 +1,35 @@
+// Calls that do no harm when they are done twice: repeated until their answer is known, for some seconds.
+import { DatabaseUnavailableError } from '../jobs.errors.js';
+
+/** While it is certain that nothing has happened, the caller learns soon that the database is away. */
+const REPEATS = 2;
+/** A connection that broke leaves a question, which is worth some seconds. */
+const REPEATS_IN_DOUBT = 6;
+const FIRST_PAUSE_MS = 50;
+const LONGEST_PAUSE_MS = 1_500;
+
+/** Adds are idempotent by id, settles are fenced. `repeat`: an earlier try may have gone through. */
+export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): Promise<T> {
+  let inDoubt = false;
+  for (let repeat = 0; ; repeat++) {
+    try {
+      return await work(repeat > 0);
+    } catch (error) {
+      if (!(error instanceof DatabaseUnavailableError)) throw error;
+      inDoubt ||= error.inDoubt;
+      if (repeat === (inDoubt ? REPEATS_IN_DOUBT : REPEATS)) throw inDoubt ? unknown(error) : error;
+      const ceiling = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 4 ** repeat);
+      await new Promise((resolve) => setTimeout(resolve, ceiling * (0.75 + Math.random() / 4)));
+    }
+  }
+}
+
+function unknown({ message, cause }: DatabaseUnavailableError): DatabaseUnavailableError {
+  const error = new DatabaseUnavailableError(
+    `${message} The connection broke while the call was under way, so nobody knows whether it went through ` +
+      '(inDoubt). With a jobKey, an add can be repeated without adding the job twice.',
+    { cause },
+  );
+  error.inDoubt = true;
+  return error;
+}

@@ -1,0 +1,85 @@
+// How connections are opened: what pg is told beside what the application says.
+import pg from 'pg';
+import { InvalidOptionsError } from '../jobs.errors.js';
+
+/** A peer that vanished without a word is noticed within 20 s instead of two hours, as long as nothing is under way. */
+const KEEP_ALIVE = { keepAlive: true, keepAliveInitialDelayMillis: 10_000 };
+/** pg's pool takes it for the wait for a free connection, too. */
+const POOL_CONNECT_MS = 30_000;
+const CONNECT_MS = 10_000;
+const GOODBYE_MS = 2_000;
+const DEFAULT_POOL: pg.PoolConfig = {
+  max: 10,
+  application_name: 'millrace',
+  connectionTimeoutMillis: POOL_CONNECT_MS,
+  ...KEEP_ALIVE,
+};
+const CONNECTION_SETTINGS = [
+  'connectionString',
+  'host',
+  'port',
+  'user',
+  'password',
+  'database',
+  'ssl',
+  'stream',
+  'options',
+  'application_name',
+  'connectionTimeoutMillis',
+  'keepAlive',
+  'keepAliveInitialDelayMillis',
+] as const satisfies (keyof pg.ClientConfig)[];
+
+/** For a pool. @throws InvalidOptionsError */
+export function poolConfig(config: pg.PoolConfig): pg.PoolConfig {
+  refuseUnreadable(config);
+  return { ...DEFAULT_POOL, ...config, ...secretsOf(config) };
+}
+
+/** For one connection outside the pool, which must not wait for long: somebody tries again. */
+export function singleConnection(config: pg.ClientConfig): pg.ClientConfig {
+  const connectionTimeoutMillis = Math.min(config.connectionTimeoutMillis || CONNECT_MS, CONNECT_MS);
+  return { ...config, ...secretsOf(config), ...KEEP_ALIVE, connectionTimeoutMillis };
+}
+
+/** For another thread; null where settings hold what cannot be handed over (functions, streams). */
+export function portable(config: pg.ClientConfig): pg.ClientConfig | null {
+  try {
+    return structuredClone(Object.fromEntries(CONNECTION_SETTINGS.map((key) => [key, config[key]])));
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * A URL that is none (a port in letters, a certificate that is not there) is found by pg only when it makes a client.
+ * @throws InvalidOptionsError without the URL, and without a cause that could hold it
+ */
+function refuseUnreadable(config: pg.PoolConfig): void {
+  try {
+    new pg.Client(config);
+  } catch (error) {
+    throw new InvalidOptionsError([
+      `Expected connection to be a PostgreSQL URL or a pg pool configuration, got one that pg cannot use: ` +
+        `${(error as Error).message}.`,
+    ]);
+  }
+}
+
+/** pg keeps passwords and keys out of spreads by making them non-enumerable. */
+const secretsOf = (config: pg.PoolConfig): pg.PoolConfig => ({
+  ...(config.password !== undefined && { password: config.password }),
+  ...(config.ssl !== undefined && { ssl: config.ssl }),
+});
+
+/** Ends a pool; connections whose peer does not answer, which would never end by themselves, are cut. */
+export async function endOrCut(pool: pg.Pool, end: () => Promise<void>): Promise<void> {
+  const clients = (): pg.ClientBase[] => (pool as unknown as { _clients?: pg.ClientBase[] })._clients ?? [];
+  const timer = setTimeout(() => clients().forEach(cut), GOODBYE_MS);
+  await end().finally(() => clearTimeout(timer));
+}
+
+/** Hangs up. */
+export function cut(client: pg.ClientBase): void {
+  (client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy();
+}

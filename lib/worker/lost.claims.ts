@@ -1,0 +1,47 @@
+// Claims whose answer was lost, and jobs that could not be given back: the database thinks that this pool holds them, and
+// its heartbeat would keep them from everybody for ever. Found by comparing what is locked with what is held.
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { JobManager } from '../manager/job.manager.js';
+import { backoffMs } from './backoff.js';
+
+/** A statement that lost its connection may still be at work: one look is not enough. */
+const LOOKS_MS = [0, 10_000, 60_000];
+
+export class LostClaims {
+  private looks: number[] = [];
+  private failures = 0;
+
+  constructor(
+    private readonly jobs: JobManager,
+    private readonly workerId: string,
+    /** All that the pool knows it holds. */
+    private readonly held: () => ClaimedJob[],
+  ) {}
+
+  /** Whether the database may count more jobs as this pool's than the pool knows of. */
+  get suspected(): boolean {
+    return this.looks.length > 0;
+  }
+
+  get isDue(): boolean {
+    return this.looks.length > 0 && this.looks[0]! <= performance.now();
+  }
+
+  suspect(): void {
+    const now = performance.now();
+    this.looks = LOOKS_MS.map((ms) => now + ms);
+  }
+
+  /** Gives back what nobody here knows of. Never beside a claim of the same pool. @throws what the database throws */
+  async look(): Promise<void> {
+    const lookedAt = performance.now();
+    try {
+      await this.jobs.claims.releaseUnknown(this.workerId, this.held());
+      this.failures = 0;
+      this.looks = this.looks.filter((due) => due > lookedAt);
+    } catch (error) {
+      this.looks = [lookedAt + backoffMs(this.failures++), ...this.looks.slice(1)];
+      throw error;
+    }
+  }
+}

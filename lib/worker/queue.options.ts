@@ -1,0 +1,42 @@
+// What a JobQueue is made with.
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { JobManager } from '../manager/job.manager.js';
+import type { JobNotifier } from '../storage/job.notifier.js';
+import type { Isolation } from './isolation.js';
+
+export interface JobQueueOptions {
+  jobs: JobManager;
+  /** At least 10 characters. */
+  workerId: string;
+  notifier?: JobNotifier | null;
+  /** Most jobs in the buffer. Default: adaptive, 50 to 1,000 jobs and at most 16 MiB of payloads. */
+  queueSize?: number | null;
+  /** Default 60,000. */
+  queueTtlMs?: number;
+  /** Fetch when the buffer holds no more than this. Default: half of the buffer's size. */
+  refetchThreshold?: number | null;
+  /** Pause after a fetch that brought less than was expected. Default 1,000; a notification or a poll comes before it. */
+  refetchDelayMs?: number;
+  /** Default 2,000. */
+  pollIntervalMs?: number;
+  /** Default: `pollIntervalMs`, no backoff. */
+  maxPollIntervalMs?: number;
+  /** Claim only these tasks. A function is asked before each claim. Default: any. */
+  taskIdentifiers?: string[] | (() => string[] | null) | null;
+  queues?: string[] | null;
+  forbiddenFlags?: string[] | null;
+  /** How long a claim holds; `null`: as long as the worker's heartbeat. Default: the manager's `lockTimeoutMs`. */
+  leaseMs?: number | null;
+  /**
+   * Asked for a place before a job is handed out; `false`: it may not start now, is passed over and keeps its turn.
+   * Default: always.
+   */
+  admit?: (job: ClaimedJob) => boolean;
+  /** Default: none; every job may run beside any other. */
+  isolation?: Isolation;
+  /** Asked before each claim; `false`: claim nothing for now, until `wake()`. Default: always. */
+  mayClaim?: () => boolean;
+  /** What the pool holds beside the buffer: jobs that run, and outcomes that are not written. Default: nothing. */
+  held?: () => ClaimedJob[];
+  onError?: (error: unknown, context: string) => void;
+}
