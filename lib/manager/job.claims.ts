@@ -14,6 +14,7 @@ import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
 import * as dependencies from '../storage/statements/dependencies.js';
 import * as leases from '../storage/statements/lease-jobs.js';
+import { retryJobs, type EditedRow } from '../storage/statements/edit-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
@@ -160,6 +161,18 @@ export class JobClaims {
     await this.resolveDependents((await this.database.run(dependencies.forgottenParents, [])).map(({ id }) => id));
   }
 
+  /** Brings jobs back that have ended; those that were cancelled while they waited for parents wait on. */
+  async retry(jobs: { id: string }[], executor: QueryExecutor): Promise<EditedRow[]> {
+    const ids = jobs.map(({ id }) => id);
+    const parents = await this.database.run(dependencies.lockParentsOf, [ids], executor);
+    const rows = await this.database.run(retryJobs, [ids], executor);
+    await this.resolveDependents(
+      parents.map(({ id }) => id),
+      executor,
+    );
+    return rows;
+  }
+
   /** Lets those in who wait for a free place in these queues; `stuck`: see promoteQueued. Returns how many. */
   async promote(queues: string[], stuck = false): Promise<number> {
     if (!queues.length) return 0;
@@ -223,8 +236,8 @@ export class JobClaims {
       return rescued;
     });
     await this.letIn(freedBy(dead));
+    await this.database.run(unblockSuccessors, [null, this.settings.history.retentionMs]);
     await this.promoteStalled();
-    await this.database.run(unblockSuccessors, [null]);
     return dead.length;
   }
 
@@ -291,8 +304,8 @@ export class JobClaims {
 
   /** Others may go on where these jobs have left. */
   private async letIn({ promote, successors, parents }: Freed): Promise<void> {
+    if (successors.length) await this.database.run(unblockSuccessors, [successors, this.settings.history.retentionMs]);
     await this.promote(promote);
-    if (successors.length) await this.database.run(unblockSuccessors, [successors]);
     await this.resolveDependents(parents);
   }
 

@@ -327,7 +327,7 @@ export class JobManager {
       const found = await this.database.run(edits.findRetryable, [ids], executor);
       const taken = found.filter((row) => row.taken).map((row) => row.job_key ?? '');
       if (taken.length) throw new JobKeyConflictError(taken);
-      return this.database.run(edits.retryJobs, [found.map(({ id }) => id)], executor);
+      return this.claims.retry(found, executor);
     });
     return this.edited(rows);
   }
