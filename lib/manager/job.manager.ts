@@ -314,7 +314,9 @@ export class JobManager {
       maxAttempts: [maxAttempts, rules.optional(rules.integer(1, 32_767))],
     });
     const values = [ids, runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null];
-    return this.edited(await this.database.run(edits.rescheduleJobs, values));
+    const jobs = await this.edited(await this.database.run(edits.rescheduleJobs, values));
+    await this.claims.resolveDependents(jobs.filter(({ status }) => status === 'exhausted').map(({ id }) => id));
+    return jobs;
   }
 
   /**

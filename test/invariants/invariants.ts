@@ -57,11 +57,7 @@ const ALWAYS: Record<string, string> = {
     union all
     select h.job_id || ' has a record of attempt ' || h.fence || ', but is at ' || j.fence
     from jobs.job_history h join jobs.jobs j on j.id = h.job_id
-    where h.fence > j.fence or (h.fence = j.fence and j.locked_by is not null)
-    union all
-    select h.job_id || ' has a record of attempt ' || h.attempt || ' of ' || b.max_attempts
-    from jobs.job_history h join jobs.job_bodies b on b.id = h.job_id
-    where h.attempt < 0 or (h.attempt > b.max_attempts and not exists (select from jobs.jobs j where j.id = h.job_id))`,
+    where h.fence > j.fence or (h.fence = j.fence and j.locked_by is not null)`,
 
   'nothing is lost: what lives is known, and what has ended has a record': `
     select j.id || ' has no body' from jobs.jobs j where not exists (select from jobs.job_bodies b where b.id = j.id)

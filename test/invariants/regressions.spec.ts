@@ -90,3 +90,22 @@ describe('jobs whose key was taken while they ran', () => {
     expect((await claim(OTHER)).map(({ id }) => id)).toEqual([fresh.id]);
   });
 });
+
+it('a job that is asked to stop, then failed for good, then retried, can be completed', async () => {
+  const job = await add();
+  await claim();
+  await jobs.cancelJobs([job.id]);
+  await jobs.permanentlyFailJobs([job.id]);
+  await jobs.retryJobs([job.id]);
+  await jobs.completeJobs(WORKER, [await claimOne()], 1);
+  expect(await statusOf(job)).toBe('completed');
+});
+
+it('a parent that is exhausted by a lower maximum of attempts tells its children', async () => {
+  const parent = await add({ maxAttempts: 5 });
+  const child = await add({ dependsOn: [parent.id] });
+  await jobs.failJobs(WORKER, [{ job: await claimOne(), error: 'x' }], 1);
+  await jobs.rescheduleJobs([parent.id], { maxAttempts: 1 });
+  expect(await statusOf(child)).toBe('cancelled');
+  await expectInvariants(test.sql);
+});

@@ -64,6 +64,7 @@ const endClaims =
       locked_by = null, locked_at = null, lease_ms = null, lease_expires_at = null,
       fence = j.fence + case when e.locked_by is null then 1 else 0 end,
       revision = j.revision + 1, updated_at = now(), last_error = $1, snoozed = false, superseded_by = null,
+      cancel_requested = false, cancel_reason = null,
       attempts = j.attempts - case when $4::boolean and e.locked_by is not null then 1 else 0 end,
       crashes = j.crashes + case when $2::integer is null then 0 else 1 end,
       slot_only = j.queue is not null or j.rate_limit_key is not null or j.attempts >= j.max_attempts - 1
