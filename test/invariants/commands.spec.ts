@@ -1,6 +1,7 @@
 // Random lives of a queue: one after another against a model, and side by side against the invariants.
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
+import { JobKeyConflictError, JobsError, UnknownParentError } from '../../lib/index.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 import * as actions from './actions.js';
 import { HANDS, POOLS, type Action, type Real } from './actions.js';
@@ -108,3 +109,96 @@ describe('a queue that lives as the model says', () => {
     TIMEOUT,
   );
 });
+
+describe('a queue that many use at once', () => {
+  it.each([
+    { seed: FIXED_SEED, runs: 10 },
+    { seed: SEED, runs: 10 },
+  ])(
+    'keeps its invariants with seed $seed',
+    async ({ seed, runs }) => {
+      const side = fc.array(actions.action, { minLength: 8, maxLength: 30, size: 'max' });
+      await fc.assert(
+        fc.asyncProperty(fc.array(side, { minLength: 2, maxLength: 4 }), async (sides) => {
+          const { real } = await setUp();
+          const settled: string[] = [];
+          await Promise.all(sides.map((list, index) => liveBeside(real, list, index, settled)));
+          // Nobody was told twice that he has settled a claim.
+          expect(settled.toSorted()).toEqual([...new Set(settled)].toSorted());
+          await real.jobs.claims.resolveForgotten();
+          await real.jobs.claims.rescue();
+          await expectInvariants(real.sql);
+          await drain(real);
+        }),
+        { seed, numRuns: runs * TIMES, interruptAfterTimeLimit: TIMEOUT - 10_000, markInterruptAsFailure: false },
+      );
+    },
+    TIMEOUT,
+  );
+});
+
+/** One of several that use a queue at the same time: its workers are its own, the jobs are everybody's. */
+async function liveBeside(real: Real, list: Action[], index: number, settled: string[]): Promise<void> {
+  const { jobs } = real;
+  for (const action of list) {
+    const id = 'job' in action ? actions.nth(real.ids, action.job) : undefined;
+    switch (action.do) {
+      case 'add': {
+        const parents = (job: actions.NewJob): string[] => [
+          ...new Set(job.parents.flatMap((parent) => actions.nth(real.ids, parent) ?? [])),
+        ];
+        const specs = action.jobs.map((job) =>
+          actions.toSpec({ ...job, parents: job.key === null ? parents(job) : [] }),
+        );
+        const added = await jobs.addJobs(specs).catch(refused(UnknownParentError));
+        if (added) real.ids.push(...added.map((job) => job.id).filter((job) => !real.ids.includes(job)));
+        break;
+      }
+      case 'claim': {
+        const worker = HANDS[(action.worker + index) % HANDS.length]!;
+        const { task, queues } = action;
+        const only = { ...(task !== null && { taskIdentifiers: [task] }), ...(queues !== null && { queues }) };
+        const claimed = await jobs.getJobs(worker, { batchSize: action.batch, leaseMs: actions.HOUR, ...only });
+        real.claims.push(...claimed.map((job) => ({ worker, job })));
+        break;
+      }
+      case 'claim for a pool': {
+        const worker = POOLS[(action.worker + index) % POOLS.length]!;
+        const claimed = await actions.claimForPool(jobs, worker, action);
+        real.claims.push(...claimed.map((job) => ({ worker, job })));
+        break;
+      }
+      case 'settle': {
+        const claims = actions.takeClaims(real, action.claim, action.count);
+        if (!claims.length) break;
+        const statuses = await actions.settle(jobs, claims, action.outcome);
+        for (const [at, { job }] of claims.entries())
+          if (statuses[at] !== 'lost') settled.push(`${job.id} ${job.fence}`);
+        break;
+      }
+      case 'extend':
+        if (id) await jobs.extendLease(HANDS[index % 2]!, id).catch(refused(JobsError));
+        break;
+      case 'revoke': {
+        const job = id ? await jobs.findJob(id) : null;
+        if (job) await jobs.revokeLease(job.id, job.revision).catch(refused(JobsError));
+        break;
+      }
+      case 'replay':
+        await jobs.replayFailedJobs();
+        break;
+      case 'beat':
+        await jobs.claims.heartbeat(POOLS[action.worker]!);
+        break;
+      default:
+        await actions.operate(real, action, id).catch(refused(JobKeyConflictError));
+    }
+    await expectInvariants(real.sql, { atRest: false });
+  }
+}
+
+const refused =
+  (kind: abstract new (...args: any[]) => Error) =>
+  (error: unknown): undefined => {
+    if (!(error instanceof kind)) throw error;
+  };
