@@ -11,7 +11,9 @@ import type {
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
+import { JobKeyConflictError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
+import { isUniqueViolation } from '../storage/database.errors.js';
 import * as dependencies from '../storage/statements/dependencies.js';
 import * as leases from '../storage/statements/lease-jobs.js';
 import { retryJobs, type EditedRow } from '../storage/statements/edit-jobs.js';
@@ -161,11 +163,16 @@ export class JobClaims {
     await this.resolveDependents((await this.database.run(dependencies.forgottenParents, [])).map(({ id }) => id));
   }
 
-  /** Brings jobs back that have ended; those that were cancelled while they waited for parents wait on. */
-  async retry(jobs: { id: string }[], executor: QueryExecutor): Promise<EditedRow[]> {
+  /**
+   * Brings jobs back that have ended; those that were cancelled while they waited for parents wait on.
+   * @throws JobKeyConflictError where somebody has just taken a key of theirs
+   */
+  async retry(jobs: { id: string; job_key: string | null }[], executor: QueryExecutor): Promise<EditedRow[]> {
     const ids = jobs.map(({ id }) => id);
     const parents = await this.database.run(dependencies.lockParentsOf, [ids], executor);
-    const rows = await this.database.run(retryJobs, [ids], executor);
+    const rows = await this.database.run(retryJobs, [ids], executor).catch((error: unknown) => {
+      throw isUniqueViolation(error) ? new JobKeyConflictError(jobs.flatMap(({ job_key }) => job_key ?? [])) : error;
+    });
     await this.resolveDependents(
       parents.map(({ id }) => id),
       executor,

@@ -2,6 +2,7 @@
 // asked to do it.
 import fc from 'fast-check';
 import type { ClaimedJob, JobManager, JobSpec } from '../../lib/index.js';
+import type { SettleRequest } from '../../lib/interfaces/claim.interface.js';
 import type { Sql } from './invariants.js';
 import type { JobAsked } from './model.js';
 import { letLeasesEnd, letPoolsDie, letTimeCome, letWindowPass } from './tables.js';
@@ -183,19 +184,28 @@ export function claimForPool(
   return jobs.claims.claim({ ...request, ...any }).then((found) => found.jobs);
 }
 
+export function outcomeOf(kind: Outcome): SettleRequest['outcome'] {
+  switch (kind) {
+    case 'completed':
+      return { kind, result: null };
+    case 'failed':
+      return { kind, error: 'x', delayMs: HOUR };
+    case 'permanent':
+      return { kind, error: 'x' };
+    case 'partial':
+      return { kind, partialResults: {}, delayMs: HOUR };
+    case 'snoozed':
+      return { kind, delayMs: HOUR };
+    case 'cancelled':
+      return { kind, reason: null };
+    case 'released':
+      return { kind };
+  }
+}
+
 /** Settles claims and says what became of each. */
 export async function settle(jobs: JobManager, claims: HeldClaim[], kind: Outcome): Promise<string[]> {
-  const delayMs = HOUR;
-  const outcome = {
-    completed: { kind: 'completed', result: null } as const,
-    failed: { kind: 'failed', error: 'x', delayMs } as const,
-    permanent: { kind: 'permanent', error: 'x' } as const,
-    partial: { kind: 'partial', partialResults: {}, delayMs } as const,
-    snoozed: { kind: 'snoozed', delayMs } as const,
-    cancelled: { kind: 'cancelled', reason: null } as const,
-    released: { kind: 'released' } as const,
-  }[kind];
-  const requests = claims.map(({ job }) => ({ job, outcome, executionTimeMs: 1 }));
+  const requests = claims.map(({ job }) => ({ job, outcome: outcomeOf(kind), executionTimeMs: 1 }));
   const { results, late } = await jobs.claims.settle(claims[0]!.worker, requests);
   const all = [...results, ...((await late) ?? [])];
   return claims.map(({ job }) => all.find((result) => result.job === job)!.status);

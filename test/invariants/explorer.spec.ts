@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { ClaimedJob, JobManager } from '../../lib/index.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
+import { settle } from './actions.js';
 import { after, explore, holds, MAX_CRASHES, nameOf, reaching, stepName, wayToOpen, WORKERS } from './explorer.js';
 import type { Edge, Graph, Step, World, Worker } from './explorer.js';
 import { expectInvariants } from './invariants.js';
@@ -207,19 +208,8 @@ class Walker {
   }
 
   /** Returns the status that the library reports. */
-  private async settle(worker: Worker, job: ClaimedJob, kind: Outcome): Promise<string> {
-    const delayMs = 3_600_000;
-    const outcome = {
-      completed: { kind: 'completed', result: null } as const,
-      failed: { kind: 'failed', error: 'x', delayMs } as const,
-      permanent: { kind: 'permanent', error: 'x' } as const,
-      partial: { kind: 'partial', partialResults: {}, delayMs } as const,
-      snoozed: { kind: 'snoozed', delayMs } as const,
-      cancelled: { kind: 'cancelled', reason: null } as const,
-      released: { kind: 'released' } as const,
-    }[kind];
-    const { results, late } = await this.jobs.claims.settle(this.names[worker], [{ job, outcome, executionTimeMs: 1 }]);
-    return [...results, ...((await late) ?? [])][0]!.status;
+  private async settle(worker: Worker, job: ClaimedJob, outcome: Outcome): Promise<string> {
+    return (await settle(this.jobs, [{ worker: this.names[worker], job }], outcome))[0]!;
   }
 
   private statusAfter(outcome: Outcome, before: World): string {

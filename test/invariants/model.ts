@@ -207,9 +207,9 @@ export class Model {
     return ended.length;
   }
 
-  /** Whatever waits for its time is due. */
+  /** Whatever waits for its time is due; what is exhausted would be, if it came back. */
   timeComes(): void {
-    for (const job of this.all()) if (job.state.standing === 'waiting') job.state = { ...job.state, due: true };
+    for (const job of this.all()) if (job.state.standing !== 'running') job.state = { ...job.state, due: true };
   }
 
   private change(id: string, to: (state: JobState) => JobState): void {
