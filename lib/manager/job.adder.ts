@@ -148,7 +148,7 @@ export class JobAdder {
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
     const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
     await this.database.run(linkParents, [pairs.map(([child]) => child), pairs.map(([, parent]) => parent)], executor);
-    await this.claims.resolveDependents(parents, executor);
+    await this.claims.dependents.resolve(parents, executor);
     const stored = new Map(
       (
         await this.find(

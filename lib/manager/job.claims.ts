@@ -13,13 +13,13 @@ import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
 import type { ReachabilityListener } from '../storage/reachability.js';
-import * as dependencies from '../storage/statements/dependencies.js';
 import * as leases from '../storage/statements/lease-jobs.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { unblockSuccessors } from '../storage/statements/settle-jobs.js';
 import { claim } from './claimer.js';
+import { Dependents } from './dependents.js';
 import { isSealed, opened, openedPayload, sealed, type JobCipher } from './job.cipher.js';
 import { retryDelayMs } from './retry.policy.js';
 import { executionEnvironment, findEarlier, settleBatch, type SettleBatch, type Settlement } from './settlement.js';
@@ -45,6 +45,7 @@ export interface SettleAnswer {
 export class JobClaims {
   /** Whether there may be windows to refill: true until a heartbeat has told otherwise. */
   mayHaveRateLimits = true;
+  readonly dependents: Dependents;
   private readonly seenTasks = new Set<string>();
 
   constructor(
@@ -54,7 +55,9 @@ export class JobClaims {
     /** Hears of the jobs that are settled here. */
     private readonly onSettled: (ids: Set<string>) => void,
     private readonly cipher: JobCipher | undefined,
-  ) {}
+  ) {
+    this.dependents = new Dependents(database, settings);
+  }
 
   /** How long a claim by hand holds, in ms, unless it says otherwise. */
   get lockTimeoutMs(): number {
@@ -147,20 +150,6 @@ export class JobClaims {
     return jobs;
   }
 
-  /** Tells the jobs that wait for these parents what has become of them; what is cancelled for it is a parent itself. */
-  async resolveDependents(parents: string[], executor?: QueryExecutor): Promise<void> {
-    for (let ended = parents; ended.length;) {
-      const values = [ended, this.database.channel, this.settings.history.retentionMs];
-      const rows = await this.database.run(dependencies.resolveDependents, values, executor);
-      ended = rows.filter(({ became }) => became === 'cancelled').map(({ id }) => id);
-    }
-  }
-
-  /** The same for parents of which nobody has told their children: whoever should have has died. */
-  async resolveForgotten(): Promise<void> {
-    await this.resolveDependents((await this.database.run(dependencies.forgottenParents, [])).map(({ id }) => id));
-  }
-
   /** Lets those in who wait for a free place in these queues; `stuck`: see promoteQueued. Returns how many. */
   async promote(queues: string[], stuck = false): Promise<number> {
     if (!queues.length) return 0;
@@ -249,9 +238,9 @@ export class JobClaims {
       return rescued;
     });
     await this.letIn(freedBy(dead));
+    await this.database.run(unblockSuccessors, [null, this.settings.history.retentionMs]);
     await this.promoteStalled();
-    await this.database.run(unblockSuccessors, [null]);
-    await this.resolveForgotten();
+    await this.dependents.resolveForgotten();
     return dead.length;
   }
 
@@ -319,9 +308,9 @@ export class JobClaims {
 
   /** Others may go on where these jobs have left. */
   private async letIn({ promote, successors, parents }: Freed): Promise<void> {
+    if (successors.length) await this.database.run(unblockSuccessors, [successors, this.settings.history.retentionMs]);
     await this.promote(promote);
-    if (successors.length) await this.database.run(unblockSuccessors, [successors]);
-    await this.resolveDependents(parents);
+    await this.dependents.resolve(parents);
   }
 
   private async promoteStalled(): Promise<number> {

@@ -295,7 +295,7 @@ export class JobManager {
     const { retentionMs } = this.settings.history;
     const rows = await this.database.run(edits.cancelJobs, [ids, reason ?? null, retentionMs, this.database.channel]);
     const running = new Set(rows.filter((row) => row.running).map(({ id }) => id));
-    await this.claims.resolveDependents(rows.map(({ id }) => id).filter((id) => !running.has(id)));
+    await this.claims.dependents.resolve(rows.map(({ id }) => id).filter((id) => !running.has(id)));
     // Its worker may have heard of it, and settled it, by now.
     return (await this.edited(rows)).map((job) => (running.has(job.id) ? { ...job, status: 'running' } : job));
   }
@@ -316,7 +316,9 @@ export class JobManager {
       maxAttempts: [maxAttempts, rules.optional(rules.integer(1, 32_767))],
     });
     const values = [ids, runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null];
-    return this.edited(await this.database.run(edits.rescheduleJobs, values));
+    const jobs = await this.edited(await this.database.run(edits.rescheduleJobs, values));
+    await this.claims.dependents.resolve(jobs.filter(({ status }) => status === 'exhausted').map(({ id }) => id));
+    return jobs;
   }
 
   /**
@@ -325,13 +327,7 @@ export class JobManager {
    */
   async retryJobs(ids: string[]): Promise<Job[]> {
     check({ ids: [ids, rules.uuids] });
-    const rows = await this.database.transaction(async (executor) => {
-      const found = await this.database.run(edits.findRetryable, [ids], executor);
-      const taken = found.filter((row) => row.taken).map((row) => row.job_key ?? '');
-      if (taken.length) throw new JobKeyConflictError(taken);
-      return this.database.run(edits.retryJobs, [found.map(({ id }) => id)], executor);
-    });
-    return this.edited(rows);
+    return this.edited(await this.database.transaction((executor) => this.claims.dependents.retry(ids, executor)));
   }
 
   /**

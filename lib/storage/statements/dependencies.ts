@@ -15,6 +15,23 @@ export const lockParents = statement<{ id: string }>(
   select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[]) and (select count(*) from live) >= 0`,
 );
 
+/**
+ * The parents for which these jobs wait, or waited when they were cancelled. Locked, as by lockParents, and so is the
+ * wait itself: nobody can resolve it until the transaction has ended. $1 ids. Index: job_dependencies_of_child.
+ */
+export const lockParentsOf = statement<{ id: string }>(
+  'lock_parents_of',
+  (schema) => `
+  with waits as materialized (
+    select d.parent_id from ${schema}.job_dependencies d
+    where d.child_id = any($1::uuid[]) order by d.child_id, d.parent_id for update
+  ),
+  live as materialized (
+    select j.id from ${schema}.jobs j where j.id in (select parent_id from waits) order by j.id for key share
+  )
+  select distinct parent_id as id from waits where (select count(*) from live) >= 0`,
+);
+
 /** $1 children, $2 their parents, pair by pair; what the children waited for before is forgotten. */
 export const linkParents = statement(
   'link_parents',
@@ -63,12 +80,12 @@ export const resolveDependents = statement<ResolvedRow>(
     for update of d
   ),
   verdicts as materialized (
-    select child_id, count(*) filter (where completed or policy = 'run') as met,
+    select child_id, count(*) filter (where completed or policy <> 'wait') as over,
       (array_agg(parent_id) filter (where not completed and policy = 'cancel'))[1] as failed_parent
     from ended group by child_id
   ),
   children as materialized (
-    select j.*, v.met, v.failed_parent
+    select j.*, v.over, v.failed_parent
     from ${schema}.jobs j join verdicts v on v.child_id = j.id order by j.id for update of j
   ),
   gone as (
@@ -82,12 +99,14 @@ export const resolveDependents = statement<ResolvedRow>(
       'parent job ' || failed_parent || ' did not complete'
     from gone
   ),
+  -- Also on a child that is exhausted: it may be retried, and must not wait for a parent that is forgotten.
   counted as (
     update ${schema}.jobs j
-    set unmet = greatest(0, j.unmet - c.met), updated_at = now(),
-      parked = case when j.parked = 'parents' and j.unmet <= c.met then null else j.parked end
+    set unmet = greatest(0, j.unmet - c.over), updated_at = now(),
+      parked = case when j.parked = 'parents' and j.unmet <= c.over then null else j.parked end
     from children c
-    where j.id = c.id and c.met > 0 and c.failed_parent is null
+    where j.id = c.id and c.over > 0
+      and (c.failed_parent is null or c.locked_by is not null or c.parked is null or c.parked not in ('parents', 'key'))
     returning j.id, j.parked
   ),
   forgotten as (

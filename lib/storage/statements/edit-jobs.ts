@@ -91,28 +91,37 @@ export const findRetryable = statement<{ id: string; job_key: string | null; tak
   order by b.id`,
 );
 
-/** $1 ids from findRetryable. Attempts start anew; the fence goes on from where it was. */
+/**
+ * $1 ids from findRetryable. Attempts start anew; the fence goes on from where it was. A job that was cancelled while it
+ * waited for parents, or for the job whose key it took, waits on. Those whose parents wait to be resolved must have been
+ * locked by lockParentsOf.
+ */
 export const retryJobs = statement<EditedRow>(
   'retry_jobs',
   (schema) => `
   with exhausted as (
     update ${schema}.jobs j set parked = case when j.unmet > 0 then 'parents' end, attempts = 0, crashes = 0,
-      run_at = now(), snoozed = false,
-      replayed = false, slot_only = j.queue is not null or j.rate_limit_key is not null or j.max_attempts = 1,
+      run_at = now(), snoozed = false, superseded_by = null, replayed = false,
+      slot_only = j.queue is not null or j.rate_limit_key is not null or j.max_attempts = 1,
       revision = j.revision + 1, updated_at = now()
     where j.id = any($1::uuid[]) and j.parked = 'exhausted'
     returning j.id, j.queue
   ),
   cancelled as (
     insert into ${schema}.jobs (id, run_at, fence, updated_at, priority, revision, max_attempts, slot_only, task, queue,
-      rate_limit_key, job_key, flags)
+      rate_limit_key, job_key, flags, unmet, parked)
     select b.id, now(), last.fence, now(), b.priority, 1, b.max_attempts,
       b.queue is not null or b.rate_limit_key is not null or b.max_attempts = 1, b.task, b.queue, b.rate_limit_key,
-      b.job_key, b.flags
+      b.job_key, b.flags, waits.unmet, case
+        when exists (select from ${schema}.jobs h where h.superseded_by = b.id and h.locked_by is not null) then 'key'
+        when waits.unmet > 0 then 'parents'
+      end
     from ${schema}.job_bodies b cross join lateral (
-      select fence from ${schema}.job_history where job_id = b.id order by fence desc limit 1
-    ) last
-    where b.id = any($1::uuid[]) and not exists (select from ${schema}.jobs j where j.id = b.id)
+      select fence, status from ${schema}.job_history where job_id = b.id order by fence desc limit 1
+    ) last cross join lateral (
+      select count(*) as unmet from ${schema}.job_dependencies d where d.child_id = b.id
+    ) waits
+    where b.id = any($1::uuid[]) and last.status = 'cancelled' and not exists (select from ${schema}.jobs j where j.id = b.id)
     on conflict (id) do nothing
     returning id, queue
   )

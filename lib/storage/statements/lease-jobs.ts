@@ -63,7 +63,8 @@ const endClaims =
     update ${schema}.jobs j set
       locked_by = null, locked_at = null, lease_ms = null, lease_expires_at = null,
       fence = j.fence + case when e.locked_by is null then 1 else 0 end,
-      revision = j.revision + 1, updated_at = now(), snoozed = false,
+      revision = j.revision + 1, updated_at = now(), snoozed = false, superseded_by = null,
+      cancel_requested = false, cancel_reason = null,
       last_error = case when $4::boolean and e.locked_by is not null then j.last_error else $1 end,
       attempts = j.attempts - case when $4::boolean and e.locked_by is not null then 1 else 0 end,
       crashes = j.crashes + case when $2::integer is null then 0 else 1 end,

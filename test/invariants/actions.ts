@@ -1,0 +1,270 @@
+// What can be done to a queue of jobs, as plain data that fast-check can make, shrink and print; and how the library is
+// asked to do it.
+import fc from 'fast-check';
+import type { ClaimedJob, JobManager, JobSpec } from '../../lib/index.js';
+import type { SettleRequest } from '../../lib/interfaces/claim.interface.js';
+import type { Sql } from './invariants.js';
+import type { JobAsked } from './model.js';
+import { letLeasesEnd, letPoolsDie, letTimeCome, letWindowPass } from './tables.js';
+import type { Outcome } from './transitions.js';
+
+export const TASKS = ['a', 'b'];
+export const QUEUES = ['q1', 'q2'];
+export const LIMITS = ['l1', 'l2'];
+export const HANDS = ['by-hand-1-of-2', 'by-hand-2-of-2'];
+export const POOLS = ['pool-of-one', 'pool-of-two'];
+export const HOUR = 3_600_000;
+export const WINDOW = 1_000 * HOUR;
+/** A queue without a limit. */
+const NO_LIMIT = 4;
+
+/** Parents by their numbers. */
+export type NewJob = Omit<JobAsked, 'parents'> & { parents: number[] };
+
+/** Numbers stand for jobs, and for claims that some worker has ever made: the n-th, counted around. */
+export type Action =
+  | { do: 'add'; jobs: NewJob[] }
+  | { do: 'claim'; worker: number; batch: number; task: string | null; queues: string[] | null }
+  | { do: 'claim for a pool'; worker: number; batch: number; slots: number; plain: boolean }
+  | { do: 'settle'; claim: number; count: number; outcome: Outcome }
+  | { do: 'extend' | 'revoke' | 'cancel' | 'fail for good' | 'retry'; job: number }
+  | { do: 'reschedule'; job: number; due: boolean | null; maxAttempts: number | null; priority: number | null }
+  | { do: 'unlock' | 'let leases end' | 'let a pool die' | 'beat' | 'register'; worker: number }
+  | { do: 'pause' | 'resume'; queue: string }
+  | { do: 'configure'; queue: string; concurrency: number }
+  | { do: 'limit'; limit: string; capacity: number }
+  | { do: 'let a window pass'; limit: string }
+  | { do: 'purge'; status: 'exhausted' | 'completed' | 'cancelled' }
+  | { do: 'reset' | 'rescue' | 'refill' | 'recount' | 'replay' | 'collect garbage' | 'let time come' };
+
+const number = fc.nat(30);
+const worker = fc.nat(1);
+const maybe = <T>(value: fc.Arbitrary<T>, freq = 2): fc.Arbitrary<T | null> => fc.option(value, { freq });
+
+const newJob: fc.Arbitrary<NewJob> = fc.record({
+  task: fc.constantFrom(...TASKS),
+  priority: fc.integer({ min: -1, max: 1 }),
+  due: fc.oneof({ arbitrary: fc.constant(true), weight: 5 }, { arbitrary: fc.constant(false), weight: 1 }),
+  maxAttempts: fc.integer({ min: 1, max: 3 }),
+  queue: maybe(fc.constantFrom(...QUEUES), 1),
+  limit: maybe(fc.constantFrom(...LIMITS), 1),
+  key: maybe(fc.constantFrom('k1', 'k2'), 1),
+  mode: fc.constantFrom('replace', 'replace', 'preserve_run_at', 'unsafe_dedupe'),
+  parents: fc.oneof(
+    { weight: 2, arbitrary: fc.constant<number[]>([]) },
+    { weight: 1, arbitrary: fc.uniqueArray(number, { minLength: 1, maxLength: 2 }) },
+  ),
+  policy: fc.constantFrom('cancel', 'cancel', 'run', 'wait'),
+});
+
+const plainJob = newJob.map((job): NewJob => ({ ...job, key: null, parents: [] }));
+
+const as = <const D extends Action['do'], T extends object>(
+  name: D,
+  fields: { [K in keyof T]: fc.Arbitrary<T[K]> },
+): fc.Arbitrary<{ do: D } & T> => fc.record({ do: fc.constant(name), ...fields }) as fc.Arbitrary<{ do: D } & T>;
+
+const outcome: fc.Arbitrary<Outcome> = fc.constantFrom(
+  ...(['completed', 'completed', 'failed', 'permanent', 'partial', 'snoozed', 'cancelled', 'released'] as const),
+);
+
+/** As often as they are named. */
+export const action: fc.Arbitrary<Action> = fc.oneof(
+  { weight: 10, arbitrary: as('add', { jobs: fc.array(newJob, { minLength: 1, maxLength: 1 }) }) },
+  { weight: 4, arbitrary: as('add', { jobs: fc.array(plainJob, { minLength: 2, maxLength: 4 }) }) },
+  {
+    weight: 10,
+    arbitrary: as('claim', {
+      worker,
+      batch: fc.integer({ min: 1, max: 4 }),
+      task: maybe(fc.constantFrom(...TASKS), 4),
+      queues: maybe(fc.shuffledSubarray(QUEUES, { minLength: 1 }), 6),
+    }),
+  },
+  {
+    weight: 6,
+    arbitrary: as('claim for a pool', {
+      worker,
+      batch: fc.integer({ min: 1, max: 4 }),
+      slots: fc.integer({ min: 0, max: 2 }),
+      plain: fc.boolean(),
+    }),
+  },
+  { weight: 14, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
+  ...(['extend', 'revoke', 'cancel', 'fail for good', 'retry', 'retry'] as const).map((name) => ({
+    weight: 2,
+    arbitrary: as(name, { job: number }),
+  })),
+  {
+    weight: 2,
+    arbitrary: as('reschedule', {
+      job: number,
+      due: maybe(fc.boolean()),
+      maxAttempts: maybe(fc.integer({ min: 1, max: 3 })),
+      priority: maybe(fc.integer({ min: -1, max: 1 })),
+    }),
+  },
+  ...(['unlock', 'let leases end', 'let a pool die', 'beat', 'register'] as const).map((name) => ({
+    weight: 1,
+    arbitrary: as(name, { worker }),
+  })),
+  { weight: 1, arbitrary: as('pause', { queue: fc.constantFrom(...QUEUES) }) },
+  { weight: 2, arbitrary: as('resume', { queue: fc.constantFrom(...QUEUES) }) },
+  {
+    weight: 2,
+    arbitrary: as('configure', {
+      queue: fc.constantFrom(...QUEUES),
+      concurrency: fc.integer({ min: 1, max: NO_LIMIT }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: as('limit', { limit: fc.constantFrom(...LIMITS), capacity: fc.integer({ min: 1, max: 3 }) }),
+  },
+  { weight: 2, arbitrary: as('let a window pass', { limit: fc.constantFrom(...LIMITS) }) },
+  { weight: 1, arbitrary: as('purge', { status: fc.constantFrom('exhausted', 'completed', 'cancelled') }) },
+  ...(['reset', 'rescue', 'refill', 'recount', 'replay', 'collect garbage'] as const).map((name) => ({
+    weight: 1,
+    arbitrary: as(name, {}),
+  })),
+  { weight: 3, arbitrary: as('let time come', {}) },
+);
+
+export interface HeldClaim {
+  worker: string;
+  job: ClaimedJob;
+}
+
+/** The library, what was added to it, and what workers believe to hold. */
+export interface Real {
+  jobs: JobManager;
+  sql: Sql;
+  ids: string[];
+  claims: HeldClaim[];
+}
+
+export const concurrencyOf = (asked: number): number => (asked === NO_LIMIT ? Infinity : asked);
+
+export const nth = <T>(list: T[], index: number): T | undefined => list[index % (list.length || 1)];
+
+/** The claim, and others of the same worker that are settled with it; they are forgotten, whatever becomes of them. */
+export function takeClaims(real: Real, index: number, count: number): HeldClaim[] {
+  const first = nth(real.claims, index);
+  if (!first) return [];
+  const others = real.claims.filter(
+    (held) => held.worker === first.worker && held !== first && held.job.id !== first.job.id,
+  );
+  const taken = [first, ...others.filter(isFirstOfItsJob).slice(0, count - 1)];
+  real.claims = real.claims.filter((held) => !taken.includes(held));
+  return taken;
+}
+
+const isFirstOfItsJob = (held: HeldClaim, index: number, all: HeldClaim[]): boolean =>
+  all.findIndex(({ job }) => job.id === held.job.id) === index;
+
+export const toSpec = (job: JobAsked): JobSpec => ({
+  task: job.task,
+  payload: {},
+  priority: job.priority,
+  maxAttempts: job.maxAttempts,
+  delayMs: job.due ? 0 : HOUR,
+  ...(job.queue !== null && { queue: job.queue }),
+  ...(job.limit !== null && { rateLimitKey: job.limit }),
+  ...(job.key !== null && { jobKey: job.key, jobKeyMode: job.mode }),
+  ...(job.parents.length > 0 && { dependsOn: job.parents, onParentFailure: job.policy }),
+});
+
+export function claimForPool(
+  jobs: JobManager,
+  workerId: string,
+  { batch, slots, plain }: { batch: number; slots: number; plain: boolean },
+): Promise<ClaimedJob[]> {
+  const request = { workerId, limit: batch, slots: plain ? 0 : slots, lookForSlots: !plain, slotPriorityLimit: null };
+  const any = { taskIdentifiers: null, forbiddenFlags: null, queues: null, leaseMs: null, cursor: [] };
+  return jobs.claims.claim({ ...request, ...any }).then((found) => found.jobs);
+}
+
+export function outcomeOf(kind: Outcome): SettleRequest['outcome'] {
+  switch (kind) {
+    case 'completed':
+      return { kind, result: null };
+    case 'failed':
+      return { kind, error: 'x', delayMs: HOUR };
+    case 'permanent':
+      return { kind, error: 'x' };
+    case 'partial':
+      return { kind, partialResults: {}, delayMs: HOUR };
+    case 'snoozed':
+      return { kind, delayMs: HOUR };
+    case 'cancelled':
+      return { kind, reason: null };
+    case 'released':
+      return { kind };
+  }
+}
+
+/** Settles claims and says what became of each. */
+export async function settle(jobs: JobManager, claims: HeldClaim[], kind: Outcome): Promise<string[]> {
+  const requests = claims.map(({ job }) => ({ job, outcome: outcomeOf(kind), executionTimeMs: 1 }));
+  const { results, late } = await jobs.claims.settle(claims[0]!.worker, requests);
+  const all = [...results, ...((await late) ?? [])];
+  return claims.map(({ job }) => all.find((result) => result.job === job)!.status);
+}
+
+/** Everything whose outcome needs no look; the rest is done by those who look. */
+export async function operate({ jobs, sql }: Real, action: Action, id: string | undefined): Promise<void> {
+  const ids = id === undefined ? [] : [id];
+  switch (action.do) {
+    case 'cancel':
+      return void (await jobs.cancelJobs(ids));
+    case 'fail for good':
+      return void (await jobs.permanentlyFailJobs(ids));
+    case 'retry':
+      return void (await jobs.retryJobs(ids));
+    case 'reschedule': {
+      const runAt = action.due === null ? {} : { runAt: new Date(Date.now() + (action.due ? -HOUR : HOUR)) };
+      const maxAttempts = action.maxAttempts === null ? {} : { maxAttempts: action.maxAttempts };
+      const priority = action.priority === null ? {} : { priority: action.priority };
+      return void (await jobs.rescheduleJobs(ids, { ...runAt, ...maxAttempts, ...priority }));
+    }
+    case 'unlock':
+      return void (await jobs.forceUnlockJobs([HANDS[action.worker]!, POOLS[action.worker]!]));
+    case 'let leases end':
+      return void (await letLeasesEnd(sql, [HANDS[action.worker]!]));
+    case 'let a pool die':
+      return void (await letPoolsDie(sql, [POOLS[action.worker]!]));
+    case 'register':
+      return register(jobs, POOLS[action.worker]!);
+    case 'pause':
+      return jobs.pauseQueue(action.queue);
+    case 'resume':
+      return jobs.resumeQueue(action.queue);
+    case 'configure':
+      return jobs.configureQueue(action.queue, { concurrency: concurrencyOf(action.concurrency) });
+    case 'limit':
+      return void (await jobs.registerRateLimit(action.limit, action.capacity, WINDOW));
+    case 'let a window pass':
+      return void (await letWindowPass(sql, action.limit));
+    case 'purge':
+      return void (await jobs.purgeJobs({ status: action.status, olderThanMs: 0 }));
+    case 'reset':
+      return void (await jobs.resetLockedJobs());
+    case 'rescue':
+      return void (await jobs.claims.rescue());
+    case 'refill':
+      return void (await jobs.refillRateLimits());
+    case 'recount':
+      return void (await jobs.forceUnlockQueues());
+    case 'collect garbage':
+      await jobs.gcJobHistory();
+      await jobs.gcTaskIdentifiers({ keepSinceMs: 0 });
+      return void (await jobs.gcJobQueues());
+    case 'let time come':
+      return void (await letTimeCome(sql));
+    default:
+      throw new Error(`Expected somebody to look at "${action.do}".`);
+  }
+}
+
+export const register = (jobs: JobManager, id: string): Promise<void> =>
+  jobs.claims.registerWorker({ id, host: 'here', pid: 1, concurrency: 4, tasks: [], leaseMs: HOUR });

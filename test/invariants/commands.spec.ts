@@ -1,0 +1,204 @@
+// Random lives of a queue: one after another against a model, and side by side against the invariants.
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { JobKeyConflictError, JobsError, UnknownParentError } from '../../lib/index.js';
+import { createTestManager, type TestManager } from '../support/manager.js';
+import * as actions from './actions.js';
+import { HANDS, POOLS, type Action, type Real } from './actions.js';
+import { ActionCommand } from './commands.js';
+import { expectInvariants } from './invariants.js';
+import { Model } from './model.js';
+import { replayed } from './replayed.js';
+import { emptyTables, letTimeCome, letWindowPass } from './tables.js';
+
+/** MILLRACE_RUNS: how many times as many runs as usual. */
+const TIMES = Number(process.env.MILLRACE_RUNS ?? 1);
+/** MILLRACE_SEED: instead of a random one. */
+const SEED = Number(process.env.MILLRACE_SEED ?? Math.floor(Math.random() * 2 ** 31));
+const FIXED_SEED = 20_250_101;
+const TIMEOUT = 60_000 * Math.max(1, TIMES);
+
+let test: TestManager;
+beforeAll(async () => {
+  console.log(`MILLRACE_SEED=${SEED}`);
+  test = await createTestManager({ retry: { baseDelayMs: actions.HOUR, maxDelayMs: 100 * actions.HOUR } });
+});
+afterAll(() => test.close());
+
+async function setUp(): Promise<{ model: Model; real: Real }> {
+  const { jobs, sql } = test;
+  await emptyTables(sql);
+  const model = new Model();
+  for (const limit of actions.LIMITS) {
+    await jobs.registerRateLimit(limit, 2, actions.WINDOW);
+    model.limits.set(limit, { capacity: 2, left: 2, windowOver: false });
+  }
+  for (const pool of POOLS) {
+    await actions.register(jobs, pool);
+    model.pools.set(pool, { silent: false, alive: true });
+  }
+  return { model, real: { jobs, sql, ids: [], claims: [] } };
+}
+
+/** Gives everything its time, its tokens and a worker: nothing may be left but what waits for an operator. */
+async function drain({ jobs, sql }: Real): Promise<void> {
+  await jobs.forceUnlockJobs();
+  for (const queue of actions.QUEUES) await jobs.resumeQueue(queue);
+  await jobs.resetLockedJobs();
+  for (let idle = 0; idle < 2;) {
+    await letTimeCome(sql);
+    for (const limit of actions.LIMITS) await letWindowPass(sql, limit);
+    const claimed = await jobs.getJobs(HANDS[0]!, { batchSize: 50 });
+    await jobs.completeJobs(HANDS[0]!, claimed, 1);
+    idle = claimed.length ? 0 : idle + 1;
+  }
+  await expectInvariants(sql);
+  // Whoever waits for a failed parent by its own wish, or for one that waits so, waits on.
+  const stuck = await sql(`
+    with recursive patient as (
+      select d.child_id as id from jobs.job_dependencies d left join jobs.jobs parent on parent.id = d.parent_id
+      where parent.id is null or parent.parked = 'exhausted'
+      union
+      select d.child_id from jobs.job_dependencies d join patient on patient.id = d.parent_id
+    )
+    select id, parked, unmet, queue, rate_limit_key from jobs.jobs
+    where parked is distinct from 'exhausted' and id not in (select id from patient)`);
+  expect(stuck).toEqual([]);
+}
+
+async function live(list: Action[]): Promise<void> {
+  const setup = await setUp();
+  await fc.asyncModelRun(
+    () => setup,
+    list.map((action) => new ActionCommand(action)),
+  );
+  await drain(setup.real);
+}
+
+describe('a queue that lives as the model says', () => {
+  it.each(replayed.map((list, index) => ({ index, list })))(
+    'as it did in life $index that went wrong once',
+    ({ list }) => live(list),
+  );
+
+  it.each([
+    { seed: FIXED_SEED, runs: 12 },
+    { seed: SEED, runs: 12 },
+  ])(
+    'with seed $seed',
+    async ({ seed, runs }) => {
+      const commands = fc.commands([actions.action.map((action) => new ActionCommand(action))], {
+        maxCommands: 60,
+        size: 'max',
+      });
+      await fc.assert(
+        fc.asyncProperty(commands, async (list) => {
+          const setup = await setUp();
+          await fc.asyncModelRun(() => setup, list);
+          await drain(setup.real);
+        }),
+        {
+          seed,
+          numRuns: runs * TIMES,
+
+          interruptAfterTimeLimit: TIMEOUT - 10_000,
+          markInterruptAsFailure: false,
+        },
+      );
+    },
+    TIMEOUT,
+  );
+});
+
+describe('a queue that many use at once', () => {
+  it.each([
+    { seed: FIXED_SEED, runs: 10 },
+    { seed: SEED, runs: 10 },
+  ])(
+    'keeps its invariants with seed $seed',
+    async ({ seed, runs }) => {
+      const side = fc.array(actions.action, { minLength: 8, maxLength: 30, size: 'max' });
+      await fc.assert(
+        fc.asyncProperty(fc.array(side, { minLength: 2, maxLength: 4 }), async (sides) => {
+          const { real } = await setUp();
+          const settled: string[] = [];
+          await Promise.all(sides.map((list, index) => liveBeside(real, list, index, settled)));
+          // Nobody was told twice that he has settled a claim.
+          expect(settled.toSorted()).toEqual([...new Set(settled)].toSorted());
+          await real.jobs.claims.dependents.resolveForgotten();
+          await real.jobs.claims.rescue();
+          await expectInvariants(real.sql);
+          await drain(real);
+        }),
+        { seed, numRuns: runs * TIMES, interruptAfterTimeLimit: TIMEOUT - 10_000, markInterruptAsFailure: false },
+      );
+    },
+    TIMEOUT,
+  );
+});
+
+/** One of several that use a queue at the same time: its workers are its own, the jobs are everybody's. */
+async function liveBeside(real: Real, list: Action[], index: number, settled: string[]): Promise<void> {
+  const { jobs } = real;
+  for (const action of list) {
+    const id = 'job' in action ? actions.nth(real.ids, action.job) : undefined;
+    switch (action.do) {
+      case 'add': {
+        const parents = (job: actions.NewJob): string[] => [
+          ...new Set(job.parents.flatMap((parent) => actions.nth(real.ids, parent) ?? [])),
+        ];
+        const specs = action.jobs.map((job) =>
+          actions.toSpec({ ...job, parents: job.key === null ? parents(job) : [] }),
+        );
+        const added = await jobs.addJobs(specs).catch(refused(UnknownParentError));
+        if (added) real.ids.push(...added.map((job) => job.id).filter((job) => !real.ids.includes(job)));
+        break;
+      }
+      case 'claim': {
+        const worker = HANDS[(action.worker + index) % HANDS.length]!;
+        const { task, queues } = action;
+        const only = { ...(task !== null && { taskIdentifiers: [task] }), ...(queues !== null && { queues }) };
+        const claimed = await jobs.getJobs(worker, { batchSize: action.batch, leaseMs: actions.HOUR, ...only });
+        real.claims.push(...claimed.map((job) => ({ worker, job })));
+        break;
+      }
+      case 'claim for a pool': {
+        const worker = POOLS[(action.worker + index) % POOLS.length]!;
+        const claimed = await actions.claimForPool(jobs, worker, action);
+        real.claims.push(...claimed.map((job) => ({ worker, job })));
+        break;
+      }
+      case 'settle': {
+        const claims = actions.takeClaims(real, action.claim, action.count);
+        if (!claims.length) break;
+        const statuses = await actions.settle(jobs, claims, action.outcome);
+        for (const [at, { job }] of claims.entries())
+          if (statuses[at] !== 'lost') settled.push(`${job.id} ${job.fence}`);
+        break;
+      }
+      case 'extend':
+        if (id) await jobs.extendLease(HANDS[index % 2]!, id).catch(refused(JobsError));
+        break;
+      case 'revoke': {
+        const job = id ? await jobs.findJob(id) : null;
+        if (job) await jobs.revokeLease(job.id, job.revision).catch(refused(JobsError));
+        break;
+      }
+      case 'replay':
+        await jobs.replayFailedJobs();
+        break;
+      case 'beat':
+        await jobs.claims.heartbeat(POOLS[action.worker]!);
+        break;
+      default:
+        await actions.operate(real, action, id).catch(refused(JobKeyConflictError));
+    }
+    await expectInvariants(real.sql, { atRest: false });
+  }
+}
+
+const refused =
+  (kind: abstract new (...args: any[]) => Error) =>
+  (error: unknown): undefined => {
+    if (!(error instanceof kind)) throw error;
+  };

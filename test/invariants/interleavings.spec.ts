@@ -1,0 +1,237 @@
+// Each pair of calls on two connections, statement by statement in every order: what is left is what one of the two
+// orders of the whole calls would have left, and no invariant is broken.
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { JobsError, type JobManager } from '../../lib/index.js';
+import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import * as actions from './actions.js';
+import type { HeldClaim } from './actions.js';
+import type pg from 'pg';
+import { Actor, interleave, Interleavings } from './interleaver.js';
+import { expectInvariants } from './invariants.js';
+import { emptyTables, letPoolsDie, readJobs, stateOf } from './tables.js';
+import type { Outcome } from './transitions.js';
+
+/** MILLRACE_RUNS=1 or more: every order there is. Else those in which the turn passes once before its time. */
+const SWITCHES = process.env.MILLRACE_RUNS ? Infinity : 1;
+const TIMEOUT = 300_000;
+
+let test: TestManager;
+let actors: Actor[];
+beforeAll(async () => {
+  test = await createTestManager({ retry: { baseDelayMs: actions.HOUR } });
+  actors = [await Actor.create('A', test.url), await Actor.create('B', test.url)];
+});
+afterAll(async () => {
+  for (const { jobs } of actors) await jobs.close();
+  await test.close();
+});
+
+const POOL = 'pool-that-is-silent';
+
+/** The job that the two are about, and those whose fate hangs on it. */
+interface Scene {
+  id: string;
+  names: Map<string, string>;
+  held: HeldClaim;
+}
+
+type Standing = 'running' | 'waiting' | 'exhausted' | 'cancelled';
+
+/** One job in a serial queue, with a key and a child; behind it in the queue, another one. */
+async function setScene(standing: Standing): Promise<Scene> {
+  const { jobs, sql } = test;
+  await emptyTables(sql);
+  await actions.register(jobs, POOL);
+  const job = await jobs.addJob('x', {}, { queue: 'q', jobKey: 'k', maxAttempts: 2 });
+  const next = await jobs.addJob('x', {}, { queue: 'q' });
+  const child = await jobs.addJob('x', {}, { dependsOn: [job.id] });
+  const names = new Map([
+    [job.id, 'job'],
+    [next.id, 'next'],
+    [child.id, 'child'],
+  ]);
+  const plain = { batch: 1, slots: 1, plain: false };
+  const [claimed] = await actions.claimForPool(jobs, POOL, plain);
+  const held = { worker: POOL, job: claimed! };
+  if (standing === 'exhausted') await actions.settle(jobs, [held], 'permanent');
+  if (standing === 'cancelled') await actions.settle(jobs, [held], 'cancelled');
+  if (standing === 'waiting') await actions.settle(jobs, [held], 'released');
+  if (standing === 'running') await letPoolsDie(sql, [POOL]);
+  return { id: job.id, names, held };
+}
+
+/** `client`: in a transaction of the caller on it. Returns what is to be done after the commit, if anything. */
+type Call = (jobs: JobManager, scene: Scene, client?: pg.Client) => Promise<unknown>;
+
+const settle =
+  (outcome: Outcome): Call =>
+  async (jobs, { held }, client) => {
+    if (!client) return actions.settle(jobs, [held], outcome);
+    const request = { job: held.job, outcome: actions.outcomeOf(outcome), executionTimeMs: 1 };
+    return (await jobs.claims.settleWithin(client, POOL, request)).letIn;
+  };
+
+const CALLS: Record<string, Call> = {
+  claim: (jobs) => jobs.getJobs(WORKER, { batchSize: 5 }),
+  complete: settle('completed'),
+  fail: settle('failed'),
+  snooze: settle('snoozed'),
+  release: settle('released'),
+  rescue: (jobs) => jobs.claims.rescue(),
+  cancel: (jobs, { id }) => jobs.cancelJobs([id]),
+  retry: (jobs, { id }) => jobs.retryJobs([id]),
+  'fail for good': (jobs, { id }) => jobs.permanentlyFailJobs([id]),
+  unlock: (jobs) => jobs.forceUnlockJobs(),
+  heartbeat: (jobs) => jobs.claims.heartbeat(POOL),
+  'add its key': (jobs) => jobs.addJob('x', {}, { jobKey: 'k' }),
+  'add a child': (jobs, { id }) => jobs.addJob('x', {}, { dependsOn: [id] }),
+  'widen the queue': (jobs) => jobs.configureQueue('q', { concurrency: 2 }),
+};
+
+/** Where things stand, with the names of the scene for ids; new jobs are told apart by their order. */
+async function look({ names }: Scene): Promise<string> {
+  const stored = [...(await readJobs(test.sql)).values()].toSorted((a, b) => (a.id < b.id ? -1 : 1));
+  const known = new Map(names);
+  for (const { id } of stored) if (!known.has(id)) known.set(id, `new ${known.size}`);
+  const lines = stored.map((job) => {
+    const waits = job.parked === 'parents' || job.parked === 'key' ? job.parked : null;
+    return JSON.stringify([known.get(job.id), stateOf(job), waits, job.unmet, job.jobKey]);
+  });
+  const gone = [...names].filter(([id]) => !stored.some((job) => job.id === id)).map(([, name]) => `${name} is gone`);
+  return [...lines, ...gone].join('\n');
+}
+
+/** How each of a pair ends; `own`: every statement, or transaction of the library, commits by itself. */
+type End = 'own' | 'commit' | 'rollback';
+
+const worked = (call: Call, scene: Scene, end: End) => ({
+  every: end === 'own',
+  run: async ({ jobs, client }: Actor): Promise<void> => {
+    if (end === 'own') return void (await call(jobs, scene));
+    await client.query('begin');
+    let afterwards: unknown;
+    try {
+      afterwards = await call(jobs.within(client), scene, client);
+    } catch (error) {
+      await client.query('rollback');
+      throw error;
+    }
+    await client.query(end);
+    if (end === 'commit' && typeof afterwards === 'function') await (afterwards as () => Promise<void>)();
+  },
+});
+
+/** What the calls leave behind, one after the other. */
+async function inTurn(standing: Standing, calls: { call: Call; end: End }[]): Promise<string> {
+  const scene = await setScene(standing);
+  for (const { call, end } of calls) if (end !== 'rollback') await call(test.jobs, scene).catch(() => undefined);
+  return look(scene);
+}
+
+/** Of these pairs only the job itself is compared. */
+const LOOSE: Record<string, string> = {
+  claim: 'what waits beside the job may be claimed before or after it is let in',
+  'fail for good + retry': 'a child that has not been told of the failure yet is spared by the retry',
+};
+
+async function expectLawful(standing: Standing, names: [string, string], ends: [End, End]): Promise<void> {
+  const calls = names.map((name, index) => ({ call: CALLS[name]!, end: ends[index]! }));
+  const loose = [...names, names.join(' + ')].some((name) => name in LOOSE);
+  const compared = (state: string): string =>
+    loose ? state.split('\n').filter((line) => /"job"|^job/.test(line))[0]! : state;
+  const allowed = new Set([await inTurn(standing, calls), await inTurn(standing, calls.toReversed())].map(compared));
+  // A claim passes over what somebody has locked.
+  for (const [index, name] of names.entries())
+    if (name === 'claim') allowed.add(compared(await inTurn(standing, calls.toSpliced(index, 1))));
+  const order = new Interleavings(SWITCHES);
+  while (order.next()) {
+    const scene = await setScene(standing);
+    const works = calls.map(({ call, end }) => worked(call, scene, end));
+    const log = await interleave(order, test.sql, actors, works);
+    const told = `${names.join(' + ')} (${ends.join(', ')}), ${standing}, ${order.taken}\n${log.join('\n')}`;
+    const failures = actors.flatMap(({ name, failure }) =>
+      failure && !(failure instanceof JobsError) ? [`${name}: ${String(failure)}`] : [],
+    );
+    expect([told, failures]).toEqual([told, []]);
+    const check = async (atRest: boolean): Promise<void> =>
+      expectInvariants(test.sql, { atRest }).catch((error: Error) => {
+        throw new Error(`${told}\n${error.message}`);
+      });
+    await check(ends.every((end) => end === 'own'));
+    const found = compared(await look(scene));
+    await test.jobs.resetLockedJobs();
+    await check(true);
+    // What was locked, the next sweep finds.
+    if (!allowed.has(found) && !allowed.has(compared(await look(scene))))
+      throw new Error(`${told}\nleft\n${found}\nbut in turn they leave\n${[...allowed].join('\nor\n')}`);
+  }
+}
+
+const pairsOf = (names: string[]): [string, string][] =>
+  names.flatMap((one, index) => names.slice(index).map((other): [string, string] => [one, other]));
+
+const CORE = ['claim', 'complete', 'fail', 'snooze', 'rescue', 'cancel', 'retry'];
+const MORE = ['release', 'fail for good', 'unlock', 'heartbeat', 'add its key', 'add a child', 'widen the queue'];
+const withMore = MORE.flatMap((name) => CORE.map((core): [string, string] => [name, core]));
+
+/** Calls that do something to a job that stands so. */
+const scenes: [Standing, [string, string][]][] = [
+  ['running', [...pairsOf(CORE), ...withMore]],
+  [
+    'waiting',
+    [
+      ['claim', 'claim'],
+      ['claim', 'cancel'],
+      ['claim', 'add its key'],
+      ['claim', 'fail for good'],
+      ['cancel', 'add its key'],
+      ['cancel', 'add a child'],
+      ['add its key', 'add its key'],
+      ['add its key', 'add a child'],
+    ],
+  ],
+  [
+    'exhausted',
+    [
+      ['retry', 'retry'],
+      ['retry', 'cancel'],
+      ['retry', 'add its key'],
+      ['retry', 'claim'],
+      ['retry', 'add a child'],
+    ],
+  ],
+  [
+    'cancelled',
+    [
+      ['retry', 'retry'],
+      ['retry', 'add its key'],
+      ['retry', 'claim'],
+      ['retry', 'add a child'],
+    ],
+  ],
+];
+
+describe('two calls that commit by themselves', () => {
+  for (const [standing, pairs] of scenes)
+    it.each(pairs)(
+      `%s and %s of a job that is ${standing}`,
+      (...pair) => expectLawful(standing, pair, ['own', 'own']),
+      TIMEOUT,
+    );
+});
+
+describe('two calls in transactions of their callers', () => {
+  const ENDS: [End, End][] = [
+    ['commit', 'commit'],
+    ['commit', 'rollback'],
+    ['rollback', 'commit'],
+  ];
+  for (const [standing, pairs] of scenes)
+    it.each(pairs)(
+      `%s and %s of a job that is ${standing}`,
+      async (...pair) => {
+        for (const ends of pair[0] === pair[1] ? ENDS.slice(0, 2) : ENDS) await expectLawful(standing, pair, ends);
+      },
+      TIMEOUT,
+    );
+});

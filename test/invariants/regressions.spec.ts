@@ -1,0 +1,111 @@
+// What the other specs of this folder have found, each as the shortest story that shows it.
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
+import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+import { expectInvariants } from './invariants.js';
+import { emptyTables } from './tables.js';
+
+let test: TestManager;
+let jobs: JobManager;
+
+beforeAll(async () => {
+  test = await createTestManager();
+  jobs = test.jobs;
+});
+afterAll(() => test.close());
+beforeEach(() => emptyTables(test.sql));
+
+const add = (options: AddJobOptions = {}) => jobs.addJob('x', 1, options);
+const claim = (worker = WORKER) => jobs.getJobs(worker, { batchSize: 10 });
+const claimOne = async (): Promise<ClaimedJob> => (await claim())[0]!;
+const statusOf = async ({ id }: { id: string }) => (await jobs.findJob(id))?.status;
+
+describe('jobs that wait for parents', () => {
+  it('an exhausted child that is retried does not wait for a parent that has failed meanwhile', async () => {
+    const parent = await add();
+    const child = await add({ dependsOn: [parent.id] });
+    await jobs.permanentlyFailJobs([child.id]);
+    await jobs.permanentlyFailJobs([parent.id]);
+    await expectInvariants(test.sql);
+    await jobs.retryJobs([child.id]);
+    expect(await statusOf(child)).toBe('available');
+  });
+
+  it('a cancelled child that is retried waits for its parents as before', async () => {
+    const parent = await add();
+    const child = await add({ dependsOn: [parent.id] });
+    await jobs.cancelJobs([child.id]);
+    await jobs.retryJobs([child.id]);
+    expect(await statusOf(child)).toBe('blocked');
+    await expectInvariants(test.sql);
+
+    await jobs.completeJobs(WORKER, [await claimOne()], 1);
+    expect(await statusOf(child)).toBe('available');
+    await expectInvariants(test.sql);
+  });
+
+  it('a cancelled child that is retried after its parent has completed is ready', async () => {
+    const parent = await add();
+    const child = await add({ dependsOn: [parent.id] });
+    await jobs.cancelJobs([child.id]);
+    await jobs.completeJobs(WORKER, [await claimOne()], 1);
+    await jobs.retryJobs([child.id]);
+    expect(await statusOf(child)).toBe('available');
+    await expectInvariants(test.sql);
+  });
+});
+
+describe('jobs whose key was taken while they ran', () => {
+  it('one that is given back unstarted gives way', async () => {
+    const old = await add({ jobKey: 'k' });
+    const running = await claimOne();
+    const fresh = await add({ jobKey: 'k' });
+    await jobs.claims.release(WORKER, [running]);
+    expect([await statusOf(old), await statusOf(fresh)]).toEqual(['cancelled', 'available']);
+    expect((await claim()).map(({ id }) => id)).toEqual([fresh.id]);
+    await expectInvariants(test.sql);
+  });
+
+  it('one that an operator fails and retries, once its key is free, has all its attempts again', async () => {
+    const old = await add({ jobKey: 'k' });
+    await claim();
+    await add({ jobKey: 'k' });
+    await jobs.permanentlyFailJobs([old.id]);
+    await jobs.completeJobs(WORKER, await claim(), 1);
+    await jobs.retryJobs([old.id]);
+    await jobs.failJobs(WORKER, [{ job: await claimOne(), error: 'once more' }], 1);
+    expect(await statusOf(old)).toBe('scheduled');
+    await expectInvariants(test.sql);
+  });
+
+  it('a successor that is cancelled and retried still waits behind it', async () => {
+    await add({ jobKey: 'k' });
+    const running = await claimOne();
+    const fresh = await add({ jobKey: 'k' });
+    await jobs.cancelJobs([fresh.id]);
+    await jobs.retryJobs([fresh.id]);
+    await expectInvariants(test.sql);
+    expect(await claim(OTHER)).toEqual([]);
+    await jobs.completeJobs(WORKER, [running], 1);
+    expect((await claim(OTHER)).map(({ id }) => id)).toEqual([fresh.id]);
+  });
+});
+
+it('a job that is asked to stop, then failed for good, then retried, can be completed', async () => {
+  const job = await add();
+  await claim();
+  await jobs.cancelJobs([job.id]);
+  await jobs.permanentlyFailJobs([job.id]);
+  await jobs.retryJobs([job.id]);
+  await jobs.completeJobs(WORKER, [await claimOne()], 1);
+  expect(await statusOf(job)).toBe('completed');
+});
+
+it('a parent that is exhausted by a lower maximum of attempts tells its children', async () => {
+  const parent = await add({ maxAttempts: 5 });
+  const child = await add({ dependsOn: [parent.id] });
+  await jobs.failJobs(WORKER, [{ job: await claimOne(), error: 'x' }], 1);
+  await jobs.rescheduleJobs([parent.id], { maxAttempts: 1 });
+  expect(await statusOf(child)).toBe('cancelled');
+  await expectInvariants(test.sql);
+});
