@@ -115,6 +115,7 @@ describe('a server that refuses', () => {
         `alter role ${role} reset statement_timeout; drop trigger slow on jobs.jobs; drop function ${role}_slow()`,
         /statement timeout/,
       );
+      expect(events.ofType('job.lost')).toEqual([]);
     },
     LIMIT,
   );
@@ -127,6 +128,7 @@ describe('a server that refuses', () => {
         `alter role ${role} reset default_transaction_read_only`,
         /takes no writes/,
       );
+      expect(events.ofType('job.lost')).toEqual([]);
     },
     LIMIT,
   );
@@ -244,7 +246,11 @@ describe('a server that crashes under load and comes back', () => {
       const client = new pg.Client(server.url);
       client.on('error', () => undefined);
       await client.connect();
-      return (await client.query(text).finally(() => client.end())).rows as Record<string, unknown>[];
+      try {
+        return (await client.query<Record<string, unknown>>(text)).rows;
+      } finally {
+        await client.end();
+      }
     };
     await query('create table effects (n integer not null, worker text not null)');
     worker = await WorkerProcess.start(server.url, { pollIntervalMs: 100, leaseMs: 5_000, keepaliveMs: 500 });

@@ -1,4 +1,6 @@
+import { inspect } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { DataSource } from 'typeorm';
 import {
   createCollectingEvents,
   createJobManager,
@@ -127,6 +129,7 @@ describe('connections that break', () => {
       await poolOf({ count: counting }).start();
       const ids = await harmRepeatedly(3, () => proxy.halfClose());
       await eventually(() => allCompleted(ids), PATIENCE);
+      expect(ids.filter((id) => !runs.has(id))).toEqual([]);
     },
     LIMIT,
   );
@@ -142,6 +145,35 @@ describe('connections that break', () => {
       });
       await eventually(() => allCompleted(ids), PATIENCE);
       expect(ids.filter((id) => !runs.has(id))).toEqual([]);
+    },
+    LIMIT,
+  );
+});
+
+describe('a pool on the application’s own DataSource', () => {
+  it(
+    'survives connections that are cut, its transactional tasks included',
+    async () => {
+      await database.pool.query('create table effects (n integer not null)');
+      const dataSource = await new DataSource({ type: 'postgres', url: proxy.url, poolSize: 6 }).initialize();
+      try {
+        jobs = await createJobManager({ dataSource, retry: { baseDelayMs: 1, jitter: 0 } });
+        const handler = async (n: unknown, { manager }: any): Promise<void> => {
+          await manager.query('insert into effects values ($1)', [n]);
+        };
+        const pool = poolOf({ count: counting, effect: { handler, transactional: true } }, { concurrency: 3 });
+        await pool.start();
+        const specs = Array.from({ length: 200 }, (_, n) => ({ task: 'effect', payload: n, maxAttempts: 1_000 }));
+        const effects = (await witness.addJobs(specs)).map(({ id }) => id);
+        const ids = await harmRepeatedly(5, () => proxy.cut());
+        await eventually(() => allCompleted([...ids, ...effects]), PATIENCE);
+        const { rows } = await database.pool.query<{ n: number }>('select n from effects order by n');
+        expect(rows.map(({ n }) => n)).toEqual(specs.map(({ payload }) => payload));
+        await pool.stop();
+      } finally {
+        await jobs.close();
+        await dataSource.destroy();
+      }
     },
     LIMIT,
   );
@@ -256,6 +288,8 @@ describe('answers that are lost after the commit', () => {
       const other = poolOf({ hold: counting }, { leaseMs: 1_000, keepaliveMs: 250 }, witness);
       await other.start();
       await eventually(async () => (await witness.counts()).byStatus.completed === 3, PATIENCE);
+      // The one whose outcome could not be written has run twice, those in the buffer once.
+      expect(runs.size).toBe(3);
     },
     LIMIT,
   );
@@ -415,6 +449,18 @@ describe('starting while the database is away', () => {
       );
       expect(failure).toBeInstanceOf(DatabaseUnavailableError);
       expect((failure as Error).message).toMatch(/waited for 300 ms/);
+    },
+    LIMIT,
+  );
+
+  it(
+    'names a host that nobody knows, and no password',
+    async () => {
+      const connection = 'postgres://ada:hunter2@nowhere.invalid/jobs';
+      const failure = await createJobManager({ connection }).catch((error: unknown) => error);
+      expect(failure).toBeInstanceOf(DatabaseUnavailableError);
+      expect((failure as Error).message).toContain('nowhere.invalid');
+      expect(inspect(failure, { depth: 5 })).not.toContain('hunter2');
     },
     LIMIT,
   );
