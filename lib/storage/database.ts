@@ -7,7 +7,7 @@ import type { DataSource } from 'typeorm';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
 import { isConflict, refuseIfOver, translateError } from './database.errors.js';
-import { endOrCut, poolConfig, portable, singleConnection } from './connection.settings.js';
+import { endOrCut, hearErrors, poolConfig, portable, singleConnection } from './connection.settings.js';
 import { Reachability } from './reachability.js';
 import { rowTypes } from './row.types.js';
 
@@ -64,6 +64,7 @@ export class Database {
   /** Whether the database answers. */
   readonly reachability = new Reachability();
   private closing: Promise<void> | undefined;
+  private readonly stopHearing: () => void;
   private readonly answerMs: number | undefined;
 
   private constructor(
@@ -76,6 +77,7 @@ export class Database {
     this.schema = options.schema;
     this.quotedSchema = quoteIdentifier(options.schema);
     this.channel = `millrace_${createHash('md5').update(options.schema).digest('hex')}`;
+    this.stopHearing = hearErrors(pool);
     // The application's own limit comes first.
     this.answerMs = (pool.options as pg.ClientConfig).query_timeout ? undefined : ANSWER_MS;
   }
@@ -175,7 +177,8 @@ export class Database {
 
   /** Ends the pool if it is the library's own. What is still under way fails. */
   async close(): Promise<void> {
-    if (!this.ownsPool || this.bound) return;
+    if (this.bound) return;
+    if (!this.ownsPool) return this.stopHearing();
     await (this.closing ??= endOrCut(this.pool, () => this.pool.end()));
   }
 

@@ -1,5 +1,6 @@
 import { inspect } from 'node:util';
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import pg from 'pg';
 import { DataSource } from 'typeorm';
 import {
   createCollectingEvents,
@@ -124,6 +125,25 @@ describe('connections that break', () => {
   );
 
   it(
+    'in the moment in which they are opened do not end the process',
+    async () => {
+      proxy.cut();
+      proxy.killAtBirth(2);
+      await expect(jobs.counts()).resolves.toMatchObject({ byTask: {} });
+      expect(proxy.killedThem).toBe(true);
+      const dataSource = await new DataSource({ type: 'postgres', url: proxy.url }).initialize();
+      const shared = await createJobManager({ dataSource });
+      proxy.cut();
+      proxy.killAtBirth(2);
+      await expect(shared.counts()).resolves.toMatchObject({ byTask: {} });
+      expect(proxy.killedThem).toBe(true);
+      await shared.close();
+      await dataSource.destroy();
+    },
+    LIMIT,
+  );
+
+  it(
     'half closed are given up and replaced',
     async () => {
       await poolOf({ count: counting }).start();
@@ -229,7 +249,7 @@ describe('answers that are lost after the commit', () => {
   });
 
   it('is nothing repeated in a caller’s transaction', async () => {
-    const client = new (await import('pg')).default.Client(proxy.url);
+    const client = new pg.Client(proxy.url);
     client.on('error', () => undefined);
     await client.connect();
     await client.query('begin');
