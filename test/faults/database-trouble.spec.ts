@@ -124,6 +124,25 @@ describe('connections that break', () => {
     LIMIT,
   );
 
+  it('are given a minute for statements that take milliseconds, and all the time for the others', async () => {
+    const query = jest.spyOn(pg.Client.prototype, 'query');
+    const patienceFor = (name: string): unknown =>
+      query.mock.calls
+        .map(([config]) => config as unknown as { name?: string; query_timeout?: number })
+        .find((config) => config.name?.startsWith(name))?.query_timeout;
+    try {
+      await jobs.addJob('count', 1);
+      await jobs.gcJobHistory();
+      expect(query.mock.calls.length).toBeGreaterThan(1);
+      expect([patienceFor('millrace_add_alike_jobs'), patienceFor('millrace_prune_history')]).toEqual([
+        60_000,
+        undefined,
+      ]);
+    } finally {
+      query.mockRestore();
+    }
+  });
+
   it(
     'in the moment in which they are opened do not end the process',
     async () => {
