@@ -24,7 +24,7 @@ export class TcpProxy {
   private mode: 'open' | 'refuse' | 'swallow' = 'open';
   private delayMs = 0;
   private stillborn = 0;
-  private readonly losing: { request: string; left: number }[] = [];
+  private readonly losing: { request: string; left: number; reaches: boolean }[] = [];
 
   private constructor(
     private readonly listener: Server,
@@ -88,7 +88,12 @@ export class TcpProxy {
    * instead of their answer.
    */
   loseAnswerTo(request: string, times = 1): void {
-    this.losing.push({ request, left: times });
+    this.losing.push({ request, left: times, reaches: true });
+  }
+
+  /** The connection is cut instead of carrying a statement whose message holds this text, until `heal`. */
+  neverCarry(request: string): void {
+    this.losing.push({ request, left: Infinity, reaches: false });
   }
 
   /** The next `times` connections are told, in the very packet that opens them, that they are terminated. */
@@ -121,6 +126,7 @@ export class TcpProxy {
     client.on('data', (data) => {
       if (link.silent) return;
       const lost = this.losing.find(({ request, left }) => left > 0 && data.includes(request));
+      if (lost && !lost.reaches) return this.end(link);
       if (lost) {
         lost.left--;
         losesNext = true;
