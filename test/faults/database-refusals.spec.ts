@@ -1,5 +1,5 @@
 // A server that is there, but refuses: limits, timeouts, conflicts, a standby; and one that crashes.
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import pg from 'pg';
 import {
   createCollectingEvents,
@@ -177,9 +177,19 @@ describe('a server that refuses', () => {
       end $$;
       create trigger too_many after delete on jobs.jobs referencing old table as gone
         for each statement execute function too_many()`);
-      const ids = await jobs.addJobs(Array.from({ length: 20 }, (_, n) => ({ task: 'count', payload: n })));
-      await poolOf(jobs, { count: () => undefined }, { concurrency: 20 }).start();
-      await eventually(async () => (await jobs.counts()).byStatus.completed === ids.length, PATIENCE);
+      // What fails is settled by a statement of its own, which goes through while the other one does not.
+      const specs = Array.from({ length: 20 }, (_, n) => ({
+        task: n % 4 ? 'count' : 'fail',
+        payload: n,
+        maxAttempts: 1,
+      }));
+      await jobs.addJobs(specs);
+      const fail = (): void => {
+        throw new Error('no');
+      };
+      await poolOf(jobs, { count: () => undefined, fail }, { concurrency: 20 }).start();
+      await eventually(() => events.ofType('job.settled').length === 20, PATIENCE);
+      expect((await jobs.counts()).byStatus).toMatchObject({ completed: 15, exhausted: 5 });
       expect(events.ofType('worker.error').some(({ context }) => context === 'settling outcomes')).toBe(true);
       expect(events.ofType('job.lost')).toEqual([]);
       expect(events.ofType('job.settled')).toHaveLength(20);
@@ -227,6 +237,32 @@ describe('a server that refuses', () => {
     },
     LIMIT,
   );
+});
+
+describe('the log', () => {
+  it('does not repeat itself while the database stays away, however long', () => {
+    const errors: string[] = [];
+    const warnings: string[] = [];
+    const nothing = (): void => undefined;
+    const sink = { error: (text: string) => errors.push(text), warn: (text: string) => warnings.push(text) };
+    new JobLogger({ ...sink, log: nothing, debug: nothing } as never).subscribe(events);
+    const error = new DatabaseUnavailableError('gone');
+    const clock = jest.spyOn(Date, 'now');
+    try {
+      events.emit('database.lost', 'worker-1', { error });
+      clock.mockReturnValue(Date.now() + 3_600_000);
+      events.emit('worker.error', 'worker-1', { error, context: 'claiming jobs' });
+      expect(errors).toHaveLength(1);
+      events.emit('database.back', 'worker-1', { downMs: 3_600_000, failures: 9 });
+      expect(warnings).toEqual([
+        'The database answers worker worker-1 again after 3600.0 s; 9 statements failed meanwhile',
+      ]);
+      events.emit('worker.error', 'worker-1', { error, context: 'claiming jobs' });
+      expect(errors).toHaveLength(2);
+    } finally {
+      clock.mockRestore();
+    }
+  });
 });
 
 describe('a server that crashes under load and comes back', () => {
