@@ -372,6 +372,7 @@ describe('answers that are lost after the commit', () => {
       proxy.loseAnswerTo('COMMIT');
       const ids = (await witness.addJobs([1, 2, 3].map((n) => ({ task: 'effect', payload: n })))).map(({ id }) => id);
       await eventually(() => allCompleted(ids), PATIENCE);
+      expect(events.ofType('job.lost')).toEqual([]);
       expect(proxy.lostThem).toBe(true);
       expect((await database.pool.query('select n from effects order by n')).rows).toEqual([
         { n: 1 },
