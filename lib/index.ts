@@ -40,6 +40,7 @@ export type * from './interfaces/job.interface.js';
 export type * from './interfaces/cron.interface.js';
 export { createJobManager, createWorkerPool, type PlainTask, type WorkerPoolOptions } from './jobs.factory.js';
 export { WorkerPool, type WorkerPoolState, type WorkerPoolStats } from './worker/worker.pool.js';
+export type { CircuitState } from './worker/settle.circuit.js';
 export { JobQueue, type JobQueueOptions, type JobQueueStats } from './worker/job.queue.js';
 export { OnJobEvent } from './decorators/on-job-event.decorator.js';
 export {

@@ -72,6 +72,18 @@ const secretsOf = (config: pg.PoolConfig): pg.PoolConfig => ({
   ...(config.ssl !== undefined && { ssl: config.ssl }),
 });
 
+/**
+ * A connection that dies in the very message that opens it (the server was told to terminate it) says so before whoever asked
+ * for it can listen, and an error that nobody hears ends the process. Returns how to stop.
+ */
+export function hearErrors(pool: pg.Pool): () => void {
+  const onConnect = (client: pg.PoolClient): void => void client.on('error', ignore);
+  pool.on('connect', onConnect);
+  return () => void pool.off('connect', onConnect);
+}
+
+const ignore = (): void => undefined;
+
 /** Ends a pool; connections whose peer does not answer, which would never end by themselves, are cut. */
 export async function endOrCut(pool: pg.Pool, end: () => Promise<void>): Promise<void> {
   const clients = (): pg.ClientBase[] => (pool as unknown as { _clients?: pg.ClientBase[] })._clients ?? [];

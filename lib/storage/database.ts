@@ -7,7 +7,7 @@ import type { DataSource } from 'typeorm';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
 import { isConflict, refuseIfOver, translateError } from './database.errors.js';
-import { endOrCut, poolConfig, portable, singleConnection } from './connection.settings.js';
+import { endOrCut, hearErrors, poolConfig, portable, singleConnection } from './connection.settings.js';
 import { Reachability } from './reachability.js';
 import { rowTypes } from './row.types.js';
 
@@ -64,6 +64,7 @@ export class Database {
   /** Whether the database answers. */
   readonly reachability = new Reachability();
   private closing: Promise<void> | undefined;
+  private readonly stopHearing: () => void;
   private readonly answerMs: number | undefined;
 
   private constructor(
@@ -75,9 +76,8 @@ export class Database {
   ) {
     this.schema = options.schema;
     this.quotedSchema = quoteIdentifier(options.schema);
-    // Between two users a connection has no listener of the pool's either: its end may come with its last answer.
-    pool.on('connect', listen);
     this.channel = `millrace_${createHash('md5').update(options.schema).digest('hex')}`;
+    this.stopHearing = hearErrors(pool);
     // The application's own limit comes first.
     this.answerMs = (pool.options as pg.ClientConfig).query_timeout ? undefined : ANSWER_MS;
   }
@@ -87,7 +87,7 @@ export class Database {
     const config = typeof connection === 'string' ? { connectionString: connection } : connection;
     const pool = new pg.Pool(poolConfig(config));
     // An idle connection that breaks must not end the process; the next query gets a new one.
-    pool.on('error', unheard);
+    pool.on('error', () => undefined);
     return new Database(pool, true, options, null);
   }
 
@@ -177,8 +177,8 @@ export class Database {
 
   /** Ends the pool if it is the library's own. What is still under way fails. */
   async close(): Promise<void> {
-    if (!this.bound) this.pool.off('connect', listen);
-    if (!this.ownsPool || this.bound) return;
+    if (this.bound) return;
+    if (!this.ownsPool) return this.stopHearing();
     await (this.closing ??= endOrCut(this.pool, () => this.pool.end()));
   }
 
@@ -283,9 +283,6 @@ export class Database {
     return compiled;
   }
 }
-
-const unheard = (): void => undefined;
-const listen = (client: pg.PoolClient): void => void client.on('error', unheard);
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 

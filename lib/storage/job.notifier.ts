@@ -118,7 +118,8 @@ export class JobNotifier {
 
   private retry(error: unknown): void {
     if (this.stopped) return;
-    this.onError(error);
+    // Node's complaint about a URL carries the URL.
+    this.onError(error instanceof Error && 'input' in error ? new Error(error.message) : error);
     const ceiling = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** Math.min(this.failures++, 20));
     this.schedule(ceiling * (0.5 + Math.random() / 2), () => void this.connect());
   }

@@ -4,7 +4,7 @@ import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type { EntityManager } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError, MissingPackageError } from '../jobs.errors.js';
-import { cut, endOrCut } from './connection.settings.js';
+import { cut, endOrCut, hearErrors } from './connection.settings.js';
 import type { Database } from './database.js';
 
 /** One transaction on a connection of its own. */
@@ -143,7 +143,10 @@ async function openOwn(config: pg.ClientConfig): Promise<DataSource> {
   const typeorm = await import('typeorm').catch((cause: unknown) => {
     throw new MissingPackageError(['typeorm'], 'A transactional task', { cause });
   });
-  return new typeorm.DataSource({ type: 'postgres', extra: { ...config, pipeline: undefined } }).initialize();
+  const extra = { ...config, pipeline: undefined };
+  const dataSource = await new typeorm.DataSource({ type: 'postgres', extra }).initialize();
+  hearErrors(poolOf(dataSource));
+  return dataSource;
 }
 
 const poolOf = (dataSource: DataSource): pg.Pool => (dataSource.driver as unknown as { master: pg.Pool }).master;

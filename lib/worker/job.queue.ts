@@ -58,8 +58,9 @@ export class JobQueue {
   constructor(private readonly options: JobQueueOptions) {
     this.workerId = options.workerId;
     this.buffer = new JobBuffer(options.queueSize ?? null);
-    const held = (): ClaimedJob[] => [...this.buffer.jobs(), ...(options.held?.() ?? [])];
-    this.lost = new LostClaims(options.jobs, options.workerId, held);
+    const { held } = options;
+    const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
+    this.lost = new LostClaims(options.jobs, options.workerId, all);
   }
 
   /** Jobs in the buffer. */

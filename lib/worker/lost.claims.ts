@@ -14,8 +14,8 @@ export class LostClaims {
   constructor(
     private readonly jobs: JobManager,
     private readonly workerId: string,
-    /** All that the pool knows it holds. */
-    private readonly held: () => ClaimedJob[],
+    /** All that the pool knows it holds; null where nobody can tell: nothing is suspected then. */
+    private readonly held: (() => ClaimedJob[]) | null,
   ) {}
 
   /** Whether the database may count more jobs as this pool's than the pool knows of. */
@@ -28,6 +28,7 @@ export class LostClaims {
   }
 
   suspect(): void {
+    if (!this.held) return;
     const now = performance.now();
     this.looks = LOOKS_MS.map((ms) => now + ms);
   }
@@ -36,7 +37,7 @@ export class LostClaims {
   async look(): Promise<void> {
     const lookedAt = performance.now();
     try {
-      await this.jobs.claims.releaseUnknown(this.workerId, this.held());
+      await this.jobs.claims.releaseUnknown(this.workerId, this.held?.() ?? []);
       this.failures = 0;
       this.looks = this.looks.filter((due) => due > lookedAt);
     } catch (error) {

@@ -36,7 +36,10 @@ export interface JobQueueOptions {
   isolation?: Isolation;
   /** Asked before each claim; `false`: claim nothing for now, until `wake()`. Default: always. */
   mayClaim?: () => boolean;
-  /** What the pool holds beside the buffer: jobs that run, and outcomes that are not written. Default: nothing. */
+  /**
+   * What the pool holds beside the buffer: jobs that run, and outcomes that are not written. Default: nobody can tell, and
+   * claims whose answer was lost are left to their lease.
+   */
   held?: () => ClaimedJob[];
   onError?: (error: unknown, context: string) => void;
 }

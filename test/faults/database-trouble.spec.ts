@@ -1,4 +1,7 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { inspect } from 'node:util';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import pg from 'pg';
+import { DataSource } from 'typeorm';
 import {
   createCollectingEvents,
   createJobManager,
@@ -121,12 +124,51 @@ describe('connections that break', () => {
     LIMIT,
   );
 
+  it('are given a minute for statements that take milliseconds, and all the time for the others', async () => {
+    const query = jest.spyOn(pg.Client.prototype, 'query');
+    const patienceFor = (name: string): unknown =>
+      query.mock.calls
+        .map(([config]) => config as unknown as { name?: string; query_timeout?: number })
+        .find((config) => config.name?.startsWith(name))?.query_timeout;
+    try {
+      await jobs.addJob('count', 1);
+      await jobs.gcJobHistory();
+      expect(query.mock.calls.length).toBeGreaterThan(1);
+      expect([patienceFor('millrace_add_alike_jobs'), patienceFor('millrace_prune_history')]).toEqual([
+        60_000,
+        undefined,
+      ]);
+    } finally {
+      query.mockRestore();
+    }
+  });
+
+  it(
+    'in the moment in which they are opened do not end the process',
+    async () => {
+      proxy.cut();
+      proxy.killAtBirth(2);
+      await expect(jobs.counts()).resolves.toMatchObject({ byTask: {} });
+      expect(proxy.killedThem).toBe(true);
+      const dataSource = await new DataSource({ type: 'postgres', url: proxy.url }).initialize();
+      const shared = await createJobManager({ dataSource });
+      proxy.cut();
+      proxy.killAtBirth(2);
+      await expect(shared.counts()).resolves.toMatchObject({ byTask: {} });
+      expect(proxy.killedThem).toBe(true);
+      await shared.close();
+      await dataSource.destroy();
+    },
+    LIMIT,
+  );
+
   it(
     'half closed are given up and replaced',
     async () => {
       await poolOf({ count: counting }).start();
       const ids = await harmRepeatedly(3, () => proxy.halfClose());
       await eventually(() => allCompleted(ids), PATIENCE);
+      expect(ids.filter((id) => !runs.has(id))).toEqual([]);
     },
     LIMIT,
   );
@@ -142,6 +184,35 @@ describe('connections that break', () => {
       });
       await eventually(() => allCompleted(ids), PATIENCE);
       expect(ids.filter((id) => !runs.has(id))).toEqual([]);
+    },
+    LIMIT,
+  );
+});
+
+describe('a pool on the application’s own DataSource', () => {
+  it(
+    'survives connections that are cut, its transactional tasks included',
+    async () => {
+      await database.pool.query('create table effects (n integer not null)');
+      const dataSource = await new DataSource({ type: 'postgres', url: proxy.url, poolSize: 6 }).initialize();
+      try {
+        jobs = await createJobManager({ dataSource, retry: { baseDelayMs: 1, jitter: 0 } });
+        const handler = async (n: unknown, { manager }: any): Promise<void> => {
+          await manager.query('insert into effects values ($1)', [n]);
+        };
+        const pool = poolOf({ count: counting, effect: { handler, transactional: true } }, { concurrency: 3 });
+        await pool.start();
+        const specs = Array.from({ length: 200 }, (_, n) => ({ task: 'effect', payload: n, maxAttempts: 1_000 }));
+        const effects = (await witness.addJobs(specs)).map(({ id }) => id);
+        const ids = await harmRepeatedly(5, () => proxy.cut());
+        await eventually(() => allCompleted([...ids, ...effects]), PATIENCE);
+        const { rows } = await database.pool.query<{ n: number }>('select n from effects order by n');
+        expect(rows.map(({ n }) => n)).toEqual(specs.map(({ payload }) => payload));
+        await pool.stop();
+      } finally {
+        await jobs.close();
+        await dataSource.destroy();
+      }
     },
     LIMIT,
   );
@@ -197,7 +268,7 @@ describe('answers that are lost after the commit', () => {
   });
 
   it('is nothing repeated in a caller’s transaction', async () => {
-    const client = new (await import('pg')).default.Client(proxy.url);
+    const client = new pg.Client(proxy.url);
     client.on('error', () => undefined);
     await client.connect();
     await client.query('begin');
@@ -241,7 +312,7 @@ describe('answers that are lost after the commit', () => {
   );
 
   it(
-    'jobs that a stopping pool could not give back run elsewhere, though it said goodbye',
+    'jobs that a stopping pool could not give back run elsewhere, when its lease has ended',
     async () => {
       let letGo!: () => void;
       const gate = new Promise<void>((resolve) => (letGo = resolve));
@@ -249,13 +320,15 @@ describe('answers that are lost after the commit', () => {
       const pool = poolOf({ hold: () => gate }, { concurrency: 1, leaseMs: 1_000, keepaliveMs: 250 });
       await pool.start();
       await eventually(() => pool.activeWorkers === 1 && pool.queue.depth === 2);
-      proxy.refuse();
+      for (const statement of ['millrace_end_attempts', 'millrace_release_unknown']) proxy.neverCarry(statement);
       letGo();
-      await pool.stop(0);
+      await pool.stop(1_000);
       proxy.heal();
       const other = poolOf({ hold: counting }, { leaseMs: 1_000, keepaliveMs: 250 }, witness);
       await other.start();
       await eventually(async () => (await witness.counts()).byStatus.completed === 3, PATIENCE);
+      expect(runs.size).toBe(2);
+      expect(events.ofType('pool.stop')).toHaveLength(1);
     },
     LIMIT,
   );
@@ -299,6 +372,7 @@ describe('answers that are lost after the commit', () => {
       proxy.loseAnswerTo('COMMIT');
       const ids = (await witness.addJobs([1, 2, 3].map((n) => ({ task: 'effect', payload: n })))).map(({ id }) => id);
       await eventually(() => allCompleted(ids), PATIENCE);
+      expect(events.ofType('job.lost')).toEqual([]);
       expect(proxy.lostThem).toBe(true);
       expect((await database.pool.query('select n from effects order by n')).rows).toEqual([
         { n: 1 },
@@ -415,6 +489,18 @@ describe('starting while the database is away', () => {
       );
       expect(failure).toBeInstanceOf(DatabaseUnavailableError);
       expect((failure as Error).message).toMatch(/waited for 300 ms/);
+    },
+    20_000, // sooner than a connection that is not answered gives up by itself
+  );
+
+  it(
+    'names a host that nobody knows, and no password',
+    async () => {
+      const connection = 'postgres://ada:hunter2@nowhere.invalid/jobs';
+      const failure = await createJobManager({ connection }).catch((error: unknown) => error);
+      expect(failure).toBeInstanceOf(DatabaseUnavailableError);
+      expect((failure as Error).message).toContain('nowhere.invalid');
+      expect(inspect(failure, { depth: 5 })).not.toContain('hunter2');
     },
     LIMIT,
   );

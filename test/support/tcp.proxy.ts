@@ -2,6 +2,16 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 
+/** ReadyForQuery, idle. */
+const READY = Buffer.from('Z\0\0\0\x05I', 'latin1');
+const TERMINATED = errorResponse('SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0');
+
+function errorResponse(fields: string): Buffer {
+  const head = Buffer.from('E\0\0\0\0', 'latin1');
+  head.writeInt32BE(fields.length + 4, 1);
+  return Buffer.concat([head, Buffer.from(fields, 'latin1')]);
+}
+
 interface Link {
   client: Socket;
   server: Socket;
@@ -13,7 +23,8 @@ export class TcpProxy {
   private readonly links = new Set<Link>();
   private mode: 'open' | 'refuse' | 'swallow' = 'open';
   private delayMs = 0;
-  private readonly losing: { request: string; left: number }[] = [];
+  private stillborn = 0;
+  private readonly losing: { request: string; left: number; reaches: boolean }[] = [];
 
   private constructor(
     private readonly listener: Server,
@@ -77,7 +88,21 @@ export class TcpProxy {
    * instead of their answer.
    */
   loseAnswerTo(request: string, times = 1): void {
-    this.losing.push({ request, left: times });
+    this.losing.push({ request, left: times, reaches: true });
+  }
+
+  /** The connection is cut instead of carrying a statement whose message holds this text, until `heal`. */
+  neverCarry(request: string): void {
+    this.losing.push({ request, left: Infinity, reaches: false });
+  }
+
+  /** The next `times` connections are told, in the very packet that opens them, that they are terminated. */
+  killAtBirth(times: number): void {
+    this.stillborn = times;
+  }
+
+  get killedThem(): boolean {
+    return this.stillborn === 0;
   }
 
   /** Whether all answers that were to be lost are. */
@@ -101,6 +126,7 @@ export class TcpProxy {
     client.on('data', (data) => {
       if (link.silent) return;
       const lost = this.losing.find(({ request, left }) => left > 0 && data.includes(request));
+      if (lost && !lost.reaches) return this.end(link);
       if (lost) {
         lost.left--;
         losesNext = true;
@@ -111,7 +137,12 @@ export class TcpProxy {
       if (link.silent) return;
       // PostgreSQL answers when it has committed: by now it has.
       if (losesNext) this.end(link);
-      else if (this.delayMs) setTimeout(() => link.silent || client.write(data), this.delayMs);
+      else if (this.stillborn > 0 && data.subarray(-READY.length).equals(READY)) {
+        this.stillborn--;
+        link.silent = true;
+        client.end(Buffer.concat([data, TERMINATED]));
+        server.destroy();
+      } else if (this.delayMs) setTimeout(() => link.silent || client.write(data), this.delayMs);
       else client.write(data);
     });
     server.on('error', () => this.end(link));
