@@ -13,7 +13,7 @@ import type { Outcome } from './transitions.js';
 
 /** MILLRACE_RUNS=1 or more: every order there is. Else those in which the turn passes once before its time. */
 const SWITCHES = process.env.MILLRACE_RUNS ? Infinity : 1;
-const TIMEOUT = 300_000;
+const TIMEOUT = process.env.MILLRACE_RUNS ? 300_000 : 20_000;
 
 let test: TestManager;
 let actors: Actor[];
@@ -187,7 +187,6 @@ const scenes: [Standing, [string, string][]][] = [
       ['cancel', 'add its key'],
       ['cancel', 'add a child'],
       ['add its key', 'add its key'],
-      ['add its key', 'add a child'],
     ],
   ],
   [
