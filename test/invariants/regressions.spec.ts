@@ -1,5 +1,6 @@
 // What the other specs of this folder have found, each as the shortest story that shows it.
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
@@ -107,6 +108,25 @@ it('a parent that is exhausted by a lower maximum of attempts tells its children
   await jobs.failJobs(WORKER, [{ job: await claimOne(), error: 'x' }], 1);
   await jobs.rescheduleJobs([parent.id], { maxAttempts: 1 });
   expect(await statusOf(child)).toBe('cancelled');
+  await expectInvariants(test.sql);
+});
+
+it('a claim does not spin while an open transaction holds the first in line', async () => {
+  const first = await add({ queue: 'q' });
+  await add({ queue: 'q' });
+  await jobs.pauseQueue('q');
+  await jobs.resumeQueue('q');
+  const client = new pg.Client(test.url);
+  await client.connect();
+  try {
+    await client.query('begin');
+    await jobs.addJob('x', 1, { dependsOn: [first.id], manager: client });
+    expect(await claim()).toEqual([]);
+    await client.query('commit');
+  } finally {
+    await client.end();
+  }
+  expect((await claim()).map(({ id }) => id)).toEqual([first.id]);
   await expectInvariants(test.sql);
 });
 
