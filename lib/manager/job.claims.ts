@@ -144,8 +144,10 @@ export class JobClaims {
       const found = await this.claim({ ...base, limit, slots: limit, lookForSlots: true, cursor });
       jobs.push(...found.jobs);
       cursor = found.more ? found.cursor : [];
+      // Whose turn it is may be locked by somebody's open transaction: looking again and again would not end.
+      if (!found.more || !found.jobs.length) round++;
       // Short: perhaps windows have passed, or places became free, that nobody has used yet.
-      if (!found.more && (round++, (await this.letWaitingIn()).promoted === 0)) break;
+      if (!found.more && (await this.letWaitingIn()).promoted === 0) break;
     }
     return jobs;
   }

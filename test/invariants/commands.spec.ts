@@ -66,19 +66,23 @@ async function drain({ jobs, sql }: Real): Promise<void> {
   expect(stuck).toEqual([]);
 }
 
-async function live(list: Action[]): Promise<void> {
+/** Returns how many actions were taken. */
+async function live(list: Action[]): Promise<number> {
   const setup = await setUp();
   await fc.asyncModelRun(
     () => setup,
     list.map((action) => new ActionCommand(action)),
   );
   await drain(setup.real);
+  return list.length;
 }
 
 describe('a queue that lives as the model says', () => {
   it.each(replayed.map((list, index) => ({ index, list })))(
     'as it did in life $index that went wrong once',
-    ({ list }) => live(list),
+    async ({ list }) => {
+      expect(await live(list)).toBe(list.length);
+    },
   );
 
   it.each([
@@ -87,6 +91,7 @@ describe('a queue that lives as the model says', () => {
   ])(
     'with seed $seed',
     async ({ seed, runs }) => {
+      let lives = 0;
       const commands = fc.commands([actions.action.map((action) => new ActionCommand(action))], {
         maxCommands: 60,
         size: 'max',
@@ -96,6 +101,7 @@ describe('a queue that lives as the model says', () => {
           const setup = await setUp();
           await fc.asyncModelRun(() => setup, list);
           await drain(setup.real);
+          lives++;
         }),
         {
           seed,
@@ -105,6 +111,7 @@ describe('a queue that lives as the model says', () => {
           markInterruptAsFailure: false,
         },
       );
+      expect(lives).toBeGreaterThan(0);
     },
     TIMEOUT,
   );

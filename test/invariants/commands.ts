@@ -288,7 +288,7 @@ async function replay(model: Model, real: Real): Promise<void> {
   const holders = failed.flatMap(({ id }) => model.keyHolder(id) ?? []);
   if (holders.some((holder) => model.isBehindKey(holder))) return;
   const added = await real.jobs.replayFailedJobs();
-  expect(added.map(({ jobKey }) => jobKey).toSorted()).toEqual(failed.map(({ id }) => id).toSorted());
+  expect(new Set(added.map(({ jobKey }) => jobKey))).toEqual(new Set(failed.map(({ id }) => id)));
   for (const job of failed) job.replayed = true;
   for (const job of added) {
     const { task, priority, maxAttempts, queue, rateLimitKey: limit, jobKey: key } = job;

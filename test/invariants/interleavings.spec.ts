@@ -12,8 +12,9 @@ import { emptyTables, letPoolsDie, readJobs, stateOf } from './tables.js';
 import type { Outcome } from './transitions.js';
 
 /** MILLRACE_RUNS=1 or more: every order there is. Else those in which the turn passes once before its time. */
-const SWITCHES = process.env.MILLRACE_RUNS ? Infinity : 1;
-const TIMEOUT = 300_000;
+const ALL = Boolean(process.env.MILLRACE_RUNS);
+const SWITCHES = ALL ? Infinity : 1;
+const TIMEOUT = ALL ? 300_000 : 30_000;
 
 let test: TestManager;
 let actors: Actor[];
@@ -134,7 +135,8 @@ const LOOSE: Record<string, string> = {
   'fail for good + retry': 'a child that has not been told of the failure yet is spared by the retry',
 };
 
-async function expectLawful(standing: Standing, names: [string, string], ends: [End, End]): Promise<void> {
+/** Returns how many orders there were. */
+async function expectLawful(standing: Standing, names: [string, string], ends: [End, End]): Promise<number> {
   const calls = names.map((name, index) => ({ call: CALLS[name]!, end: ends[index]! }));
   const loose = [...names, names.join(' + ')].some((name) => name in LOOSE);
   const compared = (state: string): string =>
@@ -144,13 +146,15 @@ async function expectLawful(standing: Standing, names: [string, string], ends: [
   for (const [index, name] of names.entries())
     if (name === 'claim') allowed.add(compared(await inTurn(standing, calls.toSpliced(index, 1))));
   const order = new Interleavings(SWITCHES);
+  let orders = 0;
   while (order.next()) {
+    orders++;
     const scene = await setScene(standing);
     const works = calls.map(({ call, end }) => worked(call, scene, end));
     const log = await interleave(order, test.sql, actors, works);
     const told = `${names.join(' + ')} (${ends.join(', ')}), ${standing}, ${order.taken}\n${log.join('\n')}`;
     const failures = actors.flatMap(({ name, failure }) =>
-      failure && !(failure instanceof JobsError) ? [`${name}: ${String(failure)}`] : [],
+      failure && !(failure instanceof JobsError) ? [`${name}: ${(failure as Error).message}`] : [],
     );
     expect([told, failures]).toEqual([told, []]);
     const check = async (atRest: boolean): Promise<void> =>
@@ -165,6 +169,7 @@ async function expectLawful(standing: Standing, names: [string, string], ends: [
     if (!allowed.has(found) && !allowed.has(compared(await look(scene))))
       throw new Error(`${told}\nleft\n${found}\nbut in turn they leave\n${[...allowed].join('\nor\n')}`);
   }
+  return orders;
 }
 
 const pairsOf = (names: string[]): [string, string][] =>
@@ -172,7 +177,9 @@ const pairsOf = (names: string[]): [string, string][] =>
 
 const CORE = ['claim', 'complete', 'fail', 'snooze', 'rescue', 'cancel', 'retry'];
 const MORE = ['release', 'fail for good', 'unlock', 'heartbeat', 'add its key', 'add a child', 'widen the queue'];
-const withMore = MORE.flatMap((name) => CORE.map((core): [string, string] => [name, core]));
+const withMore = MORE.flatMap((name) =>
+  (ALL ? CORE : ['claim', 'complete', 'rescue', 'retry']).map((core): [string, string] => [name, core]),
+);
 
 /** Calls that do something to a job that stands so. */
 const scenes: [Standing, [string, string][]][] = [
@@ -187,7 +194,6 @@ const scenes: [Standing, [string, string][]][] = [
       ['cancel', 'add its key'],
       ['cancel', 'add a child'],
       ['add its key', 'add its key'],
-      ['add its key', 'add a child'],
     ],
   ],
   [
@@ -215,7 +221,9 @@ describe('two calls that commit by themselves', () => {
   for (const [standing, pairs] of scenes)
     it.each(pairs)(
       `%s and %s of a job that is ${standing}`,
-      (...pair) => expectLawful(standing, pair, ['own', 'own']),
+      async (...pair) => {
+        expect(await expectLawful(standing, pair, ['own', 'own'])).toBeGreaterThan(1);
+      },
       TIMEOUT,
     );
 });
@@ -227,10 +235,10 @@ describe('two calls in transactions of their callers', () => {
     ['rollback', 'commit'],
   ];
   for (const [standing, pairs] of scenes)
-    it.each(pairs)(
+    it.each(ALL ? pairs : pairs.filter(([one]) => CORE.includes(one)))(
       `%s and %s of a job that is ${standing}`,
       async (...pair) => {
-        for (const ends of pair[0] === pair[1] ? ENDS.slice(0, 2) : ENDS) await expectLawful(standing, pair, ends);
+        for (const ends of ENDS) expect(await expectLawful(standing, pair, ends)).toBeGreaterThan(1);
       },
       TIMEOUT,
     );

@@ -132,7 +132,13 @@ export class Model {
       return holder;
     }
     const job: ModelJob = {
-      ...{ id, task, queue, limit, key, policy, parents },
+      id,
+      task,
+      queue,
+      limit,
+      key,
+      policy,
+      parents,
       state: newJob(asked.maxAttempts, asked.due),
       holdsKey: true,
       successor: null,

@@ -1,5 +1,6 @@
 // What the other specs of this folder have found, each as the shortest story that shows it.
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
@@ -108,4 +109,51 @@ it('a parent that is exhausted by a lower maximum of attempts tells its children
   await jobs.rescheduleJobs([parent.id], { maxAttempts: 1 });
   expect(await statusOf(child)).toBe('cancelled');
   await expectInvariants(test.sql);
+});
+
+it('a claim does not spin while an open transaction holds the first in line', async () => {
+  const first = await add({ queue: 'q' });
+  await add({ queue: 'q' });
+  await jobs.pauseQueue('q');
+  await jobs.resumeQueue('q');
+  const client = new pg.Client(test.url);
+  await client.connect();
+  try {
+    await client.query('begin');
+    await jobs.addJob('x', 1, { dependsOn: [first.id], manager: client });
+    expect(await claim()).toEqual([]);
+    await client.query('commit');
+  } finally {
+    await client.end();
+  }
+  expect((await claim()).map(({ id }) => id)).toEqual([first.id]);
+  await expectInvariants(test.sql);
+});
+
+// Known limits: each of these is what should be, and is not. The random lives keep away from them.
+describe('known limits of job keys', () => {
+  it.failing('a job that takes the key of a waiting successor waits behind the running job as well', async () => {
+    await add({ jobKey: 'k' });
+    await claim();
+    await add({ jobKey: 'k' });
+    await add({ jobKey: 'k' });
+    expect(await claim(OTHER)).toEqual([]);
+  });
+
+  it.failing('a waiting successor that is described anew still waits behind the running job', async () => {
+    await add({ jobKey: 'k' });
+    await claim();
+    await add({ jobKey: 'k' });
+    await add({ jobKey: 'k', jobKeyMode: 'preserve_run_at' });
+    expect(await claim(OTHER)).toEqual([]);
+  });
+
+  it.failing('a job that is described anew without parents forgets those that it had', async () => {
+    const parent = await add();
+    const child = await add({ jobKey: 'k', dependsOn: [parent.id] });
+    await add({ jobKey: 'k', jobKeyMode: 'preserve_run_at' });
+    await jobs.cancelJobs([child.id]);
+    await jobs.retryJobs([child.id]);
+    expect(await statusOf(child)).toBe('available');
+  });
 });

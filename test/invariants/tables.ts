@@ -50,7 +50,16 @@ export function stateOf(job: JobState): Partial<JobState> {
     job;
   if (standing === 'completed' || standing === 'cancelled') return { standing, fence, records };
   return {
-    ...{ standing, attempts, maxAttempts, crashes, fence, holder, byHand, cancelRequested, superseded, records },
+    standing,
+    attempts,
+    maxAttempts,
+    crashes,
+    fence,
+    holder,
+    byHand,
+    cancelRequested,
+    superseded,
+    records,
     ...(standing === 'waiting' && { due }),
   };
 }
