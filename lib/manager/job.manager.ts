@@ -35,7 +35,6 @@ import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import {
   InvalidArgumentError,
   InvalidStatusError,
-  JobKeyConflictError,
   JobNotFoundError,
   LeaseExpiredError,
   MissingPrivilegesError,
