@@ -63,11 +63,7 @@ export class Walker {
     const stored = (await readJobs(this.test.sql, [this.id])).get(this.id)!;
     const { job } = this.world;
     const expected = { ...job, holder: job.holder && this.names[job.holder as Worker] };
-    expect([stepName(step), nameOf(before), stateOf(stored)]).toEqual([
-      stepName(step),
-      nameOf(before),
-      stateOf(expected),
-    ]);
+    agree([stepName(step), nameOf(before), stateOf(stored)], [stepName(step), nameOf(before), stateOf(expected)]);
   }
 
   private async perform(step: Step, before: World): Promise<void> {
@@ -76,13 +72,13 @@ export class Walker {
     switch (step.kind) {
       case 'claim': {
         const [claim] = await this.claim(step.worker);
-        expect(claim?.id).toBe(this.world === before ? undefined : id);
+        agree(claim?.id, this.world === before ? undefined : id);
         if (claim) claims[step.worker] = claim;
         return;
       }
       case 'settle': {
         const report = await this.settle(step.worker, claims[step.worker]!, step.outcome);
-        expect(report).toBe(holds(before, step.worker) ? this.statusAfter(step.outcome, before) : 'lost');
+        agree(report, holds(before, step.worker) ? this.statusAfter(step.outcome, before) : 'lost');
         delete claims[step.worker];
         return;
       }
@@ -91,7 +87,7 @@ export class Walker {
           () => true,
           () => false,
         );
-        expect(await extended).toBe(before.job.holder === 'hand');
+        agree(await extended, before.job.holder === 'hand');
         return;
       }
       case 'time passes':
@@ -105,7 +101,7 @@ export class Walker {
         return alone(async () => {
           await letPoolsDie(sql, [this.names.pool]);
           await jobs.claims.rescue(MAX_CRASHES);
-          expect(await this.claim('pool')).toEqual([]);
+          agree(await this.claim('pool'), []);
           await this.reviveThePool();
         });
       case 'unlock':
@@ -116,7 +112,7 @@ export class Walker {
           () => true,
           () => false,
         );
-        expect(await revoked).toBe(before.job.standing === 'running');
+        agree(await revoked, before.job.standing === 'running');
         return;
       }
       case 'cancel':
@@ -156,7 +152,7 @@ export class Walker {
     const { standing } = this.world.job;
     if (standing !== 'waiting') return standing;
     if (outcome === 'snoozed' || outcome === 'released') return outcome;
-    expect(before.job.attempts).toBeLessThan(before.job.maxAttempts);
+    agree(before.job.attempts < before.job.maxAttempts, true);
     return 'retrying';
   }
 
@@ -164,4 +160,8 @@ export class Walker {
     const identity = { id: this.names.pool, host: 'here', pid: 1, concurrency: 1, tasks: [], leaseMs: 3_600_000 };
     return this.jobs.claims.registerWorker(identity);
   }
+}
+
+function agree(found: unknown, expected: unknown): void {
+  expect(found).toEqual(expected);
 }
