@@ -122,7 +122,6 @@ const parentsOf = (model: Model, real: Real, { parents }: NewJob): string[] => [
 
 async function add(model: Model, real: Real, asked: NewJob[]): Promise<void> {
   const wanted = asked.map((job): JobAsked => ({ ...job, parents: parentsOf(model, real, job) }));
-  if (wanted.some((job) => meetsKnownLimits(model, job))) return;
   const added = await real.jobs.addJobs(wanted.map((job) => actions.toSpec(job)));
   for (const [index, job] of added.entries()) {
     const expected = model.add(wanted[index]!, job.id);
@@ -130,14 +129,6 @@ async function add(model: Model, real: Real, asked: NewJob[]): Promise<void> {
     expect(job.created).toBe(!real.ids.includes(job.id));
     if (job.created) real.ids.push(job.id);
   }
-}
-
-/** What jobs with keys do not promise: see "known limits" in regressions.spec.ts. */
-function meetsKnownLimits(model: Model, { key, mode, parents }: JobAsked): boolean {
-  const holder = key === null || mode === 'unsafe_dedupe' ? undefined : model.keyHolder(key);
-  if (!holder) return false;
-  const losesParents = mode === 'preserve_run_at' && holder.parents.size > 0 && parents.length === 0;
-  return model.isBehindKey(holder) || losesParents;
 }
 
 async function claimByHand(model: Model, real: Real, action: Action & { do: 'claim' }): Promise<void> {

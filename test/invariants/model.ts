@@ -237,7 +237,10 @@ export class Model {
       holder.holdsKey = false;
       holder.successor = job;
       holder.state = { ...holder.state, superseded: true };
-    } else this.jobs.delete(holder.id);
+    } else {
+      for (const other of this.all()) if (other.successor === holder) other.successor = job;
+      this.jobs.delete(holder.id);
+    }
     // Who waits for the old job waits for the new one.
     for (const child of this.all()) if (child.parents.delete(holder)) child.parents.add(job);
   }

@@ -58,11 +58,20 @@ begin
       returning j.id, s.id as successor, j.queue
     ),
     gone_bodies as (delete from job_bodies b using gone where b.id = gone.id),
-  
+    -- The running job that the old one had to wait for: now the new one waits. Index: jobs_superseded.
+    inherited as (
+      update jobs j set superseded_by = gone.successor, revision = j.revision + 1, updated_at = now()
+      from gone where j.superseded_by = gone.id and j.locked_by is not null
+      returning gone.successor
+    ),
     no_steps as (delete from job_steps s using gone f where s.job_id = f.id),
     no_progress as (delete from job_progress p using gone f where p.job_id = f.id),
     no_logs as (delete from job_logs l using gone f where l.job_id = f.id),
     no_parents as (delete from job_dependencies d using gone f where d.child_id = f.id),
+    no_parents_any_more as (
+      delete from job_dependencies d using held h join specs s using (job_key)
+      where d.child_id = h.id and not h.running and s.job_key_mode = 'preserve_run_at' and s.depends_on is null
+    ),
     -- Who waits for the old job waits for the new one.
     followed as (
       update job_dependencies d set parent_id = s.id
@@ -76,17 +85,19 @@ begin
         (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags, job_key, unmet, parked)
       select s.id, s.run_at, s.priority, s.max_attempts, (s.queue is not null or s.rate_limit_key is not null or s.max_attempts = 1), s.task, s.queue, s.rate_limit_key, s.flags,
         s.job_key, coalesce(cardinality(s.depends_on), 0),
-        case when superseded.successor is not null then 'key' when s.depends_on is not null then 'parents' end
+        case when coalesce(superseded.successor, inherited.successor) is not null then 'key' when s.depends_on is not null then 'parents' end
       from specs s
       left join superseded on superseded.successor = s.id
       -- Reading gone here makes the deletion of the old holder happen first.
       left join gone on gone.successor = s.id
+      left join inherited on inherited.successor = s.id
       where not exists (select from missing)
       order by s.job_key
       on conflict (job_key) where job_key is not null do update set
         priority = excluded.priority, max_attempts = excluded.max_attempts, slot_only = excluded.slot_only,
         task = excluded.task, queue = excluded.queue, rate_limit_key = excluded.rate_limit_key, flags = excluded.flags,
-        attempts = 0, crashes = 0, last_error = null, previous = null, unmet = excluded.unmet, parked = excluded.parked,
+        attempts = 0, crashes = 0, last_error = null, previous = null, unmet = excluded.unmet,
+        parked = case when j.parked = 'key' then 'key' else excluded.parked end,
         revision = j.revision + 1, updated_at = now()
       where j.locked_by is null and j.parked is distinct from 'exhausted' and exists (
         select from specs s where s.job_key = j.job_key and s.job_key_mode = 'preserve_run_at'
