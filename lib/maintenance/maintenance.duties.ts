@@ -48,7 +48,7 @@ export class MaintenanceDuties {
   /** The database may be away: the next time will do. */
   private async run(context: string, steps: (() => Promise<unknown>)[]): Promise<void> {
     try {
-      for (const step of steps) if (!this.stopped) await step();
+      for (const step of steps) if (!this.stopped && !this.jobs.claims.schemaGuard.refusal) await step();
     } catch (error) {
       this.events.emit('worker.error', null, { error, context });
     }

@@ -21,6 +21,7 @@ import { unblockSuccessors } from '../storage/statements/settle-jobs.js';
 import { claim } from './claimer.js';
 import { isSealed, opened, openedPayload, sealed, type JobCipher } from './job.cipher.js';
 import { retryDelayMs } from './retry.policy.js';
+import { SchemaGuard } from './schema.guard.js';
 import { executionEnvironment, findEarlier, settleBatch, type SettleBatch, type Settlement } from './settlement.js';
 import type { TaskRegistry } from './task.registry.js';
 
@@ -53,6 +54,7 @@ export class JobClaims {
     /** Hears of the jobs that are settled here. */
     private readonly onSettled: (ids: Set<string>) => void,
     private readonly cipher: JobCipher | undefined,
+    readonly schemaGuard = new SchemaGuard(database.schema),
   ) {}
 
   /** How long a claim by hand holds, in ms, unless it says otherwise. */
@@ -62,6 +64,7 @@ export class JobClaims {
 
   /** Claims for a pool's buffer. */
   async claim(request: ClaimRequest): Promise<ClaimResult> {
+    this.schemaGuard.assertKnown();
     const { promote, ...claimed } = await claim(this.database, request);
     await this.seeTasks(claimed.jobs);
     const result = await this.decrypted(request.workerId, claimed);
@@ -181,7 +184,8 @@ export class JobClaims {
   /** Makes a pool known, or alive again: from now on its claims hold as long as its heartbeat. */
   async registerWorker({ id, host, pid, concurrency, tasks, leaseMs }: WorkerRegistration): Promise<void> {
     const environment = JSON.stringify(executionEnvironment());
-    await this.database.run(leases.registerWorker, [id, host, pid, concurrency, leaseMs, tasks, environment]);
+    const values = [id, host, pid, concurrency, leaseMs, tasks, environment];
+    this.schemaGuard.heed((await this.database.run(leases.registerWorker, values))[0]?.newer_schema ?? null);
   }
 
   /** Renews the leases of all that a worker holds. */
@@ -192,6 +196,7 @@ export class JobClaims {
       cancelRequested: row?.cancel_requested ?? [],
       needsRescue: row?.needs_rescue ?? false,
       hasRateLimits: row?.has_rate_limits ?? true,
+      newerSchema: row?.newer_schema ?? null,
     };
   }
 

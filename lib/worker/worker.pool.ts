@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import type { SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
-import { AlreadyRunningError, ShutdownError, StoppedError } from '../jobs.errors.js';
+import { AlreadyRunningError, type SchemaTooNewError, ShutdownError, StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
@@ -102,6 +102,7 @@ export class WorkerPool {
       workerId,
       options,
       tasks: () => options.taskIdentifiers ?? tasks.names(),
+      onSchemaTooNew: (error) => this.retire(error),
       onError,
     });
     this.ended = new Promise((resolve) => (this.markEnded = resolve));
@@ -201,6 +202,13 @@ export class WorkerPool {
     this.runner.stop();
     this.terminate();
     this.parts.events.emit('pool.stop', this.workerId, { forced });
+  }
+
+  /** What runs may still settle; the rest is for processes that know the schema. */
+  private retire(reason: SchemaTooNewError): void {
+    if (this.stopping) return;
+    this.report(reason, 'checking the schema; the pool stops');
+    this.interrupt();
   }
 
   private async abortAfter(timeoutMs: number): Promise<void> {

@@ -1,6 +1,7 @@
 // Claims that end without their holder's word: dead workers, expired leases, an operator's hand. And what keeps a
 // claim alive: the heartbeat of a pool, and extensions of a lease by hand.
 import { statement } from '../database.js';
+import { newerSchema } from '../jobs.migrator.js';
 import { freeQueues } from './settle-jobs.js';
 import { ms } from './job-columns.js';
 
@@ -171,13 +172,14 @@ export const markDeadWorkers = statement<{ id: string }>(
 );
 
 /** $1 id, $2 host, $3 pid, $4 concurrency, $5 lease in ms, $6 tasks, $7 environment. Also revives a worker. */
-export const registerWorker = statement(
+export const registerWorker = statement<{ newer_schema: number | null }>(
   'register_worker',
   (schema) => `
   insert into ${schema}.workers (id, host, pid, concurrency, lease_ms, tasks, environment)
   values ($1, $2, $3, $4, $5, $6::text[], $7::json)
   on conflict (id) do update set stopped_at = null, leftovers = false, heartbeat_at = clock_timestamp(), tasks = excluded.tasks,
-    concurrency = excluded.concurrency, lease_ms = excluded.lease_ms`,
+    concurrency = excluded.concurrency, lease_ms = excluded.lease_ms
+  returning (${newerSchema(schema)}) as newer_schema`,
 );
 
 /** Ids of the jobs of worker $1 that somebody asked to cancel. Index: jobs_to_cancel, which is all but empty. */
@@ -211,6 +213,7 @@ export const heartbeat = statement<{
   cancel_requested: string[] | null;
   needs_rescue: boolean;
   has_rate_limits: boolean;
+  newer_schema: number | null;
 }>(
   'heartbeat',
   (schema) => `
@@ -220,7 +223,8 @@ export const heartbeat = statement<{
     returning id
   )
   select (select json_agg(id) from (${cancelRequests(schema)}) asked) as cancel_requested,
-    ${needsRescue(schema)} as needs_rescue, exists (select from ${schema}.rate_limits) as has_rate_limits
+    ${needsRescue(schema)} as needs_rescue, exists (select from ${schema}.rate_limits) as has_rate_limits,
+    (${newerSchema(schema)}) as newer_schema
   from beat`,
 );
 
