@@ -228,7 +228,7 @@ export class JobClaims {
       return rescued;
     });
     await this.letIn(freedBy(dead));
-    await this.promoteStalled();
+    await this.letWaitingIn();
     await this.database.run(unblockSuccessors, [null]);
     await this.resolveForgotten();
     return dead.length;

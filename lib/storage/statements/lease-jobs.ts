@@ -79,7 +79,8 @@ const endClaims =
       attempt, worker_id, error_message)
     select id, fence + case when locked_by is null then 1 else 0 end, locked_at,
       now() + $6::bigint * interval '1 ms', greatest(0, extract(epoch from locked_at - run_at) * 1000)::bigint,
-      (extract(epoch from now() - locked_at) * 1000)::integer,
+      -- Held for longer than an integer can tell (25 days), while nobody was there to take it away: it must go still.
+      least(2147483647, extract(epoch from now() - locked_at) * 1000)::integer,
       case when became = 'cancelled' then 'cancelled' else 'failed' end::${schema}.job_outcome, attempts, locked_by,
       coalesce(case when became = 'cancelled' then cancel_reason end, $1)
     from ended where $5::boolean or became = 'cancelled'
@@ -188,8 +189,8 @@ const cancelRequests = (schema: string): string => `
 
 /**
  * Whether something was left undone by a process that is gone: a silent worker, a queue whose free places nobody has
- * given on, a job that waits for a key that nobody holds. Indexes: jobs_blocked_by_key, jobs_superseded; workers and
- * queues are few.
+ * given on, tokens of a new window that nobody has given out, a job that waits for a key that nobody holds. Indexes:
+ * jobs_blocked_by_key, jobs_superseded; workers, queues and rate limits are few.
  */
 const needsRescue = (schema: string): string => `
   exists (
@@ -198,6 +199,9 @@ const needsRescue = (schema: string): string => `
   ) or exists (
     select from ${schema}.job_queues
     where parked_at is not null and not paused and running < coalesce(concurrency, 2147483647)
+  ) or exists (
+    select from ${schema}.rate_limits
+    where parked_at is not null and window_started_at + interval_ms * interval '1 ms' <= clock_timestamp()
   ) or exists (
     select from ${schema}.jobs j
     where j.parked = 'key' and not exists (
