@@ -103,4 +103,6 @@ export interface HeartbeatReport {
   needsRescue: boolean;
   /** Whether any rate limit is registered. */
   hasRateLimits: boolean;
+  /** The version of the schema, where a newer release has changed what this one needs. */
+  newerSchema: number | null;
 }

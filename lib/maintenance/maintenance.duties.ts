@@ -62,7 +62,7 @@ export class MaintenanceDuties {
   private async run(context: string, steps: (() => Promise<unknown>)[]): Promise<void> {
     if (performance.now() < this.restUntil) return;
     try {
-      for (const step of steps) if (!this.stopped) await step();
+      for (const step of steps) if (!this.stopped && !this.jobs.claims.schemaGuard.refusal) await step();
       this.failures = 0;
     } catch (error) {
       const ceiling = Math.min(LONGEST_REST_MS, FIRST_REST_MS * 2 ** this.failures++);

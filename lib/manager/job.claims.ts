@@ -22,6 +22,7 @@ import { claim } from './claimer.js';
 import { Dependents } from './dependents.js';
 import { isSealed, opened, openedPayload, sealed, type JobCipher } from './job.cipher.js';
 import { retryDelayMs } from './retry.policy.js';
+import { SchemaGuard } from './schema.guard.js';
 import { executionEnvironment, findEarlier, settleBatch, type SettleBatch, type Settlement } from './settlement.js';
 import type { TaskRegistry } from './task.registry.js';
 
@@ -55,6 +56,7 @@ export class JobClaims {
     /** Hears of the jobs that are settled here. */
     private readonly onSettled: (ids: Set<string>) => void,
     private readonly cipher: JobCipher | undefined,
+    readonly schemaGuard = new SchemaGuard(database.schema),
   ) {
     this.dependents = new Dependents(database, settings);
   }
@@ -66,6 +68,7 @@ export class JobClaims {
 
   /** Claims for a pool's buffer. */
   async claim(request: ClaimRequest): Promise<ClaimResult> {
+    this.schemaGuard.assertKnown();
     const { promote, ...claimed } = await claim(this.database, request);
     await this.seeTasks(claimed.jobs);
     const result = await this.decrypted(request.workerId, claimed);
@@ -173,7 +176,8 @@ export class JobClaims {
   /** Makes a pool known, or alive again: from now on its claims hold as long as its heartbeat. */
   async registerWorker({ id, host, pid, concurrency, tasks, leaseMs }: WorkerRegistration): Promise<void> {
     const environment = JSON.stringify(executionEnvironment());
-    await this.database.run(leases.registerWorker, [id, host, pid, concurrency, leaseMs, tasks, environment]);
+    const values = [id, host, pid, concurrency, leaseMs, tasks, environment];
+    this.schemaGuard.heed((await this.database.run(leases.registerWorker, values))[0]?.newer_schema ?? null);
   }
 
   /** Renews the leases of all that a worker holds. */
@@ -184,6 +188,7 @@ export class JobClaims {
       cancelRequested: row?.cancel_requested ?? [],
       needsRescue: row?.needs_rescue ?? false,
       hasRateLimits: row?.has_rate_limits ?? true,
+      newerSchema: row?.newer_schema ?? null,
     };
   }
 
@@ -232,18 +237,18 @@ export class JobClaims {
   async rescue(maxCrashes = this.settings.maxCrashes): Promise<number> {
     const dead = await this.database.transaction(async (executor) => {
       const marked = await this.database.run(leases.markDeadWorkers, [], executor);
-      if (!marked.length) return [];
+      if (!marked.length) return null;
       const ids = marked.map(({ id }) => id);
       const how = { reason: 'worker died', maxCrashes };
       const rescued = await this.database.run(leases.rescueJobsOf, [...this.endValues(how), ids], executor);
       await this.database.run(leases.markLeftovers, [ids], executor);
       return rescued;
     });
-    await this.letIn(freedBy(dead));
+    await this.letIn(freedBy(dead ?? []));
     await this.database.run(unblockSuccessors, [null, this.settings.history.retentionMs]);
-    await this.promoteStalled();
-    await this.dependents.resolveForgotten();
-    return dead.length;
+    await this.letWaitingIn();
+    if (dead) await this.dependents.resolveForgotten();
+    return dead?.length ?? 0;
   }
 
   /** Names of tasks are noted again when they are met again. */

@@ -384,6 +384,7 @@ export class JobManager {
     const reset = await this.claims.end(leases.resetExpiredLeases, { reason: 'lease expired' }, [
       lockTimeoutMs ?? null,
     ]);
+    await this.claims.dependents.resolveForgotten();
     return reset.length + (await this.claims.rescue());
   }
 

@@ -81,6 +81,9 @@ export const isStatementTimeout = (error: unknown): boolean => codeOf(error) ===
 /** Whether a statement gave up waiting for somebody else's lock. */
 export const isLockTimeout = (error: unknown): boolean => codeOf(error) === '55P03';
 
+/** Whether somebody else's locks were in the way: given up waiting, or chosen to end a deadlock. */
+export const isContention = (error: unknown): boolean => ['55P03', '40P01', '40001'].includes(codeOf(error) ?? '');
+
 /** Whether an outcome's values are at fault, so that repeating the call would not help. */
 export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeOf(error) ?? '');
 

@@ -4,26 +4,45 @@ import { readFileSync } from 'node:fs';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
 import { InvalidOptionsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
-import { translateError } from './database.errors.js';
+import { isContention, translateError } from './database.errors.js';
 import { Database } from './database.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
 
 interface Migration {
   version: number;
   name: string;
+  /**
+   * The oldest version whose processes go on working after this migration: its own where it takes something away
+   * (contracts), an earlier one where it only adds (expands). See docs/upgrading.md.
+   */
+  compatibleFrom: number;
 }
 
 /** In order; a released file is never edited. */
 const MIGRATIONS: Migration[] = [
-  { version: 1, name: '0001_initial' },
-  { version: 2, name: '0002_dependencies_steps_crontabs' },
-  { version: 3, name: '0003_pinned_plans' },
-  { version: 4, name: '0004_plain_claims' },
-  { version: 5, name: '0005_job_keys_for_enqueuers' },
+  { version: 1, name: '0001_initial', compatibleFrom: 1 },
+  { version: 2, name: '0002_dependencies_steps_crontabs', compatibleFrom: 1 },
+  { version: 3, name: '0003_pinned_plans', compatibleFrom: 1 },
+  { version: 4, name: '0004_plain_claims', compatibleFrom: 1 },
+  { version: 5, name: '0005_job_keys_for_enqueuers', compatibleFrom: 1 },
 ];
 
 /** The version of the schema that this version of the library works with. */
 export const SCHEMA_VERSION = MIGRATIONS.at(-1)!.version;
+
+/** The highest version in the table of migrations that this version of the library cannot work with, or null. */
+export const newerSchema = (quotedSchema: string): string => `
+  select max(m.version) from ${quotedSchema}.migrations m
+  where m.version > ${SCHEMA_VERSION}
+    and coalesce((to_jsonb(m) ->> 'compatible_from')::integer, m.version) > ${SCHEMA_VERSION}`;
+
+/**
+ * How long a migration waits for a table that others use. Whoever comes behind waits as long as it does, so it gives up
+ * soon, lets them pass and tries again.
+ */
+const LOCK_TIMEOUT_MS = 2_000;
+const LOCK_TRIES = 60;
+const LOCK_PAUSE_MS = 1_000;
 
 export interface JobsMigratorOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
@@ -59,8 +78,10 @@ export class JobsMigrator {
   }
 
   /**
-   * Applies what is missing; does nothing where nothing is. Any number of processes may call it at once.
-   * @throws SchemaTooNewError, MissingPrivilegesError, DatabaseUnavailableError
+   * Applies what is missing; does nothing where nothing is. Any number of processes may call it at once, while others
+   * enqueue and work. What was interrupted leaves nothing half-done and is repeated by the next call.
+   * @throws SchemaTooNewError, MissingPrivilegesError, DatabaseUnavailableError, SchemaOutdatedError where a migration
+   *   cannot lock its tables for minutes, because transactions that use them stay open
    */
   async migrate(): Promise<void> {
     if (this.waitForDatabaseMs) return this.database.whenReachable(this.waitForDatabaseMs, () => this.migrateNow());
@@ -69,17 +90,18 @@ export class JobsMigrator {
 
   private async migrateNow(): Promise<void> {
     // The common start: nothing to do, no lock, no right to create anything needed.
-    if ((await this.version()) === SCHEMA_VERSION) return;
+    if ((await this.version()) >= SCHEMA_VERSION) return void (await this.refuseNewer());
     await this.underLock((client) => this.prepare(client));
-    for (const migration of MIGRATIONS) await this.underLock((client) => this.apply(client, migration));
+    for (const migration of MIGRATIONS) await this.applyPatiently(migration);
     await this.refuseNewer();
   }
 
   /** Removes everything the library has created, its version table included; the schema too if nothing else is in it. */
   async rollback(): Promise<void> {
-    await this.refuseNewer();
     await this.underLock(async (client) => {
       const applied = await this.versionOn(client);
+      // How to undo a newer one, only its release knows.
+      if (applied > SCHEMA_VERSION) throw new SchemaTooNewError(this.tooNew(applied));
       for (const { version, name } of MIGRATIONS.toReversed()) {
         if (version <= applied) await client.query(read(`${name}.down.sql`));
       }
@@ -114,11 +136,12 @@ export class JobsMigrator {
 
   /**
    * Checks without changing anything.
-   * @throws SchemaOutdatedError where migrations are missing, SchemaTooNewError where a newer version was here
+   * @throws SchemaOutdatedError where migrations are missing, SchemaTooNewError where a newer version was here that has
+   *   changed what this one needs
    */
   async assertCurrent(): Promise<void> {
     const version = await this.refuseNewer();
-    if (version === SCHEMA_VERSION) return;
+    if (version >= SCHEMA_VERSION) return;
     throw new SchemaOutdatedError(
       `Expected schema "${this.database.schema}" at version ${SCHEMA_VERSION}, got ${version || 'no tables at all'}. ` +
         'Run the migrations first: `await new JobsMigrator({ connection, schema }).migrate()`, or set migrate: true.',
@@ -133,10 +156,18 @@ export class JobsMigrator {
   private async refuseNewer(): Promise<number> {
     const version = await this.version();
     if (version <= SCHEMA_VERSION) return version;
-    throw new SchemaTooNewError(
-      `Expected schema "${this.database.schema}" at version ${SCHEMA_VERSION} or lower, got ${version}: a newer ` +
-        'millrace has migrated it. Update this process to that version, or give it a schema of its own.',
+    const { rows } = await this.translated(() =>
+      this.database.pool.query<{ newer: number | null }>(
+        `select (${newerSchema(this.database.quotedSchema)}) as newer`,
+      ),
     );
+    const newer = rows[0]?.newer;
+    if (newer) throw new SchemaTooNewError(this.tooNew(newer));
+    return version;
+  }
+
+  private tooNew(version: number): string {
+    return tooNew(this.database.schema, version);
   }
 
   private async prepare(client: pg.ClientBase): Promise<void> {
@@ -145,15 +176,39 @@ export class JobsMigrator {
     if (!rowCount) await client.query(`create schema ${quotedSchema}`);
     await client.query(`create table if not exists ${quotedSchema}.migrations (
       version integer primary key, name text not null, applied_at timestamptz not null default now())`);
+    // Null: nobody older than that version.
+    await client.query(`alter table ${quotedSchema}.migrations add column if not exists compatible_from integer`);
   }
 
-  private async apply(client: pg.ClientBase, { version, name }: Migration): Promise<void> {
+  /** Repeated where it met transactions that were in its way: it is one transaction itself, so nothing is half-done. */
+  private async applyPatiently(migration: Migration): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.underLock((client) => this.apply(client, migration));
+      } catch (error) {
+        if (!isContention(error)) throw error;
+        if (tries === LOCK_TRIES) throw this.blocked(migration, error);
+        await new Promise((resolve) => setTimeout(resolve, LOCK_PAUSE_MS * Math.random()));
+      }
+    }
+  }
+
+  private async apply(client: pg.ClientBase, { version, name, compatibleFrom }: Migration): Promise<void> {
     if ((await this.versionOn(client)) >= version) return;
+    await client.query(`select set_config('lock_timeout', $1, true)`, [`${LOCK_TIMEOUT_MS}ms`]);
     await client.query(read(`${name}.up.sql`));
-    await client.query(`insert into ${this.database.quotedSchema}.migrations (version, name) values ($1, $2)`, [
-      version,
-      name,
-    ]);
+    await client.query(
+      `insert into ${this.database.quotedSchema}.migrations (version, name, compatible_from) values ($1, $2, $3)`,
+      [version, name, compatibleFrom],
+    );
+  }
+
+  private blocked({ name }: Migration, cause: unknown): SchemaOutdatedError {
+    return new SchemaOutdatedError(
+      `Migration ${name} of schema "${this.database.schema}" got no lock on its tables in ${LOCK_TRIES} tries, because ` +
+        'transactions that use them stay open. Find them in pg_stat_activity (xact_start), end them, and start again.',
+      { cause },
+    );
   }
 
   private async versionOn(client: pg.Pool | pg.ClientBase): Promise<number> {
@@ -195,6 +250,11 @@ export class JobsMigrator {
     }
   }
 }
+
+/** What a process says that meets a schema which it does not know. */
+export const tooNew = (schema: string, version: number): string =>
+  `Expected schema "${schema}" at version ${SCHEMA_VERSION} or one that is compatible with it, got ${version}: a newer ` +
+  'millrace has migrated it. Update this process to that release, or give it a schema of its own.';
 
 const read = (file: string): string => readFileSync(new URL(`./migrations/${file}`, import.meta.url), 'utf8');
 

@@ -54,6 +54,7 @@ async function renew() {
     cancelRequested: row?.cancel_requested ?? [],
     needsRescue: row?.needs_rescue ?? false,
     hasRateLimits: row?.has_rate_limits ?? true,
+    newerSchema: row?.newer_schema ?? null,
   });
 }
 

@@ -3,7 +3,7 @@
 import { hostname } from 'node:os';
 import type { HeartbeatReport } from '../interfaces/claim.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
-import { CancelJob, LeaseLostError } from '../jobs.errors.js';
+import { CancelJob, LeaseLostError, type SchemaTooNewError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import { backoffMs } from './backoff.js';
 import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
@@ -15,6 +15,8 @@ export interface LeaseKeeperParts {
   workerId: string;
   options: WorkerSettings;
   tasks: () => string[];
+  /** A newer release has changed the schema: this process must claim nothing more. */
+  onSchemaTooNew: (error: SchemaTooNewError) => void;
   onError: (error: unknown, context: string) => void;
 }
 
@@ -123,7 +125,10 @@ export class LeaseKeeper {
     }
   }
 
-  private heed({ expired, cancelRequested, needsRescue, hasRateLimits }: HeartbeatReport): void {
+  private heed({ expired, cancelRequested, needsRescue, hasRateLimits, newerSchema }: HeartbeatReport): void {
+    const { schemaGuard } = this.parts.jobs.claims;
+    schemaGuard.heed(newerSchema);
+    if (schemaGuard.refusal) this.parts.onSchemaTooNew(schemaGuard.refusal);
     this.abortCancelled(cancelRequested);
     this.parts.jobs.claims.mayHaveRateLimits = hasRateLimits;
     if (needsRescue) this.rescue();
@@ -185,6 +190,7 @@ export class LeaseKeeper {
     const sentAt = monotonicMs();
     const host = hostname();
     await jobs.claims.registerWorker({ id: workerId, host, pid: process.pid, concurrency, tasks: tasks(), leaseMs });
+    jobs.claims.schemaGuard.assertKnown();
     this.registeredAt = sentAt;
   }
 

@@ -4,7 +4,13 @@ import { hostname } from 'node:os';
 import type { SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
-import { AlreadyRunningError, OutcomesUnwrittenError, ShutdownError, StoppedError } from '../jobs.errors.js';
+import {
+  AlreadyRunningError,
+  OutcomesUnwrittenError,
+  type SchemaTooNewError,
+  ShutdownError,
+  StoppedError,
+} from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
@@ -120,6 +126,7 @@ export class WorkerPool {
       workerId,
       options,
       tasks: () => options.taskIdentifiers ?? tasks.names(),
+      onSchemaTooNew: (error) => this.retire(error),
       onError,
     });
     this.ended = new Promise((resolve) => (this.markEnded = resolve));
@@ -242,6 +249,13 @@ export class WorkerPool {
     const left = this.batcher.giveUp();
     if (left.length) this.report(new OutcomesUnwrittenError(left.map(({ job }) => job.id)), 'stopping');
     return left.length === 0;
+  }
+
+  /** What runs may still settle; the rest is for processes that know the schema. */
+  private retire(reason: SchemaTooNewError): void {
+    if (this.stopping) return;
+    this.report(reason, 'checking the schema; the pool stops');
+    this.interrupt();
   }
 
   private async abortAfter(timeoutMs: number): Promise<void> {

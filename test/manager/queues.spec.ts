@@ -43,6 +43,19 @@ describe('a queue that is declared nowhere', () => {
     expect(payloads(await claim())).toEqual(['urgent']);
   });
 
+  it('lets the next one in after a job at its head that was taken away and waits to run again', async () => {
+    await add('serial', 'first', 'second');
+    await claim();
+    await claim(10, OTHER);
+    // Nobody has been made to wait for a while.
+    await test.sql(`update jobs.job_queues set parked_at = now() - interval '1 hour'`);
+    await jobs.forceUnlockJobs();
+    const again = await claim();
+    expect(payloads(again)).toEqual(['first']);
+    await jobs.completeJobs(WORKER, again, 1);
+    expect(payloads(await claim())).toEqual(['second']);
+  });
+
   it('is not held back by a job that waits for its retry', async () => {
     await add('serial', 'fails', 'next');
     const [failing] = await claim();

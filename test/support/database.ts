@@ -49,30 +49,36 @@ export async function eventually<T>(
   { timeoutMs = 10_000 } = {},
 ): Promise<Exclude<T, false | null | undefined>> {
   const deadline = Date.now() + timeoutMs;
+  let known: unknown;
   for (;;) {
-    const { value, failure } = await attempt(check, deadline);
+    const { value, failure } = await attempt(check, deadline, known);
     if (value) return value as Exclude<T, false | null | undefined>;
     if (Date.now() >= deadline) {
       const reason = failure === undefined ? `it returned ${String(value)}` : reasonOf(failure);
       const message = `Expected this check to pass within ${timeoutMs} ms: ${reason}\n${check.toString()}`;
       throw new Error(message, failure === undefined ? {} : { cause: failure });
     }
+    known = failure;
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }
 
+/** The deadline cut the last try off: an earlier reason says more. */
+const SILENCE = new Error('it did not answer');
+
 async function attempt<T>(
   check: () => T | Promise<T>,
   deadline: number,
+  known: unknown,
 ): Promise<{ value?: T | null; failure?: unknown }> {
   let timer: NodeJS.Timeout | undefined;
   const silence = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('it did not answer')), Math.max(deadline - Date.now(), RETRY_MS));
+    timer = setTimeout(() => reject(SILENCE), Math.max(deadline - Date.now(), RETRY_MS));
   });
   try {
     return { value: await Promise.race([check(), silence]) };
   } catch (failure) {
-    return { failure };
+    return failure === SILENCE ? { failure: known ?? SILENCE } : { failure };
   } finally {
     clearTimeout(timer);
   }

@@ -233,6 +233,29 @@ describe('crashes (worker died)', () => {
     expect(together.some((group) => group.length > 1)).toBe(true);
   });
 
+  it('of a process that nobody has missed for months free its jobs all the same', async () => {
+    const { id } = await jobs.addJob('x', 1, { maxAttempts: 3 });
+    await start({}, { taskIdentifiers: ['nothing'], keepaliveMs: 250 });
+    await test.sql(`insert into jobs.workers (id, host, pid, concurrency, lease_ms, tasks, environment, heartbeat_at)
+      values ('long-gone-worker', 'h', 1, 1, 1000, '{}', '{}', now() - interval '300 days')`);
+    await test.sql(
+      `update jobs.jobs set locked_by = 'long-gone-worker', locked_at = now() - interval '300 days',
+      attempts = 1, fence = 1 where id = $1`,
+      [id],
+    );
+    await eventually(async () => (await jobs.findJob(id))?.status === 'available');
+    expect(await jobs.jobHistory(id)).toMatchObject([{ status: 'failed', errorMessage: 'worker died' }]);
+  });
+
+  it('of the process that made a job wait for a token do not make it wait for ever', async () => {
+    await jobs.registerRateLimit('r', 1, 1_000);
+    const { id } = await jobs.addJob('x', 1, { rateLimitKey: 'r' });
+    await test.sql(`update jobs.jobs set parked = 'tokens' where id = $1`, [id]);
+    await test.sql(`update jobs.rate_limits set available = 0, parked_at = now()`);
+    await start({ x: () => undefined }, { keepaliveMs: 250 });
+    await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
+  });
+
   it('of a frozen process that holds a job in a transaction keep no other job waiting', async () => {
     const [held, free] = await jobs.addJobs([1, 2].map((payload) => ({ task: 't', payload, maxAttempts: 5 })));
     await jobs.claims.registerWorker({ ...worker, id: 'frozen-worker-1' });

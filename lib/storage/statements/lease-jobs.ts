@@ -1,6 +1,7 @@
 // Claims that end without their holder's word: dead workers, expired leases, an operator's hand. And what keeps a
 // claim alive: the heartbeat of a pool, and extensions of a lease by hand.
 import { statement } from '../database.js';
+import { newerSchema } from '../jobs.migrator.js';
 import { freeQueues } from './settle-jobs.js';
 import { ms } from './job-columns.js';
 
@@ -79,7 +80,8 @@ const endClaims =
       attempt, worker_id, error_message)
     select id, fence + case when locked_by is null then 1 else 0 end, locked_at,
       now() + $6::bigint * interval '1 ms', greatest(0, extract(epoch from locked_at - run_at) * 1000)::bigint,
-      (extract(epoch from now() - locked_at) * 1000)::integer,
+      -- Held for longer than an integer can tell (25 days), while nobody was there to take it away: it must go still.
+      least(2147483647, extract(epoch from now() - locked_at) * 1000)::integer,
       case when became = 'cancelled' then 'cancelled' else 'failed' end::${schema}.job_outcome, attempts, locked_by,
       coalesce(case when became = 'cancelled' then cancel_reason end, $1)
     from ended where $5::boolean or became = 'cancelled'
@@ -177,13 +179,14 @@ export const markDeadWorkers = statement<{ id: string }>(
 );
 
 /** $1 id, $2 host, $3 pid, $4 concurrency, $5 lease in ms, $6 tasks, $7 environment. Also revives a worker. */
-export const registerWorker = statement(
+export const registerWorker = statement<{ newer_schema: number | null }>(
   'register_worker',
   (schema) => `
   insert into ${schema}.workers (id, host, pid, concurrency, lease_ms, tasks, environment)
   values ($1, $2, $3, $4, $5, $6::text[], $7::json)
   on conflict (id) do update set stopped_at = null, leftovers = false, heartbeat_at = clock_timestamp(), tasks = excluded.tasks,
-    concurrency = excluded.concurrency, lease_ms = excluded.lease_ms`,
+    concurrency = excluded.concurrency, lease_ms = excluded.lease_ms
+  returning (${newerSchema(schema)}) as newer_schema`,
   { repeatable: true, prompt: true },
 );
 
@@ -193,8 +196,8 @@ const cancelRequests = (schema: string): string => `
 
 /**
  * Whether something was left undone by a process that is gone: a silent worker, a queue whose free places nobody has
- * given on, a job that waits for a key that nobody holds. Indexes: jobs_blocked_by_key, jobs_superseded; workers and
- * queues are few.
+ * given on, tokens of a new window that nobody has given out, a job that waits for a key that nobody holds. Indexes:
+ * jobs_blocked_by_key, jobs_superseded; workers, queues and rate limits are few.
  */
 const needsRescue = (schema: string): string => `
   exists (
@@ -203,6 +206,9 @@ const needsRescue = (schema: string): string => `
   ) or exists (
     select from ${schema}.job_queues
     where parked_at is not null and not paused and running < coalesce(concurrency, 2147483647)
+  ) or exists (
+    select from ${schema}.rate_limits
+    where parked_at is not null and window_started_at + interval_ms * interval '1 ms' <= clock_timestamp()
   ) or exists (
     select from ${schema}.jobs j
     where j.parked = 'key' and not exists (
@@ -218,6 +224,7 @@ export const heartbeat = statement<{
   cancel_requested: string[] | null;
   needs_rescue: boolean;
   has_rate_limits: boolean;
+  newer_schema: number | null;
 }>(
   'heartbeat',
   (schema) => `
@@ -227,7 +234,8 @@ export const heartbeat = statement<{
     returning id
   )
   select (select json_agg(id) from (${cancelRequests(schema)}) asked) as cancel_requested,
-    ${needsRescue(schema)} as needs_rescue, exists (select from ${schema}.rate_limits) as has_rate_limits
+    ${needsRescue(schema)} as needs_rescue, exists (select from ${schema}.rate_limits) as has_rate_limits,
+    (${newerSchema(schema)}) as newer_schema
   from beat`,
   { prompt: true },
 );

@@ -58,8 +58,8 @@ export const promoteQueued = statement<{ promoted: number }>(
     where name = any($1::text[])
     order by name for update
   ),
-  heads as materialized (
-    select waiting.id, places.name
+  line as materialized (
+    select waiting.id, waiting.parked, places.name
     from places cross join lateral (
       select j.id, j.parked from ${schema}.jobs j
       where j.queue = places.name and (j.parked is null or j.parked = 'queue') and j.locked_by is null
@@ -68,18 +68,18 @@ export const promoteQueued = statement<{ promoted: number }>(
       limit greatest(places.free, 0)
       for update skip locked
     ) waiting
-    where places.free > 0 and waiting.parked = 'queue'
+    where places.free > 0
   ),
   promoted as (
-    update ${schema}.jobs j set parked = null from heads where j.id = heads.id
+    update ${schema}.jobs j set parked = null from line where j.id = line.id and line.parked = 'queue'
   ),
   emptied as (
     update ${schema}.job_queues q set parked_at = null
     from places
     where q.name = places.name and places.parked_at < statement_timestamp() - interval '1 min'
-      and places.free > (select count(*) from heads where heads.name = places.name)
+      and places.free > (select count(*) from line where line.name = places.name)
   )
-  select count(*)::integer as promoted from heads`,
+  select count(*)::integer as promoted from line where parked = 'queue'`,
 );
 
 /** Queues with a free place whose line may not be empty: what a promotion that was never made leaves behind. */
