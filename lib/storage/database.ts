@@ -58,15 +58,18 @@ export class Database {
   private readonly compiled = new Map<Statement<unknown>, Compiled>();
   /** Where statements run that name no executor; none: on the pool. */
   private bound: QueryExecutor | undefined;
+  /** Whether statements are prepared under names. */
+  named: boolean;
 
   private constructor(
     readonly pool: pg.Pool,
     private readonly ownsPool: boolean,
-    private readonly options: DatabaseOptions,
+    options: DatabaseOptions,
     /** The application's, where the pool is. */
     readonly dataSource: DataSource | null,
   ) {
     this.schema = options.schema;
+    this.named = options.preparedStatements;
     this.quotedSchema = quoteIdentifier(options.schema);
     // Between two users a connection has no listener of the pool's either: its end may come with its last answer.
     pool.on('connect', listen);
@@ -207,7 +210,7 @@ export class Database {
       const text = statement.text(this.quotedSchema);
       // The text's hash keeps two schemas, or two versions of the library, apart on a shared connection.
       const hash = createHash('md5').update(text).digest('hex').slice(0, 12);
-      compiled = { name: this.options.preparedStatements ? `millrace_${statement.name}_${hash}` : undefined, text };
+      compiled = { name: this.named ? `millrace_${statement.name}_${hash}` : undefined, text };
       this.compiled.set(statement, compiled);
     }
     return compiled;
