@@ -9,7 +9,7 @@
 // A table at the end; exit code 1 where a cell failed. Each cell's output is in .cache/matrix/<cell>.log.
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
@@ -29,7 +29,17 @@ const POSTGRES = {
 };
 // 20 is spelled out because that package's plain "20" is not the latest 20.
 const NODE = { 20: '20.20.2', 22: '22', 24: '24' };
+/** For each, the packed package in an application of its own (test/package); for the older one also the wiring specs. */
 const NEST = { 11: 'nest11-cjs', 12: 'nest12-esm' };
+const NEST_11 = {
+  '@nestjs/common': '^11.2.10',
+  '@nestjs/core': '^11.2.10',
+  '@nestjs/platform-express': '^11.0.0',
+  '@nestjs/schedule': '^6.0.0',
+  '@nestjs/testing': '^11.0.0',
+  '@nestjs/typeorm': '^11.0.0',
+};
+const NEST_SPECS = ['test/wiring', 'test/testing/nest.spec.ts', 'test/maintenance/crons.spec.ts'];
 
 /**
  * What PgBouncer in transaction mode cannot give: LISTEN, session locks, roles that log in, cut-off connections of
@@ -39,7 +49,6 @@ const THROUGH_POOLER = [
   'test/pooler',
   'test/manager',
   'test/payloads',
-  'test/storage/migrations.spec.ts',
   'test/worker/steps.spec.ts',
   'test/worker/transactional.spec.ts',
 ];
@@ -52,14 +61,19 @@ const CORE = [
   'test/manager/queues.spec.ts',
 ];
 const CORNERS = [
-  { name: 'pg14-node24', pg: 14, node: 24, specs: [...CORE, 'test/manager/dependencies.spec.ts'] },
+  {
+    name: 'pg14-node24',
+    pg: '14',
+    node: '24',
+    specs: [...CORE, 'test/storage/upgrades.spec.ts', 'test/manager/dependencies.spec.ts'],
+  },
   {
     name: 'pg18-node20',
-    pg: 18,
-    node: 20,
+    pg: '18',
+    node: '20',
     specs: [...CORE, 'test/wiring/module.spec.ts', 'test/wiring/lifecycle.spec.ts'],
   },
-  { name: 'nest11', nest: 11 },
+  { name: 'nest11', nest: '11', specs: ['test/wiring/module.spec.ts', 'test/wiring/enhancers.spec.ts'] },
   {
     name: 'pgbouncer',
     pooled: true,
@@ -70,7 +84,7 @@ const CORNERS = [
 const CELLS = [
   ...Object.keys(POSTGRES).map((pg) => ({ name: `pg${pg}`, pg })),
   ...Object.keys(NODE).map((node) => ({ name: `node${node}`, node })),
-  ...Object.keys(NEST).map((nest) => ({ name: `nest${nest}`, nest })),
+  ...Object.keys(NEST).map((nest) => ({ name: `nest${nest}`, nest, specs: NEST_SPECS })),
   { name: 'pgbouncer', pooled: true, specs: THROUGH_POOLER },
 ];
 
@@ -92,7 +106,10 @@ mkdirSync(logs, { recursive: true });
 const results = [];
 for (const cell of offered.filter(({ name }) => wanted.includes(name))) results.push(await run(cell));
 console.log();
-console.table(Object.fromEntries(results.map(({ name, ...columns }) => [name, columns])));
+const width = Math.max(...results.map(({ name }) => name.length));
+for (const { name, outcome, tests, seconds } of results) {
+  console.log(`${name.padEnd(width)}  ${outcome}  ${String(seconds).padStart(5)} s  ${tests}`);
+}
 process.exit(results.every(({ outcome }) => outcome === 'passed') ? 0 : 1);
 
 /** One cell, whatever happens in it. */
@@ -115,9 +132,13 @@ async function run(cell) {
 }
 
 async function execute(cell, log) {
-  if (cell.nest) return spawned(log, process.execPath, ['test/package/run.mjs', NEST[cell.nest]]);
+  if (cell.nest) {
+    const code = await spawned(log, process.execPath, ['test/package/run.mjs', NEST[cell.nest]]);
+    if (code !== 0 || cell.nest !== '11') return code;
+  }
   const specs = positionals.length ? positionals : (cell.specs ?? []);
   const env = { MILLRACE_TEST_PG: 'embedded' };
+  if (cell.nest) env.MILLRACE_TEST_NEST = installedNest11();
   if (cell.pg) env.MILLRACE_TEST_PG_NATIVE = postgresBinaries(POSTGRES[cell.pg]);
   const node = cell.node ? nodeBinary(NODE[cell.node]) : process.execPath;
   if (!cell.pooled) return jest(log, node, specs, env);
@@ -148,7 +169,7 @@ function withPatterns(match, specs) {
 
 async function spawned(log, command, args, env = {}) {
   const { NODE_OPTIONS: _, ...inherited } = process.env;
-  const output = createWriteStream(log);
+  const output = createWriteStream(log, { flags: 'a' });
   await once(output, 'open');
   const child = spawn(command, args, { cwd: root, env: { ...inherited, ...env }, stdio: ['ignore', output, output] });
   const [code] = await once(child, 'exit');
@@ -172,6 +193,27 @@ function postgresBinaries(version) {
     rmSync(join(folder, archive));
   }
   return native;
+}
+
+/** NestJS 11 beside the installed one. Without peers, which are the installed ones: there must be one TypeORM. */
+function installedNest11() {
+  const folder = join(root, '.cache/nest11');
+  const manifest = JSON.stringify({ private: true, dependencies: NEST_11 });
+  const file = join(folder, 'package.json');
+  if (!existsSync(join(folder, 'node_modules')) || readFileSync(file, 'utf8') !== manifest) {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(file, manifest);
+    const flags = [
+      '--legacy-peer-deps',
+      '--ignore-scripts',
+      '--no-audit',
+      '--no-fund',
+      '--no-package-lock',
+      '--loglevel=error',
+    ];
+    execFileSync('npm', ['install', ...flags], { cwd: folder, stdio: ['ignore', 'ignore', 'inherit'] });
+  }
+  return join(folder, 'node_modules');
 }
 
 /** Node as a package without install scripts; npx keeps it. */
