@@ -10,6 +10,9 @@ const swc = {
   sourceMaps: 'inline',
 };
 
+// scripts/matrix.mjs: another NestJS than the installed one.
+const nest = process.env.MILLRACE_TEST_NEST;
+
 export default {
   rootDir: '.',
   testMatch: ['<rootDir>/test/**/*.spec.ts'],
@@ -18,6 +21,11 @@ export default {
   extensionsToTreatAsEsm: ['.ts'],
   resolver: '<rootDir>/jest.resolver.cjs', // './x.js' in our own files -> './x.ts'
   moduleNameMapper: {
+    ...(nest && {
+      '^@nestjs/(common|core|platform-express|schedule|testing|typeorm)(.*)$': `${nest}/@nestjs/$1$2`,
+      // NestJS 11 is CommonJS and so is its TypeORM: there must be one.
+      '^typeorm$': '<rootDir>/node_modules/typeorm/index.js',
+    }),
     '^millrace$': '<rootDir>/lib/index.ts',
     '^millrace/(embedded|testing)$': '<rootDir>/lib/$1.ts',
   },

@@ -6,6 +6,7 @@ import { NoConnectionError } from './jobs.errors.js';
 import type { ConnectionSettings } from './jobs.options.js';
 import { Database } from './storage/database.js';
 import { JobsMigrator } from './storage/jobs.migrator.js';
+import { isPooled } from './storage/pooler.js';
 
 /**
  * Connects and brings the schema up to date (or checks that it is), or closes again what it has opened.
@@ -14,14 +15,17 @@ import { JobsMigrator } from './storage/jobs.migrator.js';
  */
 export async function openDatabase(settings: ConnectionSettings, schema: string): Promise<Database> {
   const { connection, dataSource, preparedStatements, migrate, waitForDatabaseMs } = settings;
-  const options = { schema, preparedStatements };
+  const options = { schema, preparedStatements: preparedStatements ?? true };
   if (!dataSource && connection === undefined) throw new NoConnectionError(CHOICES);
   const database = dataSource
     ? Database.fromDataSource(dataSource, options)
     : Database.fromConnection(connection!, options);
   try {
     const migrator = new JobsMigrator(database);
-    await database.whenReachable(waitForDatabaseMs, () => (migrate ? migrator.migrate() : migrator.assertCurrent()));
+    await database.whenReachable(waitForDatabaseMs, async () => {
+      if (preparedStatements === null) database.named = !(await isPooled(database));
+      await (migrate ? migrator.migrate() : migrator.assertCurrent());
+    });
     return database;
   } catch (error) {
     await database.close();

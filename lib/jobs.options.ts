@@ -112,7 +112,7 @@ const CONNECTION = {
   migrate: option(flag, true),
   waitForDatabaseMs: option(timer(), 0),
   listenConnection: connectionOption<string | pg.ClientConfig>('a pg client configuration'),
-  preparedStatements: option(flag, true),
+  preparedStatements: option<boolean | null>(flag, null),
 };
 
 /** `null`: adaptive, derived from others, or all. */

@@ -96,7 +96,10 @@ export interface JobManagerOptions {
   waitForDatabaseMs?: number;
   /** A direct URL for LISTEN when `connection` goes through a transaction pooler. */
   listenConnection?: string | pg.ClientConfig;
-  /** `false` where a pooler cannot keep named prepared statements. Default true. */
+  /**
+   * Whether statements are prepared under names, which saves PostgreSQL from parsing them again and a pooler in transaction
+   * mode may not keep. Default: unless a pooler is found between this process and the database.
+   */
   preparedStatements?: boolean;
   /** Largest payload accepted, in bytes of JSON. Default 1,048,576. */
   maxPayloadBytes?: number;

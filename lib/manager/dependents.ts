@@ -32,6 +32,7 @@ export class Dependents {
    * @throws JobKeyConflictError where another live job holds a key of theirs
    */
   async retry(asked: string[], executor: QueryExecutor): Promise<edits.EditedRow[]> {
+    await this.database.run(edits.keepBodies, [asked], executor);
     const jobs = await this.database.run(edits.findRetryable, [asked], executor);
     const taken = jobs.filter((row) => row.taken).map((row) => row.job_key ?? '');
     if (taken.length) throw new JobKeyConflictError(taken);

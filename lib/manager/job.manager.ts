@@ -394,8 +394,11 @@ export class JobManager {
       status: [status, rules.oneOf('exhausted', 'completed', 'cancelled')],
       olderThanMs: [olderThanMs, rules.integer(0, 1e14)],
     });
-    const [row] = await this.database.run(edits.purgeJobs, [status, olderThanMs]);
-    return row?.purged ?? 0;
+    return this.database.transaction(async (executor) => {
+      await this.database.run(edits.lockPurged, [status, olderThanMs], executor);
+      const [row] = await this.database.run(edits.purgeJobs, [status, olderThanMs], executor);
+      return row?.purged ?? 0;
+    });
   }
 
   // Queues and rate limits

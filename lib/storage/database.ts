@@ -66,15 +66,18 @@ export class Database {
   private closing: Promise<void> | undefined;
   private readonly stopHearing: () => void;
   private readonly answerMs: number | undefined;
+  /** Whether statements are prepared under names. */
+  named: boolean;
 
   private constructor(
     readonly pool: pg.Pool,
     private readonly ownsPool: boolean,
-    private readonly options: DatabaseOptions,
+    options: DatabaseOptions,
     /** The application's, where the pool is. */
     readonly dataSource: DataSource | null,
   ) {
     this.schema = options.schema;
+    this.named = options.preparedStatements;
     this.quotedSchema = quoteIdentifier(options.schema);
     this.channel = `millrace_${createHash('md5').update(options.schema).digest('hex')}`;
     this.stopHearing = hearErrors(pool);
@@ -277,7 +280,7 @@ export class Database {
       const text = statement.text(this.quotedSchema);
       // The text's hash keeps two schemas, or two versions of the library, apart on a shared connection.
       const hash = createHash('md5').update(text).digest('hex').slice(0, 12);
-      compiled = { name: this.options.preparedStatements ? `millrace_${statement.name}_${hash}` : undefined, text };
+      compiled = { name: this.named ? `millrace_${statement.name}_${hash}` : undefined, text };
       this.compiled.set(statement, compiled);
     }
     return compiled;

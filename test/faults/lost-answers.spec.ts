@@ -37,14 +37,16 @@ async function start(tasks: Record<string, PlainTask>, options: WorkerOptions = 
 
 /** Ends the connection of whoever calls `statement` (a part of its text) while the jobs are locked. */
 async function cutOff(statement: string): Promise<void> {
-  await eventually(async () => {
-    const waiting = await test.sql<{ cut: boolean }>(
-      `select pg_terminate_backend(pid) as cut from pg_stat_activity
+  const waiting = await eventually(async () => {
+    const cut = await test.sql<{ pid: number }>(
+      `select pid, pg_terminate_backend(pid) from pg_stat_activity
        where datname = current_database() and wait_event_type = 'Lock' and query like $1`,
       [`%${statement}%`],
     );
-    return waiting.length > 0;
+    return cut.length > 0 && cut;
   });
+  const pids = waiting.map(({ pid }) => pid);
+  await eventually(async () => !(await test.sql('select from pg_stat_activity where pid = any($1)', [pids])).length);
 }
 
 /** As if the pool had claimed the job, and the answer had been lost. */

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
+import { eventually } from '../support/database.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
 import { emptyTables } from './tables.js';
@@ -155,4 +156,25 @@ describe('a chain of jobs with one key', () => {
     await jobs.retryJobs([child.id]);
     expect(await statusOf(child)).toBe('available');
   });
+});
+
+it('a cancelled job that is retried while others purge is not purged', async () => {
+  const job = await add();
+  await jobs.cancelJobs([job.id]);
+  const client = new pg.Client(test.url);
+  await client.connect();
+  try {
+    await client.query('begin');
+    await jobs.within(client).retryJobs([job.id]);
+    const purging = jobs.purgeJobs({ status: 'cancelled', olderThanMs: 0 });
+    await eventually(
+      async () => (await test.sql(`select from pg_stat_activity where wait_event_type = 'Lock'`)).length > 0,
+    );
+    await client.query('commit');
+    expect(await purging).toBe(0);
+  } finally {
+    await client.end();
+  }
+  expect(await statusOf(job)).toBe('available');
+  await expectInvariants(test.sql);
 });

@@ -112,7 +112,8 @@ function typeorm(url: string, enlist: (name: string, dataSource: DataSource) => 
   const of = (name: string, more: object) =>
     TypeOrmModule.forRootAsync({
       name,
-      useFactory: () => ({ type: 'postgres', url, ...more }),
+      // The name once more: NestJS 11 closes the DataSource that the options name.
+      useFactory: () => ({ name, type: 'postgres', url, ...more }),
       dataSourceFactory: async (options?: DataSourceOptions) => enlist(name, new DataSource(options!)),
     });
   return [of('default', { entities: [Order], synchronize: true }), of(OTHER, {})];

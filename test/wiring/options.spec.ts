@@ -21,7 +21,7 @@ describe('the options', () => {
       migrate: true,
       waitForDatabaseMs: 0,
       listenConnection: undefined,
-      preparedStatements: true,
+      preparedStatements: null,
       manager: {
         schema: 'jobs',
         retry: { baseDelayMs: 1_000, multiplier: 2, maxDelayMs: 3_600_000, jitter: 0.1, maxAttempts: 25 },

@@ -71,6 +71,13 @@ export const rescheduleJobs = statement<EditedRow>(
   select id, queue from held`,
 );
 
+/** Keeps jobs $1 from being purged until the transaction ends. Index: job_bodies_pkey. */
+export const keepBodies = statement(
+  'keep_bodies',
+  (schema) => `
+  select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[]) order by b.id for key share`,
+);
+
 /** $1 ids: those of them that are exhausted or cancelled, and who holds their keys now. */
 export const findRetryable = statement<{ id: string; job_key: string | null; taken: boolean }>(
   'find_retryable',
@@ -142,6 +149,24 @@ export const takeJobsToReplay = statement<{ id: string }>(
     returning j.id
   )
   select id from taken order by id`,
+);
+
+/**
+ * Waits for whoever is bringing back what the next statement would purge. $1 status, $2 ms since its end: as there, whose
+ * snapshot then shows what has come back.
+ */
+export const lockPurged = statement(
+  'lock_purged',
+  (schema) => `
+  with locked as materialized (
+    select b.id from ${schema}.job_bodies b
+    where b.id in (
+      select h.job_id from ${schema}.job_history h
+      where h.status::text = $1 and h.completed_at <= now() - $2::bigint * interval '1 ms'
+    )
+    order by b.id for update
+  )
+  select count(*) from locked`,
 );
 
 /**
