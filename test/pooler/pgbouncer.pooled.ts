@@ -81,7 +81,8 @@ describe('through PgBouncer in transaction mode', () => {
     const hour = 3_600_000;
     await start(jobs, { x: () => undefined }, { pollIntervalMs: hour, refetchDelayMs: hour });
     const { id } = await jobs.addJob('x', 1);
-    await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
+    const heard = await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
+    expect(heard).toBe(true);
   });
 
   it('without one they are found by polling, and running ones are cancelled by the heartbeat', async () => {
@@ -97,7 +98,8 @@ describe('through PgBouncer in transaction mode', () => {
     await eventually(async () => (await jobs.findJob(id))?.status === 'running');
     await jobs.cancelJobs([id]);
     await aborted;
-    await eventually(async () => (await jobs.findJob(id))?.status === 'cancelled');
+    const cancelled = await eventually(async () => (await jobs.findJob(id))?.status === 'cancelled');
+    expect(cancelled).toBe(true);
   });
 
   it('ten processes may migrate at once', async () => {
