@@ -135,7 +135,7 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
  * - unsafe_dedupe: whatever holds the key stays.
  * `on conflict do update` locks the latest version of the row, so that two enqueuers of one key are serialised and
  * none is told nothing. A spec that comes back missing met a job that was claimed at that very moment: repeat it.
- * The statement itself is the function add_keyed_jobs of migration 6, so that roles that may only enqueue can replace jobs
+ * The statement itself is the function add_keyed_jobs of migration 5, so that roles that may only enqueue can replace jobs
  * without the right to change or delete them.
  */
 export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed_queue: string | null }>(
