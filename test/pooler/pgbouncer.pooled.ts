@@ -81,7 +81,7 @@ describe('through PgBouncer in transaction mode', () => {
     const hour = 3_600_000;
     await start(jobs, { x: () => undefined }, { pollIntervalMs: hour, refetchDelayMs: hour });
     const { id } = await jobs.addJob('x', 1);
-    await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
+    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'completed' });
   });
 
   it('without one they are found by polling, and running ones are cancelled by the heartbeat', async () => {
@@ -97,7 +97,7 @@ describe('through PgBouncer in transaction mode', () => {
     await eventually(async () => (await jobs.findJob(id))?.status === 'running');
     await jobs.cancelJobs([id]);
     await aborted;
-    await eventually(async () => (await jobs.findJob(id))?.status === 'cancelled');
+    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'cancelled' });
   });
 
   it('ten processes may migrate at once', async () => {

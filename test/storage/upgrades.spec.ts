@@ -10,7 +10,6 @@ import {
   DatabaseUnavailableError,
   JobsMigrator,
   type JobManager,
-  type WorkerPool,
 } from '../../lib/index.js';
 import { newJobId } from '../../lib/manager/job.id.js';
 import { SCHEMA_VERSION } from '../../lib/storage/jobs.migrator.js';

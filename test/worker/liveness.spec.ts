@@ -253,7 +253,7 @@ describe('crashes (worker died)', () => {
     await test.sql(`update jobs.jobs set parked = 'tokens' where id = $1`, [id]);
     await test.sql(`update jobs.rate_limits set available = 0, parked_at = now()`);
     await start({ x: () => undefined }, { keepaliveMs: 250 });
-    await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
+    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'completed' });
   });
 
   it('of a frozen process that holds a job in a transaction keep no other job waiting', async () => {
