@@ -2,6 +2,8 @@
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+/** What workers give their jobs when they are asked to end. */
+export const GRACE_MS = 5_000;
 /** How long a worker may take to end when it is asked to: its own grace period, and the machine's slowness. */
 const TERM_PATIENCE_MS = 20_000;
 
@@ -37,8 +39,9 @@ export const PROCESS_FAULTS = [
       const calm = rescues.calmSince();
       const tookMs = await fleet.terminate(victim, TERM_PATIENCE_MS);
       if (tookMs === undefined) breakPromise('a deploy loses nothing', `${victim.id} did not end when asked to`);
-      // With the database at hand, nothing may be left for the lease to end.
-      if (calm() && tookMs !== undefined) {
+      // With the database at hand, nothing may be left for the lease to end; unless a handler blocked the process for so
+      // long that its time was up before it could do anything.
+      if (calm() && tookMs < GRACE_MS) {
         const locked = await rescues.lockedBy(victim.id);
         if (locked && calm()) breakPromise('a deploy loses nothing', `${victim.id} left ${locked} jobs locked`);
       }

@@ -2,6 +2,7 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import { GRACE_MS } from './faults.mjs';
 
 const program = fileURLToPath(new URL('worker.mjs', import.meta.url));
 const HOUR_MS = 3_600_000;
@@ -79,6 +80,7 @@ export class Fleet {
       WORKER_ID: id,
       WORKER_OPTIONS: JSON.stringify(this.#options),
       SKEW_MS: String(skewMs),
+      GRACE_MS: String(GRACE_MS),
     };
     const child = fork(program, { env, execArgv: [], stdio: ['ignore', 'ignore', 'pipe', 'ipc'] });
     const worker = { id, child, isReady: false, frozen: false, leaving: false, said: '' };

@@ -12,7 +12,7 @@ import {
   snooze,
 } from '../../../dist/index.js';
 
-const { DATABASE_URL, WORKER_ID, WORKER_OPTIONS } = process.env;
+const { DATABASE_URL, WORKER_ID, WORKER_OPTIONS, GRACE_MS } = process.env;
 const tell = (message) => process.connected && process.send(message);
 const events = new JobEvents();
 events.on('job.lost', () => tell({ lost: 1 }));
@@ -167,7 +167,7 @@ const workers = createWorkerPool({ jobs, tasks, events, options, workerId: WORKE
 await workers.start();
 
 async function stop() {
-  await workers.stop(5_000);
+  await workers.stop(Number(GRACE_MS));
   await jobs.close();
   await pool.end();
   process.disconnect?.();
