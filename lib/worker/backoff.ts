@@ -9,6 +9,8 @@ export function backoffMs(failures: number): number {
   return ceiling / 2 + Math.random() * (ceiling / 2);
 }
 
+export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
 /** Whether the work ended within the time. Leaves no timer behind. */
 export async function settledWithin(ms: number, work: Promise<unknown>): Promise<boolean> {
   if (!Number.isFinite(ms)) return work.then(() => true);

@@ -4,7 +4,7 @@ import type { ClaimRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import { NEW_JOBS } from '../storage/job.notifier.js';
-import { backoffMs, settledWithin } from './backoff.js';
+import { backoffMs, pause, settledWithin } from './backoff.js';
 import { ClaimScan } from './claim.scan.js';
 import { JobBuffer } from './job.buffer.js';
 import { LostClaims } from './lost.claims.js';
@@ -30,6 +30,7 @@ const SLOT_CHECK_MS = 100;
 /** Handlers that never wait run one after the other: after so many, answers from the database get their turn. */
 const TURN = 100;
 const STOP_JOIN_MS = 5_000;
+const LOOK_AGAIN_MS = 50;
 
 /**
  * new → running → stopped. While running, one fetch at a time:
@@ -108,7 +109,10 @@ export class JobQueue {
     const left = this.buffer.takeAll();
     if (!ended) void this.loop!.then(() => this.giveBack(this.buffer.takeAll()));
     await inTime(this.giveBack(left));
-    if (ended && this.lost.suspected) await inTime(this.lookForLost());
+    // A database that is just coming back may need more than one try.
+    while (ended && this.lost.isUnsettled && performance.now() < deadline) {
+      await inTime(this.lost.isDue ? this.lookForLost() : pause(LOOK_AGAIN_MS));
+    }
     return left;
   }
 

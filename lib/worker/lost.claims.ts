@@ -27,6 +27,11 @@ export class LostClaims {
     return this.looks.length > 0 && this.looks[0]! <= performance.now();
   }
 
+  /** Whether no look has gone through since the last suspicion. */
+  get isUnsettled(): boolean {
+    return this.isDue || this.failures > 0;
+  }
+
   suspect(): void {
     if (!this.held) return;
     const now = performance.now();

@@ -81,12 +81,8 @@ describe('through PgBouncer in transaction mode', () => {
     const hour = 3_600_000;
     await start(jobs, { x: () => undefined }, { pollIntervalMs: hour, refetchDelayMs: hour });
     const { id } = await jobs.addJob('x', 1);
-<<<<<<< HEAD
     const heard = await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
     expect(heard).toBe(true);
-=======
-    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'completed' });
->>>>>>> matrix
   });
 
   it('without one they are found by polling, and running ones are cancelled by the heartbeat', async () => {
@@ -102,12 +98,8 @@ describe('through PgBouncer in transaction mode', () => {
     await eventually(async () => (await jobs.findJob(id))?.status === 'running');
     await jobs.cancelJobs([id]);
     await aborted;
-<<<<<<< HEAD
     const cancelled = await eventually(async () => (await jobs.findJob(id))?.status === 'cancelled');
     expect(cancelled).toBe(true);
-=======
-    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'cancelled' });
->>>>>>> matrix
   });
 
   it('ten processes may migrate at once', async () => {

@@ -253,12 +253,8 @@ describe('crashes (worker died)', () => {
     await test.sql(`update jobs.jobs set parked = 'tokens' where id = $1`, [id]);
     await test.sql(`update jobs.rate_limits set available = 0, parked_at = now()`);
     await start({ x: () => undefined }, { keepaliveMs: 250 });
-<<<<<<< HEAD
     const letIn = await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
     expect(letIn).toBe(true);
-=======
-    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'completed' });
->>>>>>> matrix
   });
 
   it('of a frozen process that holds a job in a transaction keep no other job waiting', async () => {
