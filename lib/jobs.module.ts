@@ -114,9 +114,9 @@ function optionsProviders(source: JobsModuleAsyncOptions, name: string, isGlobal
 function makePoolOrchestrator(
   manager: ManagerOrchestrator,
   pool: WorkerPool | null,
-  { worker }: ResolvedOptions,
+  { worker, maintenance }: ResolvedOptions,
   modules: ModulesContainer,
 ): PoolOrchestrator {
   startLast(modules, JobsModule);
-  return new PoolOrchestrator(manager, pool, worker?.autoStart ?? false);
+  return new PoolOrchestrator(manager, pool, worker?.autoStart ?? false, maintenance.gc !== false);
 }

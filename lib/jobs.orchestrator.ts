@@ -37,6 +37,10 @@ export class ManagerOrchestrator implements OnModuleInit, OnApplicationShutdown 
     }
   }
 
+  makePartitions(): void {
+    void this.duties?.makePartitions();
+  }
+
   async onApplicationShutdown(): Promise<void> {
     await this.duties?.stop();
     await this.jobs.close();
@@ -53,6 +57,7 @@ export class PoolOrchestrator implements OnApplicationBootstrap, OnModuleDestroy
     private readonly manager: ManagerOrchestrator,
     private readonly pool: WorkerPool | null,
     private readonly autoStart: boolean,
+    private readonly collectsGarbage: boolean,
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
@@ -63,6 +68,7 @@ export class PoolOrchestrator implements OnApplicationBootstrap, OnModuleDestroy
       await this.manager.onApplicationShutdown();
       throw error;
     }
+    if (this.collectsGarbage) this.manager.makePartitions();
     this.hooksCheck = setTimeout(() => this.warnWithoutHooks(), HOOKS_CHECK_MS).unref();
   }
 

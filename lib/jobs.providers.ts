@@ -123,7 +123,8 @@ async function makeManager(
   const connection = await withApplicationDataSource(options, modules);
   const database = await openDatabase(connection, settings.schema);
   const ambient = ambientTransactionOf(connection.dataSource, modules);
-  const jobs = new JobManager({ database, settings, tasks, validator, listenConnection, ambient });
+  const debug = (message: string): void => new Logger('JobsModule').debug(message);
+  const jobs = new JobManager({ database, settings, tasks, validator, listenConnection, ambient, debug });
   try {
     await jobs.declareQueues();
     return jobs;

@@ -31,6 +31,11 @@ export class MaintenanceDuties {
     return this.perform('resetting locked jobs', [() => this.jobs.resetLockedJobs()]);
   }
 
+  /** Makes the next partitions now: until the garbage is collected for the first time, there are none. */
+  makePartitions(): Promise<void> {
+    return this.perform('making partitions', [() => this.jobs.retention.makePartitions()]);
+  }
+
   /** Removes expired history, and queues and task names that nobody uses. */
   collectGarbage(): Promise<void> {
     return this.perform('collecting garbage', [

@@ -63,6 +63,7 @@ import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
 import { replayOf, toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
 import { JobPreparer } from './job.preparer.js';
+import { JobRetention } from './job.retention.js';
 import { JobTransaction } from './job.transaction.js';
 import { JobWaiter, type WaitOptions } from './job.waiter.js';
 import { keyRules, pageOf, readCursor, readPageRequest, refusingCursor } from './page.js';
@@ -80,6 +81,8 @@ export interface JobManagerParts {
   listenConnection?: string | pg.ClientConfig | undefined;
   /** The transaction that `addJob` joins where it is given none. */
   ambient?: () => QueryExecutor | undefined;
+  /** Hears what is no fault but worth knowing. */
+  debug?: (message: string) => void;
 }
 
 const nowhere = (): undefined => undefined;
@@ -99,6 +102,8 @@ export class JobManager {
   readonly attempts: AttemptRecords;
   /** For pools: firing what is due. */
   readonly crontabs: Crontabs;
+  /** For maintenance: making partitions ahead. */
+  readonly retention: JobRetention;
   private readonly database: Database;
   private readonly settings: ManagerSettings;
   private readonly adder: JobAdder;
@@ -108,7 +113,7 @@ export class JobManager {
   private singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> } | null = null;
 
   constructor(private readonly parts: JobManagerParts) {
-    const { database, settings, tasks, validator, ambient = nowhere } = parts;
+    const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
     this.database = database;
     this.settings = settings;
     const cipher = settings.encryption ? new JobCipher(settings.encryption) : undefined;
@@ -119,6 +124,7 @@ export class JobManager {
     this.transactions = new TransactionSource(database);
     const preparer = new JobPreparer(settings, tasks, validator, cipher);
     this.adder = new JobAdder(database, preparer, this.claims, ambient, cipher);
+    this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
   }
 
@@ -482,12 +488,9 @@ export class JobManager {
 
   // Garbage
 
-  /** Removes expired history and the jobs that only it remembered. Returns how many records. */
+  /** Removes expired history and its jobs, and makes partitions. Returns how many records; estimated where many went. */
   async gcJobHistory(): Promise<number> {
-    const [row] = await this.database.run(garbage.pruneHistory, []);
-    await this.database.run(garbage.pruneBodies, []);
-    await this.database.run(garbage.pruneWorkers, [this.settings.history.retentionMs]);
-    return row?.pruned ?? 0;
+    return this.retention.collect();
   }
 
   /** Forgets queues without jobs, pause or settings. Returns how many. */

@@ -18,26 +18,24 @@ as $$
   select (lpad(to_hex(greatest(0, floor(extract(epoch from at) * 1000))::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
--- The partitions of a table, oldest first, without the default; `blocks`: pages of the table itself.
+-- The partitions of a table, oldest first, and the default, which has no bounds; `place`: what their rows have as
+-- tableoid; `blocks`: pages, without indexes and what is stored out of line.
 create function partitions_of(parent text)
-returns table (name text, starts_at timestamptz, ends_at timestamptz, blocks bigint, records float8)
+returns table (name text, place oid, starts_at timestamptz, ends_at timestamptz, blocks bigint, records float8)
 language sql stable
 set search_path from current
 set timezone = 'UTC'
 set datestyle = 'ISO'
 as $$
-  select c.relname::text, bounds.starts_at, bounds.ends_at,
+  select c.relname::text, c.oid,
+    case parent when 'job_bodies' then time_of_id(bound[1]::uuid) else bound[1]::timestamptz end as starts_at,
+    case parent when 'job_bodies' then time_of_id(bound[2]::uuid) else bound[2]::timestamptz end,
     pg_relation_size(c.oid) / current_setting('block_size')::bigint, pg_stat_get_live_tuples(c.oid)::float8
   from pg_inherits i
   join pg_class c on c.oid = i.inhrelid
   cross join lateral regexp_match(pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''(.*)''\) TO \(''(.*)''\)$') as bound
-  cross join lateral (
-    select case parent when 'job_bodies' then time_of_id(bound[1]::uuid) else bound[1]::timestamptz end as starts_at,
-      case parent when 'job_bodies' then time_of_id(bound[2]::uuid) else bound[2]::timestamptz end as ends_at
-    where bound is not null offset 0
-  ) bounds
   where i.inhparent = to_regclass(parent)
-  order by bounds.starts_at
+  order by starts_at
 $$;
 
 -- Makes the next partition that is needed from `ahead_ms` after the present, for `lead_ms`; returns its name, or null
@@ -169,11 +167,11 @@ $$;
 -- The partitions of bodies of which an hour has passed since the youngest id, and whether few enough of their jobs are
 -- still wanted.
 create function old_body_partitions(most integer, at timestamptz)
-returns table (name text, lower_id uuid, upper_id uuid, blocks bigint, droppable boolean)
+returns table (name text, place oid, lower_id uuid, upper_id uuid, blocks bigint, droppable boolean)
 language sql stable
 set search_path from current
 as $$
-  select p.name, first_id_at(p.starts_at), first_id_at(p.ends_at), p.blocks,
+  select p.name, p.place, first_id_at(p.starts_at), first_id_at(p.ends_at), p.blocks,
     cardinality(wanted_ids(first_id_at(p.starts_at), first_id_at(p.ends_at), most + 1)) <= most
   from partitions_of('job_bodies') p
   where p.ends_at <= coalesce(at, now()) - interval '1 hour'

@@ -1,4 +1,5 @@
-// Garbage: what is remembered of finished jobs until it expires, and names that nobody uses any more.
+// Garbage: what is remembered of finished jobs until it expires, and names that nobody uses any more. Most of it goes with
+// whole partitions (statements/partitions.ts); here are the rows of those that cannot be dropped.
 import { statement } from '../database.js';
 
 /** Removes what the attempts of the jobs in CTE `from` have written. Indexes: their primary keys. */
@@ -8,32 +9,53 @@ export const forgetNotes = (schema: string, from: string): string => `
   no_logs as (delete from ${schema}.job_logs l using ${from} f where l.job_id = f.id),
   no_parents as (delete from ${schema}.job_dependencies d using ${from} f where d.child_id = f.id)`;
 
-/** Removes expired records. */
+/**
+ * Removes expired records of some pages of one partition, and the bodies of cancelled jobs that they were the last to
+ * remember: a job without a record counts as completed. $1 partition (oid), $2 and $3 its bounds, $4 first page, $5 the
+ * page after the last, as tids. Scans these pages and no others.
+ */
 export const pruneHistory = statement<{ pruned: number }>(
   'prune_history',
   (schema) => `
-  with pruned as (
-    delete from ${schema}.job_history where expires_at <= clock_timestamp() returning 1
-  )
-  select count(*)::integer as pruned from pruned`,
+  with expired as (
+    delete from ${schema}.job_history h
+    where h.tableoid = $1::oid and h.expires_at >= $2::timestamptz and h.expires_at <= $3::timestamptz
+      and h.ctid >= $4::tid and h.ctid < $5::tid and h.expires_at <= clock_timestamp()
+    returning h.job_id, h.status
+  ),
+  forgotten as (
+    delete from ${schema}.job_bodies b
+    where b.id = any(array(select e.job_id from expired e where e.status = 'cancelled'))
+      and b.created_at <= now() - interval '1 hour'
+      and not exists (select from ${schema}.jobs j where j.id = b.id)
+      and not exists (select from ${schema}.job_history h where h.job_id = b.id and h.expires_at > clock_timestamp())
+    returning b.id
+  ),
+  ${forgetNotes(schema, 'forgotten')}
+  select count(*)::integer as pruned from expired`,
+);
+
+/** Removes receipts that are older than an hour. */
+export const pruneReceipts = statement(
+  'prune_receipts',
+  (schema) => `delete from ${schema}.settle_receipts where settled_at <= now() - interval '1 hour'`,
 );
 
 /**
- * Removes the bodies of jobs that are neither live nor in the history, nor completed within the last hour without
- * leaving a record. Jobs younger than an hour are kept, so that a repeated add finds what it added.
+ * Removes the bodies, in some pages of one partition, of jobs that are neither live nor in the history, nor completed
+ * within the last hour without leaving a record. Jobs younger than an hour are kept, so that a repeated add finds what it
+ * added. Parameters as of pruneHistory. Indexes: jobs_pkey, job_history_by_job.
  */
 export const pruneBodies = statement<{ pruned: number }>(
   'prune_bodies',
   (schema) => `
-  with old_receipts as (
-    delete from ${schema}.settle_receipts where settled_at <= now() - interval '1 hour'
-  ),
-  recent as materialized (
+  with recent as materialized (
     select unnest(job_ids) as id from ${schema}.settle_receipts where settled_at > now() - interval '1 hour'
   ),
   pruned as (
     delete from ${schema}.job_bodies b
-    where b.created_at <= now() - interval '1 hour'
+    where b.tableoid = $1::oid and b.id >= $2::uuid and b.id <= $3::uuid and b.ctid >= $4::tid and b.ctid < $5::tid
+      and b.created_at <= now() - interval '1 hour'
       and not exists (select from ${schema}.jobs j where j.id = b.id)
       and not exists (select from ${schema}.job_history h where h.job_id = b.id)
       and not exists (select from recent where recent.id = b.id)

@@ -1,0 +1,145 @@
+// What becomes of the past: whole partitions are dropped, rows of those that cannot be are deleted, and the next
+// partitions are made ahead. All of it may be late, be cut short, and run in many processes at once.
+import type { HistoryOptions } from '../interfaces/jobs-options.interface.js';
+import { DatabaseUnavailableError, MissingPrivilegesError } from '../jobs.errors.js';
+import { isTransient } from '../storage/database.errors.js';
+import type { Database, Statement } from '../storage/database.js';
+import * as partitions from '../storage/statements/partitions.js';
+import * as garbage from '../storage/statements/prune-jobs.js';
+
+const DAY_MS = 86_400_000;
+/** Maintenance may miss two nights. */
+const LEAD_MS = 3 * DAY_MS;
+/** So many partitions make up the retention: the more, the sooner they go, and the more each plan costs. */
+const PARTS = 6;
+/** Their bodies move while everybody waits: about 100 ms. */
+const MOST_WANTED = 20_000;
+/** The default is read while everybody waits: about a second, if it ever is so large. */
+const MOST_BYTES = 1024 ** 3;
+/** Rows of so many pages go in one transaction: 8 MB. */
+const PAGES = 1_000;
+/** Each try makes others wait for 100 ms at most. */
+const TRIES = 20;
+const PAUSE_MS = 400;
+
+export class JobRetention {
+  private readonly said = new Set<string>();
+  /** Whether this process may not make and drop partitions. */
+  private refused = false;
+  private changed = false;
+
+  constructor(
+    private readonly database: Database,
+    private readonly history: Required<HistoryOptions>,
+    private readonly debug: (message: string) => void,
+  ) {}
+
+  /** Removes what has expired and makes the next partitions. Returns how many records of the history went. */
+  async collect(): Promise<number> {
+    this.refused = false;
+    this.changed = false;
+    const records = (await this.dropHistory()) + (await this.sweepHistory());
+    await this.database.run(garbage.pruneReceipts, []);
+    await this.removeBodies();
+    await this.database.run(garbage.pruneWorkers, [this.history.retentionMs]);
+    await this.makePartitions();
+    if (this.changed && !this.refused) await this.database.run(partitions.analyzeParents, []);
+    return records;
+  }
+
+  /** Makes what will be needed within three days. Bodies that are not kept for the history need no longer ones. */
+  async makePartitions(): Promise<void> {
+    const { keep, retentionMs } = this.history;
+    const width = Math.ceil(Math.max(DAY_MS, retentionMs / PARTS));
+    await this.makeAll('job_history', retentionMs, width);
+    await this.makeAll('job_bodies', 0, keep === 'all' ? width : DAY_MS);
+  }
+
+  private async makeAll(table: partitions.PartitionedTable, aheadMs: number, widthMs: number): Promise<void> {
+    for (;;) {
+      const values = [table, aheadMs, LEAD_MS, widthMs, MOST_BYTES, null];
+      const [row] = await this.patiently(partitions.makePartition, values);
+      if (row?.hindrance) this.say(`${row.hindrance}: rows are deleted one by one until somebody makes a partition`);
+      if (!row?.made) return;
+      this.changed = true;
+    }
+  }
+
+  private async dropHistory(): Promise<number> {
+    let records = 0;
+    for (;;) {
+      const [row] = await this.patiently(partitions.dropHistoryPartition, [null]);
+      if (!row) return records;
+      records += row.records;
+      this.changed = true;
+    }
+  }
+
+  /** What is in the default, and in partitions that nobody could drop. */
+  private async sweepHistory(): Promise<number> {
+    let records = 0;
+    for (const partition of await this.database.run(partitions.expiredHistory, [null])) {
+      records += await this.sweep(garbage.pruneHistory, partition);
+    }
+    return records;
+  }
+
+  private async removeBodies(): Promise<void> {
+    for (const partition of await this.database.run(partitions.oldBodyPartitions, [MOST_WANTED, null])) {
+      if (await this.dropBodies(partition)) continue;
+      // Where all jobs leave records, nearly all of them are still asked for.
+      if (this.history.keep !== 'all' || this.refused) await this.sweep(garbage.pruneBodies, partition);
+    }
+    for (const partition of await this.database.run(partitions.defaultBodies, [])) {
+      await this.sweep(garbage.pruneBodies, partition);
+    }
+  }
+
+  private async dropBodies({ name, lower, upper, droppable }: partitions.OldBodyPartition): Promise<boolean> {
+    if (!droppable || this.refused) return false;
+    await this.database.run(partitions.forgetNotesOfRange, [lower, upper, MOST_WANTED]);
+    const [row] = await this.patiently(partitions.dropBodyPartition, [name, MOST_WANTED, null]);
+    if (typeof row?.moved !== 'number') return false;
+    this.changed = true;
+    return true;
+  }
+
+  /** In batches of pages: a transaction that lasts keeps dead rows alive in every table. */
+  private async sweep(
+    statement: Statement<{ pruned: number }>,
+    { place, lower, upper, blocks }: partitions.SweptPartition,
+  ): Promise<number> {
+    let pruned = 0;
+    for (let page = 0; page < Number(blocks); page += PAGES) {
+      const pages = [`(${page},0)`, `(${page + PAGES},0)`];
+      const [row] = await this.database.run(statement, [place, lower, upper, ...pages]);
+      pruned += row?.pruned ?? 0;
+    }
+    return pruned;
+  }
+
+  /** Tries until the locks are free, for some seconds. Nothing where they never were, or where the role may not. */
+  private async patiently<Row>(statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
+    for (let tries = 1; tries <= TRIES; tries++) {
+      try {
+        return await this.database.run(statement, values);
+      } catch (error) {
+        if (error instanceof MissingPrivilegesError) {
+          this.refused = true;
+          this.say(`This role may not make or drop partitions; rows are deleted one by one: ${error.message}`);
+          return [];
+        }
+        if (!isTransient(error) || error instanceof DatabaseUnavailableError) throw error;
+        await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+      }
+    }
+    this.say(`${statement.name}: its locks were held for ${TRIES} tries; the next collection tries again`);
+    return [];
+  }
+
+  private say(message: string): void {
+    if (this.said.has(message)) return;
+    this.said.add(message);
+    this.debug(message);
+  }
+}
