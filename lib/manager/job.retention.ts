@@ -34,41 +34,49 @@ export class JobRetention {
     private readonly debug: (message: string) => void,
   ) {}
 
-  /** Removes what has expired and makes the next partitions. Returns how many records of the history went. */
-  async collect(): Promise<number> {
+  /**
+   * Removes what has expired and makes the next partitions. Returns how many records of the history went. `at` moves the
+   * present of the partitions, for specs; null: the database's.
+   */
+  async collect(at: Date | null = null): Promise<number> {
     this.refused = false;
     this.changed = false;
-    const records = (await this.dropHistory()) + (await this.sweepHistory());
+    const records = (await this.dropHistory(at)) + (await this.sweepHistory(at));
     await this.database.run(garbage.pruneReceipts, []);
-    await this.removeBodies();
+    await this.removeBodies(at);
     await this.database.run(garbage.pruneWorkers, [this.history.retentionMs]);
-    await this.makePartitions();
+    await this.makePartitions(at);
     if (this.changed && !this.refused) await this.database.run(partitions.analyzeParents, []);
     return records;
   }
 
   /** Makes what will be needed within three days. Bodies that are not kept for the history need no longer ones. */
-  async makePartitions(): Promise<void> {
+  async makePartitions(at: Date | null = null): Promise<void> {
     const { keep, retentionMs } = this.history;
     const width = Math.ceil(Math.max(DAY_MS, retentionMs / PARTS));
-    await this.makeAll('job_history', retentionMs, width);
-    await this.makeAll('job_bodies', 0, keep === 'all' ? width : DAY_MS);
+    await this.makeAll('job_history', retentionMs, width, at);
+    await this.makeAll('job_bodies', 0, keep === 'all' ? width : DAY_MS, at);
   }
 
-  private async makeAll(table: partitions.PartitionedTable, aheadMs: number, widthMs: number): Promise<void> {
+  private async makeAll(
+    table: partitions.PartitionedTable,
+    aheadMs: number,
+    widthMs: number,
+    at: Date | null,
+  ): Promise<void> {
     for (;;) {
-      const values = [table, aheadMs, LEAD_MS, widthMs, MOST_BYTES, null];
+      const values = [table, aheadMs, LEAD_MS, widthMs, MOST_BYTES, at];
       const [row] = await this.patiently(partitions.makePartition, values);
-      if (row?.hindrance) this.say(`${row.hindrance}: rows are deleted one by one until somebody makes a partition`);
+      if (row?.hindrance) this.say(row.hindrance, 'rows go one by one; see docs/operations.md');
       if (!row?.made) return;
       this.changed = true;
     }
   }
 
-  private async dropHistory(): Promise<number> {
+  private async dropHistory(at: Date | null): Promise<number> {
     let records = 0;
     for (;;) {
-      const [row] = await this.patiently(partitions.dropHistoryPartition, [null]);
+      const [row] = await this.patiently(partitions.dropHistoryPartition, [at]);
       if (!row) return records;
       records += row.records;
       this.changed = true;
@@ -76,17 +84,17 @@ export class JobRetention {
   }
 
   /** What is in the default, and in partitions that nobody could drop. */
-  private async sweepHistory(): Promise<number> {
+  private async sweepHistory(at: Date | null): Promise<number> {
     let records = 0;
-    for (const partition of await this.database.run(partitions.expiredHistory, [null])) {
+    for (const partition of await this.database.run(partitions.expiredHistory, [at])) {
       records += await this.sweep(garbage.pruneHistory, partition);
     }
     return records;
   }
 
-  private async removeBodies(): Promise<void> {
-    for (const partition of await this.database.run(partitions.oldBodyPartitions, [MOST_WANTED, null])) {
-      if (await this.dropBodies(partition)) continue;
+  private async removeBodies(at: Date | null): Promise<void> {
+    for (const partition of await this.database.run(partitions.oldBodyPartitions, [MOST_WANTED, at])) {
+      if (await this.dropBodies(partition, at)) continue;
       // Where all jobs leave records, nearly all of them are still asked for.
       if (this.history.keep !== 'all' || this.refused) await this.sweep(garbage.pruneBodies, partition);
     }
@@ -95,10 +103,13 @@ export class JobRetention {
     }
   }
 
-  private async dropBodies({ name, lower, upper, droppable }: partitions.OldBodyPartition): Promise<boolean> {
+  private async dropBodies(
+    { name, lower, upper, droppable }: partitions.OldBodyPartition,
+    at: Date | null,
+  ): Promise<boolean> {
     if (!droppable || this.refused) return false;
     await this.database.run(partitions.forgetNotesOfRange, [lower, upper, MOST_WANTED]);
-    const [row] = await this.patiently(partitions.dropBodyPartition, [name, MOST_WANTED, null]);
+    const [row] = await this.patiently(partitions.dropBodyPartition, [name, MOST_WANTED, at]);
     if (typeof row?.moved !== 'number') return false;
     this.changed = true;
     return true;
@@ -126,20 +137,20 @@ export class JobRetention {
       } catch (error) {
         if (error instanceof MissingPrivilegesError) {
           this.refused = true;
-          this.say(`This role may not make or drop partitions; rows are deleted one by one: ${error.message}`);
+          this.say('This role may not make or drop partitions, so rows go one by one', error.message);
           return [];
         }
         if (!isTransient(error) || error instanceof DatabaseUnavailableError) throw error;
         await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
       }
     }
-    this.say(`${statement.name}: its locks were held for ${TRIES} tries; the next collection tries again`);
+    this.say(`${statement.name} never got its locks`, `${TRIES} tries; the next collection tries again`);
     return [];
   }
 
-  private say(message: string): void {
-    if (this.said.has(message)) return;
-    this.said.add(message);
-    this.debug(message);
+  private say(what: string, more: string): void {
+    if (this.said.has(what)) return;
+    this.said.add(what);
+    this.debug(`${what}: ${more}`);
   }
 }
