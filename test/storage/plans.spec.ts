@@ -75,23 +75,40 @@ async function faults(): Promise<string[]> {
   return [...claims, ...completed, ...(await faultsOf('a settle of failures', fail((await held()).input)))];
 }
 
-beforeAll(async () => {
-  test = await createTestManager();
-  client = new pg.Client(test.url);
-  await client.connect();
-  client.on('notice', ({ message = '' }) => plans.push(message));
-  await client.query(`load 'auto_explain'`);
-  await client.query(`set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
-    set client_min_messages = log`);
-});
-afterAll(async () => {
-  await client.end();
-  await test.close();
-});
+/** Four and more partitions of each table; the second ones take what this spec adds. */
+async function makePartitions(): Promise<void> {
+  for (const table of ['job_bodies', 'job_history']) {
+    for (let days = 2; days > -3; days--) {
+      const made = await test.sql(
+        `select made from jobs.make_partition($1, 0, 864e5::bigint, 864e5::bigint, 1e9::bigint, now() - $2 * interval '1 day')`,
+        [table, days],
+      );
+      expect(made).toEqual([{ made: expect.stringMatching(`^${table}_`) }]);
+    }
+  }
+}
 
-describe('claims and settles read no more than they need', () => {
+describe.each([
+  ['the default partitions alone', 0],
+  ['several partitions', 5],
+])('claims and settles read no more than they need, with %s,', (_, partitions) => {
+  beforeAll(async () => {
+    test = await createTestManager();
+    if (partitions) await makePartitions();
+    client = new pg.Client(test.url);
+    await client.connect();
+    client.on('notice', ({ message = '' }) => plans.push(message));
+    await client.query(`load 'auto_explain'`);
+    await client.query(`set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
+    set client_min_messages = log`);
+  });
+  afterAll(async () => {
+    await client.end();
+    await test.close();
+  });
+
   it('on tables that were analysed while they were empty, and planned so', async () => {
-    await test.sql('vacuum analyze jobs.jobs, jobs.job_bodies, jobs.job_history_default, jobs.job_queues');
+    await test.sql('vacuum analyze jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues');
     for (let round = 0; round < UNTIL_GENERIC; round++) {
       for (const text of [claim(0), claim(10), claimPlain]) await client.query(text);
       const { ids, fences, input } = await held();
@@ -109,6 +126,8 @@ describe('claims and settles read no more than they need', () => {
       await test.jobs.addJobs(specs.map((spec, n) => (n % 20 ? { task: 't', payload: spec.payload } : spec)));
     }
     expect(await faults()).toEqual([]);
+    const places = await test.sql('select distinct tableoid::regclass::text as place from jobs.job_bodies');
+    expect(places).toEqual([{ place: expect.stringMatching(partitions ? /_\d{8}_/ : /_default$/) }]);
   });
 
   it('after the load was analysed', async () => {
