@@ -87,7 +87,6 @@ export interface JobManagerParts {
 
 const nowhere = (): undefined => undefined;
 const LONGEST_CLOSE_MS = 5_000;
-const DEFAULT_REASON = 'failed by an operator';
 const UNBOUNDED_WINDOW: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
 /**
  * Adds jobs, claims and settles them by hand, and looks after queues, rate limits and history. Inject it.
@@ -286,7 +285,7 @@ export class JobManager {
   // An operator's hand
 
   /** Exhausts jobs, waiting or running, whatever attempts are left. Returns those that were; others are not live. */
-  async permanentlyFailJobs(ids: string[], reason: string = DEFAULT_REASON): Promise<Job[]> {
+  async permanentlyFailJobs(ids: string[], reason = 'failed by an operator'): Promise<Job[]> {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.name] });
     return this.jobsOf(await this.claims.end(leases.permanentlyFailJobs, { reason, permanent: true }, [ids]));
   }

@@ -1,8 +1,8 @@
 // What becomes of the past: whole partitions are dropped, rows of those that cannot be are deleted, and the next
 // partitions are made ahead. All of it may be late, be cut short, and run in many processes at once.
 import type { HistoryOptions } from '../interfaces/jobs-options.interface.js';
-import { DatabaseUnavailableError, MissingPrivilegesError } from '../jobs.errors.js';
-import { isTransient } from '../storage/database.errors.js';
+import { MissingPrivilegesError } from '../jobs.errors.js';
+import { isContention } from '../storage/database.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 import * as partitions from '../storage/statements/partitions.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
@@ -140,7 +140,7 @@ export class JobRetention {
           this.say('This role may not make or drop partitions, so rows go one by one', error.message);
           return [];
         }
-        if (!isTransient(error) || error instanceof DatabaseUnavailableError) throw error;
+        if (!isContention(error)) throw error;
         await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
       }
     }

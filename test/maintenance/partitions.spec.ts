@@ -514,18 +514,21 @@ describe('a role that may not create tables', () => {
     const weak = application.get(JobManagerClass);
     await jobs.retention.makePartitions(daysFromNow(-40));
     await partitionsOfTheLast(10);
-    for (const task of ['old', 'new']) await complete(task);
+    for (const task of ['old', 'older']) await complete(task);
     await test.sql(`update jobs.job_history set expires_at = now() - interval '7 days'`);
     await complete('kept');
     await moveIds(9, 'old');
-    await test.sql(`update jobs.job_bodies set created_at = now() - interval '3 h'`);
-    expect([(await placesOf('job_bodies')).length, (await placesOf('job_history')).toSorted()]).toEqual([
-      2,
-      [expect.stringMatching(/_\d{8}_/), 'job_history_default'],
+    await moveIds(400, 'older');
+    const places = [...(await placesOf('job_bodies')), ...(await placesOf('job_history'))].toSorted();
+    expect(places).toEqual([
+      ...[1, 2].map(() => expect.stringMatching(/^job_bodies_\d{8}_/)),
+      'job_bodies_default',
+      expect.stringMatching(/^job_history_\d{8}_/),
+      'job_history_default',
     ]);
     expect(await weak.gcJobHistory()).toBe(2);
     expect(await weak.gcJobHistory()).toBe(0);
-    expect([await idsOf('old'), await idsOf('new'), (await idsOf('kept')).length]).toEqual([[], [], 1]);
+    expect([await idsOf('old'), await idsOf('older'), (await idsOf('kept')).length]).toEqual([[], [], 1]);
     said.push(...applications.logger.of('debug').filter((line) => line.includes('partitions')));
     await applications.close();
     await applications.drop();
