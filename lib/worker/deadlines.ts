@@ -1,4 +1,5 @@
 // Timeouts of all running jobs on one timer: a timer for each job would cost more than many a job.
+import { InProgress } from './in.progress.js';
 
 export interface Deadline {
   readonly at: number;
@@ -6,7 +7,7 @@ export interface Deadline {
 }
 
 export class Deadlines {
-  private readonly pending = new Set<Deadline>();
+  private readonly pending = new InProgress<Deadline>();
   private timer: NodeJS.Timeout | null = null;
   private timerAt = Infinity;
 
@@ -42,7 +43,7 @@ export class Deadlines {
     this.timerAt = Infinity;
     const now = performance.now();
     let next = Infinity;
-    for (const deadline of this.pending) {
+    for (const deadline of this.pending.all()) {
       if (deadline.at > now) next = Math.min(next, deadline.at);
       else {
         this.pending.delete(deadline);

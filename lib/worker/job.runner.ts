@@ -11,6 +11,7 @@ import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { Deadlines, type Deadline } from './deadlines.js';
+import { InProgress } from './in.progress.js';
 import { JobContext } from './job.context.js';
 import { readReturned, readThrown, type DelayOf } from './outcome.js';
 import { settleInside } from './transactional.settle.js';
@@ -36,7 +37,7 @@ type Ended = Attempt & { thrown: boolean };
 
 export class JobRunner {
   private readonly deadlines = new Deadlines();
-  private readonly contexts = new Map<string, JobContext>();
+  private readonly contexts = new InProgress<JobContext>();
 
   constructor(private readonly parts: JobRunnerParts) {}
 
@@ -52,15 +53,15 @@ export class JobRunner {
 
   /** Aborts the signal of one running job. */
   abort(jobId: string, reason: unknown): void {
-    this.contexts.get(jobId)?.abort(reason);
+    for (const context of this.contexts.all()) if (context.job.id === jobId) context.abort(reason);
   }
 
   abortAll(reason: unknown): void {
-    for (const context of this.contexts.values()) context.abort(reason);
+    for (const context of this.contexts.all()) context.abort(reason);
   }
 
   runningIds(): string[] {
-    return [...this.contexts.keys()];
+    return this.contexts.all().map(({ job }) => job.id);
   }
 
   stop(): void {
@@ -117,7 +118,7 @@ export class JobRunner {
     startedAt: number,
   ): Promise<Ended> {
     const context = new JobContext(job, this.parts.jobs, this.parts.workerId, transaction);
-    this.contexts.set(job.id, context);
+    this.contexts.add(context);
     return new Promise((resolve) => {
       let deadline: Deadline | null = null;
       let over = false;
@@ -126,7 +127,7 @@ export class JobRunner {
         if (deadline) this.deadlines.remove(deadline);
         const attempt = ended(job, outcome, startedAt, thrown);
         const unfinished = outcome.kind === 'partial' || context.isWriting;
-        if (!unfinished) this.forget(context);
+        if (!unfinished) this.contexts.delete(context);
         resolve(unfinished ? this.finish(context, definition, attempt) : attempt);
       };
       // What a handler does after its time is over goes nowhere, rejections included.
@@ -173,14 +174,8 @@ export class JobRunner {
       return { ...attempt, outcome: this.readFailure(error, context, definition), thrown: true };
     } finally {
       await context.written();
-      this.forget(context);
+      this.contexts.delete(context);
     }
-  }
-
-  /** A job that was lost may run here again already, under another context. */
-  private forget(context: JobContext): void {
-    const { id } = context.job;
-    if (this.contexts.get(id) === context) this.contexts.delete(id);
   }
 
   private readFailure(error: unknown, context: JobContext, definition: TaskDefinition): Outcome {

@@ -17,6 +17,7 @@ import type { TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { CANCEL_NEWS, type JobNotifier } from '../storage/job.notifier.js';
 import { settledWithin } from './backoff.js';
+import { InProgress } from './in.progress.js';
 import { Isolation } from './isolation.js';
 import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
@@ -75,7 +76,7 @@ export class WorkerPool {
   private readonly keeper: LeaseKeeper;
   private readonly notifier: JobNotifier | null;
   private readonly isolation: Isolation;
-  private readonly active = new Set<ClaimedJob>();
+  private readonly active = new InProgress<ClaimedJob>();
   private readonly runningOfTask = new Map<string, number>();
   private readonly counters = { completed: 0, failed: 0, errors: 0 };
   private readonly ended: Promise<void>;
@@ -97,7 +98,7 @@ export class WorkerPool {
       options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
     const admit = (job: ClaimedJob): boolean => this.takePlace(job);
     const mayClaim = (): boolean => this.circuit === 'closed';
-    const held = (): ClaimedJob[] => [...this.active, ...this.batcher.held().map(({ job }) => job)];
+    const held = (): ClaimedJob[] => [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
     this.isolation = new Isolation(options.maxCrashes);
     this.queue = new JobQueue({
       ...options,
