@@ -3,6 +3,8 @@ import pg from 'pg';
 import { createJobManager, createWorkerPool } from '../../dist/index.js';
 import { watchWith } from './watch.mjs';
 
+const DAY_MS = 24 * 60 * 60 * 1_000;
+
 const open = (url, { without, ...settings }) =>
   createJobManager({
     connection: url,
@@ -12,6 +14,8 @@ const open = (url, { without, ...settings }) =>
 
 export async function install(url, settings) {
   const jobs = await open(url, settings);
+  // As maintenance has left them by the second day.
+  await jobs.retention.makePartitions(new Date(Date.now() - DAY_MS));
   await jobs.close();
   if (settings.without === 'pinned plans') await unpinPlans(url);
 }

@@ -2,6 +2,12 @@
 // on empty tables first and keep those plans, as those of a pool do that has been idle for a while.
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import type { Statement } from '../../lib/storage/database.js';
+import { addAlikeJobs, addJobs } from '../../lib/storage/statements/add-jobs.js';
+import { findCancelRequests, heartbeat } from '../../lib/storage/statements/lease-jobs.js';
+import { promoteQueued, stalledQueues } from '../../lib/storage/statements/queues.js';
+import { refillRateLimits } from '../../lib/storage/statements/rate-limits.js';
+import { unblockSuccessors } from '../../lib/storage/statements/settle-jobs.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 
 const BACKLOG = 40_000;
@@ -43,6 +49,27 @@ async function held(): Promise<{ ids: string; fences: string; input: string }> {
   };
 }
 
+/** What pools and callers run again and again beside claims and settles, prepared like theirs. Arguments in SQL. */
+const repeated: [Statement<unknown>, string][] = [
+  [addAlikeJobs, `'{' || gen_random_uuid() || '}', '1', 't', 0, 5, null, null, null`],
+  [addJobs, `'[{"id":"' || gen_random_uuid() || '","task":"t","priority":0,"max_attempts":5}]', '[1]', null`],
+  [heartbeat, `'${WORKER}'`],
+  [findCancelRequests, `'${WORKER}'`],
+  [promoteQueued, `'{q0,q20}', false`],
+  [promoteQueued, `'{q0,q20}', true`],
+  [stalledQueues, ''],
+  [refillRateLimits, `'channel'`],
+  [unblockSuccessors, `'{00000000-0000-7000-8000-000000000000}', 1000`],
+  [unblockSuccessors, 'null, 1000'],
+];
+
+async function prepareRepeated(): Promise<void> {
+  for (const [{ name, text }] of new Map(repeated)) await client.query(`prepare ${name} as ${text('jobs')}`);
+}
+
+const execution = ([{ name }, values]: [Statement<unknown>, string]): string =>
+  `execute ${name}${values && `(${values})`}`;
+
 /** Runs a statement; returns the plans of all that it ran inside, and how many pages it touched. */
 async function run(text: string): Promise<{ plans: string; buffers: number }> {
   plans = [];
@@ -50,7 +77,7 @@ async function run(text: string): Promise<{ plans: string; buffers: number }> {
   const answer = rows.map((row) => row['QUERY PLAN']).join('\n');
   const [, hit = '0'] = /Buffers: shared hit=(\d+)/.exec(answer) ?? [];
   const [, read = '0'] = /Buffers: shared (?:hit=\d+ )?read=(\d+)/.exec(answer) ?? [];
-  return { plans: plans.join('\n'), buffers: Number(hit) + Number(read) };
+  return { plans: [answer, ...plans].join('\n'), buffers: Number(hit) + Number(read) };
 }
 
 /** What is wrong with the way in which a statement runs. */
@@ -72,7 +99,10 @@ async function faults(): Promise<string[]> {
   ];
   const { ids, fences } = await held();
   const completed = await faultsOf('a settle of completions', settle(ids, fences));
-  return [...claims, ...completed, ...(await faultsOf('a settle of failures', fail((await held()).input)))];
+  const failed = await faultsOf('a settle of failures', fail((await held()).input));
+  const others: string[] = [];
+  for (const one of repeated) others.push(...(await faultsOf(execution(one), execution(one))));
+  return [...claims, ...completed, ...failed, ...others];
 }
 
 /** Four and more partitions of each table; the second ones take what this spec adds. */
@@ -101,6 +131,7 @@ describe.each([
     await client.query(`load 'auto_explain'`);
     await client.query(`set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
     set client_min_messages = log`);
+    await prepareRepeated();
   });
   afterAll(async () => {
     await client.end();
@@ -114,6 +145,7 @@ describe.each([
       const { ids, fences, input } = await held();
       await client.query(settle(ids, fences));
       await client.query(fail(input));
+      for (const one of repeated) await client.query(execution(one));
     }
     expect(await faultsOf('a claim of plain jobs', claimPlain)).toEqual([]);
     expect(await faultsOf('a claim by hand', claim(0))).toEqual([]);
