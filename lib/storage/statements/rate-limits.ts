@@ -34,54 +34,12 @@ export const refusesInterval = (error: unknown): boolean =>
   violates(error, 'interval_is_positive') || isMalformed(error);
 
 /**
- * Starts the next window of every limit whose window has passed and brings as many of its waiting jobs back into the
- * claims' range as there are tokens; tells idle pools so ($1: the channel). Returns also when the next window of a
- * limit begins that somebody waits for. `skip locked`: whoever holds a row is doing the same, or claims and will see to
- * it. As with queues, the mark that somebody waits is cleared only when it is older than any running statement.
- * Index: jobs_waiting_for_tokens.
+ * Refills the limits whose window has passed and lets their waiting jobs in; tells idle pools so ($1: the channel). Returns
+ * also when the next window begins that somebody waits for. The statement itself is the function of migration 7, which
+ * pins its plan.
  */
 export const refillRateLimits = statement<{ refilled: number; promoted: number; retry_in_ms: number | null }>(
   'refill_rate_limits',
-  (schema) => `
-  with due as materialized (
-    select key, capacity, parked_at, window_started_at + floor(
-      extract(epoch from clock_timestamp() - window_started_at) * 1000 / interval_ms
-    ) * interval_ms * interval '1 ms' as started_at
-    from ${schema}.rate_limits
-    where clock_timestamp() >= window_started_at + interval_ms * interval '1 ms'
-      and (parked_at is not null or available < capacity)
-    order by key for update skip locked
-  ),
-  heads as materialized (
-    select waiting.id, due.key
-    from due cross join lateral (
-      select j.id from ${schema}.jobs j
-      where j.parked = 'tokens' and j.rate_limit_key = due.key
-      order by j.priority, j.run_at, j.id
-      limit due.capacity
-      for update skip locked
-    ) waiting
-    where due.parked_at is not null
-  ),
-  promoted as (
-    update ${schema}.jobs j set parked = null from heads where j.id = heads.id
-  ),
-  refilled as (
-    update ${schema}.rate_limits r
-    set available = due.capacity, window_started_at = due.started_at,
-      parked_at = case
-        when due.parked_at < statement_timestamp() - interval '1 min'
-          and due.capacity > (select count(*) from heads where heads.key = due.key) then null
-        else due.parked_at
-      end
-    from due where r.key = due.key
-    returning r.key
-  )
-  select (select count(*)::integer from refilled) as refilled, (select count(*)::integer from heads) as promoted,
-    (
-      select min(${ms("coalesce(due.started_at, r.window_started_at) + r.interval_ms * interval '1 ms' - clock_timestamp()")})
-      from ${schema}.rate_limits r left join due using (key) where r.parked_at is not null
-    ) as retry_in_ms,
-    (select pg_notify($1::text, '') from heads limit 1) as announced`,
+  (schema) => `select * from ${schema}.refill_rate_limits($1::text)`,
   { prompt: true },
 );

@@ -82,37 +82,11 @@ export const endAttemptsPatiently = statement<SettledRow>('end_attempts', ending
 /**
  * Lets jobs go that waited for the holder of their key to leave. $1 their ids, or null: all that nobody holds up any
  * more. $2 retention in ms. A statement of its own: the settle of the holder may have begun before they were committed.
- * A holder that was given back unstarted gives way now, as it would have if it had not been claimed; one that is claimed
- * again at this moment is waited for.
- * Indexes: jobs_blocked_by_key, jobs_superseded.
+ * The statement itself is the function of migration 7, which pins its plan.
  */
 export const unblockSuccessors = statement<{ id: string }>(
   'unblock_successors',
-  (schema) => `
-  with given_back as materialized (
-    select h.id, h.superseded_by, h.fence, h.attempts from ${schema}.jobs h
-    where h.superseded_by is not null and ($1::uuid[] is null or h.superseded_by = any($1))
-      and h.locked_by is null and h.parked is distinct from 'exhausted'
-    for update skip locked
-  ),
-  gone as (delete from ${schema}.jobs j using given_back g where j.id = g.id),
-  recorded as (
-    insert into ${schema}.job_history (job_id, fence, expires_at, status, attempt, error_message)
-    select id, fence + 1, now() + $2::bigint * interval '1 ms', 'cancelled', attempts,
-      'replaced by job ' || superseded_by
-    from given_back
-  ),
-  freed as (
-    update ${schema}.jobs j set parked = case when j.unmet > 0 then 'parents' end, updated_at = now()
-    where j.parked = 'key' and ($1::uuid[] is null or j.id = any($1))
-      and not exists (
-        select from ${schema}.jobs holder
-        where holder.superseded_by = j.id and holder.id not in (select id from given_back)
-          and (holder.locked_by is not null or holder.parked is distinct from 'exhausted')
-      )
-    returning j.id
-  )
-  select id from freed`,
+  (schema) => `select id from ${schema}.unblock_successors($1::uuid[], $2::bigint) as id`,
 );
 
 /**

@@ -1,0 +1,1 @@
+drop function refill_rate_limits, unblock_successors;
