@@ -393,7 +393,7 @@ export class JobManager {
     return reset.length + (await this.claims.rescue());
   }
 
-  /** Removes exhausted, completed or cancelled jobs that ended so long ago, with their history. Returns how many. */
+  /** Removes jobs that ended so long ago, with their history; who waits for one is cancelled. Returns how many. */
   async purgeJobs({ status, olderThanMs }: { status: JobStatus; olderThanMs: number }): Promise<number> {
     check({
       status: [status, rules.oneOf('exhausted', 'completed', 'cancelled')],
@@ -402,6 +402,7 @@ export class JobManager {
     return this.database.transaction(async (executor) => {
       await this.database.run(edits.lockPurged, [status, olderThanMs], executor);
       const [row] = await this.database.run(edits.purgeJobs, [status, olderThanMs], executor);
+      await this.claims.dependents.resolve(row?.parents ?? [], executor);
       return row?.purged ?? 0;
     });
   }

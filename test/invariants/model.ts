@@ -206,10 +206,17 @@ export class Model {
     this.change(id, (state) => rescheduled(state, due, maxAttempts));
   }
 
-  /** Removes what has ended so; returns how many. */
+  /** Removes what has ended so; returns how many. Who waited for it to come back has nothing to wait for. */
   purge(standing: JobState['standing']): number {
     const ended = this.all().filter(({ state }) => state.standing === standing);
     for (const { id } of ended) this.jobs.delete(id);
+    for (const parent of ended) {
+      for (const child of this.all().filter(({ parents }) => parents.has(parent))) {
+        const dies = this.isBlocked(child);
+        child.parents.delete(parent);
+        if (dies) this.become(child, leftWaiting(child.state));
+      }
+    }
     return ended.length;
   }
 

@@ -119,6 +119,21 @@ describe('dependsOn (create-task!, parent tasks)', () => {
 });
 
 describe('when a parent fails for good', () => {
+  it('and is purged, nobody waits for it any more: the child that did is cancelled', async () => {
+    const [parent, other] = [await add({ maxAttempts: 1 }), await add({ delayMs: 60_000 })];
+    const child = await add({ dependsOn: [parent.id, other.id], onParentFailure: 'wait' });
+    const grandchild = await add({ dependsOn: [child.id], onParentFailure: 'run' });
+    await exhaust(parent.id);
+    expect(await statusOf(child.id)).toBe('blocked');
+    expect(await jobs.purgeJobs({ status: 'exhausted', olderThanMs: 0 })).toBe(1);
+    expect(await jobs.findJob(child.id)).toMatchObject({
+      status: 'cancelled',
+      lastError: expect.stringContaining(parent.id),
+    });
+    expect(await statusOf(grandchild.id)).toBe('available');
+    expect(await test.sql('select from jobs.job_dependencies where parent_id = $1', [parent.id])).toEqual([]);
+  });
+
   it.each([
     ['cancel', 'cancelled'],
     ['run', 'available'],

@@ -1,1 +1,1 @@
-drop function refill_rate_limits, unblock_successors;
+drop function resolve_dependents, refill_rate_limits, unblock_successors;

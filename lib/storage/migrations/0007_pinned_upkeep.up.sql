@@ -1,6 +1,7 @@
 -- Runs in one transaction with search_path set to the library's schema. Safe while workers of earlier versions run.
 -- What pools do now and then beside claims and settles, each as a function so that it can carry planner settings: planned
--- while the tables were empty, as plain statements, both went on to read the whole backlog when a load had arrived.
+-- while the tables were empty, as plain statements, the first two went on to read the whole backlog when a load had
+-- arrived; the third must not prune partitions as it runs (see 0006).
 
 -- Starts the next window of every limit whose window has passed and brings as many of its waiting jobs back into the
 -- claims' range as there are tokens; tells idle pools so. Returns also when the next window of a limit begins that
@@ -100,4 +101,73 @@ as $$
     returning j.id
   )
   select id from freed
+$$;
+
+-- Tells children that these parents have ended. A child whose last parent is met is ready; one whose parent failed for
+-- good does as its on_parent_failure says, and one that waits for a parent that is no longer there is cancelled. Two
+-- parents that end at once meet at the child's row: unmet is counted on its latest version. `retention` in ms.
+-- Indexes: job_dependencies_pkey, the primary keys of jobs and bodies, job_history_by_job.
+create function resolve_dependents(parents uuid[], channel text, retention bigint)
+returns table (id uuid, became text)
+language sql
+set search_path from current
+set enable_seqscan = off
+set enable_partition_pruning = off
+as $$
+  with ended as materialized (
+    select d.parent_id, d.child_id,
+      case when b.id is null then 'cancel' else coalesce(child.on_parent_failure, 'cancel') end as policy,
+      j.id is null and b.id is not null and h.status is distinct from 'cancelled' as completed
+    from job_dependencies d
+    left join jobs j on j.id = d.parent_id
+    left join job_bodies b on b.id = d.parent_id
+    left join job_bodies child on child.id = d.child_id
+    left join lateral (
+      select status from job_history h where h.job_id = d.parent_id order by h.fence desc limit 1
+    ) h on j.id is null
+    where d.parent_id = any(parents) and (j.id is null or j.parked = 'exhausted')
+    order by d.child_id, d.parent_id
+    for update of d
+  ),
+  verdicts as materialized (
+    select child_id, count(*) filter (where completed or policy <> 'wait') as over,
+      (array_agg(parent_id) filter (where not completed and policy = 'cancel'))[1] as failed_parent
+    from ended group by child_id
+  ),
+  children as materialized (
+    select j.*, v.over, v.failed_parent
+    from jobs j join verdicts v on v.child_id = j.id order by j.id for update of j
+  ),
+  gone as (
+    delete from jobs j using children c
+    where j.id = c.id and c.failed_parent is not null and j.locked_by is null and j.parked in ('parents', 'key')
+    returning j.id, j.fence, j.attempts, c.failed_parent
+  ),
+  recorded as (
+    insert into job_history (job_id, fence, expires_at, status, attempt, error_message)
+    select id, fence + 1, now() + retention * interval '1 ms', 'cancelled', attempts,
+      'parent job ' || failed_parent || ' did not complete'
+    from gone
+  ),
+  -- Also on a child that is exhausted: it may be retried, and must not wait for a parent that is forgotten.
+  counted as (
+    update jobs j
+    set unmet = greatest(0, j.unmet - c.over), updated_at = now(),
+      parked = case when j.parked = 'parents' and j.unmet <= c.over then null else j.parked end
+    from children c
+    where j.id = c.id and c.over > 0
+      and (c.failed_parent is null or c.locked_by is not null or c.parked is null or c.parked not in ('parents', 'key'))
+    returning j.id, j.parked
+  ),
+  forgotten as (
+    delete from job_dependencies d using ended e
+    where d.parent_id = e.parent_id and d.child_id = e.child_id and (e.completed or e.policy <> 'wait')
+  ),
+  announced as materialized (
+    select pg_notify(channel, '') from counted where parked is null limit 1
+  )
+  select id, 'cancelled' as became from gone
+  union all
+  select counted.id, case when counted.parked is null then 'released' else 'waiting' end
+  from counted left join announced on true
 $$;

@@ -1,4 +1,5 @@
-// An operator's hand on waiting and finished jobs: cancel, reschedule, retry, replay, purge.
+// An operator's hand on waiting and finished jobs: cancel, reschedule, retry, replay, purge. Bodies are found by arrays of
+// ids, never joined by them: see migration 6 on pruning.
 import { statement } from '../database.js';
 import { CANCEL_NEWS } from '../job.notifier.js';
 import { forgetNotes } from './prune-jobs.js';
@@ -66,7 +67,8 @@ export const rescheduleJobs = statement<EditedRow>(
   bodies as (
     update ${schema}.job_bodies b set priority = e.priority, max_attempts = e.max_attempts
     from edited e
-    where b.id = e.id and (b.priority, b.max_attempts) is distinct from (e.priority, e.max_attempts)
+    where b.id = any(array(select id from edited)) and b.id::text = e.id::text
+      and (b.priority, b.max_attempts) is distinct from (e.priority, e.max_attempts)
   )
   select id, queue from held`,
 );
@@ -160,10 +162,10 @@ export const lockPurged = statement(
   (schema) => `
   with locked as materialized (
     select b.id from ${schema}.job_bodies b
-    where b.id in (
+    where b.id = any(array(
       select h.job_id from ${schema}.job_history h
       where h.status::text = $1 and h.completed_at <= now() - $2::bigint * interval '1 ms'
-    )
+    ))
     order by b.id for update
   )
   select count(*) from locked`,
@@ -171,9 +173,10 @@ export const lockPurged = statement(
 
 /**
  * Removes jobs and all that is known of them. $1 status: exhausted, completed or cancelled, $2 least age in ms since
- * they ended. Indexes: jobs_exhausted; finished jobs are found by their records.
+ * they ended. Also returns which of them others wait for. Indexes: jobs_exhausted, job_dependencies_pkey; finished jobs are
+ * found by their records.
  */
-export const purgeJobs = statement<{ purged: number }>(
+export const purgeJobs = statement<{ purged: number; parents: string[] | null }>(
   'purge_jobs',
   (schema) => `
   with exhausted as (
@@ -191,7 +194,11 @@ export const purgeJobs = statement<{ purged: number }>(
   ),
   ids as materialized (select id from exhausted union select id from finished),
   records as (delete from ${schema}.job_history h using ids where h.job_id = ids.id),
-  bodies as (delete from ${schema}.job_bodies b using ids where b.id = ids.id),
+  bodies as (delete from ${schema}.job_bodies b where b.id = any(array(select id from ids))),
   ${forgetNotes(schema, 'ids')}
-  select count(*)::integer as purged from ids`,
+  select count(*)::integer as purged, (
+    select json_agg(distinct d.parent_id) from ${schema}.job_dependencies d
+    where d.parent_id = any(array(select id from ids))
+  ) as parents
+  from ids`,
 );

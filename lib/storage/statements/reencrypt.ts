@@ -58,13 +58,13 @@ function sealedColumn(field: SealedColumn['field'], where: Where): SealedColumn 
   ),
   held as materialized (
     select t.${owner} as owner, f.part, f.old, f.new
-    from fresh f join ${schema}.${table} t on t.${owner} = f.owner ${part ? `and t.${part} = f.part` : ''}
-    where t.${column}::text = f.old
+    from fresh f join ${schema}.${table} t on t.${owner}::text = f.owner::text ${part ? `and t.${part} = f.part` : ''}
+    where t.${owner} = any(array(select owner from fresh)) and t.${column}::text = f.old
     for update of t skip locked
   ),
   replaced as (
     update ${schema}.${table} t set ${column} = h.new::${type}
-    from held h where t.${owner} = h.owner ${part ? `and t.${part} = h.part` : ''} and t.${column}::text = h.old
+    from held h where t.${owner} = any(array(select owner from held)) and t.${owner}::text = h.owner::text ${part ? `and t.${part} = h.part` : ''} and t.${column}::text = h.old
     returning 1
   )
   select count(*)::integer as replaced from replaced`,
