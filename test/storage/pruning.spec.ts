@@ -9,6 +9,8 @@ import { createTestManager, OTHER, type TestManager, WORKER } from '../support/m
 let test: TestManager;
 let dataSource: DataSource;
 let jobs: JobManager;
+/** Has the key of which the other is the successor. */
+let older: JobManager;
 const plans: string[] = [];
 
 beforeAll(async () => {
@@ -22,21 +24,26 @@ beforeAll(async () => {
       );
     }
   }
-  const options = '-c debug_print_plan=on -c client_min_messages=log';
+  // Joins row by row are those that prune.
+  const joins = '-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off';
+  const options = `-c debug_print_plan=on -c client_min_messages=log ${joins}`;
   dataSource = new DataSource({ type: 'postgres', url: test.url, extra: { options, max: 4 } });
   await dataSource.initialize();
   const { master } = dataSource.driver as unknown as { master: pg.Pool };
-  master.on('connect', (client) => {
+  const heard = new Set<pg.PoolClient>();
+  master.on('acquire', (client) => {
+    if (heard.has(client)) return;
+    heard.add(client);
     client.on('notice', ({ message, detail }) => {
       if (message === 'plan:' && detail) plans.push(detail);
     });
   });
-  await master.query('select 1');
   const key = { id: 'old', key: Buffer.alloc(32, 1) };
+  older = await createJobManager({ dataSource, encryption: { keys: [key] } });
   jobs = await createJobManager({ dataSource, encryption: { keys: [{ id: 'new', key: Buffer.alloc(32, 2) }, key] } });
 });
 afterAll(async () => {
-  await jobs.close();
+  await Promise.all([jobs.close(), older.close()]);
   await dataSource.destroy();
   await test.close();
 });
@@ -80,6 +87,7 @@ async function live(): Promise<void> {
   await jobs.retryJobs([second!.id, parent.id]);
   await jobs.permanentlyFailJobs([parent.id]);
   await jobs.replayFailedJobs();
+  await older.addJob('sealed', 1);
   await jobs.reencryptJobs();
   await jobs.resetLockedJobs();
   await jobs.refillRateLimits();
