@@ -1,6 +1,6 @@
 // Jobs that wait for others: told when a parent has ended, and brought back with the waits that they still have.
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
-import type { QueryExecutor } from '../interfaces/job.interface.js';
+import type { JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import { JobKeyConflictError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isUniqueViolation } from '../storage/database.errors.js';
@@ -44,5 +44,13 @@ export class Dependents {
     const parentIds = parents.map(({ id }) => id);
     await this.resolve(parentIds, executor);
     return rows;
+  }
+
+  /** Forgets jobs that have ended, and tells those that still wait for one of them. Returns how many. */
+  async purge(status: JobStatus, olderThanMs: number, executor: QueryExecutor): Promise<number> {
+    await this.database.run(edits.lockPurged, [status, olderThanMs], executor);
+    const [row] = await this.database.run(edits.purgeJobs, [status, olderThanMs], executor);
+    await this.resolve(row?.parents ?? [], executor);
+    return row?.purged ?? 0;
   }
 }

@@ -87,7 +87,7 @@ export interface JobManagerParts {
 
 const nowhere = (): undefined => undefined;
 const LONGEST_CLOSE_MS = 5_000;
-const UNBOUNDED_WINDOW: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
+const ALWAYS: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
 /**
  * Adds jobs, claims and settles them by hand, and looks after queues, rate limits and history. Inject it.
  *
@@ -339,7 +339,7 @@ export class JobManager {
    * as its key. A job is replayed once: a second call finds nothing.
    */
   async replayFailedJobs(window: { from?: Date; to?: Date; task?: string; maxAttempts?: number } = {}): Promise<Job[]> {
-    const { from = UNBOUNDED_WINDOW[0], to = UNBOUNDED_WINDOW[1], task, maxAttempts } = window;
+    const { from = ALWAYS[0], to = ALWAYS[1], task, maxAttempts } = window;
     check({
       from: [from, rules.date],
       to: [to, rules.date],
@@ -399,12 +399,7 @@ export class JobManager {
       status: [status, rules.oneOf('exhausted', 'completed', 'cancelled')],
       olderThanMs: [olderThanMs, rules.integer(0, 1e14)],
     });
-    return this.database.transaction(async (executor) => {
-      await this.database.run(edits.lockPurged, [status, olderThanMs], executor);
-      const [row] = await this.database.run(edits.purgeJobs, [status, olderThanMs], executor);
-      await this.claims.dependents.resolve(row?.parents ?? [], executor);
-      return row?.purged ?? 0;
-    });
+    return this.database.transaction((executor) => this.claims.dependents.purge(status, olderThanMs, executor));
   }
 
   // Queues and rate limits

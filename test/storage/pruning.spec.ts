@@ -69,8 +69,16 @@ async function live(): Promise<void> {
   const taskIdentifiers = ['t', 'q', 'r', 'keyed'];
   const claimed = await jobs.getJobs(WORKER, { batchSize: 4, taskIdentifiers });
   const plain = await jobs.claims.claim({
-    ...{ workerId: OTHER, limit: 4, slots: 0, lookForSlots: false, cursor: [], leaseMs: null },
-    ...{ slotPriorityLimit: null, taskIdentifiers, queues: null, forbiddenFlags: null },
+    workerId: OTHER,
+    limit: 4,
+    slots: 0,
+    lookForSlots: false,
+    slotPriorityLimit: null,
+    taskIdentifiers,
+    queues: null,
+    forbiddenFlags: null,
+    cursor: [],
+    leaseMs: null,
   });
   expect(plain.jobs.length).toBeGreaterThan(0);
   await jobs.addJob('keyed', 2, { jobKey: 'k' });
