@@ -133,7 +133,7 @@ describe('answers that were lost', () => {
     await beside.query('begin');
     await beside.query('select from jobs.jobs where id = $1 for update', [child]);
     finish();
-    await cutOff('job_dependencies');
+    await cutOff('resolve_dependents');
     await beside.query('commit');
     const told = await eventually(async () => (await jobs.findJob(child))?.status === 'completed');
     expect(told).toBe(true);
