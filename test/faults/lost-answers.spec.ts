@@ -97,9 +97,16 @@ describe('answers that were lost', () => {
     let finish!: () => void;
     const finished = new Promise<void>((resolve) => (finish = resolve));
     await jobs.addJobs(Array.from({ length: 5 }, (_, n) => ({ task: 'long', payload: n })));
-    // Nothing but its end asks for the table.
-    const pool = await start({ long: () => finished }, { concurrency: 1, pollIntervalMs: 60_000 });
-    await eventually(async () => (await jobs.counts()).byStatus.running === 5);
+    // Its buffer is full: nothing but its end asks for the table.
+    let begin!: () => void;
+    const begun = new Promise<void>((resolve) => (begin = resolve));
+    const long = (): Promise<void> => {
+      begin();
+      return finished;
+    };
+    const pool = await start({ long }, { concurrency: 1, queueSize: 5 });
+    await begun;
+    expect((await jobs.counts()).byStatus).toMatchObject({ running: 5 });
     await beside.query('begin; lock table jobs.jobs in access exclusive mode');
     const stopped = pool.stop();
     await cutOff('end_attempts');
