@@ -243,12 +243,48 @@ export class LeaseExpiredError extends JobsError {
   }
 }
 
+/** The job's payload is not there, or JavaScript cannot read it: SQL may have stored it. The job is failed for good. */
+export class UnreadableJobError extends JobsError {
+  readonly code = 'ERR_JOBS_UNREADABLE';
+
+  constructor(cause: unknown) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    super(`The job cannot be read: ${reason}. Its row was not written by this library, or was changed by hand.`, {
+      cause,
+    });
+  }
+}
+
 /** The claim was taken away; whoever held it must not go on. */
 export class LeaseLostError extends JobsError {
   readonly code = 'ERR_JOBS_LEASE_LOST';
 
   constructor(readonly jobId: string) {
     super(`The claim on job ${jobId} was taken away; it is or will be run by another worker.`);
+  }
+}
+
+/** Open transactions hold these jobs, so the call could not change them in time. What it could change, it has changed. */
+export class JobHeldError extends JobsError {
+  readonly code = 'ERR_JOBS_HELD';
+
+  constructor(readonly jobIds: string[]) {
+    super(
+      `Open transactions hold ${jobIds.length === 1 ? 'job' : 'jobs'} ${jobIds.join(', ')}: perhaps a handler that called ` +
+        'ctx.assertOwned. End them (pg_stat_activity, xact_start), or call again when they have ended.',
+    );
+  }
+}
+
+/** The job would wait for itself, through other jobs: none of them could ever run. Nothing was inserted. */
+export class DependencyCircleError extends JobsError {
+  readonly code = 'ERR_JOBS_DEPENDENCY_CIRCLE';
+
+  constructor(
+    /** Ids, from the job through what it waits for back to itself. */
+    readonly path: string[],
+  ) {
+    super(`Expected dependsOn to lead to no circle, got ${path.join(' → ')}. Leave one of these out.`);
   }
 }
 

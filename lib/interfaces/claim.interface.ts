@@ -1,51 +1,99 @@
 // What the manager and the runtime say to each other: claims with a cursor, outcomes, and what became of them.
+import type { LaneReport } from '../storage/statements/claim-jobs.js';
 import type { ClaimedJob, PartialResults } from './job.interface.js';
 
-/** Where a scan of the ready jobs of one priority goes on. Opaque to everybody but the claim statement. */
+/** Who claims. */
+export interface Claimer {
+  /** What the database knows the claims by: an incarnation of a pool, or the name that a claim by hand gives. */
+  holder: string;
+  /** The name that people see. */
+  label: string;
+  /** Set for claims by hand: they live by their own lease; `null` for pools, which live by their heartbeat. */
+  leaseMs: number | null;
+}
+
+/** Which jobs a claim may take. */
+export interface ClaimFilter {
+  /** `null`: any task. */
+  taskIdentifiers: string[] | null;
+  /** Not these. */
+  otherTasks: string[] | null;
+  forbiddenFlags: string[] | null;
+  /** Jobs of this priority or a better (lower) one; `null`: of any. */
+  worstPriority: number | null;
+}
+
+/** Where a scan of the plain jobs of one priority goes on. */
 export interface CursorPosition {
-  /** Whether the position lies in the lane of jobs that are claimed for free slots only. */
-  slotOnly: boolean;
   priority: number;
   /** As the database printed it, with microseconds. */
   runAt: string;
   id: string;
 }
 
-/** Positions by lane and priority: a claim starts behind them instead of re-reading what is gone. */
-export type ClaimCursor = CursorPosition[];
+/** A stretch of priorities (after, upto] in which nothing is due before a time, in ms. */
+export interface QuietStretch {
+  after: number;
+  upto: number;
+  until: number;
+}
 
-export interface ClaimRequest {
-  workerId: string;
-  /** Most jobs to claim, in all. */
+export interface PlainClaim extends Claimer, ClaimFilter {
+  /** Most jobs to claim. */
   limit: number;
-  /** Most jobs to claim of those that may not wait in a buffer (limited queues, rate limits, last attempts). */
-  slots: number;
-  /** Whether to look for such jobs at all: without, a claim is cheaper. */
-  lookForSlots: boolean;
-  /** Jobs for free slots only of this priority or a better (lower) one; `null`: of any. */
-  slotPriorityLimit: number | null;
-  /** `null`: any task. */
-  taskIdentifiers: string[] | null;
-  forbiddenFlags: string[] | null;
-  /** Only these queues; `null`: all jobs. */
-  queues: string[] | null;
-  /** Empty: from the start. Known positions save reading dead entries again; start positions may be dropped any time. */
-  cursor: ClaimCursor;
-  /** Set for claims by hand: they live by their own lease; `null` for pools, which live by their heartbeat. */
-  leaseMs: number | null;
+  /** Most KiB of payloads, except the first. */
+  maxKib: number;
+  /** Empty: from the start. Known positions save reading dead entries again; positions may be dropped any time. */
+  cursor: CursorPosition[];
+  quiet: QuietStretch | null;
+}
+
+export interface LaneClaim extends Claimer, ClaimFilter {
+  /** Most jobs to claim: the slots that are free. */
+  limit: number;
+  /** Most jobs of one lane. */
+  share: number;
+  /** Only jobs that have crashed at most so often; `null`: any. */
+  maxCrashes: number | null;
+  /** Only this queue. */
+  queue: string | null;
+  memory: LaneMemoryState;
+}
+
+/** What a pool remembers of lanes, as the claim reads it. */
+export interface LaneMemoryState {
+  turn: { priority: number; lane: string } | null;
+  /** Stretches of the walk in which nothing can be claimed, in order. */
+  blocked: { after: string; upto: string }[];
+  /** Beginnings of lanes to look at all the same, in order. */
+  told: string[];
+  /** Lanes of what became due since this time are looked at too. ms; `null`: nothing is remembered. */
+  dueSince: number | null;
+  /** Positions in lanes, in order of the walk. */
+  positions: { place: string; runAt: string; id: string }[];
 }
 
 export interface ClaimResult {
   /** Ordered by priority, run-at and id. */
   jobs: ClaimedJob[];
-  /** Hand it to the next claim of the same scan. */
-  cursor: ClaimCursor;
   /** The scan ended at its limit: there is probably more to claim right now. */
   more: boolean;
-  /** Why some of them are not among `jobs`: they were put off, because nobody here can decrypt them. */
+  /** Why some of them are not among `jobs`: they were put off, because nothing here can decrypt or read them. */
   unreadable?: unknown;
-  /** Milliseconds until something that was passed over can run (a window's refill); `null` if nothing is known. */
-  retryInMs: number | null;
+}
+
+export interface PlainClaimResult extends ClaimResult {
+  /** Hand it to the next claim of the same scan. */
+  cursor: CursorPosition[];
+  quiet: QuietStretch | null;
+}
+
+export interface LaneClaimResult extends ClaimResult {
+  /** The database's time of the claim, in ms; `null`: the holder may not claim. */
+  claimedAt: number | null;
+  /** Where the jobs stood, in the order of their turn. */
+  taken: { place: string; runAt: string; id: string }[];
+  report: LaneReport | null;
 }
 
 /** How one attempt ended. What a handler returns or throws becomes one of these in a single place. */
@@ -74,11 +122,17 @@ export interface SettleResult {
   status: SettledStatus;
   /** When the job can run again; `null` where it will not. */
   runAt: Date | null;
+  /** Why it was cancelled, where the canceller said so. */
+  reason?: string | null;
+  /** Its end has freed a place in its queue. */
+  hasFreedPlace?: boolean;
 }
 
 /** What a process says of itself. */
 export interface WorkerRegistration {
+  /** The incarnation: made anew at each start. */
   id: string;
+  label: string;
   host: string;
   pid: number;
   concurrency: number;
@@ -95,14 +149,10 @@ export interface HeartbeatPlan {
 
 /** What a heartbeat brings back. */
 export interface HeartbeatReport {
-  /** The worker's row was gone or expired: it was taken for dead, and its jobs may have been given to others. */
+  /** The incarnation's row is gone or ended: it was taken for dead, and its jobs may have been given to others. */
   expired: boolean;
-  /** Ids of the worker's running jobs that somebody asked to cancel. */
-  cancelRequested: string[];
-  /** Whether processes that are gone have left something for others to finish. */
+  /** Whether a worker has gone silent. */
   needsRescue: boolean;
-  /** Whether any rate limit is registered. */
-  hasRateLimits: boolean;
   /** The version of the schema, where a newer release has changed what this one needs. */
   newerSchema: number | null;
 }

@@ -21,8 +21,6 @@ export class MaintenanceDuties {
 
   /** Starts the next window of rate limits whose window has passed. Never rejects, like all duties. */
   refillRateLimits(): Promise<void> {
-    // Each second in each process: where there are no limits, not even a look.
-    if (!this.jobs.claims.mayHaveRateLimits) return Promise.resolve();
     return this.perform('refilling rate limits', [() => this.jobs.refillRateLimits()]);
   }
 
@@ -67,7 +65,7 @@ export class MaintenanceDuties {
   private async run(context: string, steps: (() => Promise<unknown>)[]): Promise<void> {
     if (performance.now() < this.restUntil) return;
     try {
-      for (const step of steps) if (!this.stopped && !this.jobs.claims.schemaGuard.refusal) await step();
+      for (const step of steps) if (!this.stopped && !this.jobs.registry.schemaGuard.refusal) await step();
       this.failures = 0;
     } catch (error) {
       const ceiling = Math.min(LONGEST_REST_MS, FIRST_REST_MS * 2 ** this.failures++);

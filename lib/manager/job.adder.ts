@@ -1,19 +1,29 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import { JobsError, MissingPrivilegesError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isUniqueViolation } from '../storage/database.errors.js';
+import { retryOnContention } from '../storage/contention.js';
 import { toDate } from '../storage/row.types.js';
-import { addAlikeJobs, addJobs, addKeyedJobs, type AddedRow, type NewJob } from '../storage/statements/add-jobs.js';
-import { linkParents, lockParents } from '../storage/statements/dependencies.js';
+import type { News } from '../storage/job.news.js';
+import {
+  addAlikeJobs,
+  addJobs,
+  addKeyedJobs,
+  findKeyOwners,
+  type AddedRow,
+  type NewJob,
+} from '../storage/statements/add-jobs.js';
+import { findCircleOf, findParents, linkParents } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
-import { Announcer } from './announcer.js';
 import { toJob } from './job.mapper.js';
 import type { JobCipher } from './job.cipher.js';
-import type { JobClaims } from './job.claims.js';
+import { newsOf, type JobPromoter } from './job.promoter.js';
 import type { JobPreparer, PreparedJob } from './job.preparer.js';
+import { laneOf } from './lane.names.js';
+import type { NewsPublisher } from './news.publisher.js';
 import { repeatInDoubt } from './repeat.in.doubt.js';
 
 interface Target {
@@ -22,23 +32,31 @@ interface Target {
   notify: boolean;
 }
 
+/** On whose connection, and how it waits for keys that others hold. */
+interface Insertion {
+  executor?: QueryExecutor;
+  /** A caller's transaction waits as long as its lock_timeout says. */
+  patient: boolean;
+  /** An earlier try may have gone through. */
+  repeated: boolean;
+}
+
 const CHUNK = 2_000;
-const KEY_RACES = 10;
+/** Pools that do not look for so long would come late. */
+const SOON_MS = 2_000;
 
 export class JobAdder {
   private readonly batcher = new AddBatcher<AddedJob>((jobs) => repeatInDoubt(() => this.insert(jobs)));
-  private readonly announcer: Announcer;
 
   constructor(
     private readonly database: Database,
     private readonly preparer: JobPreparer,
-    private readonly claims: JobClaims,
+    private readonly promoter: JobPromoter,
+    private readonly publisher: NewsPublisher,
     /** The transaction to add in where the caller names none. Asked in the same turn as the call. */
     private readonly ambient: () => QueryExecutor | undefined,
     private readonly cipher: JobCipher | undefined,
-  ) {
-    this.announcer = new Announcer(database);
-  }
+  ) {}
 
   async addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
     // Before the first await: by the insert the caller may be in another transaction, or in none.
@@ -46,7 +64,7 @@ export class JobAdder {
     const job = await this.preparer.prepare(task, payload, options);
     if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;
     const added = await this.batcher.add(job);
-    this.announce([added], target);
+    await this.announce([added], target);
     return added;
   }
 
@@ -60,50 +78,78 @@ export class JobAdder {
   /** Resolves when nothing is on its way to the database. */
   async idle(): Promise<void> {
     await this.batcher.idle();
-    await this.announcer.idle();
   }
 
   private async add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
-    const special = jobs.some(needsRounds);
+    const { manager } = target;
     const children = jobs.filter(isChild);
-    const work = (executor?: QueryExecutor): Promise<AddedJob[]> =>
-      children.length
-        ? this.insertChildren(jobs, children, executor!, this.channelOf(target))
-        : special
-          ? this.insertKeyed(jobs, executor, this.channelOf(target))
-          : this.insert(jobs, executor, this.channelOf(target));
-    if (target.manager) return work(target.manager);
-    const added = await repeatInDoubt(async (repeat) => {
-      // What was stored may have been stored by the first try, at its time.
-      const known = repeat ? await this.find(jobs.map(({ row }) => row.id)) : [];
-      if (known.length) return known;
-      const needsTransaction = jobs.length > CHUNK || children.length > 0 || (special && jobs.length > 1);
-      return needsTransaction ? this.database.transaction(work) : work();
-    });
-    this.announce(added, target);
+    if (manager) {
+      const added = await this.insertAll(jobs, children, { executor: manager, patient: true, repeated: false });
+      await this.announceIn(manager, added, children, target);
+      return added;
+    }
+    const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, repeated));
+    // Parents may have ended while the children were on their way.
+    if (children.length) await this.promoter.resolve(parentsOf(children));
+    await this.announce(added, target);
     return added;
   }
 
-  /** In a caller's transaction the notification must travel with its commit; after a commit of ours it follows. */
-  private channelOf({ manager, notify }: Target): string | null {
-    return manager && notify ? this.database.channel : null;
+  /** In a commit of our own. What the first try has stored, at its time, is found again, in the order of the call. */
+  private async addOwn(jobs: PreparedJob[], children: PreparedJob[], repeated: boolean): Promise<AddedJob[]> {
+    const known = repeated ? await this.findAgain(jobs) : null;
+    if (known) return known;
+    const alone = jobs.length <= CHUNK && !children.length && !(jobs.length > 1 && jobs.some(needsRounds));
+    const how = { patient: false, repeated };
+    return retryOnContention(() =>
+      alone
+        ? this.insertAll(jobs, children, how)
+        : this.database.transaction((executor) => this.insertAll(jobs, children, { ...how, executor })),
+    );
   }
 
-  private announce(added: AddedJob[], { manager, notify }: Target): void {
-    if (!manager && notify && added.some(({ status }) => status === 'available')) this.announcer.announce();
+  /** Null where nothing of the call is stored. A key may have kept an older job, or a newer one may have replaced ours. */
+  private async findAgain(jobs: PreparedJob[]): Promise<AddedJob[] | null> {
+    const known = new Map((await this.find(jobs.map(({ row }) => row.id))).map((job) => [job.id, job]));
+    if (!known.size) return null;
+    const keys = jobs.flatMap(({ row }) => (known.has(row.id) ? [] : (row.job_key ?? [])));
+    const holders = new Map((await this.findHolders(keys)).map((job) => [job.jobKey, job]));
+    return jobs.map(({ row, json }) => {
+      const job = known.get(row.id) ?? holders.get(row.job_key);
+      if (job) return { ...job, created: job.id === row.id };
+      return { ...describe(row, json, 'completed', Date.now(), Date.now()), created: true };
+    });
   }
 
-  private async insert(
-    jobs: PreparedJob[],
-    executor?: QueryExecutor,
-    channel: string | null = null,
-  ): Promise<AddedJob[]> {
+  private insertAll(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
+    if (children.length) return this.insertChildren(jobs, children, how);
+    return jobs.some(needsRounds) ? this.insertKeyed(jobs, how) : this.insert(jobs, how.executor);
+  }
+
+  /** After a commit of ours. */
+  private async announce(added: AddedJob[], { manager, notify }: Target): Promise<void> {
+    if (!manager && notify) await this.publisher.publish(...newsOf(lanesOf(added)));
+  }
+
+  /** In a caller's transaction the notification must travel with its commit. */
+  private async announceIn(
+    executor: QueryExecutor,
+    added: AddedJob[],
+    children: PreparedJob[],
+    { notify }: Target,
+  ): Promise<void> {
+    const parents: News[] = children.length ? [{ kind: 'parents', ids: parentsOf(children) }] : [];
+    const news = [...parents, ...(notify ? newsOf(lanesOf(added)) : [])];
+    await this.publisher.publishIn(executor, news);
+  }
+
+  private async insert(jobs: PreparedJob[], executor?: QueryExecutor): Promise<AddedJob[]> {
     const added: AddedJob[] = [];
     for (let start = 0; start < jobs.length; start += CHUNK) {
       const chunk = jobs.slice(start, start + CHUNK);
       const rows =
-        (await this.insertAlike(chunk, executor, channel)) ??
-        (await this.database.run(addJobs, [...parametersOf(chunk), channel], executor));
+        (await this.insertAlike(chunk, executor)) ??
+        (await this.database.run(addJobs, [...parametersOf(chunk), null, ''], executor));
       refuseMissing(rows);
       const now = Number((rows[0] as { now: number }).now);
       for (const job of chunk) added.push(toAddedJob(job, now));
@@ -112,7 +158,7 @@ export class JobAdder {
   }
 
   /** Null where the jobs are not alike, or are there already: an add whose answer was lost is being repeated. */
-  private async insertAlike(jobs: PreparedJob[], executor: QueryExecutor | undefined, channel: string | null) {
+  private async insertAlike(jobs: PreparedJob[], executor: QueryExecutor | undefined) {
     const first = jobs[0]!.row;
     if (!jobs.every(({ row }) => isPlain(row) && isAlike(row, first))) return null;
     const values = [
@@ -123,7 +169,9 @@ export class JobAdder {
       first.max_attempts,
       first.run_at,
       first.delay_ms,
-      channel,
+      null,
+      jobs.some(({ row }) => row.payload_kib !== null) ? jobs.map(({ row }) => row.payload_kib) : null,
+      '',
     ];
     try {
       return await this.database.run(addAlikeJobs, values, executor);
@@ -133,22 +181,19 @@ export class JobAdder {
     }
   }
 
-  /** Parents are locked first, so that none can end before it is known who waits for it. */
-  private async insertChildren(
-    jobs: PreparedJob[],
-    children: PreparedJob[],
-    executor: QueryExecutor,
-    channel: string | null,
-  ): Promise<AddedJob[]> {
-    const parents = [...new Set(children.flatMap(({ row }) => row.depends_on ?? []))];
-    const known = new Set((await this.database.run(lockParents, [parents], executor)).map(({ id }) => id));
+  /** Pairs of a child and a parent are states: a parent that ends meanwhile is found by whoever looks next. */
+  private async insertChildren(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
+    const { executor } = how;
+    const parents = parentsOf(children);
+    const known = new Set((await this.database.run(findParents, [parents], executor)).map(({ id }) => id));
     const unknown = parents.filter((id) => !known.has(id));
     if (unknown.length) throw new UnknownParentError(unknown);
-    const added = await this.insertKeyed(jobs, executor, channel);
+    const added = await this.insertKeyed(jobs, how);
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
     const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
     await this.database.run(linkParents, [pairs.map(([child]) => child), pairs.map(([, parent]) => parent)], executor);
-    await this.claims.dependents.resolve(parents, executor);
+    await this.refuseCircles(linked, executor);
+    await this.promoter.resolve(parents, executor);
     const stored = new Map(
       (
         await this.find(
@@ -160,43 +205,29 @@ export class JobAdder {
     return added.map((job) => ({ ...job, ...stored.get(job.id), created: job.created }));
   }
 
+  /** Only a key lets a job be known to others before it waits for them. */
+  private async refuseCircles(linked: { job: PreparedJob; id: string }[], executor?: QueryExecutor): Promise<void> {
+    const keyed = linked.filter(({ job }) => job.row.job_key !== null).map(({ id }) => id);
+    if (!keyed.length) return;
+    const [circle] = await this.database.run(findCircleOf, [keyed], executor);
+    if (circle) throw new DependencyCircleError(circle.path);
+  }
+
   /** Jobs whose keys occur twice in one call take turns: each round has every key once. */
-  private async insertKeyed(
-    jobs: PreparedJob[],
-    executor?: QueryExecutor,
-    channel: string | null = null,
-  ): Promise<AddedJob[]> {
+  private async insertKeyed(jobs: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const added = new Map<PreparedJob, AddedJob>();
     const plain = jobs.filter(({ row }) => row.job_key === null);
-    (await this.insert(plain, executor, channel)).forEach((job, index) => added.set(plain[index] as PreparedJob, job));
+    (await this.insert(plain, how.executor)).forEach((job, index) => added.set(plain[index] as PreparedJob, job));
     for (const round of roundsOf(jobs.filter(({ row }) => row.job_key !== null))) {
-      for (const [job, result] of await this.insertRound(round, executor, channel)) added.set(job, result);
+      for (const [job, result] of await this.insertRound(round, how)) added.set(job, result);
     }
     return jobs.map((job) => added.get(job) as AddedJob);
   }
 
-  private async insertRound(round: PreparedJob[], executor: QueryExecutor | undefined, channel: string | null) {
-    const rows: AddedRow[] = [];
-    let open = round;
-    for (let race = 0; open.length; race++) {
-      if (race === KEY_RACES) throw new KeyContentionError(open);
-      const answer = await this.database.run(addKeyedJobs, [...parametersOf(open), channel], executor);
-      refuseMissing(answer);
-      rows.push(...answer);
-      if (!executor) await this.promote(answer.flatMap(({ freed_queue }) => freed_queue ?? []));
-      const done = new Set(answer.map(({ requested }) => requested));
-      open = open.filter(({ row }) => !done.has(row.id));
-    }
+  private async insertRound(round: PreparedJob[], { executor, patient, repeated }: Insertion) {
+    const rows = await this.database.run(addKeyedJobs, [...parametersOf(round), patient, repeated], executor);
+    refuseMissing(rows);
     return this.pair(round, rows, executor);
-  }
-
-  /** A role that may only enqueue leaves it to the sweep of the pools. */
-  private async promote(queues: string[]): Promise<void> {
-    try {
-      await this.claims.promote(queues);
-    } catch (error) {
-      if (!(error instanceof MissingPrivilegesError)) throw error;
-    }
   }
 
   /** Keys may have kept older jobs: what came of each request is read back as it is stored. */
@@ -216,20 +247,30 @@ export class JobAdder {
     });
   }
 
+  private async findHolders(keys: string[]): Promise<AddedJob[]> {
+    if (!keys.length) return [];
+    const owners = await this.database.run(findKeyOwners, [keys]);
+    return this.find(owners.map(({ job_id }) => job_id));
+  }
+
   private async find(ids: string[], executor?: QueryExecutor): Promise<AddedJob[]> {
     const rows = await this.database.run(findJobs, [ids], executor);
     return rows.map((row) => ({ ...toJob(row, this.cipher), created: true }));
   }
 }
 
-/** The job that holds the key changed hands faster than it could be replaced; nothing was inserted for these keys. */
-export class KeyContentionError extends JobsError {
-  readonly code = 'ERR_JOBS_KEY_CONTENTION';
+const parentsOf = (children: PreparedJob[]): string[] => [
+  ...new Set(children.flatMap(({ row }) => row.depends_on ?? [])),
+];
 
-  constructor(jobs: PreparedJob[]) {
-    super(`The jobs with keys ${jobs.map(({ row }) => `"${row.job_key}"`).join(', ')} kept changing. Try again.`);
-  }
-}
+/** Of what may run soon: the lanes in which pools should look. */
+const lanesOf = (added: AddedJob[]): (string | null)[] =>
+  added.flatMap((job) => {
+    const isSoon =
+      job.status === 'available' || (job.status === 'scheduled' && job.runAt.getTime() - Date.now() < SOON_MS);
+    if (!isSoon) return [];
+    return job.queue !== null || job.rateLimitKey !== null || job.maxAttempts === 1 ? [laneOf(job)] : [null];
+  });
 
 const isChild = ({ row }: PreparedJob): boolean => row.depends_on !== null;
 

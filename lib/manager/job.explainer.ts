@@ -51,7 +51,7 @@ function ofQueue(job: Job, row: ExplainRow): Finding | null {
   if (row.queue_paused) return { reason: 'queue_paused', message: `Its queue "${job.queue}" is paused.` };
   const blockedBy = row.queue_jobs ?? [];
   const places = row.queue_known ? row.queue_concurrency : 1;
-  if (places === null || (row.queue_running ?? 0) < places) return null;
+  if (places === null || blockedBy.length < places) return null;
   const message =
     `Its queue "${job.queue}" runs ${count(places, 'job')} at once and is busy` +
     `${blockedBy.length ? ` with job ${blockedBy.join(', ')}` : ''}.`;
@@ -59,7 +59,11 @@ function ofQueue(job: Job, row: ExplainRow): Finding | null {
 }
 
 function ofTokens(job: Job, row: ExplainRow): Finding | null {
-  if (job.rateLimitKey === null || row.tokens === null || row.tokens > 0) return null;
+  if (job.rateLimitKey === null) return null;
+  if (!row.limit_known) {
+    return { reason: 'no_tokens', message: `Rate limit "${job.rateLimitKey}" is not registered.`, until: null };
+  }
+  if (row.tokens === null || row.tokens > 0) return null;
   const until = toDateOrNull(row.refill_at);
   return { reason: 'no_tokens', message: `Rate limit "${job.rateLimitKey}" has no tokens until ${iso(until)}.`, until };
 }

@@ -35,6 +35,7 @@ import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import {
   InvalidArgumentError,
   InvalidStatusError,
+  JobHeldError,
   JobNotFoundError,
   LeaseExpiredError,
   MissingPrivilegesError,
@@ -49,7 +50,7 @@ import { toDate } from '../storage/row.types.js';
 import * as edits from '../storage/statements/edit-jobs.js';
 import * as inspections from '../storage/statements/inspect-jobs.js';
 import type { JobRow } from '../storage/statements/job-columns.js';
-import * as leases from '../storage/statements/lease-jobs.js';
+import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
@@ -61,6 +62,16 @@ import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
 import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
+import { JobPromoter } from './job.promoter.js';
+import { JobRevival } from './job.revival.js';
+import { JobSettlement } from './job.settlement.js';
+import { lanesOfQueue } from './lane.names.js';
+import { NewsPublisher } from './news.publisher.js';
+import { SchemaGuard } from './schema.guard.js';
+import { byHand, WorkerRegistry } from './worker.registry.js';
+import { listWorkers } from '../storage/statements/workers.js';
+import { retryOnContention } from '../storage/contention.js';
+import { newsOf } from './job.promoter.js';
 import { replayOf, toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
 import { JobPreparer } from './job.preparer.js';
 import { JobRetention } from './job.retention.js';
@@ -95,8 +106,16 @@ const ALWAYS: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
  * await this.jobs.addJob('send-email', { to: 'ada@example.org' }, { manager: entityManager });
  */
 export class JobManager {
-  /** For pools: claims and settles without a user's hand. */
+  /** For pools: claims without a user's hand. */
   readonly claims: JobClaims;
+  /** For pools: settles, and ends of claims. */
+  readonly settlement: JobSettlement;
+  /** For pools: what ends leave to others. */
+  readonly promoter: JobPromoter;
+  /** For pools: incarnations and their heartbeats. */
+  readonly registry: WorkerRegistry;
+  /** For pools: what other processes should know. */
+  readonly publisher: NewsPublisher;
   /** For handlers: what a running attempt writes before it ends. */
   readonly attempts: AttemptRecords;
   /** For pools: firing what is due. */
@@ -106,6 +125,7 @@ export class JobManager {
   private readonly database: Database;
   private readonly settings: ManagerSettings;
   private readonly adder: JobAdder;
+  private readonly revival: JobRevival;
   private readonly transactions: TransactionSource;
   private readonly waiter: JobWaiter;
   private readonly cipher: JobCipher | undefined;
@@ -118,11 +138,22 @@ export class JobManager {
     const cipher = settings.encryption ? new JobCipher(settings.encryption) : undefined;
     this.cipher = cipher;
     this.waiter = new JobWaiter(database, cipher);
-    this.claims = new JobClaims(database, settings, tasks, (ids) => this.waiter.notice(ids), cipher);
+    const schemaGuard = new SchemaGuard(database.schema);
+    this.publisher = new NewsPublisher(database);
+    const failCircle = async (id: string, path: string[]): Promise<void> => {
+      const reason = `it waits for itself: ${path.join(' → ')}`;
+      await this.settlement.end([{ id, fence: null }], 'doomed', reason, { patient: false });
+    };
+    this.promoter = new JobPromoter(database, settings, this.publisher, failCircle);
+    const notice = (ids: Set<string>): void => this.waiter.notice(ids);
+    this.settlement = new JobSettlement(database, settings, tasks, cipher, this.promoter, this.publisher, notice);
+    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard);
+    this.registry = new WorkerRegistry(database, settings, this.settlement, this.promoter, schemaGuard);
+    this.revival = new JobRevival(database, this.promoter, this.publisher);
     this.attempts = new AttemptRecords(database, cipher);
     this.transactions = new TransactionSource(database);
     const preparer = new JobPreparer(settings, tasks, validator, cipher);
-    this.adder = new JobAdder(database, preparer, this.claims, ambient, cipher);
+    this.adder = new JobAdder(database, preparer, this.promoter, this.publisher, ambient, cipher);
     this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
   }
@@ -183,8 +214,8 @@ export class JobManager {
       queues: [options.queues, rules.optional(rules.names)],
     });
     const { taskIdentifiers = null, forbiddenFlags = null, queues = null } = options;
-    const base = { workerId, taskIdentifiers, forbiddenFlags, queues, leaseMs, slotPriorityLimit: null };
-    return this.claims.claimExactly(base, batchSize);
+    const claim = { ...byHand(workerId, leaseMs), taskIdentifiers, forbiddenFlags };
+    return this.claims.claimExactly(claim, queues, batchSize);
   }
 
   /**
@@ -220,7 +251,7 @@ export class JobManager {
     const errors = new Map(failures.map(({ job, error }) => [job, error]));
     return this.settleByHand(workerId, executionTimeMs, [...errors.keys()], (job) => {
       const error = errors.get(job);
-      const delayMs = this.claims.retryDelayMs(job, error);
+      const delayMs = this.settlement.retryDelayMs(job, error);
       return delayMs === false ? { kind: 'permanent', error } : { kind: 'failed', error, delayMs };
     });
   }
@@ -237,7 +268,7 @@ export class JobManager {
     executionTimeMs: number,
   ): Promise<SettleReport> {
     return this.settleByHand(workerId, executionTimeMs, [job], () => {
-      const delayMs = this.claims.retryDelayMs(job, undefined);
+      const delayMs = this.settlement.retryDelayMs(job, undefined);
       return { kind: 'partial', partialResults, delayMs: delayMs === false ? 0 : delayMs };
     });
   }
@@ -255,13 +286,19 @@ export class JobManager {
   async extendLease(workerId: string, jobId: string): Promise<Date> {
     checkWorkerId(workerId);
     check({ jobId: [jobId, rules.uuid] });
-    const [row] = await this.database.run(leases.extendLease, [workerId, jobId]);
-    if (row?.expires_at) return toDate(row.expires_at);
-    if (!row) throw await this.notLive(jobId, 'claimed');
-    if (row.locked_by === null) throw new InvalidStatusError(jobId, row.status, 'claimed');
-    if (row.locked_by !== workerId) throw new WrongOwnerError(jobId, row.locked_by, workerId);
-    if (row.by_hand) throw new LeaseExpiredError(jobId);
-    throw new InvalidStatusError(jobId, 'held by a pool, which renews its lease itself', 'claimed by hand');
+    for (let pauseMs = 5; ; pauseMs *= 2) {
+      const [row] = await this.database.run(byHandClaims.extendLease, [workerId, jobId]);
+      if (row?.expires_at) return toDate(row.expires_at);
+      if (!row) throw await this.notLive(jobId, 'claimed');
+      if (row.locked_by === null) throw new InvalidStatusError(jobId, row.status, 'claimed');
+      if (row.locked_by !== workerId) throw new WrongOwnerError(jobId, row.locked_by, workerId);
+      if (!row.by_hand)
+        throw new InvalidStatusError(jobId, 'held by a pool, which renews its lease itself', 'claimed by hand');
+      if (row.cancel_requested) throw new InvalidStatusError(jobId, cancelledBy(row.cancel_reason), 'claimed');
+      if (row.expired) throw new LeaseExpiredError(jobId);
+      if (pauseMs > LONGEST_PAUSE_MS) throw new JobHeldError([jobId]);
+      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    }
   }
 
   /**
@@ -271,10 +308,8 @@ export class JobManager {
    */
   async revokeLease(jobId: string, revision: number): Promise<Job> {
     check({ jobId: [jobId, rules.uuid], revision: [revision, rules.integer(0, 2_147_483_647)] });
-    const ended = await this.claims.end(leases.revokeLease, { reason: 'lease revoked', giveBack: true }, [
-      jobId,
-      revision,
-    ]);
+    const found = await this.database.run(byHandClaims.findClaimAt, [jobId, revision]);
+    const ended = await this.settlement.end(found, 'revoked', 'lease revoked');
     const job = await this.findJob(jobId);
     if (ended.length && job) return job;
     if (!job) throw new JobNotFoundError(jobId);
@@ -287,7 +322,8 @@ export class JobManager {
   /** Exhausts jobs, waiting or running, whatever attempts are left. Returns those that were; others are not live. */
   async permanentlyFailJobs(ids: string[], reason = 'failed by an operator'): Promise<Job[]> {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.name] });
-    return this.jobsOf(await this.claims.end(leases.permanentlyFailJobs, { reason, permanent: true }, [ids]));
+    const jobs = [...new Set(ids)].map((id) => ({ id, fence: null }));
+    return this.jobsOf(await this.settlement.end(jobs, 'doomed', reason));
   }
 
   /**
@@ -296,12 +332,26 @@ export class JobManager {
    */
   async cancelJobs(ids: string[], reason?: string): Promise<Job[]> {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.name)] });
-    const { retentionMs } = this.settings.history;
-    const rows = await this.database.run(edits.cancelJobs, [ids, reason ?? null, retentionMs, this.database.channel]);
-    const running = new Set(rows.filter((row) => row.running).map(({ id }) => id));
-    await this.claims.dependents.resolve(rows.map(({ id }) => id).filter((id) => !running.has(id)));
+    const rows: edits.CancelledRow[] = [];
+    await retryHeld([...new Set(ids)], async (open) => {
+      const found = await this.cancelNow(open, reason ?? null);
+      rows.push(...found.filter(({ became }) => became !== 'held'));
+      return found.filter(({ became }) => became === 'held').map(({ id }) => id);
+    });
+    const running = new Set(rows.filter(({ became }) => became === 'running').map(({ id }) => id));
     // Its worker may have heard of it, and settled it, by now.
-    return (await this.edited(rows)).map((job) => (running.has(job.id) ? { ...job, status: 'running' } : job));
+    return (await this.jobsOf(rows)).map((job) => (running.has(job.id) ? { ...job, status: 'running' } : job));
+  }
+
+  /** One try: what an open transaction holds comes back as held, and its holder hears of it all the same. */
+  private async cancelNow(ids: string[], reason: string | null): Promise<edits.CancelledRow[]> {
+    const rows = await this.database.run(edits.cancelJobs, [ids, reason, this.settings.history.retentionMs]);
+    const told = rows.filter(({ became }) => became !== 'cancelled').map(({ id }) => id);
+    if (told.length) await this.publisher.publish({ kind: 'cancelled', ids: told, reason });
+    const gone = rows.filter(({ became }) => became === 'cancelled');
+    const keys = gone.flatMap(({ job_key }) => job_key ?? []);
+    await this.promoter.promote({ holders: [], keys, parents: gone.map(({ id }) => id) });
+    return rows;
   }
 
   /**
@@ -320,8 +370,15 @@ export class JobManager {
       maxAttempts: [maxAttempts, rules.optional(rules.integer(1, 32_767))],
     });
     const values = [ids, runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null];
-    const jobs = await this.edited(await this.database.run(edits.rescheduleJobs, values));
-    await this.claims.dependents.resolve(jobs.filter(({ status }) => status === 'exhausted').map(({ id }) => id));
+    const rows: edits.EditedRow[] = [];
+    await retryHeld([...new Set(ids)], async (open) => {
+      const found = await this.database.run(edits.rescheduleJobs, [open, ...values.slice(1)]);
+      rows.push(...found.filter(({ held }) => !held));
+      return found.filter(({ held }) => held).map(({ id }) => id);
+    });
+    await this.publisher.publish(...newsOf(rows.map(({ lane }) => lane)));
+    const jobs = await this.jobsOf(rows);
+    await this.promoter.resolve(jobs.filter(({ status }) => status === 'exhausted').map(({ id }) => id));
     return jobs;
   }
 
@@ -331,7 +388,7 @@ export class JobManager {
    */
   async retryJobs(ids: string[]): Promise<Job[]> {
     check({ ids: [ids, rules.uuids] });
-    return this.edited(await this.database.transaction((executor) => this.claims.dependents.retry(ids, executor)));
+    return this.jobsOf(await this.database.transaction((executor) => this.revival.retry(ids, executor)));
   }
 
   /**
@@ -363,20 +420,16 @@ export class JobManager {
    */
   async forceUnlockJobs(workerIds?: string[]): Promise<Job[]> {
     check({ workerIds: [workerIds, rules.optional(rules.names)] });
-    return this.jobsOf(
-      await this.claims.end(leases.forceUnlockJobs, { reason: 'force-unlocked' }, [workerIds ?? null]),
-    );
+    const found = await this.database.run(byHandClaims.findClaimsOf, [workerIds ?? null]);
+    return this.jobsOf(await this.settlement.end(found, 'unlocked', 'force-unlocked'));
   }
 
-  /** Sets the places taken in queues to what their running jobs take, and lets waiting jobs in. */
+  /** Frees places in queues that no running job takes, and wakes those who wait for one. Places do so by themselves, soon. */
   async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
     check({ queueNames: [queueNames, rules.optional(rules.names)] });
-    const rows = await this.database.transaction(async (executor) => {
-      await this.database.run(lanes.lockQueues, [queueNames ?? null], executor);
-      return this.database.run(lanes.recountQueues, [queueNames ?? null], executor);
-    });
-    const names = rows.map(({ name }) => name);
-    await this.claims.promote(names);
+    await this.promoter.sweepNow();
+    const names = (await this.database.run(lanes.findQueues, [queueNames ?? null])).map(({ name }) => name);
+    await this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
     return (await this.database.run(lanes.listQueues, [names])).map(toQueueState);
   }
 
@@ -386,11 +439,10 @@ export class JobManager {
    */
   async resetLockedJobs({ lockTimeoutMs }: { lockTimeoutMs?: number } = {}): Promise<number> {
     check({ lockTimeoutMs: [lockTimeoutMs, rules.optional(rules.integer(0, 1e12))] });
-    const reset = await this.claims.end(leases.resetExpiredLeases, { reason: 'lease expired' }, [
-      lockTimeoutMs ?? null,
-    ]);
-    await this.claims.dependents.resolveForgotten();
-    return reset.length + (await this.claims.rescue());
+    const reset = await this.registry.resetExpired(lockTimeoutMs ?? null);
+    const rescued = await this.registry.rescue();
+    await this.promoter.sweepNow();
+    return reset + rescued;
   }
 
   /** Removes jobs that ended so long ago, with their history; who waits for one is cancelled. Returns how many. */
@@ -399,7 +451,7 @@ export class JobManager {
       status: [status, rules.oneOf('exhausted', 'completed', 'cancelled')],
       olderThanMs: [olderThanMs, rules.integer(0, 1e14)],
     });
-    return this.database.transaction((executor) => this.claims.dependents.purge(status, olderThanMs, executor));
+    return this.database.transaction((executor) => this.revival.purge(status, olderThanMs, executor));
   }
 
   // Queues and rate limits
@@ -407,20 +459,18 @@ export class JobManager {
   /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. */
   async pauseQueue(name: string): Promise<void> {
     check({ name: [name, rules.name] });
-    await this.database.run(lanes.pauseQueue, [name, true]);
+    await this.editQueue(name, [true, null, false]);
   }
 
   async resumeQueue(name: string): Promise<void> {
     check({ name: [name, rules.name] });
-    await this.database.run(lanes.pauseQueue, [name, false]);
-    await this.claims.promote([name]);
+    await this.editQueue(name, [false, null, false]);
   }
 
   /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
   async configureQueue(name: string, { concurrency }: { concurrency: number }): Promise<void> {
     check({ name: [name, rules.name], concurrency: [concurrency, rules.concurrency] });
-    await this.database.run(lanes.configureQueue, [name, concurrency === Infinity ? null : concurrency]);
-    await this.claims.promote([name]);
+    await this.editQueue(name, concurrency === Infinity ? [null, null, true] : [null, concurrency, false]);
   }
 
   async listQueues(): Promise<QueueState[]> {
@@ -445,13 +495,13 @@ export class JobManager {
           ])
         : error;
     });
-    this.claims.mayHaveRateLimits = true;
+    await this.publisher.publish({ kind: 'all' });
     return toRateLimit(rows[0] as limits.RateLimitRow);
   }
 
   /** Starts the next window of every limit whose window has passed. Returns how many. Claims do so by themselves. */
   async refillRateLimits(): Promise<number> {
-    const [row] = await this.database.run(limits.refillRateLimits, [this.database.channel]);
+    const [row] = await this.database.run(limits.refillRateLimits, []);
     return row?.refilled ?? 0;
   }
 
@@ -588,7 +638,7 @@ export class JobManager {
 
   /** The workers that are alive. */
   async workers(): Promise<WorkerInfo[]> {
-    return (await this.database.run(leases.listWorkers, [])).map(toWorkerInfo);
+    return (await this.database.run(listWorkers, [])).map(toWorkerInfo);
   }
 
   /** Waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
@@ -596,6 +646,7 @@ export class JobManager {
     this.waiter.close();
     const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
     await this.adder.idle();
+    await this.publisher.idle();
     await this.attempts.idle();
     await this.transactions.close();
     clearTimeout(deadline);
@@ -611,16 +662,19 @@ export class JobManager {
 
   /** Writes the declared queues' concurrency. */
   async declareQueues(): Promise<void> {
-    const names = Object.keys(this.settings.queues);
-    if (!names.length) return;
-    const limitsOf = Object.values(this.settings.queues).map((limit) => (limit === Infinity ? null : limit));
+    const since = new Date(Date.now() - process.uptime() * 1_000).toISOString();
+    const changed: string[] = [];
     try {
-      await this.database.run(lanes.declareQueues, [names, limitsOf]);
-      await this.claims.promote(names);
+      for (const [name, limit] of Object.entries(this.settings.queues)) {
+        const values = [name, limit === Infinity ? null : limit, since];
+        const [row] = await retryOnContention(() => this.database.run(lanes.declareQueue, values));
+        if (row?.changed) changed.push(name);
+      }
     } catch (error) {
-      // A process that may only enqueue leaves it to those that work; theirs is what counts.
+      // A process that may only enqueue, or that looks at a standby, leaves it to those that work; theirs is what counts.
       if (!(error instanceof MissingPrivilegesError)) throw error;
     }
+    await this.publisher.publish(...newsOf(changed.map(lanesOfQueue)));
   }
 
   /** This manager inside a transaction: all it does is part of it. */
@@ -636,7 +690,7 @@ export class JobManager {
   /** A transaction for one attempt of a transactional task. Waits for a free connection. */
   async beginTransaction(): Promise<JobTransaction> {
     const open = await this.transactions.begin();
-    return new JobTransaction(open, this.within(open.manager), this.claims);
+    return new JobTransaction(open, this.within(open.manager), this.settlement);
   }
 
   /** A LISTEN connection of its own, not started yet. */
@@ -669,16 +723,21 @@ export class JobManager {
     check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, rules.claimedJobs] });
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
-    const settle = (repeated: boolean) => this.claims.settle(workerId, requests, { byHand: true, repeated });
+    const claimer = byHand(workerId, this.settings.lockTimeoutMs);
+    const settle = (repeated: boolean) => this.settlement.settle(claimer, requests, { repeated });
     const { results: settled, late } = await repeatInDoubt(settle);
     const results = [...settled, ...((await late) ?? [])];
     const lost = new Set(results.filter(({ status }) => status === 'lost').map(({ job }) => job));
     return { settled: jobs.filter((job) => !lost.has(job)), lost: [...lost] };
   }
 
-  private async edited(rows: edits.EditedRow[]): Promise<Job[]> {
-    await this.claims.promote(rows.flatMap(({ queue }) => queue ?? []));
-    return this.jobsOf(rows);
+  /** Claims keep a busy queue for some milliseconds each: tried until they let it through. */
+  private async editQueue(
+    name: string,
+    settings: [paused: boolean | null, concurrency: number | null, unlimited: boolean],
+  ) {
+    await retryOnContention(() => this.database.run(lanes.editQueue, [name, ...settings]), this.database.isBound);
+    await this.publisher.publish({ kind: 'lanes', lanes: [lanesOfQueue(name)] });
   }
 
   private async jobsOf(rows: { id: string }[]): Promise<Job[]> {
@@ -693,3 +752,20 @@ export class JobManager {
 }
 
 const orNull = <T>(value: T | undefined): T | null => value ?? null;
+
+const LONGEST_PAUSE_MS = 1_000;
+/** An operator's call waits so long for what open transactions hold. */
+const PATIENCE_MS = 10_000;
+
+/** Tries again what open transactions hold. @throws JobHeldError after some seconds; what could be done is done */
+async function retryHeld(ids: string[], work: (ids: string[]) => Promise<string[]>): Promise<void> {
+  const deadline = performance.now() + PATIENCE_MS;
+  let held = await work(ids);
+  for (let pauseMs = 5; held.length; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+    if (performance.now() > deadline) throw new JobHeldError(held);
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    held = await work(held);
+  }
+}
+
+const cancelledBy = (reason: string | null): string => `asked to cancel${reason === null ? '' : ` (${reason})`}`;

@@ -10,9 +10,9 @@ import type {
 } from '../interfaces/job.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
-import type { CandidateRow, ClaimExtra, PlainJob } from '../storage/statements/claim-jobs.js';
+import type { ClaimedText, ClaimExtra } from '../storage/statements/claim-jobs.js';
 import type { JobRow } from '../storage/statements/job-columns.js';
-import type { WorkerRow } from '../storage/statements/lease-jobs.js';
+import type { WorkerRow } from '../storage/statements/workers.js';
 import type { QueueRow } from '../storage/statements/queues.js';
 import type { RateLimitRow } from '../storage/statements/rate-limits.js';
 import { isSealed, opened, openedPayload, shown, type JobCipher } from './job.cipher.js';
@@ -52,7 +52,6 @@ const shownField = <T>(value: T, field: string, id: string, cipher: JobCipher | 
   isSealed(value) ? (shown(() => opened(cipher, value, field, id)) as T) : value;
 
 const NOTHING_EXTRA: ClaimExtra = {
-  rateLimitKey: null,
   lastError: null,
   jobKey: null,
   jobKeyMode: null,
@@ -64,42 +63,23 @@ const NOTHING_EXTRA: ClaimExtra = {
   crashes: 0,
 };
 
-/** A row of a claim: what every claimed job has in common is not in it. */
-export const toClaimedJob = (row: CandidateRow, workerId: string): ClaimedJob => {
-  const { id, priority, run_at, task, attempts, max_attempts, revision, created_at, fence, extra, payload } = row;
-  const plain: PlainJob = [
-    id,
-    priority,
-    run_at,
-    task,
-    attempts,
-    max_attempts,
-    revision,
-    created_at,
-    fence,
-    extra,
-    payload,
-  ];
-  return { ...toPlainClaim(plain, workerId, row.locked_at), queue: row.queue };
-};
-
-/** The same for a claim of jobs without limits. */
-export const toPlainClaim = (plain: PlainJob, workerId: string, lockedAtMs: number): ClaimedJob => {
+/** What a claim tells of a job. */
+export const toClaimedJob = (told: ClaimedText, label: string, lockedAtMs: number): ClaimedJob => {
   // By index: taking an array apart makes an iterator and its results, for each job.
-  const id = plain[0];
-  const fence = plain[8];
-  const extra = plain[9] ?? NOTHING_EXTRA;
+  const id = told[0];
+  const fence = told[1];
+  const extra = told[9] ?? NOTHING_EXTRA;
   return {
     id,
-    task: plain[3],
-    payload: plain[10],
+    task: told[4],
+    payload: told[10],
     status: 'running',
-    priority: plain[1],
-    queue: null,
-    rateLimitKey: extra.rateLimitKey,
-    runAt: toDate(plain[2]),
-    attempts: plain[4],
-    maxAttempts: plain[5],
+    priority: told[2],
+    queue: extra.queue ?? null,
+    rateLimitKey: extra.rateLimitKey ?? null,
+    runAt: toDate(told[3]),
+    attempts: told[5],
+    maxAttempts: told[6],
     lastError: extra.lastError,
     jobKey: extra.jobKey,
     jobKeyMode: extra.jobKeyMode,
@@ -107,11 +87,11 @@ export const toPlainClaim = (plain: PlainJob, workerId: string, lockedAtMs: numb
     tags: extra.tags ?? [],
     groupId: extra.groupId,
     timeoutMs: extra.timeoutMs,
-    lockedBy: workerId,
+    lockedBy: label,
     lockedAt: toDate(lockedAtMs),
-    revision: plain[6],
+    revision: told[7],
     progress: null,
-    createdAt: toDate(plain[7]),
+    createdAt: toDate(told[8]),
     updatedAt: toDate(lockedAtMs),
     correlationId: correlationIdOf(id, fence),
     fence,

@@ -35,7 +35,9 @@ export class JobPreparer {
     if (schema) await this.validator.validate(task, schema, payload);
     const row = this.toRow(task, options);
     const json = this.toJson(task, payload);
-    return { row, json, sealed: this.cipher && this.seal(this.cipher, row, json) };
+    const sealed = this.cipher && this.seal(this.cipher, row, json);
+    row.payload_kib = kibOf(sealed ?? json);
+    return { row, json, sealed };
   }
 
   private resolve(token: string | TaskToken): { task: string; schema: PayloadSchema | null } {
@@ -67,6 +69,7 @@ export class JobPreparer {
       group_id: options.groupId ?? null,
       depends_on: options.dependsOn?.length ? [...new Set(options.dependsOn)] : null,
       on_parent_failure: options.onParentFailure ?? null,
+      payload_kib: null,
     };
   }
 
@@ -84,6 +87,12 @@ export class JobPreparer {
     if (bytes > maxPayloadBytes) throw new PayloadTooLargeError(task, bytes, maxPayloadBytes);
     return json;
   }
+}
+
+/** Null: less than one. What is short enough need not be counted. */
+function kibOf(text: string): number | null {
+  if (text.length < 256) return null;
+  return Math.min(32_767, Buffer.byteLength(text) >> 10) || null;
 }
 
 const keyModeOf = (options: AddJobOptions): JobKeyMode | null =>

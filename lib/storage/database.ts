@@ -106,6 +106,11 @@ export class Database {
     return new Database(pool, false, options, dataSource);
   }
 
+  /** Whether everything runs inside one transaction. */
+  get isBound(): boolean {
+    return this.bound !== undefined;
+  }
+
   /** The same database, seen from inside a transaction: everything runs on `executor`. */
   on(executor: QueryExecutor): Database {
     const view = Object.create(this) as Database;

@@ -3,11 +3,7 @@
 import pg from 'pg';
 import { cut, singleConnection } from './connection.settings.js';
 import { quoteIdentifier } from './database.js';
-
-/** What a notification says: there are new jobs … */
-export const NEW_JOBS = '';
-/** … or running ones that should be cancelled. */
-export const CANCEL_NEWS = 'cancel';
+import { readMessage, type News } from './job.news.js';
 
 const FIRST_RETRY_MS = 250;
 const LONGEST_RETRY_MS = 30_000;
@@ -17,7 +13,7 @@ const CHECK_TIMEOUT_MS = 10_000;
 const STOP_MS = 1_000;
 
 export class JobNotifier {
-  private readonly subscribers = new Set<(news: string) => void>();
+  private readonly subscribers = new Set<(news: News) => void>();
   private client: pg.Client | null = null;
   private opening: pg.Client | null = null;
   private timer: NodeJS.Timeout | null = null;
@@ -56,10 +52,9 @@ export class JobNotifier {
   }
 
   /**
-   * Calls the handler whenever there may be something new: NEW_JOBS, or CANCEL_NEWS for jobs to cancel. Returns how to
-   * unsubscribe.
+   * Calls the handler whenever there may be something new; after a reconnection with `all`. Returns how to unsubscribe.
    */
-  subscribe(handler: (news: string) => void): () => void {
+  subscribe(handler: (news: News) => void): () => void {
     this.subscribers.add(handler);
     return () => void this.subscribers.delete(handler);
   }
@@ -82,8 +77,9 @@ export class JobNotifier {
     this.client = client;
     this.failures = 0;
     this.schedule(CHECK_INTERVAL_MS, () => void this.check(client));
-    // Whatever was announced while nobody listened is found now.
-    for (const news of [NEW_JOBS, CANCEL_NEWS]) this.tell(news);
+    // What was told while nothing listened is found now.
+    this.tell({ kind: 'all' });
+    this.tell({ kind: 'ended', ids: [] });
   }
 
   private async listen(): Promise<pg.Client> {
@@ -91,7 +87,7 @@ export class JobNotifier {
     this.opening = client;
     client.on('error', (error) => this.lose(client, error));
     client.on('end', () => this.lose(client, new Error('The LISTEN connection ended: Connection terminated')));
-    client.on('notification', ({ payload }) => this.tell(payload ?? NEW_JOBS));
+    client.on('notification', ({ payload }) => this.tell(readMessage(payload ?? '')));
     try {
       await client.connect();
       await client.query({
@@ -105,7 +101,7 @@ export class JobNotifier {
     }
   }
 
-  private tell(news: string): void {
+  private tell(news: News): void {
     for (const handler of this.subscribers) handler(news);
   }
 

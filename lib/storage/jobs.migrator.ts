@@ -1,6 +1,6 @@
 // Brings the library's schema up to date, or takes it down again: plain SQL files, each in one transaction under one
 // advisory lock, so that any number of processes may start at once.
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
 import { InvalidOptionsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
@@ -18,16 +18,8 @@ interface Migration {
   compatibleFrom: number;
 }
 
-/** In order; a released file is never edited. */
-const MIGRATIONS: Migration[] = [
-  { version: 1, name: '0001_initial', compatibleFrom: 1 },
-  { version: 2, name: '0002_dependencies_steps_crontabs', compatibleFrom: 1 },
-  { version: 3, name: '0003_pinned_plans', compatibleFrom: 1 },
-  { version: 4, name: '0004_plain_claims', compatibleFrom: 1 },
-  { version: 5, name: '0005_job_keys_for_enqueuers', compatibleFrom: 1 },
-  { version: 6, name: '0006_partitions', compatibleFrom: 1 },
-  { version: 7, name: '0007_pinned_upkeep', compatibleFrom: 1 },
-];
+/** In order; a released folder is never edited. */
+const MIGRATIONS: Migration[] = [{ version: 1, name: '0001_initial', compatibleFrom: 1 }];
 
 /** The version of the schema that this version of the library works with. */
 export const SCHEMA_VERSION = MIGRATIONS.at(-1)!.version;
@@ -105,7 +97,7 @@ export class JobsMigrator {
       // How to undo a newer one, only its release knows.
       if (applied > SCHEMA_VERSION) throw new SchemaTooNewError(this.tooNew(applied));
       for (const { version, name } of MIGRATIONS.toReversed()) {
-        if (version <= applied) await client.query(read(`${name}.down.sql`));
+        if (version <= applied) await client.query(read(name, ['down.sql']));
       }
       await client.query(`drop table if exists ${this.database.quotedSchema}.migrations`);
       if (await this.isEmpty(client)) await client.query(`drop schema if exists ${this.database.quotedSchema}`);
@@ -198,7 +190,7 @@ export class JobsMigrator {
   private async apply(client: pg.ClientBase, { version, name, compatibleFrom }: Migration): Promise<void> {
     if ((await this.versionOn(client)) >= version) return;
     await client.query(`select set_config('lock_timeout', $1, true)`, [`${LOCK_TIMEOUT_MS}ms`]);
-    await client.query(read(`${name}.up.sql`));
+    await client.query(read(name, stepsOf(name)));
     await client.query(
       `insert into ${this.database.quotedSchema}.migrations (version, name, compatible_from) values ($1, $2, $3)`,
       [version, name, compatibleFrom],
@@ -239,7 +231,10 @@ export class JobsMigrator {
     await this.database.transaction(async (executor) => {
       const client = executor as pg.PoolClient;
       await client.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [`millrace:migrate:${schema}`]);
-      await client.query(`select set_config('search_path', $1, true)`, [quotedSchema]);
+      await client.query(
+        `select set_config('search_path', $1, true), set_config('standard_conforming_strings', 'on', true)`,
+        [`${quotedSchema}, pg_temp`],
+      );
       await work(client);
     });
   }
@@ -258,7 +253,16 @@ export const tooNew = (schema: string, version: number): string =>
   `Expected schema "${schema}" at version ${SCHEMA_VERSION} or one that is compatible with it, got ${version}: a newer ` +
   'millrace has migrated it. Update this process to that release, or give it a schema of its own.';
 
-const read = (file: string): string => readFileSync(new URL(`./migrations/${file}`, import.meta.url), 'utf8');
+const folderOf = (name: string): URL => new URL(`./migrations/${name}/`, import.meta.url);
+
+/** A migration is read in the order of its files' numbers. */
+const stepsOf = (name: string): string[] =>
+  readdirSync(folderOf(name))
+    .filter((file) => /^\d+_\w+\.sql$/.test(file))
+    .sort();
+
+const read = (name: string, files: string[]): string =>
+  files.map((file) => readFileSync(new URL(file, folderOf(name)), 'utf8')).join('\n');
 
 function openDatabase(asked: JobsMigratorOptions): Database {
   const { connection, dataSource, schema = 'jobs', waitForDatabaseMs = 0 } = asked;

@@ -1,4 +1,6 @@
 // Runs due jobs one after the other, by the same claim, run and settle as a pool, until none is due.
+import type { Claimer } from '../interfaces/claim.interface.js';
+import { byHand } from '../manager/worker.registry.js';
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Outcome, SettledStatus, SettleResult } from '../interfaces/claim.interface.js';
 import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
@@ -45,6 +47,7 @@ export class JobDrainer {
   /** What has run so far. */
   readonly ran: RanJob[] = [];
   private readonly workerId = newWorkerId('testing');
+  private readonly claimer: Claimer;
   private readonly runner: JobRunner;
   private readonly batcher: OutcomeBatcher;
   private readonly results = new Map<ClaimedJob, SettleResult>();
@@ -58,10 +61,12 @@ export class JobDrainer {
 
   constructor(private readonly parts: WorkerPoolParts) {
     const { workerId } = this;
+    this.claimer = byHand(workerId, parts.jobs.registry.lockTimeoutMs);
+    const claimer = (): Claimer => this.claimer;
     const onError = (error: unknown, context: string): void =>
       parts.events.emit('worker.error', workerId, { error, context });
-    this.runner = new JobRunner({ ...parts, workerId, onError });
-    this.batcher = new OutcomeBatcher(parts.jobs, parts.events, workerId, (result) =>
+    this.runner = new JobRunner({ ...parts, workerId, claimer, onError });
+    this.batcher = new OutcomeBatcher(parts.jobs, parts.events, claimer, (result) =>
       this.results.set(result.job, result),
     );
   }
@@ -135,15 +140,8 @@ export class JobDrainer {
   private async claim({ tasks, queues }: DrainOptions): Promise<ClaimedJob | undefined> {
     while (this.adding.size) await Promise.all(this.adding);
     const { jobs, options } = this.parts;
-    const base = {
-      workerId: this.workerId,
-      taskIdentifiers: this.tasksToTake(tasks),
-      queues: queues ?? options.queues,
-      forbiddenFlags: options.forbiddenFlags,
-      leaseMs: jobs.claims.lockTimeoutMs,
-      slotPriorityLimit: null,
-    };
-    return (await jobs.claims.claimExactly(base, 1))[0];
+    const filter = { taskIdentifiers: this.tasksToTake(tasks), forbiddenFlags: options.forbiddenFlags };
+    return (await jobs.claims.claimExactly({ ...this.claimer, ...filter }, queues ?? options.queues, 1))[0];
   }
 
   private tasksToTake(chosen: string[] | undefined): string[] | null {
@@ -182,9 +180,9 @@ export class JobDrainer {
   /** Leaves the job as it was before its claim, and says what kept the spec from its end. */
   private async giveUp(job: ClaimedJob, ran: RanJob[], limit: string): Promise<EndlessDrainError> {
     this.abandoned.add(job);
-    const running = this.runner.runningIds().includes(job.id);
+    const running = this.runner.isRunning(job.id);
     this.runner.abort(job.id, new ShutdownError('The spec waits no longer.'));
-    await this.parts.jobs.claims.release(this.workerId, [job]);
+    await this.parts.jobs.settlement.release(this.claimer, [job]);
     return endlessDrain(limit, ran, `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`, job.task);
   }
 }

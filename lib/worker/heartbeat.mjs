@@ -4,7 +4,7 @@ import process from 'node:process';
 import { parentPort, workerData } from 'node:worker_threads';
 
 const { config, query, keepaliveMs, patienceMs, shared } = workerData;
-/** [0]: when the main loop moved last, [1]: when the last lease that was granted had been asked for. */
+/** [0]: when the main loop moved last, [1]: when the last lease that was granted had been asked for, [2]: the same by the wall. */
 const clock = new BigInt64Array(shared);
 const FIRST_RETRY_MS = 250;
 /** A connection that swallows a beat must be given up early enough for another beat within the lease. */
@@ -46,14 +46,16 @@ async function renew() {
   if (now() - Atomics.load(clock, 0) > BigInt(patienceMs)) return;
   if (!client) await connect();
   const sentAt = now();
+  const sentWallAt = BigInt(Date.now());
   const { rows } = await client.query({ ...query, query_timeout: ANSWER_MS });
-  if (rows.length) Atomics.store(clock, 1, sentAt);
+  if (rows.length) {
+    Atomics.store(clock, 1, sentAt);
+    Atomics.store(clock, 2, sentWallAt);
+  }
   const [row] = rows;
   parentPort.postMessage({
     expired: !row,
-    cancelRequested: row?.cancel_requested ?? [],
     needsRescue: row?.needs_rescue ?? false,
-    hasRateLimits: row?.has_rate_limits ?? true,
     newerSchema: row?.newer_schema ?? null,
   });
 }

@@ -21,7 +21,7 @@ const MAX_HEAP_MB = 64;
 export const monotonicMs = (): number => Number(process.hrtime.bigint() / 1_000_000n);
 
 export class HeartbeatThread {
-  private readonly clock = new BigInt64Array(new SharedArrayBuffer(16));
+  private readonly clock = new BigInt64Array(new SharedArrayBuffer(24));
   private readonly worker: Worker;
   private readonly exited: Promise<void>;
   private ending = false;
@@ -44,6 +44,11 @@ export class HeartbeatThread {
   /** When the lease was asked for that was granted last, by `monotonicMs`; 0: by nobody here yet. */
   get renewedAt(): number {
     return Number(Atomics.load(this.clock, 1));
+  }
+
+  /** The same by the wall's clock, which goes on while the machine sleeps. */
+  get renewedWallAt(): number {
+    return Number(Atomics.load(this.clock, 2));
   }
 
   /** The main loop is alive. */

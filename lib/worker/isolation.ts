@@ -1,44 +1,27 @@
-// A job that has taken its process down again and again runs alone before it is given up: were it to crash beside
-// others, they would be blamed with it.
+// Jobs that have taken their process down again and again: if one does so once more, it is to blame, and its neighbours are not.
+// That holds for one such suspect at a time.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 
-/**
- * Which jobs may start beside which. At most one suspect is in the pool's hands, waiting or running; while it is,
- * nothing else is claimed, and nothing else starts.
- */
+/** At most one suspect is in the pool's hands, waiting or running, beside any number of other jobs. */
 export class Isolation {
-  private running = 0;
   private suspect: ClaimedJob | null = null;
 
   constructor(private readonly maxCrashes: number) {}
 
-  /** Whether the pool should claim nothing more for now. */
-  get holds(): boolean {
-    return this.suspect !== null;
+  /** After how many crashes a job may be claimed now; null: after any. */
+  get claimableCrashes(): number | null {
+    return this.suspect ? Math.max(0, this.maxCrashes - 2) : null;
   }
 
-  /** Keeps one suspect at most; returns those to give back before it may start. */
+  /** Keeps one suspect at most; returns those to give back. */
   take(jobs: ClaimedJob[]): ClaimedJob[] {
     const suspects = jobs.filter((job) => this.isSuspect(job));
     this.suspect ??= suspects[0] ?? null;
     return suspects.filter((job) => job !== this.suspect);
   }
 
-  /** Whether the job may start now; if so it has. */
-  enter(job: ClaimedJob): boolean {
-    if (this.suspect && (job !== this.suspect || this.running > 0)) return false;
-    this.running++;
-    return true;
-  }
-
-  /** The job has ended. */
+  /** The job has ended, or goes back unstarted. */
   leave(job: ClaimedJob): void {
-    this.running--;
-    this.forget(job);
-  }
-
-  /** The job goes back unstarted. */
-  forget(job: ClaimedJob): void {
     if (job === this.suspect) this.suspect = null;
   }
 

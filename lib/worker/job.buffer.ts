@@ -1,19 +1,21 @@
 // The jobs a pool has claimed and not yet begun, best priority first. Grows with the backlog, within bounds.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
+import { weightOf } from '../manager/job.weight.js';
 
 const SMALLEST = 50;
 const LARGEST = 1_000;
-const MAX_BYTES = 16 * 1024 * 1024;
+const MAX_KIB = 16 * 1024;
 
 interface Entry {
   job: ClaimedJob;
   since: number;
+  kib: number;
 }
 
 export class JobBuffer {
   private entries: Entry[] = [];
   private adaptiveSize = SMALLEST;
-  private bytesPerJob = 0;
+  private kib = 0;
 
   constructor(private readonly fixedSize: number | null) {}
 
@@ -23,14 +25,16 @@ export class JobBuffer {
 
   /** How many jobs it may hold now. */
   get size(): number {
-    if (this.fixedSize !== null) return this.fixedSize;
-    return this.bytesPerJob
-      ? Math.max(1, Math.min(this.adaptiveSize, Math.floor(MAX_BYTES / this.bytesPerJob)))
-      : this.adaptiveSize;
+    return this.fixedSize ?? this.adaptiveSize;
+  }
+
+  /** How many KiB of payloads it may still take. */
+  get roomKib(): number {
+    return Math.max(0, MAX_KIB - this.kib);
   }
 
   get room(): number {
-    return Math.max(0, this.size - this.entries.length);
+    return this.roomKib > 0 ? Math.max(0, this.size - this.entries.length) : 0;
   }
 
   get headPriority(): number | null {
@@ -40,28 +44,30 @@ export class JobBuffer {
   /** `more`: the database has more of them, so next time a larger batch pays. */
   add(jobs: ClaimedJob[], more = false): void {
     if (more && this.entries.length <= this.size / 2) this.adaptiveSize = Math.min(LARGEST, this.adaptiveSize * 2);
-    this.weigh(jobs);
     const since = performance.now();
     // Jobs for free slots first: each goes before all others, behind those of its kind.
-    for (const job of jobs) if (forSlot(job)) this.insert({ job, since });
-    for (const job of jobs) if (!forSlot(job)) this.insert({ job, since });
+    for (const job of jobs) if (forSlot(job)) this.insert({ job, since, kib: weightOf(job) });
+    for (const job of jobs) if (!forSlot(job)) this.insert({ job, since, kib: weightOf(job) });
   }
 
   /** The first job that may start. */
   take(admit?: (job: ClaimedJob) => boolean): ClaimedJob | null {
-    if (!admit) return this.entries.shift()?.job ?? null;
     const first = this.entries[0];
-    if (first && admit(first.job)) return this.entries.shift()!.job;
+    if (!first) return null;
+    if (!admit || admit(first.job)) return this.remove(0);
     const index = this.entries.findIndex(({ job }, place) => place > 0 && admit(job));
-    return index < 0 ? null : this.entries.splice(index, 1)[0]!.job;
+    return index < 0 ? null : this.remove(index);
   }
 
   takeOlderThan(ms: number): ClaimedJob[] {
     const limit = performance.now() - ms;
-    if (!this.entries.some(({ since }) => since < limit)) return [];
-    const stale = this.entries.filter(({ since }) => since < limit);
-    this.entries = this.entries.filter(({ since }) => since >= limit);
-    return stale.map(({ job }) => job);
+    return this.entries.some(({ since }) => since < limit) ? this.takeWhere(({ since }) => since < limit) : [];
+  }
+
+  /** Takes out these claims, whatever becomes of them. */
+  takeClaims(claims: { id: string; fence: string }[]): ClaimedJob[] {
+    const names = new Set(claims.map(({ id, fence }) => id + fence));
+    return this.takeWhere(({ job }) => names.has(job.id + job.fence));
   }
 
   jobs(): ClaimedJob[] {
@@ -71,7 +77,21 @@ export class JobBuffer {
   takeAll(): ClaimedJob[] {
     const all = this.jobs();
     this.entries = [];
+    this.kib = 0;
     return all;
+  }
+
+  private remove(index: number): ClaimedJob {
+    const { job, kib } = index === 0 ? this.entries.shift()! : this.entries.splice(index, 1)[0]!;
+    this.kib -= kib;
+    return job;
+  }
+
+  private takeWhere(matches: (entry: Entry) => boolean): ClaimedJob[] {
+    const taken = this.entries.filter(matches);
+    this.entries = this.entries.filter((entry) => !matches(entry));
+    for (const { kib } of taken) this.kib -= kib;
+    return taken.map(({ job }) => job);
   }
 
   /** Behind everything as urgent as it; jobs for free slots go before all, a slot waits for them. */
@@ -79,16 +99,11 @@ export class JobBuffer {
     const before = forSlot(entry.job)
       ? (other: Entry) => !forSlot(other.job)
       : (other: Entry) => !forSlot(other.job) && other.job.priority > entry.job.priority;
+    this.kib += entry.kib;
     let index = this.entries.length;
     while (index > 0 && before(this.entries[index - 1]!)) index--;
     if (index === this.entries.length) this.entries.push(entry);
     else this.entries.splice(index, 0, entry);
-  }
-
-  /** A sample is enough: the bound keeps memory in check, not to the byte. */
-  private weigh(jobs: ClaimedJob[]): void {
-    const sample = jobs.slice(0, 3).map(({ payload }) => JSON.stringify(payload).length);
-    if (sample.length) this.bytesPerJob = Math.max(1, ...sample);
   }
 }
 

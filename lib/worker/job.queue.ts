@@ -1,11 +1,13 @@
 // The local buffer between the database and a pool's slots: claims in batches ahead of need, gives back what gets
 // stale or is left over. Woken by notifications, by slots that ask for more than there is, and by its poll timer.
-import type { ClaimRequest } from '../interfaces/claim.interface.js';
+import type { Claimer, ClaimFilter, ClaimResult, LaneClaimResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
-import { NEW_JOBS } from '../storage/job.notifier.js';
+import { lanesOfQueue } from '../manager/lane.names.js';
+import { byHand } from '../manager/worker.registry.js';
+import type { News } from '../storage/job.news.js';
 import { backoffMs, pause, settledWithin } from './backoff.js';
-import { ClaimScan } from './claim.scan.js';
+import { ClaimGroup } from './claim.group.js';
 import { JobBuffer } from './job.buffer.js';
 import { LostClaims } from './lost.claims.js';
 import type { JobQueueOptions } from './queue.options.js';
@@ -25,12 +27,12 @@ interface Taker {
   timer: NodeJS.Timeout | null;
 }
 
-/** A buffer that is never empty would starve jobs for free slots: so often a slot is held for them. */
-const SLOT_CHECK_MS = 100;
 /** Handlers that never wait run one after the other: after so many, answers from the database get their turn. */
 const TURN = 100;
 const STOP_JOIN_MS = 5_000;
 const LOOK_AGAIN_MS = 50;
+/** Most KiB of payloads that one claim reads, except the first. */
+const MAX_CLAIM_KIB = 4 * 1024;
 
 /**
  * new → running → stopped. While running, one fetch at a time:
@@ -39,10 +41,12 @@ const LOOK_AGAIN_MS = 50;
 export class JobQueue {
   readonly workerId: string;
   private readonly buffer: JobBuffer;
-  private readonly scan = new ClaimScan();
+  private readonly groups = new Map<string, ClaimGroup>();
   private readonly lost: LostClaims;
   private readonly takers: Taker[] = [];
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
+  /** Queues in which a settle of this pool has freed a place that it may fill itself. */
+  private readonly freed = new Set<string>();
   private state: 'new' | 'running' | 'stopped' = 'new';
   private loop: Promise<void> | null = null;
   private woken = false;
@@ -51,17 +55,20 @@ export class JobQueue {
   private idlePolls = 0;
   private failures = 0;
   private claiming = false;
-  private checkedSlotsAt = -Infinity;
+  private comparing = false;
+  /** So many plain jobs go before lanes are looked at again. */
+  private plainTurns = 0;
+  /** When lanes are to be looked at again, before a slot takes a job from the buffer. */
+  private lookAt = -Infinity;
   private turn: NodeJS.Immediate | null = null;
   private dispatchedInTurn = 0;
-  private retryAt = Infinity;
 
   constructor(private readonly options: JobQueueOptions) {
     this.workerId = options.workerId;
     this.buffer = new JobBuffer(options.queueSize ?? null);
     const { held } = options;
     const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
-    this.lost = new LostClaims(options.jobs, options.workerId, all);
+    this.lost = new LostClaims(options.jobs, () => this.claimer.holder, all);
   }
 
   /** Jobs in the buffer. */
@@ -88,7 +95,7 @@ export class JobQueue {
       throw new AlreadyRunningError('Expected a queue that does not run, got one that does.');
     if (this.state === 'stopped') throw new StoppedError('A stopped queue cannot start again; make a new one.');
     this.state = 'running';
-    this.unsubscribe = this.options.notifier?.subscribe((news) => news === NEW_JOBS && this.wake()) ?? null;
+    this.unsubscribe = this.options.notifier?.subscribe((news) => this.hear(news)) ?? null;
     this.loop = this.run();
   }
 
@@ -149,10 +156,36 @@ export class JobQueue {
     }
   }
 
-  /** A place in a limited queue became free: who waited for it stands before what claims have read. */
-  lookForSlotJobs(): void {
-    this.scan.restartSlotLane();
-    if (this.takers.length) this.wake();
+  /** A settle of this pool has freed a place in the job's queue: if it does not fill it at once, others should. */
+  placeFreed(job: ClaimedJob): void {
+    for (const group of this.groups.values()) group.lanes.tellOf(job);
+    this.freed.add(lanesOfQueue(job.queue!));
+    if (!this.takers.length || this.state !== 'running') return this.tellFreed();
+    this.tellGroups([]);
+    this.wake();
+  }
+
+  /** Takes these claims out of the buffer: they are over, or to be cancelled. */
+  drop(claims: { id: string; fence: string }[]): ClaimedJob[] {
+    const dropped = this.buffer.takeClaims(claims);
+    for (const job of dropped) this.options.isolation?.leave(job);
+    return dropped;
+  }
+
+  /** Takes everything out of the buffer: the pool was taken for dead, and others have these jobs. */
+  dropAll(): void {
+    for (const job of this.buffer.takeAll()) this.options.isolation?.leave(job);
+  }
+
+  /** Jobs in the buffer. */
+  jobs(): ClaimedJob[] {
+    return this.buffer.jobs();
+  }
+
+  /** Compares what is held with what is locked, before the next claim. */
+  compareSoon(): void {
+    this.comparing = true;
+    this.wake();
   }
 
   /** Looks for jobs now instead of at the next poll; after a failure, when its pause is over. */
@@ -165,33 +198,47 @@ export class JobQueue {
     while (this.state === 'running') {
       this.woken = false;
       if (this.lost.isDue) await this.lookForLost();
-      const pauseMs = this.wantsMore() ? await this.fetch() : this.pollMs();
+      else if (this.comparing) await this.compare();
+      const pauseMs = this.mayFetch() ? await this.fetch() : this.pollMs();
       if (this.state === 'running' && pauseMs > 0 && !this.woken) await this.sleep(pauseMs);
       this.dropStale();
     }
   }
 
+  private mayFetch(): boolean {
+    return this.options.mayClaim?.() !== false && (this.takers.length > 0 || this.wantsMore());
+  }
+
+  /** Whether the buffer should be filled. */
   private wantsMore(): boolean {
-    if (this.options.isolation?.holds || this.options.mayClaim?.() === false) return false;
+    if (this.options.mayClaim?.() === false) return false;
     const threshold = this.options.refetchThreshold ?? Math.floor(this.buffer.size / 2);
     const slotsAreEmpty = this.takers.length > 0 && !this.turn;
     return slotsAreEmpty || this.buffer.length <= threshold;
   }
 
-  /** Claims once. Returns how long to sleep before the next claim, unless something happens. */
+  /** Claims once for each group. Returns how long to sleep before the next claims, unless something happens. */
   private async fetch(): Promise<number> {
-    const startedAt = performance.now();
-    const request = this.request();
     this.claiming = true;
     try {
-      if (this.retryAt <= startedAt) await this.letWaitingIn();
-      const result = await this.options.jobs.claims.claim(request);
+      let found = 0;
+      let more = false;
+      this.lookAt = Infinity;
+      for (const { group, limit } of this.plan()) {
+        const results = await Promise.all([this.claimLanes(group, limit), this.claimPlain(group, limit)]);
+        for (const result of results) {
+          if (!result) continue;
+          found += result.jobs.length;
+          more ||= result.more && (result.jobs.length > 0 || this.takers.length > 0);
+          if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
+          this.accept(await this.withoutExtraSuspects(result.jobs), result.more);
+        }
+        this.lookAt = Math.min(this.lookAt, group.lookAt);
+      }
       this.failures = 0;
-      if (result.unreadable) this.options.onError?.(result.unreadable, 'decrypting claimed jobs');
-      this.scan.learn(result, performance.now() - startedAt, request.limit);
-      this.retryAfter(result.retryInMs);
-      this.accept(await this.withoutExtraSuspects(result.jobs), result.more);
-      return this.pauseAfter(result.jobs.length, result.more);
+      this.tellFreed();
+      if (!this.turn) this.serve();
+      return this.pauseAfter(found, more);
     } catch (error) {
       this.counters.errors++;
       this.lost.suspect();
@@ -208,23 +255,121 @@ export class JobQueue {
     await this.lost.look().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
   }
 
-  private request(): ClaimRequest {
-    const { taskIdentifiers = null, queues = null, forbiddenFlags = null } = this.options;
+  private async compare(): Promise<void> {
+    this.comparing = false;
+    await this.lost.compare().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
+  }
+
+  /** What to claim now, and at most how much of it: queues in their order; tasks with a limit of their own up to it. */
+  private plan(): { group: ClaimGroup; limit: number | null }[] {
+    const rooms = this.options.taskRooms?.() ?? [];
+    const queues = this.options.queues ?? [null];
+    return queues.flatMap((queue) => [
+      { group: this.groupOf(queue, null), limit: null },
+      ...rooms
+        .filter(({ free }) => free > 0)
+        .map(({ task, free }) => ({ group: this.groupOf(queue, task), limit: free })),
+    ]);
+  }
+
+  private groupOf(queue: string | null, task: string | null): ClaimGroup {
+    const name = JSON.stringify([queue, task]);
+    let group = this.groups.get(name);
+    if (!group) this.groups.set(name, (group = new ClaimGroup(queue, task, this.options.pollIntervalMs ?? 2_000)));
+    return group;
+  }
+
+  private filterOf({ task }: ClaimGroup): ClaimFilter {
+    const { taskIdentifiers = null, forbiddenFlags = null } = this.options;
+    const rooms = this.options.taskRooms?.() ?? [];
+    const limited = new Set(rooms.map((room) => room.task));
     const tasks = typeof taskIdentifiers === 'function' ? taskIdentifiers() : taskIdentifiers;
-    const slots = this.takers.length;
-    this.checkedSlotsAt = performance.now();
+    const others = limited.size && !tasks ? [...limited] : null;
+    const general = limited.size && tasks ? tasks.filter((name) => !limited.has(name)) : tasks;
     return {
-      workerId: this.workerId,
-      // Smaller after a failure: it may have been too much for the server's statement_timeout.
-      limit: Math.max(1, (this.buffer.room + slots) >> Math.min(this.failures, 10)),
-      slots,
-      slotPriorityLimit: this.buffer.headPriority,
-      taskIdentifiers: tasks,
-      queues,
+      taskIdentifiers: task === null ? general : [task],
+      otherTasks: task === null ? others : null,
       forbiddenFlags,
-      ...this.scan.next(),
-      leaseMs: this.options.leaseMs === undefined ? this.options.jobs.claims.lockTimeoutMs : this.options.leaseMs,
+      worstPriority: null,
     };
+  }
+
+  private get claimer(): Claimer {
+    const { claimer, jobs, workerId, leaseMs } = this.options;
+    return claimer?.() ?? byHand(workerId, leaseMs ?? jobs.registry.lockTimeoutMs);
+  }
+
+  /** Jobs of lanes, for the slots that are free; null where there are none, or nothing new. */
+  private async claimLanes(group: ClaimGroup, limit: number | null): Promise<ClaimResult | null> {
+    const wanted = Math.min(this.takers.length, limit ?? Infinity) >> Math.min(this.failures, 10);
+    if (wanted < 1 || group.lookAt > performance.now()) return null;
+    const startedAt = performance.now();
+    const { share, ...memory } = group.lanes.next(wanted);
+    group.looks();
+    const result = await this.options.jobs.claims.claimLanes({
+      ...this.claimer,
+      ...this.filterOf(group),
+      worstPriority: this.buffer.headPriority,
+      maxCrashes: this.options.isolation?.claimableCrashes ?? null,
+      queue: group.queue,
+      limit: wanted,
+      share,
+      memory,
+    });
+    const costMs = performance.now() - startedAt;
+    group.lanes.learn(result, costMs);
+    group.looked(costMs, result);
+    this.plainTurns = this.plainTurnsAfter(result);
+    for (const job of result.jobs) if (job.queue !== null) this.freed.delete(lanesOfQueue(job.queue));
+    return result;
+  }
+
+  /** Where lanes have more to give, plain jobs of the same priority count as one lane: so many of them go before the next look. */
+  private plainTurnsAfter({ jobs, more, report }: LaneClaimResult): number {
+    if (!more || !jobs.length || !report || report.priority !== this.buffer.headPriority) return 0;
+    return Math.ceil(jobs.length / Math.max(1, report.lanes));
+  }
+
+  /** A batch of plain jobs, for the buffer; null where it needs none. */
+  private async claimPlain(group: ClaimGroup, limit: number | null): Promise<ClaimResult | null> {
+    if (group.queue !== null || !this.wantsMore()) return null;
+    const room = limit === null ? this.buffer.room + this.takers.length : Math.min(limit, this.takers.length);
+    // Smaller after a failure: it may have been too much for the server's statement_timeout.
+    const wanted = Math.max(limit === null ? 1 : 0, room >> Math.min(this.failures, 10));
+    if (wanted < 1) return null;
+    const startedAt = performance.now();
+    const result = await this.options.jobs.claims.claimPlain({
+      ...this.claimer,
+      ...this.filterOf(group),
+      limit: wanted,
+      maxKib: Math.min(MAX_CLAIM_KIB, this.buffer.roomKib),
+      ...group.scan.next(),
+    });
+    group.scan.learn(result, performance.now() - startedAt, wanted);
+    return result;
+  }
+
+  /** What other processes, or this one, have told. */
+  private hear(news: News): void {
+    if (news.kind === 'jobs') for (const group of this.groups.values()) group.scan.tell();
+    else if (news.kind === 'lanes' || news.kind === 'all') {
+      this.tellGroups(news.kind === 'all' ? null : news.lanes);
+      if (news.kind === 'all') for (const group of this.groups.values()) group.scan.tell();
+    } else return;
+    this.wake();
+  }
+
+  private tellGroups(lanes: string[] | null): void {
+    for (const group of this.groups.values()) group.tell(lanes);
+    this.lookAt = -Infinity;
+  }
+
+  /** Places that this pool has freed and not filled: others may. */
+  private tellFreed(): void {
+    if (!this.freed.size) return;
+    const lanes = [...this.freed];
+    this.freed.clear();
+    void this.options.jobs.publisher.publish({ kind: 'lanes', lanes }).catch(() => undefined);
   }
 
   /** They go back before the first one may start: a crash would be blamed on all that the pool holds. */
@@ -257,8 +402,10 @@ export class JobQueue {
 
   private pauseAfter(found: number, more: boolean): number {
     if (more) return 0;
-    const sweepInMs = Math.max(0, this.scan.sweepIsDueInMs());
-    return Math.min(sweepInMs, this.idleMs(found));
+    const groups = [...this.groups.values()];
+    const sweepInMs = Math.min(Infinity, ...groups.map(({ scan }) => scan.sweepIsDueInMs()));
+    const lanesInMs = this.takers.length ? Math.min(Infinity, ...groups.map(({ lanes }) => lanes.nextInMs)) : Infinity;
+    return Math.max(0, Math.min(sweepInMs, Math.max(1, lanesInMs), this.idleMs(found)));
   }
 
   private idleMs(found: number): number {
@@ -267,24 +414,11 @@ export class JobQueue {
     return this.pollMs();
   }
 
-  /** The poll interval, longer with each poll that found nothing, or shorter where a window is about to begin. */
+  /** The poll interval, longer with each poll that found nothing. */
   private pollMs(): number {
     const { pollIntervalMs = 2_000, maxPollIntervalMs = pollIntervalMs } = this.options;
     const ceiling = Math.min(maxPollIntervalMs, pollIntervalMs * 2 ** Math.min(this.idlePolls, 20));
-    const backedOff = ceiling > pollIntervalMs ? ceiling * (0.75 + Math.random() * 0.25) : pollIntervalMs;
-    return Math.max(1, Math.min(backedOff, this.retryAt - performance.now()));
-  }
-
-  /** A rate limit's next window has begun: its waiting jobs come back to the start of what claims read. */
-  private async letWaitingIn(): Promise<void> {
-    const { retryInMs } = await this.options.jobs.claims.letWaitingIn();
-    this.retryAt = Infinity;
-    this.retryAfter(retryInMs);
-    this.scan.restartSlotLane();
-  }
-
-  private retryAfter(ms: number | null): void {
-    if (ms !== null) this.retryAt = Math.min(this.retryAt, performance.now() + Math.max(1, ms));
+    return ceiling > pollIntervalMs ? ceiling * (0.75 + Math.random() * 0.25) : pollIntervalMs;
   }
 
   private sleep(ms: number): Promise<void> {
@@ -298,14 +432,14 @@ export class JobQueue {
     });
   }
 
-  /** Now and then a slot is kept empty for one claim, for jobs that may not wait in the buffer. */
+  /** A slot is kept empty for one claim where a due job of a lane may wait for it. */
   private mayDispatch(): boolean {
     if (this.turn) return false;
     if (this.dispatchedInTurn >= TURN && this.state === 'running') {
       this.serveNextTurn();
       return false;
     }
-    return this.state !== 'running' || performance.now() - this.checkedSlotsAt < SLOT_CHECK_MS;
+    return this.state !== 'running' || this.plainTurns > 0 || performance.now() < this.lookAt;
   }
 
   private next(): ClaimedJob | null {
@@ -313,6 +447,7 @@ export class JobQueue {
     if (!job) return null;
     this.counters.dispatched++;
     this.dispatchedInTurn++;
+    if (this.plainTurns > 0) this.plainTurns--;
     if (this.state === 'running' && this.wantsMore()) this.wake();
     return job;
   }
@@ -324,9 +459,9 @@ export class JobQueue {
   }
 
   private async giveBack(jobs: ClaimedJob[]): Promise<void> {
-    for (const job of jobs) this.options.isolation?.forget(job);
+    for (const job of jobs) this.options.isolation?.leave(job);
     try {
-      await this.options.jobs.claims.release(this.workerId, jobs);
+      await this.options.jobs.settlement.release(this.claimer, jobs);
     } catch (error) {
       // As long as our heartbeat goes on, nobody else would get them.
       this.lost.suspect();

@@ -1,12 +1,12 @@
 // Runs one job and always answers with an Outcome: whatever the handler does, the worker goes on.
-import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import type { Claimer, Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema } from '../interfaces/task.interface.js';
 import { JobTimeoutError, LeaseLostError, ShutdownError, UnknownTaskError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
-import { withReason } from '../manager/settlement.js';
+import { withReason } from '../storage/database.errors.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
@@ -23,6 +23,8 @@ export interface JobRunnerParts {
   events: JobEvents;
   options: Pick<WorkerSettings, 'timeoutMs'>;
   workerId: string;
+  /** In whose name attempts are settled. */
+  claimer: () => Claimer;
   onError: (error: unknown, context: string) => void;
 }
 
@@ -51,17 +53,19 @@ export class JobRunner {
     return this.prepareAndRun(job, definition, startedAt);
   }
 
-  /** Aborts the signal of one running job. */
-  abort(jobId: string, reason: unknown): void {
-    for (const context of this.contexts.all()) if (context.job.id === jobId) context.abort(reason);
+  /** Aborts the signal of one running job, or of one claim of it. */
+  abort(jobId: string, reason: unknown, fence?: string): void {
+    for (const context of this.contexts.all()) {
+      if (context.job.id === jobId && (fence === undefined || context.job.fence === fence)) context.abort(reason);
+    }
   }
 
-  abortAll(reason: unknown): void {
-    for (const context of this.contexts.all()) context.abort(reason);
+  isRunning(jobId: string): boolean {
+    return this.contexts.all().some(({ job }) => job.id === jobId);
   }
 
-  runningIds(): string[] {
-    return this.contexts.all().map(({ job }) => job.id);
+  abortAll(reasonOf: (job: ClaimedJob) => unknown): void {
+    for (const context of this.contexts.all()) context.abort(reasonOf(context.job));
   }
 
   stop(): void {
@@ -102,7 +106,7 @@ export class JobRunner {
     const attempt = await this.attempt(job, definition, payload, transaction, startedAt);
     if (!attempt.thrown) {
       const delayOf = this.delayOf(job, definition);
-      return settleInside(transaction, this.parts.workerId, attempt, delayOf);
+      return settleInside(transaction, this.parts.claimer(), attempt, delayOf);
     }
     // A handler that was left behind must not go on writing in a transaction that ends without it.
     await (isLeftBehind(attempt.outcome) ? transaction.destroy() : transaction.rollback());
@@ -191,7 +195,7 @@ export class JobRunner {
   }
 
   private delayOf(job: ClaimedJob, definition: TaskDefinition): DelayOf {
-    return (error) => this.parts.jobs.claims.retryDelayMs(job, error, definition.options.retry);
+    return (error) => this.parts.jobs.settlement.retryDelayMs(job, error, definition.options.retry);
   }
 
   /** What was stored before a release may not satisfy the schema after it; repeating would not mend that. */

@@ -3,18 +3,28 @@
 import { hostname } from 'node:os';
 import type { HeartbeatReport } from '../interfaces/claim.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
-import { CancelJob, LeaseLostError, type SchemaTooNewError } from '../jobs.errors.js';
+import type { SchemaTooNewError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
-import { backoffMs } from './backoff.js';
+import type { CheckedClaim, ClaimName } from '../manager/worker.registry.js';
+import { backoffMs, pause } from './backoff.js';
 import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
-import type { JobRunner } from './job.runner.js';
+import type { WorkerIdentity } from './worker.identity.js';
 
 export interface LeaseKeeperParts {
   jobs: JobManager;
-  runner: JobRunner;
-  workerId: string;
+  identity: WorkerIdentity;
   options: WorkerSettings;
   tasks: () => string[];
+  /** What the pool holds: buffered, running, or not yet written. */
+  held: () => ClaimName[];
+  /** These claims are over, or to be cancelled. */
+  onClaims: (claims: CheckedClaim[]) => void;
+  /** The lease is about to run out, or has: what runs must end. */
+  onTooLate: () => void;
+  /** The pool was taken for dead: all that it holds is, or will be, given to others. */
+  onDeath: () => void;
+  /** The lease holds again, or a beat was heard: what waited for it may go on. */
+  onBeat: () => void;
   /** A newer release has changed the schema: this process must claim nothing more. */
   onSchemaTooNew: (error: SchemaTooNewError) => void;
   onError: (error: unknown, context: string) => void;
@@ -25,6 +35,8 @@ const PULSE_MS = 1_000;
 /** Without a thread the beat must be frequent, to survive a loop that is busy now and then. */
 const LONGEST_BEAT_WITHOUT_THREAD_MS = 5_000;
 const WORTH_A_WARNING_MS = 5_000;
+/** How often the duties that all pools share are looked at; a sweep is due every 4 s, an audit every minute. */
+const DUTY_MS = 4_000;
 
 export class LeaseKeeper {
   private thread: HeartbeatThread | null = null;
@@ -35,8 +47,13 @@ export class LeaseKeeper {
   private timers: NodeJS.Timeout[] = [];
   private beating: Promise<void> | null = null;
   private looking: Promise<void> | null = null;
-  private rescuing: Promise<void> | null = null;
+  private onDuty: Promise<void> | null = null;
+  private beginning: Promise<void> | null = null;
+  private rescueIsDue = false;
   private registeredAt = 0;
+  private registeredWallAt = 0;
+  private holdsUntil = -Infinity;
+  private holdsUntilWall = -Infinity;
   private pulseAt = 0;
 
   constructor(private readonly parts: LeaseKeeperParts) {}
@@ -45,13 +62,19 @@ export class LeaseKeeper {
     await this.register();
     this.pulseAt = monotonicMs();
     this.every(PULSE_MS, () => this.pulse());
+    this.every(DUTY_MS * (0.9 + Math.random() / 5), () => this.doDuties());
     // Before the first job is claimed: it may block the loop at once, and for long.
     this.startBeating();
   }
 
-  /** Asks for jobs to cancel now instead of at the next beat. Never rejects. */
-  lookForCancelled(): Promise<void> {
-    this.looking ??= this.findCancelled().finally(() => (this.looking = null));
+  /** Whether the last lease that was granted still holds, by the monotonic clock and by the wall's. Asked before each job. */
+  get holds(): boolean {
+    return performance.now() < this.holdsUntil && Date.now() < this.holdsUntilWall;
+  }
+
+  /** Asks now, instead of at the next beat, what has become of claims. Never rejects. */
+  checkClaims(): Promise<void> {
+    this.looking ??= this.askForClaims().finally(() => (this.looking = null));
     return this.looking;
   }
 
@@ -61,15 +84,16 @@ export class LeaseKeeper {
     for (const timer of this.timers.splice(0)) clearInterval(timer);
     if (this.respawning) clearTimeout(this.respawning);
     this.stopBeatingHere();
-    await Promise.all([this.thread?.stop(), this.beating, this.looking, this.rescuing]);
+    await Promise.all([this.thread?.stop(), this.beating, this.looking, this.onDuty, this.beginning]);
     this.thread = null;
     if (!holdsNothing) return;
-    await this.parts.jobs.claims.unregisterWorker(this.parts.workerId).catch((error: unknown) => this.report(error));
+    const { jobs, identity } = this.parts;
+    await jobs.registry.unregister(identity.incarnation).catch((error: unknown) => this.report(error));
   }
 
   private startBeating(): void {
-    const { jobs, workerId, options, onError } = this.parts;
-    const plan = jobs.claims.planHeartbeat(workerId);
+    const { jobs, identity, options, onError } = this.parts;
+    const plan = jobs.registry.planHeartbeat(identity.incarnation);
     if (!plan) {
       onError(new Error(NO_THREAD), 'starting the heartbeat');
       return this.beatHere();
@@ -83,7 +107,7 @@ export class LeaseKeeper {
         this.heed(report);
       },
       onFailure: (error, fatal) => {
-        this.report(jobs.claims.explainFailure(error));
+        this.report(jobs.registry.explainFailure(error));
         if (fatal) this.replaceThread();
       },
     });
@@ -91,7 +115,7 @@ export class LeaseKeeper {
 
   /** The thread has died: the main loop beats until the next one does. */
   private replaceThread(): void {
-    this.registeredAt = Math.max(this.registeredAt, this.thread?.renewedAt ?? 0);
+    this.keepTimes();
     this.thread = null;
     if (this.stopped) return;
     this.beatHere();
@@ -116,33 +140,63 @@ export class LeaseKeeper {
 
   private async renew(): Promise<void> {
     const sentAt = monotonicMs();
+    const sentWallAt = Date.now();
     try {
-      const report = await this.parts.jobs.claims.heartbeat(this.parts.workerId);
-      if (!report.expired) this.registeredAt = sentAt;
+      const report = await this.parts.jobs.registry.heartbeat(this.parts.identity.incarnation);
+      if (!report.expired) [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
       this.heed(report);
     } catch (error) {
       this.report(error);
     }
   }
 
-  private heed({ expired, cancelRequested, needsRescue, hasRateLimits, newerSchema }: HeartbeatReport): void {
-    const { schemaGuard } = this.parts.jobs.claims;
+  private heed({ expired, needsRescue, newerSchema }: HeartbeatReport): void {
+    if (this.stopped) return;
+    const { schemaGuard } = this.parts.jobs.registry;
     schemaGuard.heed(newerSchema);
     if (schemaGuard.refusal) this.parts.onSchemaTooNew(schemaGuard.refusal);
-    this.abortCancelled(cancelRequested);
-    this.parts.jobs.claims.mayHaveRateLimits = hasRateLimits;
-    if (needsRescue) this.rescue();
-    if (expired) void this.beginAgain();
+    if (needsRescue) {
+      this.rescueIsDue = true;
+      this.doDuties();
+    }
+    if (expired) return this.beginAgain();
+    this.noteLease();
+    this.parts.onBeat();
+    void this.checkClaims();
   }
 
-  private abortCancelled(ids: string[]): void {
-    for (const id of ids) this.parts.runner.abort(id, new CancelJob('the job was cancelled'));
+  /** Taken for dead: what is held here has been, or will be, given to others. A new incarnation starts with nothing. */
+  private beginAgain(): void {
+    if (this.stopped) return;
+    this.holdsUntil = -Infinity;
+    this.parts.onDeath();
+    this.beginning ??= this.registerAgain().finally(() => (this.beginning = null));
   }
 
-  /** Taken for dead: what runs here has been, or will be, given to others. Start over with a lease of our own. */
-  private async beginAgain(): Promise<void> {
-    this.abortAll();
-    await this.register().catch((error: unknown) => this.report(error));
+  private async registerAgain(): Promise<void> {
+    const { identity, onBeat } = this.parts;
+    this.stopBeatingHere();
+    await this.thread?.stop();
+    this.thread = null;
+    for (let failures = 0; !this.stopped; failures++) {
+      identity.renew();
+      try {
+        await this.register();
+        this.startBeating();
+        return onBeat();
+      } catch (error) {
+        this.report(error);
+        await pause(backoffMs(failures));
+      }
+    }
+  }
+
+  /** How long the lease holds, as far as is known. */
+  private noteLease(): void {
+    const { leaseMs } = this.parts.options;
+    this.keepTimes();
+    this.holdsUntil = performance.now() + this.registeredAt + leaseMs - monotonicMs();
+    this.holdsUntilWall = this.registeredWallAt + leaseMs;
   }
 
   private pulse(): void {
@@ -154,44 +208,58 @@ export class LeaseKeeper {
     this.abortIfTooLate(now);
   }
 
-  /** Nobody may run a job beyond its lease: abort while it still holds rather than find out afterwards. */
+  /** No job may run beyond its lease: abort while it still holds rather than find out afterwards. */
   private abortIfTooLate(now: number): void {
     const { keepaliveMs, leaseMs } = this.parts.options;
-    const renewedAt = Math.max(this.registeredAt, this.thread?.renewedAt ?? 0);
-    if (now - renewedAt > leaseMs - Math.min(keepaliveMs / 2, leaseMs / 4)) this.abortAll();
+    this.noteLease();
+    if (now - this.registeredAt > leaseMs - Math.min(keepaliveMs / 2, leaseMs / 4)) this.parts.onTooLate();
   }
 
-  private abortAll(): void {
-    for (const id of this.parts.runner.runningIds()) this.parts.runner.abort(id, new LeaseLostError(id));
-  }
-
-  private async findCancelled(): Promise<void> {
+  private async askForClaims(): Promise<void> {
     try {
-      this.abortCancelled(await this.parts.jobs.claims.findCancelRequests(this.parts.workerId));
+      const claims = await this.parts.jobs.registry.check(this.parts.held());
+      if (claims.length) this.parts.onClaims(claims);
     } catch (error) {
       this.report(error);
     }
   }
 
-  private rescue(): void {
+  /** What pools do for each other. */
+  private doDuties(): void {
+    if (this.stopped) return;
+    this.onDuty ??= this.performDuties().finally(() => (this.onDuty = null));
+  }
+
+  private async performDuties(): Promise<void> {
     const { jobs, options } = this.parts;
-    this.rescuing ??= jobs.claims
-      .rescue(options.maxCrashes)
-      .then(
-        () => undefined,
-        (error: unknown) => this.report(error),
-      )
-      .finally(() => (this.rescuing = null));
+    try {
+      if (jobs.registry.schemaGuard.refusal) return;
+      await jobs.registry.sweep();
+      if (this.rescueIsDue) await jobs.registry.rescue(options.maxCrashes);
+      this.rescueIsDue = false;
+      await jobs.registry.audit(options.maxCrashes);
+    } catch (error) {
+      this.parts.onError(error, 'sweeping');
+    }
   }
 
   private async register(): Promise<void> {
-    const { jobs, workerId, options, tasks } = this.parts;
+    const { jobs, identity, options, tasks } = this.parts;
     const { concurrency, leaseMs } = options;
     const sentAt = monotonicMs();
+    const sentWallAt = Date.now();
     const host = hostname();
-    await jobs.claims.registerWorker({ id: workerId, host, pid: process.pid, concurrency, tasks: tasks(), leaseMs });
-    jobs.claims.schemaGuard.assertKnown();
-    this.registeredAt = sentAt;
+    const { incarnation: id, label } = identity;
+    await jobs.registry.register({ id, label, host, pid: process.pid, concurrency, tasks: tasks(), leaseMs });
+    jobs.registry.schemaGuard.assertKnown();
+    [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
+    this.noteLease();
+  }
+
+  /** A thread that has gone takes its times with it. */
+  private keepTimes(): void {
+    this.registeredAt = Math.max(this.registeredAt, this.thread?.renewedAt ?? 0);
+    this.registeredWallAt = Math.max(this.registeredWallAt, this.thread?.renewedWallAt ?? 0);
   }
 
   private every(ms: number, work: () => void): void {

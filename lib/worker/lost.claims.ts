@@ -13,8 +13,8 @@ export class LostClaims {
 
   constructor(
     private readonly jobs: JobManager,
-    private readonly workerId: string,
-    /** All that the pool knows it holds; null where nobody can tell: nothing is suspected then. */
+    private readonly incarnation: () => string,
+    /** All that the pool knows it holds; null where nothing can tell: nothing is suspected then. */
     private readonly held: (() => ClaimedJob[]) | null,
   ) {}
 
@@ -38,11 +38,16 @@ export class LostClaims {
     this.looks = LOOKS_MS.map((ms) => now + ms);
   }
 
-  /** Gives back what nobody here knows of. Never beside a claim of the same pool. @throws what the database throws */
+  /** The same for what a heartbeat can compare cheaply: limited queues, and claims that the audit asked about. */
+  async compare(): Promise<void> {
+    if (this.held) await this.jobs.registry.releaseUnknown(this.incarnation(), this.held(), false);
+  }
+
+  /** Gives back what nothing here knows of. Never beside a claim of the same pool. @throws what the database throws */
   async look(): Promise<void> {
     const lookedAt = performance.now();
     try {
-      await this.jobs.claims.releaseUnknown(this.workerId, this.held?.() ?? []);
+      await this.jobs.registry.releaseUnknown(this.incarnation(), this.held?.() ?? [], true);
       this.failures = 0;
       this.looks = this.looks.filter((due) => due > lookedAt);
     } catch (error) {

@@ -1,10 +1,10 @@
 // Natural batching of settles: at once when none is in flight; while one is, outcomes gather and go together when it
 // is back. Outcomes are kept until they are applied or known to be lost, however long the database is away.
-import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import type { Claimer, Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobEvents } from '../monitoring/job.events.js';
-import { isDataFault, isStatementTimeout } from '../manager/settlement.js';
+import { isDataFault, isStatementTimeout } from '../storage/database.errors.js';
 import { backoffMs } from './backoff.js';
 import { SettleCircuit } from './settle.circuit.js';
 
@@ -27,16 +27,20 @@ export class OutcomeBatcher {
   constructor(
     private readonly jobs: JobManager,
     private readonly events: JobEvents,
-    private readonly workerId: string,
+    private readonly claimer: () => Claimer,
     private readonly onSettled: (result: SettleResult) => void,
     onCircuit: () => void = () => undefined,
   ) {
     this.circuit = new SettleCircuit((state, openMs, error) => {
       const unwritten = this.pending;
-      if (state === 'open') events.emit('circuit.open', workerId, { error, unwritten });
-      else events.emit('circuit.closed', workerId, { openMs, unwritten });
+      if (state === 'open') events.emit('circuit.open', this.workerId, { error, unwritten });
+      else events.emit('circuit.closed', this.workerId, { openMs, unwritten });
       onCircuit();
     });
+  }
+
+  private get workerId(): string {
+    return this.claimer().label;
   }
 
   /** Outcomes that are not settled yet. */
@@ -104,7 +108,7 @@ export class OutcomeBatcher {
       try {
         this.circuit.tries();
         const repeated = failures > 0 || batch.some(({ inDoubt }) => inDoubt);
-        const { results, late } = await this.jobs.claims.settle(this.workerId, batch, { repeated });
+        const { results, late } = await this.jobs.settlement.settle(this.claimer(), batch, { repeated });
         this.circuit.succeeded();
         this.announce(batch, results);
         if (late) this.await(late, batch, new Set(results.map(({ job }) => job)));
@@ -161,13 +165,16 @@ export class OutcomeBatcher {
     this.events.emit('worker.error', this.workerId, { error, context: 'settling outcomes' });
   }
 
-  private emit({ job, outcome, executionTimeMs }: SettleRequest, { status, runAt }: SettleResult): void {
+  private emit({ job, outcome, executionTimeMs }: SettleRequest, { status, runAt, reason = null }: SettleResult): void {
     const { events, workerId } = this;
     // Given back, by this call or by an earlier one whose answer was lost.
     if (status === 'released' || outcome.kind === 'released') return;
     if (status === 'lost') events.emit('job.lost', workerId, { job });
     else if (status === 'cancelled') {
-      events.emit('job.cancelled', workerId, { job, reason: outcome.kind === 'cancelled' ? outcome.reason : null });
+      events.emit('job.cancelled', workerId, {
+        job,
+        reason: reason ?? (outcome.kind === 'cancelled' ? outcome.reason : null),
+      });
     } else if (status === 'completed') {
       const result = outcome.kind === 'completed' ? outcome.result : null;
       events.emit('job.completed', workerId, { job, executionTimeMs, result });

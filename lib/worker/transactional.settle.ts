@@ -1,15 +1,15 @@
 // The end of a transactional attempt whose handler has answered: settle, then commit, in one transaction. Whatever goes
 // wrong rolls both back, and the attempt is recorded by a second, fenced statement.
-import type { Outcome, SettleResult } from '../interfaces/claim.interface.js';
-import { TransactionOverError } from '../jobs.errors.js';
+import type { Claimer, Outcome, SettleResult } from '../interfaces/claim.interface.js';
+import { LeaseLostError, TransactionOverError } from '../jobs.errors.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
-import { isCertainlyRolledBack, withReason } from '../manager/settlement.js';
+import { isCertainlyRolledBack, withReason } from '../storage/database.errors.js';
 import type { Attempt } from './job.runner.js';
 import { readThrown, type DelayOf } from './outcome.js';
 
 export async function settleInside(
   transaction: JobTransaction,
-  workerId: string,
+  claimer: Claimer,
   attempt: Attempt,
   delayOf: DelayOf,
 ): Promise<Attempt> {
@@ -17,14 +17,15 @@ export async function settleInside(
   let result: SettleResult;
   try {
     if (!transaction.isOpen()) throw endedByHandler();
-    result = await transaction.settle(workerId, attempt);
+    result = await transaction.settle(claimer, attempt);
   } catch (error) {
     await transaction.rollback();
     return failed(error);
   }
   if (result.status === 'lost') {
+    // Lost, or ended by the handler itself through ctx.jobs, which the rollback takes back: a fenced failure finds out.
     await transaction.rollback();
-    return { ...attempt, settled: result };
+    return failed(new LeaseLostError(attempt.job.id));
   }
   // Somebody asked to cancel the job while it ran: what it has written must not stay.
   if (result.status === 'cancelled') {

@@ -1,14 +1,15 @@
 // One job, here and now, without a pool: claim, run, settle.
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
-import type { SettleResult } from '../interfaces/claim.interface.js';
+import type { Claimer, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob, WorkedOnce } from '../interfaces/job.interface.js';
 import { LeaseLostError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
+import { byHand } from '../manager/worker.registry.js';
 import { type Attempt, JobRunner, type JobRunnerParts } from './job.runner.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
 
-export type SingleRunParts = Omit<JobRunnerParts, 'workerId' | 'onError'>;
+export type SingleRunParts = Omit<JobRunnerParts, 'workerId' | 'claimer' | 'onError'>;
 
 /** Short, and renewed while the job runs: if this process dies, others need not wait for long. */
 const LEASE_MS = 30_000;
@@ -23,8 +24,8 @@ export class SingleRun {
   async workOnce(queues: string[] | null): Promise<WorkedOnce | null> {
     const { jobs, tasks } = this.parts;
     const workerId = `${hostname().slice(0, 12)}-once-${randomUUID()}`;
-    const request = { workerId, taskIdentifiers: [...tasks.names()], queues, forbiddenFlags: null };
-    const [job] = await jobs.claims.claimExactly({ ...request, leaseMs: LEASE_MS, slotPriorityLimit: null }, 1);
+    const claim = { ...byHand(workerId, LEASE_MS), taskIdentifiers: [...tasks.names()], forbiddenFlags: null };
+    const [job] = await jobs.claims.claimExactly(claim, queues, 1);
     return job ? this.work(job, workerId) : null;
   }
 
@@ -33,7 +34,8 @@ export class SingleRun {
     const { jobs, events, tasks } = this.parts;
     const onError = (error: unknown, context: string): void =>
       events.emit('worker.error', workerId, { error, context });
-    const runner = new JobRunner({ ...this.parts, workerId, onError });
+    const claimer = (): Claimer => byHand(workerId, LEASE_MS);
+    const runner = new JobRunner({ ...this.parts, workerId, claimer, onError });
     const renewal = setInterval(() => void renew(jobs, runner, job, workerId), RENEW_MS);
     try {
       if (tasks.get(job.task)?.options.transactional) await (this.prepared ??= jobs.prepareTransactions(1));
@@ -49,7 +51,13 @@ export class SingleRun {
   private async settle(attempt: Attempt, workerId: string): Promise<WorkedOnce> {
     const { jobs, events } = this.parts;
     let result: SettleResult | null = attempt.settled;
-    const batcher = new OutcomeBatcher(jobs, events, workerId, (settled) => (result = settled));
+    const claimer = byHand(workerId, LEASE_MS);
+    const batcher = new OutcomeBatcher(
+      jobs,
+      events,
+      () => claimer,
+      (settled) => (result = settled),
+    );
     if (attempt.settled) batcher.announce([attempt], [attempt.settled]);
     else batcher.add(attempt);
     await batcher.flush();

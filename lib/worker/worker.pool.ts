@@ -6,6 +6,8 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import {
   AlreadyRunningError,
+  CancelJob,
+  LeaseLostError,
   OutcomesUnwrittenError,
   type SchemaTooNewError,
   ShutdownError,
@@ -15,7 +17,9 @@ import type { JobManager } from '../manager/job.manager.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
-import { CANCEL_NEWS, type JobNotifier } from '../storage/job.notifier.js';
+import type { CheckedClaim } from '../manager/worker.registry.js';
+import type { News } from '../storage/job.news.js';
+import type { JobNotifier } from '../storage/job.notifier.js';
 import { settledWithin } from './backoff.js';
 import { InProgress } from './in.progress.js';
 import { Isolation } from './isolation.js';
@@ -24,6 +28,8 @@ import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
 import type { CircuitState } from './settle.circuit.js';
+import type { TaskRoom } from './claim.group.js';
+import { WorkerIdentity } from './worker.identity.js';
 
 /** What adds jobs by the clock for as long as a pool runs. */
 export interface PoolScheduler {
@@ -53,6 +59,7 @@ export interface WorkerPoolStats {
   unwritten: number;
 }
 
+const NO_ROOMS: TaskRoom[] = [];
 /** Handlers that were aborted get so long to notice before the pool leaves them to their lease. */
 const ABORT_GRACE_MS = 1_000;
 /** What a database that answers, but slowly, gets beyond the grace period for the last outcomes. */
@@ -69,8 +76,10 @@ const LAST_STEPS_MS = 2_000;
  * `running` lasts until the last outcome is settled; a terminated pool never starts again.
  */
 export class WorkerPool {
+  /** The label that people know this pool by. */
   readonly workerId: string;
   readonly queue: JobQueue;
+  private readonly identity: WorkerIdentity;
   private readonly runner: JobRunner;
   private readonly batcher: OutcomeBatcher;
   private readonly keeper: LeaseKeeper;
@@ -90,6 +99,8 @@ export class WorkerPool {
     const { jobs, tasks, events, options } = parts;
     this.workerId = parts.workerId ?? newWorkerId(hostname());
     const { workerId } = this;
+    this.identity = new WorkerIdentity(workerId);
+    const { identity } = this;
     const onError = (error: unknown, context: string): void => this.report(error, context);
     const notifier = options.listen ? jobs.createNotifier((error) => this.report(error, 'listening for jobs')) : null;
     this.notifier = notifier;
@@ -97,7 +108,7 @@ export class WorkerPool {
     const taskIdentifiers = (): string[] | null =>
       options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
     const admit = (job: ClaimedJob): boolean => this.takePlace(job);
-    const mayClaim = (): boolean => this.circuit === 'closed';
+    const mayClaim = (): boolean => this.circuit === 'closed' && this.keeper.holds;
     const held = (): ClaimedJob[] => [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
     this.isolation = new Isolation(options.maxCrashes);
     this.queue = new JobQueue({
@@ -106,27 +117,38 @@ export class WorkerPool {
       workerId,
       notifier,
       taskIdentifiers,
-      leaseMs: null,
+      claimer: () => identity.claimer,
+      taskRooms: () => this.taskRooms(),
       onError,
       admit,
       mayClaim,
       held,
       isolation: this.isolation,
     });
-    this.runner = new JobRunner({ ...parts, workerId, onError });
+    this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError });
     this.batcher = new OutcomeBatcher(
       jobs,
       events,
-      workerId,
+      () => identity.claimer,
       (result) => this.count(result),
       () => this.goOn(),
     );
     this.keeper = new LeaseKeeper({
       jobs,
-      runner: this.runner,
-      workerId,
+      identity,
       options,
       tasks: () => options.taskIdentifiers ?? tasks.names(),
+      held: () => [...this.queue.jobs(), ...held()],
+      onClaims: (claims) => this.endClaims(claims),
+      onTooLate: () => this.runner.abortAll((job) => new LeaseLostError(job.id)),
+      onDeath: () => {
+        this.runner.abortAll((job) => new LeaseLostError(job.id));
+        this.queue.dropAll();
+      },
+      onBeat: () => {
+        this.queue.compareSoon();
+        this.goOn();
+      },
       onSchemaTooNew: (error) => this.retire(error),
       onError,
     });
@@ -174,9 +196,7 @@ export class WorkerPool {
       this.terminate();
       throw error;
     }
-    this.notifier?.subscribe((news) => {
-      if (news === CANCEL_NEWS) void this.keeper.lookForCancelled();
-    });
+    this.notifier?.subscribe((news) => this.hear(news));
     await this.notifier?.start();
     this.queue.start();
     this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
@@ -261,7 +281,7 @@ export class WorkerPool {
 
   private async abortAfter(timeoutMs: number): Promise<void> {
     const finished = await settledWithin(timeoutMs, Promise.all(this.slots));
-    if (!finished) this.runner.abortAll(new ShutdownError('The worker pool is stopping.'));
+    if (!finished) this.runner.abortAll(() => new ShutdownError('The worker pool is stopping.'));
   }
 
   private terminate(): void {
@@ -286,12 +306,50 @@ export class WorkerPool {
 
   private leave(job: ClaimedJob): void {
     this.active.delete(job);
-    const wasAlone = this.isolation.holds;
     this.isolation.leave(job);
-    const limited = this.limitOf(job) !== null;
-    if (limited) this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
-    if (limited || wasAlone) this.queue.serve();
-    if (wasAlone) this.queue.wake();
+    if (this.limitOf(job) === null) return;
+    this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
+    this.queue.serve();
+    this.queue.wake();
+  }
+
+  /** Tasks with a limit of their own, and how many of each may begin. */
+  private taskRooms(): TaskRoom[] {
+    const { tasks } = this.parts;
+    const limited = tasks.names().filter((task) => tasks.get(task)?.options.concurrency != null);
+    if (!limited.length) return NO_ROOMS;
+    const waiting = this.queue.jobs();
+    return limited.map((task) => {
+      const buffered = waiting.filter((job) => job.task === task).length;
+      const running = this.runningOfTask.get(task) ?? 0;
+      return { task, free: tasks.get(task)!.options.concurrency! - running - buffered };
+    });
+  }
+
+  /** What other processes tell of claims and parents. */
+  private hear(news: News): void {
+    if (news.kind === 'parents') {
+      const { jobs } = this.parts;
+      void jobs.promoter.resolve(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
+    }
+    if (news.kind !== 'ended' && news.kind !== 'cancelled') return;
+    const mine = [...this.queue.jobs(), ...this.active.all()].some(({ id }) => news.ids.includes(id));
+    if (news.kind === 'cancelled' && mine) {
+      for (const id of news.ids) this.runner.abort(id, cancelled(news.reason));
+    }
+    if (mine || !news.ids.length) void this.keeper.checkClaims();
+  }
+
+  /** Claims that have ended elsewhere, or that somebody wants to end: running ones are aborted, waiting ones never start. */
+  private endClaims(claims: CheckedClaim[]): void {
+    const dropped = new Set(this.queue.drop(claims));
+    for (const { id, fence, standing, reason } of claims) {
+      this.runner.abort(id, standing === 'gone' ? new LeaseLostError(id) : cancelled(reason), fence);
+      if (standing === 'gone') continue;
+      const waiting = [...dropped].find((job) => job.id === id && job.fence === fence);
+      if (waiting) this.batcher.add({ job: waiting, outcome: { kind: 'cancelled', reason }, executionTimeMs: 0 });
+    }
+    if (dropped.size) this.queue.wake();
   }
 
   /**
@@ -299,10 +357,10 @@ export class WorkerPool {
    * handed out in a row, and each must be known as held from here on.
    */
   private takePlace(job: ClaimedJob): boolean {
-    if (this.circuit !== 'closed') return false;
+    if (this.circuit !== 'closed' || !this.keeper.holds) return false;
     const limit = this.limitOf(job);
     const running = this.runningOfTask.get(job.task) ?? 0;
-    if ((limit !== null && running >= limit) || !this.isolation.enter(job)) return false;
+    if (limit !== null && running >= limit) return false;
     if (limit !== null) this.runningOfTask.set(job.task, running + 1);
     this.active.add(job);
     return true;
@@ -312,8 +370,8 @@ export class WorkerPool {
     return this.parts.tasks.get(job.task)?.options.concurrency ?? null;
   }
 
-  private count({ job, status }: SettleResult): void {
-    if (job.queue !== null || job.jobKey !== null) this.queue.lookForSlotJobs();
+  private count({ job, status, hasFreedPlace }: SettleResult): void {
+    if (hasFreedPlace) this.queue.placeFreed(job);
     if (status === 'completed') this.counters.completed++;
     else if (status === 'retrying' || status === 'exhausted') this.counters.failed++;
   }
@@ -327,7 +385,7 @@ export class WorkerPool {
 
   private watchDatabase(): () => void {
     const { jobs, events } = this.parts;
-    return jobs.claims.watchDatabase({
+    return jobs.registry.watchDatabase({
       lost: (error) => events.emit('database.lost', this.workerId, { error }),
       back: (downMs, failures) => events.emit('database.back', this.workerId, { downMs, failures }),
     });
@@ -342,3 +400,5 @@ export class WorkerPool {
 /** A worker id that tells people where it is: host, process, and something that makes it unique. */
 export const newWorkerId = (host: string): string =>
   `${host.slice(0, 12)}-${process.pid}-${randomBytes(4).toString('hex')}`;
+
+const cancelled = (reason: string | null): CancelJob => new CancelJob(reason ?? 'the job was cancelled');

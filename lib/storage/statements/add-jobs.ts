@@ -20,6 +20,8 @@ export interface NewJob {
   group_id: string | null;
   depends_on: string[] | null;
   on_parent_failure: string | null;
+  /** The payload's size in units of 1,024 bytes, rounded down; null: less than one. */
+  payload_kib: number | null;
 }
 
 export interface AddedRow {
@@ -35,30 +37,32 @@ export interface AddedRow {
  * json_array_elements hands them on untouched, while json_to_recordset decodes every escape and refuses \u0000.
  * Specs and payloads are two plain JSON parameters so that every driver encodes them alike.
  */
-const specs = `specs as materialized (
-    select spec.*, coalesce(spec.asked_run_at, now() + spec.delay_ms * interval '1 ms', now()) as run_at
-    from rows from (
-      json_to_recordset($1::json) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
+const specs = `clock as materialized (select clock_timestamp() as at),
+  specs as materialized (
+    select spec.*, coalesce(spec.asked_run_at, clock.at + spec.delay_ms * interval '1 ms', clock.at) as run_at
+    from clock, rows from (
+      json_to_recordset($1::text::json) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
         max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
-        flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text),
-      json_array_elements($2::json)
+        flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint),
+      json_array_elements($2::text::json)
     ) with ordinality as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue,
-      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload, position)
+      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload,
+      position)
   )`;
 
 const bodyColumns = `id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
     job_key_mode, flags, tags, group_id, depends_on, on_parent_failure`;
 
-/** Limited lanes and last attempts are claimed for free slots only. */
-const slotOnly = '(s.queue is not null or s.rate_limit_key is not null or s.max_attempts = 1)';
+/** Last attempts are claimed for free slots only. */
+const slotOnly = '(s.max_attempts = 1)';
 
 /** Until its parents are resolved, right after the insert, a child waits for all of them. */
 const unmet = 'coalesce(cardinality(s.depends_on), 0)';
 
-/** Wakes idle pools at commit; $3: the channel, or null for silence. A constant payload, so PostgreSQL folds repeats. */
+/** Tells idle pools at commit; $3: the channel, or null for silence; $4: the message. PostgreSQL folds repeats. */
 const announce = `announced as materialized (
-    select pg_notify($3::text, '') from specs
-    where $3::text is not null and run_at <= now() + interval '2 s' limit 1
+    select pg_notify($3::text, $4::text) from specs, clock
+    where $3::text is not null and run_at <= clock.at + interval '2 s' limit 1
   )`;
 
 const missingRateLimits = (schema: string): string => `missing as materialized (
@@ -68,7 +72,7 @@ const missingRateLimits = (schema: string): string => `missing as materialized (
   )`;
 
 /**
- * $1 specs, $2 payloads, $3 channel or null.
+ * $1 specs, $2 payloads, $3 channel or null, $4 message.
  * Idempotent by id: an add that is repeated because its commit's fate was unknown finds its body row and does nothing.
  * Returns the time, by which the caller can tell what was stored; or a row for each unregistered rate limit, and adds
  * nothing then. Rows of their own for a thousand jobs would cost as much as writing them.
@@ -86,13 +90,14 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
   ),
   live as (
     insert into ${schema}.jobs
-      (id, run_at, priority, max_attempts, slot_only, task, queue, rate_limit_key, flags, unmet, parked)
-    select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly}, s.task, s.queue, s.rate_limit_key, s.flags,
-      ${unmet}, case when s.depends_on is not null then 'parents' end
+      (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags, unmet, parked)
+    select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly},
+      ${schema}.lane_of(s.queue, s.rate_limit_key, ${slotOnly}), coalesce(s.payload_kib, 0), s.task, s.queue,
+      s.rate_limit_key, s.flags, ${unmet}, case when s.depends_on is not null then 'parents' end
     from bodies join specs s using (id)
   ),
   ${announce}
-  select ${ms('now()')} as now, null as missing from (select 1) one left join announced on true
+  select ${ms('clock.at')} as now, null as missing from clock left join announced on true
   where not exists (select from missing)
   union all
   select null, key from missing`,
@@ -102,14 +107,16 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
 /**
  * For first tries of jobs that differ in id and payload alone, and have no more than what is named here. $1 ids, $2
  * payloads, one in a line (JSON text has no line breaks of its own), $3 task, $4 priority, $5 max attempts, $6 run-at or
- * null, $7 delay in ms or null, $8 channel or null. Much cheaper than addJobs: no spec is read from JSON, payloads are
- * parsed once, and nobody asks whether an id is there already. Where one is, this fails with a unique violation.
+ * null, $7 delay in ms or null, $8 channel or null, $9 sizes of payloads in KiB or null (all are small), $10 message. Much
+ * cheaper than addJobs: no spec is read from JSON, payloads are parsed once, and no id is looked up first. Where an id is
+ * there already, this fails with a unique violation.
  */
 export const addAlikeJobs = statement<{ now: number; missing: null }>(
   'add_alike_jobs',
   (schema) => `
   with due as materialized (
-    select coalesce($6::timestamptz, now() + $7::float8 * interval '1 ms', now()) as at
+    select coalesce($6::timestamptz, clock.at + $7::float8 * interval '1 ms', clock.at) as at, clock.at as present
+    from (select clock_timestamp() as at) clock
   ),
   bodies as (
     insert into ${schema}.job_bodies (id, run_at, priority, max_attempts, task, payload)
@@ -117,34 +124,42 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
     from rows from (unnest($1::text::uuid[]), string_to_table($2::text, E'\\n')) as s (id, payload)
   ),
   live as (
-    insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, task)
-    select s.id, (select at from due), $4, $5, $5 = 1, $3 from unnest($1::text::uuid[]) as s (id)
+    insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task)
+    select s.id, (select at from due), $4, $5, $5 = 1, ${schema}.lane_of(null, null, $5 = 1), coalesce(s.payload_kib, 0), $3
+    from unnest($1::text::uuid[], $9::smallint[]) as s (id, payload_kib)
   ),
   announced as materialized (
-    select pg_notify($8::text, '') from due where $8::text is not null and at <= now() + interval '2 s'
+    select pg_notify($8::text, $10::text) from due where $8::text is not null and at <= present + interval '2 s'
   )
-  select ${ms('now()')} as now, null as missing from (select 1) one left join announced on true`,
+  select ${ms('present')} as now, null as missing from due left join announced on true`,
   { prompt: true },
 );
 
 /**
- * As addJobs, for specs that all have a job key, each key once. $1 specs, $2 payloads, $3 channel.
- * - replace: a waiting job gives way: its live row becomes the new job's. A running one loses its key, will not be
- *   retried, and the new job is parked behind it.
+ * As addJobs, for specs that all have a job key, each key once. $1 specs, $2 payloads, $3 whether to wait for the caller's
+ * lock_timeout, $4 whether an earlier try may have gone through.
+ * - replace: a waiting job gives way: its live row is removed, and who waits for it waits for the new one. A running one
+ *   loses its key, will not be retried, and the new job is parked behind it.
  * - preserve_run_at: a waiting job takes over everything but the run-at; a running or exhausted one as above.
  * - unsafe_dedupe: whatever holds the key stays.
- * `on conflict do update` locks the latest version of the row, so that two enqueuers of one key are serialised and
- * none is told nothing. A spec that comes back missing met a job that was claimed at that very moment: repeat it.
- * The statement itself is the function add_keyed_jobs of migration 5, so that roles that may only enqueue can replace jobs
- * without the right to change or delete them.
+ * The statement itself is the function of migrations/0001_initial/7_enqueue.sql, so that roles that may only enqueue can
+ * replace jobs without the right to change or delete them.
  */
-export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed_queue: string | null }>(
+export const addKeyedJobs = statement<AddedRow & { missing: string | null; lane: string | null }>(
   'add_keyed_jobs',
-  (schema) => `select * from ${schema}.add_keyed_jobs($1::json, $2::json, $3::text)`,
+  (schema) => `select * from ${schema}.add_keyed_jobs($1::text::json, $2::text::json, $3::boolean, $4::boolean)`,
 );
 
-/** Wakes idle pools. $1 channel. */
-export const announceJobs = statement('announce_jobs', () => `select pg_notify($1::text, '')`, {
-  repeatable: true,
-  prompt: true,
-});
+/** Tells other processes. $1 channel, $2 messages. */
+export const publishNews = statement(
+  'publish_news',
+  () => `select pg_notify($1::text, message) from unnest($2::text[]) as message`,
+  { repeatable: true, prompt: true },
+);
+
+/** Who owns these keys. $1 keys. Index: job_keys_pkey. */
+export const findKeyOwners = statement<{ job_id: string }>(
+  'find_key_owners',
+  (schema) => `select job_id from ${schema}.job_keys where key = any($1::text[])`,
+  { repeatable: true },
+);

@@ -3,7 +3,7 @@ import { statement } from '../database.js';
 import { ms } from './job-columns.js';
 
 /** $1 job, $2 fence, $3 worker: the claim in whose name something is written. */
-const claim = `j.id = $1::uuid and j.fence = $2::bigint and j.locked_by = $3`;
+const claim = `j.id = $1::uuid and j.fence = $2::bigint and j.locked_by is not null and $3::text is not null`;
 
 /**
  * Whether the claim is still valid; locks it until the end of the transaction, so that nobody takes it away before.
@@ -58,7 +58,7 @@ export const saveProgress = statement(
   insert into ${schema}.job_progress (job_id, value)
   select j.id, i.value::json
   from unnest($1::uuid[], $2::bigint[], $4::text[]) as i(id, fence, value)
-  join ${schema}.jobs j on j.id = i.id and j.fence = i.fence and j.locked_by = $3
+  join ${schema}.jobs j on j.id = i.id and j.fence = i.fence and j.locked_by is not null and $3::text is not null
   order by j.id
   on conflict (job_id) do update set value = excluded.value, updated_at = clock_timestamp()`,
 );

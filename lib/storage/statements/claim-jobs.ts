@@ -1,18 +1,12 @@
-// Claiming: takes due jobs in order (priority, run-at, id), within the limits of their queues and rate limits. The
-// statement itself is the function claim_jobs of migration 3, which pins its plan.
+// Claiming: takes due jobs within the limits of their queues and rate limits. The statements themselves are the functions
+// claim_plain_jobs and claim_lane_jobs of migrations/0001_initial/2_claim.sql, which pin their plans.
 import type { JobKeyMode, PartialResults } from '../../interfaces/job.interface.js';
 import { statement } from '../database.js';
 
-/**
- * What became of a job that the claim came across. `queue`, `tokens`: its queue is full or its rate limit used up, and
- * it was parked out of the claims' way. `unknown_queue`: the queue must be registered first. `later`: it needs a free
- * slot, and jobs ahead of it got them all; nothing was changed.
- */
-export type Verdict = 'claimed' | 'queue' | 'tokens' | 'unknown_queue' | 'later';
-
 /** What few jobs have. */
 export interface ClaimExtra {
-  rateLimitKey: string | null;
+  queue?: string | null;
+  rateLimitKey?: string | null;
   lastError: string | null;
   jobKey: string | null;
   jobKeyMode: JobKeyMode | null;
@@ -24,47 +18,10 @@ export interface ClaimExtra {
   crashes: number;
 }
 
-/** Without a claim only what tells its place: verdict, slot_only, id, priority, run_at and queue. */
-export interface CandidateRow {
-  verdict: Verdict;
-  slot_only: boolean;
-  /** For `tokens`: milliseconds until the window ends. */
-  refill_in_ms: number | null;
-  /** The job was parked although its queue has a free place: another one should get it. */
-  promote: boolean;
-  id: string;
-  priority: number;
-  run_at: number;
-  queue: string | null;
-  task: string;
-  payload: unknown;
-  attempts: number;
-  max_attempts: number;
-  locked_at: number;
-  revision: number;
-  created_at: number;
-  fence: string;
-  extra: ClaimExtra | null;
-}
-
-/**
- * $1 worker, $2 most jobs, $3 how many of the first may be jobs for free slots, $4 tasks or null, $5 forbidden flags or
- * null, $6 queue or null, $7 lease in ms or null, $8–$11 the cursor (lane, priority, run-at, id), $12–$14 the gaps
- * between its priorities (lane, lower, upper), $15 the worst priority that may take a free slot, or null, $16 whether
- * to look for jobs for free slots at all. `run_at` has microseconds behind its point.
- */
-export const claimJobs = statement<CandidateRow>(
-  'claim_jobs',
-  (schema) => `
-  select * from ${schema}.claim_jobs(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text[]::timestamptz[], $11, $12, $13, $14, $15, $16
-  )`,
-  { prompt: true },
-);
-
-/** What claim_plain_jobs tells of a job, as a JSON array: one text costs less to print and to read than columns. */
-export type PlainJob = [
+/** What a claim tells of a job, as the text of a JSON array: one text costs less to print and to read than columns. */
+export type ClaimedText = [
   id: string,
+  fence: string,
   priority: number,
   runAt: number,
   task: string,
@@ -72,19 +29,81 @@ export type PlainJob = [
   maxAttempts: number,
   revision: number,
   createdAt: number,
-  fence: string,
   extra: ClaimExtra | null,
-  payload: unknown,
+  /** Missing where the job's body is gone. */
+  payload?: unknown,
 ];
 
 /**
- * Jobs without limits, for a pool. $1 worker, $2 most jobs, $3 tasks or null, $4 forbidden flags or null, $5–$7 the
- * cursor, best priority first. First comes the time of the claim in ms, then each job's text, see PlainJob; nothing
- * where the pool was taken for dead. The statement itself is the function claim_plain_jobs of migration 4.
+ * Jobs without limits. $1 worker, $2 most jobs, $3 most KiB of payloads, $4 tasks, $5 other tasks, $6 forbidden flags,
+ * $7 lease in ms, $8 worst priority, each or null; $9–$11 the cursor, best priority first; $12, $13 a quiet stretch of
+ * priorities or nulls. First comes the time of the claim in ms, then each job's text, perhaps a quiet stretch at last;
+ * nothing where the incarnation has ended.
  */
 export const claimPlainJobs = statement<{ job: string }>(
   'claim_plain_jobs',
   (schema) => `
-  select claimed as job from ${schema}.claim_plain_jobs($1, $2, $3, $4, $5, $6::text[]::timestamptz[], $7) claimed`,
+  select claimed as job from ${schema}.claim_plain_jobs(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text[]::timestamptz[], $11, $12, $13
+  ) claimed`,
   { prompt: true },
+);
+
+/** The last row of claimLaneJobs. */
+export interface LaneReport {
+  /** Where the turn goes on, after the last lane served; null: none was. */
+  priority: number | null;
+  lane: string | null;
+  /** How many lanes were served. */
+  lanes: number;
+  more: boolean;
+  /** Stretches of the walk in which nothing can be claimed now: after, up to, until when (ms) or null. */
+  blocked: [after: string, upto: string, until: number | null][];
+  /** Lanes of which others hold what is needed. */
+  held: string[];
+  /** Queues to register. */
+  unknown: string[];
+  /** Up to where lanes hold nothing for this claim. */
+  passed: [place: string, runAt: string, id: string][];
+  /** Lanes that have become due. */
+  due: string[] | null;
+}
+
+/**
+ * Jobs of lanes, for free slots. $1 worker, $2 most jobs, $3 most of one lane, $4 tasks, $5 other tasks, $6 forbidden
+ * flags, $7 most crashes, $8 lease in ms, $9 worst priority, $10 queue, each or null; $11, $12 where the turn begins;
+ * $13, $14 blocked stretches, $15 lanes to look at all the same, $16 since when to look for lanes that became due;
+ * $17–$19 positions in lanes; $20 most lanes to look at. Rows as of claimPlainJobs, a LaneReport last.
+ */
+export const claimLaneJobs = statement<{ job: string }>(
+  'claim_lane_jobs',
+  (schema) => `
+  select claimed as job from ${schema}.claim_lane_jobs(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18::text[]::timestamptz[], $19, $20
+  ) claimed`,
+  { prompt: true },
+);
+
+/**
+ * The best priority, worse than $1, in which a plain job is due. Index: jobs_ready, one descent for each priority on the
+ * way.
+ */
+export const nextPlainPriority = statement<{ priority: number }>(
+  'next_plain_priority',
+  (schema) => `
+  with recursive clock as materialized (select clock_timestamp() as at),
+  hop(priority, run_at) as (
+    (select j.priority, j.run_at from ${schema}.jobs j
+    where j.parked is null and j.lane is null and j.priority > $1::bigint
+    order by j.priority, j.run_at, j.id limit 1)
+    union all
+    select next.priority, next.run_at from hop h cross join lateral (
+      select j.priority, j.run_at from ${schema}.jobs j
+      where j.parked is null and j.lane is null and j.priority > h.priority
+      order by j.priority, j.run_at, j.id limit 1
+    ) next
+    where h.run_at > (select at from clock)
+  )
+  select priority from hop where run_at <= (select at from clock)`,
+  { repeatable: true, prompt: true },
 );

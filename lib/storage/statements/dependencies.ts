@@ -1,35 +1,14 @@
-// Jobs that wait for others: parents, children, and what becomes of a child when a parent has ended.
+// Jobs that wait for others: pairs of a child and a parent that it still waits for.
 import { statement } from '../database.js';
 
 /**
- * Locks parents until the transaction that adds their children has ended, so that none can end unseen meanwhile: a
- * settle skips a locked job, and settles it when it can see the children. Claims pass it over until then.
- * $1 ids. Returns the ids that exist, live or finished.
+ * Which of these jobs are known, live or finished. Keeps their bodies from being forgotten until the transaction ends; locks
+ * no live row, so no parent waits for it. $1 ids. Index: job_bodies_pkey.
  */
-export const lockParents = statement<{ id: string }>(
-  'lock_parents',
+export const findParents = statement<{ id: string }>(
+  'find_parents',
   (schema) => `
-  with live as materialized (
-    select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) order by j.id for key share
-  )
-  select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[]) and (select count(*) from live) >= 0`,
-);
-
-/**
- * The parents for which these jobs wait, or waited when they were cancelled. Locked, as by lockParents, and so is the
- * wait itself: nobody can resolve it until the transaction has ended. $1 ids. Index: job_dependencies_of_child.
- */
-export const lockParentsOf = statement<{ id: string }>(
-  'lock_parents_of',
-  (schema) => `
-  with waits as materialized (
-    select d.parent_id from ${schema}.job_dependencies d
-    where d.child_id = any($1::uuid[]) order by d.child_id, d.parent_id for update
-  ),
-  live as materialized (
-    select j.id from ${schema}.jobs j where j.id in (select parent_id from waits) order by j.id for key share
-  )
-  select distinct parent_id as id from waits where (select count(*) from live) >= 0`,
+  select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[])`,
 );
 
 /** $1 children, $2 their parents, pair by pair; what the children waited for before is forgotten. */
@@ -49,30 +28,55 @@ export const linkParents = statement(
   on conflict do nothing`,
 );
 
-export interface ResolvedRow {
-  id: string;
-  became: 'released' | 'cancelled' | 'waiting';
-}
-
-/**
- * Tells children that these parents have ended. A child whose last parent is met is ready; one whose parent failed for
- * good does as its on_parent_failure says. $1 parents, $2 channel, $3 retention in ms. A statement of its own after the
- * one that ended the parents: only its own snapshot shows children that were added while that one ran. The statement
- * itself is the function of migration 7.
- */
-export const resolveDependents = statement<ResolvedRow>(
-  'resolve_dependents',
-  (schema) => `select * from ${schema}.resolve_dependents($1::uuid[], $2::text, $3::bigint)`,
+/** A way from one of these jobs through what it waits for back to itself, or nothing. $1 ids. */
+export const findCircleOf = statement<{ path: string[] }>(
+  'find_circle_of',
+  (schema) => `
+  with recursive walk(start, at, path, closed) as (
+    select d.child_id, d.parent_id, array[d.child_id, d.parent_id], d.parent_id = d.child_id
+    from ${schema}.job_dependencies d where d.child_id = any($1::uuid[])
+    union all
+    select w.start, d.parent_id, w.path || d.parent_id, d.parent_id = w.start
+    from walk w join ${schema}.job_dependencies d on d.child_id = w.at
+    where not w.closed and cardinality(w.path) < 100 and d.parent_id <> all(w.path[2:])
+  )
+  select to_json(path) as path from walk where closed limit 1`,
 );
 
-/** Parents that have ended without their children being told: what a process that died in between leaves behind. */
-export const forgottenParents = statement<{ id: string }>(
-  'forgotten_parents',
+/** The parents for which these jobs wait, or waited when they were cancelled. $1 ids. Index: job_dependencies_of_child. */
+export const findParentsOf = statement<{ id: string }>(
+  'find_parents_of',
   (schema) => `
-  select distinct d.parent_id as id
-  from ${schema}.job_dependencies d
-  left join ${schema}.jobs j on j.id = d.parent_id
-  left join ${schema}.job_bodies child on child.id = d.child_id
-  where (j.id is null or j.parked = 'exhausted') and child.on_parent_failure is distinct from 'wait'`,
-  { repeatable: true },
+  select distinct d.parent_id as id from ${schema}.job_dependencies d where d.child_id = any($1::uuid[])`,
+);
+
+/**
+ * Jobs that came back wait for those of their parents that are under way, or came back with them: what has failed for good
+ * does not hold them. $1 ids.
+ */
+export const relinkParents = statement<{ id: string }>(
+  'relink_parents',
+  (schema) => `
+  with wanted as materialized (
+    select b.id as child_id, parent.id as parent_id
+    from ${schema}.job_bodies b cross join lateral unnest(b.depends_on) as asked(id)
+    left join ${schema}.job_replacements r on r.old_id = asked.id
+    cross join lateral (select coalesce(r.new_id, asked.id) as id) parent
+    join ${schema}.jobs p on p.id = parent.id and p.parked is distinct from 'exhausted'
+    where b.id = any($1::uuid[]) and b.depends_on is not null
+  ),
+  linked as (
+    insert into ${schema}.job_dependencies (parent_id, child_id)
+    select distinct parent_id, child_id from wanted on conflict do nothing
+  ),
+  counted as (
+    select child_id, count(distinct parent_id)::integer as unmet from (
+      select child_id, parent_id from wanted
+      union
+      select d.child_id, d.parent_id from ${schema}.job_dependencies d where d.child_id = any($1::uuid[])
+    ) pairs group by child_id
+  )
+  update ${schema}.jobs j set unmet = c.unmet, parked = coalesce(j.parked, 'parents')
+  from counted c where j.id = c.child_id and c.unmet > 0
+  returning j.id`,
 );

@@ -1,68 +1,65 @@
 // An operator's hand on waiting and finished jobs: cancel, reschedule, retry, replay, purge. Bodies are found by arrays of
 // ids, never joined by them: see migration 6 on pruning.
 import { statement } from '../database.js';
-import { CANCEL_NEWS } from '../job.notifier.js';
 import { forgetNotes } from './prune-jobs.js';
 
 export interface EditedRow {
   id: string;
-  /** The job's queue, where a place in its line may have become free. */
-  queue: string | null;
+  lane: string | null;
+  /** An open transaction holds the job: nothing was changed. */
+  held?: boolean;
+}
+
+export interface CancelledRow {
+  id: string;
+  became: 'running' | 'cancelled' | 'held';
+  job_key: string | null;
 }
 
 /**
- * $1 ids, $2 reason or null, $3 retention in ms, $4 channel. Waiting and exhausted jobs leave at once; a running one is
- * marked, its worker is told, and it becomes cancelled however its handler ends.
+ * $1 ids, $2 reason or null, $3 retention in ms. Waiting and exhausted jobs leave at once; a running one is marked, and
+ * becomes cancelled however its handler ends.
  */
-export const cancelJobs = statement<EditedRow & { running: boolean }>(
+export const cancelJobs = statement<CancelledRow>(
   'cancel_jobs',
-  (schema) => `
-  with held as materialized (
-    select * from ${schema}.jobs where id = any($1::uuid[]) order by id for update
-  ),
-  asked as (
-    update ${schema}.jobs j
-    set cancel_requested = true, cancel_reason = $2, revision = j.revision + 1, updated_at = now()
-    from held h where j.id = h.id and h.locked_by is not null
-  ),
-  gone as (delete from ${schema}.jobs j using held h where j.id = h.id and h.locked_by is null),
-  recorded as (
-    insert into ${schema}.job_history (job_id, fence, expires_at, status, attempt, error_message)
-    select id, fence + 1, now() + $3::bigint * interval '1 ms', 'cancelled', attempts, $2
-    from held where locked_by is null
-  ),
-  told as materialized (
-    select pg_notify($4::text, '${CANCEL_NEWS}') from held where locked_by is not null limit 1
-  )
-  select id, queue, locked_by is not null as running from held left join told on true`,
+  (schema) => `select * from ${schema}.cancel_jobs($1::uuid[], $2::text, $3::bigint)`,
 );
 
 /**
  * $1 ids, $2 run-at or null, $3 priority or null, $4 max attempts or null. Only what is given changes; running jobs
- * stay as they are. A job with attempts left is ready again, one without is exhausted.
+ * stay as they are. An exhausted job whose max attempts are raised is ready again; a job without attempts left is
+ * exhausted. Jobs that others hold are left out, and told.
  */
 export const rescheduleJobs = statement<EditedRow>(
   'reschedule_jobs',
   (schema) => `
-  with held as materialized (
-    select * from ${schema}.jobs where id = any($1::uuid[]) order by id for update
+  with locked as materialized (
+    select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) order by j.id for update skip locked
+  ),
+  held as materialized (select j.* from ${schema}.jobs j where j.id = any(array(select id from locked))),
+  planned as materialized (
+    select h.*, case when h.parked = 'exhausted' and $4::smallint is null then h.max_attempts
+        else greatest(h.attempts, coalesce($4::smallint, h.max_attempts)) end as most,
+      case
+        when h.parked = 'exhausted' and $4::smallint is null then 'exhausted'
+        when coalesce($4::smallint, h.max_attempts) <= h.attempts then 'exhausted'
+        when h.parked = 'key' then 'key'
+        when h.unmet > 0 then 'parents'
+      end as becomes
+    from held h where h.locked_by is null
   ),
   edited as (
     update ${schema}.jobs j set
       run_at = coalesce($2::timestamptz, j.run_at),
       priority = coalesce($3::integer, j.priority),
-      max_attempts = greatest(j.attempts, coalesce($4::smallint, j.max_attempts)),
+      max_attempts = p.most,
       snoozed = j.snoozed and $2::timestamptz is null,
-      parked = case
-        when coalesce($4::smallint, j.max_attempts) <= j.attempts then 'exhausted'
-        when j.parked = 'key' then 'key'
-        when j.unmet > 0 then 'parents'
-      end,
-      slot_only = j.queue is not null or j.rate_limit_key is not null or j.crashes > 0
-        or j.attempts >= coalesce($4::smallint, j.max_attempts) - 1,
-      revision = j.revision + 1, updated_at = now()
-    from held h where j.id = h.id and h.locked_by is null
-    returning j.id, j.priority, j.max_attempts
+      parked = p.becomes,
+      slot_only = j.crashes > 0 or j.attempts >= p.most - 1,
+      lane = ${schema}.lane_of(j.queue, j.rate_limit_key, j.crashes > 0 or j.attempts >= p.most - 1),
+      revision = j.revision + 1, updated_at = clock_timestamp()
+    from planned p where j.id = p.id
+    returning j.id, j.priority, j.max_attempts, j.lane, j.parked
   ),
   bodies as (
     update ${schema}.job_bodies b set priority = e.priority, max_attempts = e.max_attempts
@@ -70,7 +67,9 @@ export const rescheduleJobs = statement<EditedRow>(
     where b.id = any(array(select id from edited)) and b.id::text = e.id::text
       and (b.priority, b.max_attempts) is distinct from (e.priority, e.max_attempts)
   )
-  select id, queue from held`,
+  select h.id, e.lane, false as held from held h left join edited e on e.id = h.id
+  union all
+  select j.id, null, true from ${schema}.jobs j where j.id = any($1::uuid[]) and j.id not in (select id from locked)`,
 );
 
 /** Keeps jobs $1 from being purged until the transaction ends. Index: job_bodies_pkey. */
@@ -85,7 +84,8 @@ export const findRetryable = statement<{ id: string; job_key: string | null; tak
   'find_retryable',
   (schema) => `
   select b.id, b.job_key, b.job_key is not null and exists (
-    select from ${schema}.jobs other where other.job_key = b.job_key and other.id <> b.id
+    select from ${schema}.job_keys k join ${schema}.jobs other on other.id = k.job_id
+    where k.key = b.job_key and k.job_id <> b.id
   ) as taken
   from ${schema}.job_bodies b
   left join ${schema}.jobs j on j.id = b.id
@@ -100,39 +100,51 @@ export const findRetryable = statement<{ id: string; job_key: string | null; tak
   order by b.id`,
 );
 
+/** Takes the keys of jobs that come back. $1 keys, $2 jobs, pair by pair. Returns the keys that are theirs now. */
+export const takeKeys = statement<{ key: string }>(
+  'take_keys',
+  (schema) => `
+  with asked as materialized (select * from unnest($1::text[], $2::uuid[]) as k(key, job_id) order by key)
+  insert into ${schema}.job_keys as k (key, job_id) select key, job_id from asked
+  on conflict (key) do update set job_id = excluded.job_id
+  where not exists (select from ${schema}.jobs j where j.id = k.job_id) or k.job_id = excluded.job_id
+  returning key`,
+);
+
 /**
- * $1 ids from findRetryable. Attempts start anew; the fence goes on from where it was. A job that was cancelled while it
- * waited for parents, or for the job whose key it took, waits on. Those whose parents wait to be resolved must have been
- * locked by lockParentsOf.
+ * $1 ids from findRetryable. Attempts start anew; the fence goes on from where it was. Their parents are linked by the next
+ * statement, which sees all that come back.
  */
 export const retryJobs = statement<EditedRow>(
   'retry_jobs',
   (schema) => `
-  with exhausted as (
+  with locked as materialized (
+    select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) order by j.id for update
+  ),
+  exhausted as (
     update ${schema}.jobs j set parked = case when j.unmet > 0 then 'parents' end, attempts = 0, crashes = 0,
-      run_at = now(), snoozed = false, superseded_by = null, replayed = false,
-      slot_only = j.queue is not null or j.rate_limit_key is not null or j.max_attempts = 1,
-      revision = j.revision + 1, updated_at = now()
-    where j.id = any($1::uuid[]) and j.parked = 'exhausted'
-    returning j.id, j.queue
+      run_at = clock_timestamp(), snoozed = false, behind = null, replayed = false, ended_before = true,
+      slot_only = j.max_attempts = 1, lane = ${schema}.lane_of(j.queue, j.rate_limit_key, j.max_attempts = 1),
+      revision = j.revision + 1, updated_at = clock_timestamp()
+    where j.id = any(array(select id from locked)) and j.parked = 'exhausted'
+    returning j.id, j.lane
   ),
   cancelled as (
-    insert into ${schema}.jobs (id, run_at, fence, updated_at, priority, revision, max_attempts, slot_only, task, queue,
-      rate_limit_key, job_key, flags, unmet, parked)
-    select b.id, now(), last.fence, now(), b.priority, 1, b.max_attempts,
-      b.queue is not null or b.rate_limit_key is not null or b.max_attempts = 1, b.task, b.queue, b.rate_limit_key,
-      b.job_key, b.flags, waits.unmet, case
-        when exists (select from ${schema}.jobs h where h.superseded_by = b.id and h.locked_by is not null) then 'key'
-        when waits.unmet > 0 then 'parents'
-      end
+    insert into ${schema}.jobs (id, run_at, fence, updated_at, priority, revision, max_attempts, slot_only, lane,
+      payload_kib, task, queue, rate_limit_key, job_key, flags, ended_before, behind, parked)
+    select b.id, clock_timestamp(), last.fence, clock_timestamp(), b.priority, 1, b.max_attempts, b.max_attempts = 1,
+      ${schema}.lane_of(b.queue, b.rate_limit_key, b.max_attempts = 1),
+      least(32767, octet_length(b.payload::text) / 1024)::smallint, b.task, b.queue, b.rate_limit_key,
+      b.job_key, b.flags, true, holder.id, case when holder.id is not null then 'key' end
     from ${schema}.job_bodies b cross join lateral (
       select fence, status from ${schema}.job_history where job_id = b.id order by fence desc limit 1
-    ) last cross join lateral (
-      select count(*) as unmet from ${schema}.job_dependencies d where d.child_id = b.id
-    ) waits
+    ) last left join lateral (
+      select h.id from ${schema}.job_replacements r join ${schema}.jobs h on h.id = r.old_id
+      where r.new_id = b.id and h.locked_by is not null limit 1
+    ) holder on true
     where b.id = any($1::uuid[]) and last.status = 'cancelled' and not exists (select from ${schema}.jobs j where j.id = b.id)
     on conflict (id) do nothing
-    returning id, queue
+    returning id, lane
   )
   select * from exhausted union all select * from cancelled`,
 );
@@ -154,43 +166,49 @@ export const takeJobsToReplay = statement<{ id: string }>(
 );
 
 /**
- * Waits for whoever is bringing back what the next statement would purge. $1 status, $2 ms since its end: as there, whose
- * snapshot then shows what has come back.
+ * Finished or exhausted jobs that ended so long ago, locked: those that others hold, perhaps to bring them back, are left.
+ * $1 status: exhausted, completed or cancelled, $2 ms since they ended. Indexes: jobs_exhausted; finished jobs are found by
+ * their records.
  */
-export const lockPurged = statement(
+export const lockPurged = statement<{ id: string }>(
   'lock_purged',
   (schema) => `
-  with locked as materialized (
+  with exhausted as materialized (
+    select j.id from ${schema}.jobs j
+    where $1::text = 'exhausted' and j.parked = 'exhausted'
+      and j.updated_at <= clock_timestamp() - $2::bigint * interval '1 ms'
+    order by j.id for update skip locked
+  ),
+  finished as materialized (
     select b.id from ${schema}.job_bodies b
-    where b.id = any(array(
+    where $1::text <> 'exhausted' and b.id = any(array(
       select h.job_id from ${schema}.job_history h
-      where h.status::text = $1 and h.completed_at <= now() - $2::bigint * interval '1 ms'
+      where h.status::text = $1 and h.completed_at <= clock_timestamp() - $2::bigint * interval '1 ms'
     ))
-    order by b.id for update
+    order by b.id for update skip locked
   )
-  select count(*) from locked`,
+  select id from exhausted union all select id from finished`,
 );
 
 /**
- * Removes jobs and all that is known of them. $1 status: exhausted, completed or cancelled, $2 least age in ms since
- * they ended. Also returns which of them others wait for. Indexes: jobs_exhausted, job_dependencies_pkey; finished jobs are
- * found by their records.
+ * Removes jobs and all that is known of them: of those that the statement before has locked, what has not come back since.
+ * $1 ids, $2 status. Also returns which of them others wait for. Indexes: the primary keys, job_history_by_job.
  */
 export const purgeJobs = statement<{ purged: number; parents: string[] | null }>(
   'purge_jobs',
   (schema) => `
   with exhausted as (
     delete from ${schema}.jobs j
-    where $1::text = 'exhausted' and j.parked = 'exhausted' and j.updated_at <= now() - $2::bigint * interval '1 ms'
+    where j.id = any($1::uuid[]) and $2::text = 'exhausted' and j.parked = 'exhausted'
     returning j.id
   ),
   finished as materialized (
-    select distinct h.job_id as id from ${schema}.job_history h
-    where h.status::text = $1 and h.completed_at <= now() - $2::bigint * interval '1 ms'
-      and not exists (select from ${schema}.jobs j where j.id = h.job_id)
-      and not exists (
-        select from ${schema}.job_history later where later.job_id = h.job_id and later.fence > h.fence
-      )
+    select b.id from ${schema}.job_bodies b
+    where b.id = any($1::uuid[]) and $2::text <> 'exhausted'
+      and not exists (select from ${schema}.jobs j where j.id = b.id)
+      and (
+        select h.status::text from ${schema}.job_history h where h.job_id = b.id order by h.fence desc limit 1
+      ) = $2
   ),
   ids as materialized (select id from exhausted union select id from finished),
   records as (delete from ${schema}.job_history h using ids where h.job_id = ids.id),

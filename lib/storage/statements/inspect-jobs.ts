@@ -7,7 +7,7 @@ import { anyJobColumns, joinLiveAndLast, ms, type JobRow } from './job-columns.j
 export const findJobs = statement<JobRow>(
   'find_jobs',
   (schema) => `
-  select ${anyJobColumns}
+  select ${anyJobColumns(schema)}
   from ${schema}.job_bodies b
   ${joinLiveAndLast(schema)}
   where b.id = any($1::uuid[])`,
@@ -18,7 +18,7 @@ export const findJobs = statement<JobRow>(
 export const findResults = statement<JobRow & { result: unknown }>(
   'find_results',
   (schema) => `
-  select ${anyJobColumns}, h.result
+  select ${anyJobColumns(schema)}, h.result
   from ${schema}.job_bodies b
   ${joinLiveAndLast(schema)}
   where b.id = any($1::uuid[])`,
@@ -33,7 +33,7 @@ export const listJobs = statement<JobRow>(
   'list_jobs',
   (schema) => `
   select * from (
-    select ${anyJobColumns}
+    select ${anyJobColumns(schema)}
     from ${schema}.job_bodies b
     ${joinLiveAndLast(schema)}
     where ($1::text is null or b.task = $1)
@@ -93,10 +93,13 @@ export const jobHistory = statement<HistoryRow>(
   select ${historyColumns}
   from ${schema}.job_history h
   left join ${schema}.job_bodies b on b.id = h.job_id
-  left join ${schema}.workers w on w.id = h.worker_id
+  left join lateral (
+    select w.environment from ${schema}.workers w where w.label = h.worker_id and w.started_at <= h.completed_at
+    order by w.started_at desc limit 1
+  ) w on true
   where h.job_id = $1::uuid
   union all
-  select r.job_id, r.fence, b.task, b.payload, r.worker_id, 'started', ${ms('r.started_at')}, null, r.queue_time_ms,
+  select r.job_id, r.fence, b.task, b.payload, coalesce(w.label, r.worker_id), 'started', ${ms('r.started_at')}, null, r.queue_time_ms,
     null, r.attempt, null, null, null, null, w.environment, null
   from running r
   left join ${schema}.job_bodies b on b.id = r.job_id
@@ -115,7 +118,10 @@ export const listHistory = statement<HistoryRow & { position: string }>(
   select ${historyColumns}, h.completed_at::text as position
   from ${schema}.job_history h
   left join ${schema}.job_bodies b on b.id = h.job_id
-  left join ${schema}.workers w on w.id = h.worker_id
+  left join lateral (
+    select w.environment from ${schema}.workers w where w.label = h.worker_id and w.started_at <= h.completed_at
+    order by w.started_at desc limit 1
+  ) w on true
   where ($1::uuid is null or h.job_id = $1)
     and ($2::text is null or b.task = $2)
     and ($3::text is null or h.status::text = $3)
@@ -172,8 +178,10 @@ export interface ExplainRow {
   queue_concurrency: number | null;
   queue_known: boolean;
   queue_paused: boolean | null;
-  queue_running: number | null;
   queue_jobs: string[] | null;
+  /** Who else waits in the queue before it. */
+  queue_ahead: number;
+  limit_known: boolean;
   tokens: number | null;
   refill_at: number | null;
   blocked_by: string[] | null;
@@ -181,31 +189,33 @@ export interface ExplainRow {
   has_worker: boolean;
 }
 
-/** What stands between a live job and a worker. $1 id. */
+/** What stands between a live job and a worker: readiness as the claim computes it. $1 id. */
 export const explainJob = statement<ExplainRow>(
   'explain_job',
   (schema) => `
-  select j.parked, j.locked_by is not null as running, ${ms('j.run_at')} as run_at, j.run_at <= now() as due,
+  select j.parked, j.locked_by is not null as running, ${ms('j.run_at')} as run_at, j.run_at <= clock_timestamp() as due,
     q.concurrency as queue_concurrency, q.name is not null as queue_known, q.paused as queue_paused,
-    q.running as queue_running,
-    (select json_agg(o.id) from (
-      select o.id from ${schema}.jobs o
-      where o.queue = j.queue and o.locked_by is not null and o.id <> j.id order by o.locked_at limit 100
+    (select json_agg(o.job_id) from (
+      select p.job_id from ${schema}.job_places p
+      where p.queue = j.queue and p.number >= q.places_from and p.job_id <> j.id order by p.number limit 100
     ) o) as queue_jobs,
-    case when now() >= r.window_started_at + r.interval_ms * interval '1 ms' then r.capacity else r.available end
-      as tokens,
-    ${ms("(r.window_started_at + r.interval_ms * interval '1 ms')")} as refill_at,
+    (select count(*)::integer from (
+      select from ${schema}.jobs o
+      where o.parked is null and o.lane is not null and o.priority = j.priority and o.lane = j.lane and o.locked_by is null
+        and (o.run_at, o.id) < (j.run_at, j.id) limit 1000
+    ) o) as queue_ahead,
+    w.key is not null as limit_known, w.tokens, ${ms('w.ends_at')} as refill_at,
     case when j.parked = 'parents'
       then (select json_agg(d.parent_id order by d.parent_id) from ${schema}.job_dependencies d where d.child_id = j.id)
-      else (select json_agg(o.id) from ${schema}.jobs o where o.superseded_by = j.id)
+      else (select json_agg(o.id) from ${schema}.jobs o where o.id = j.behind)
     end as blocked_by,
     exists (select from ${schema}.workers w where w.stopped_at is null
-      and w.heartbeat_at + w.lease_ms * interval '1 ms' > now() and j.task = any(w.tasks)) as has_handler,
+      and w.heartbeat_at + w.lease_ms * interval '1 ms' > clock_timestamp() and j.task = any(w.tasks)) as has_handler,
     exists (select from ${schema}.workers w where w.stopped_at is null
-      and w.heartbeat_at + w.lease_ms * interval '1 ms' > now()) as has_worker
+      and w.heartbeat_at + w.lease_ms * interval '1 ms' > clock_timestamp()) as has_worker
   from ${schema}.jobs j
   left join ${schema}.job_queues q on q.name = j.queue
-  left join ${schema}.rate_limits r on r.key = j.rate_limit_key
+  left join lateral ${schema}.window_of(j.rate_limit_key, clock_timestamp()) w on j.rate_limit_key is not null
   where j.id = $1::uuid`,
   { repeatable: true },
 );

@@ -48,7 +48,7 @@ const bodyColumns = `b.task, b.payload, b.queue, b.rate_limit_key, b.job_key_mod
  * The columns of any job: row `b` of job_bodies, row `j` of jobs or nulls, row `h` (the last attempt) of job_history
  * or nulls. A job without a live row is completed unless its last record says that it was cancelled.
  */
-export const anyJobColumns = `b.id, ${bodyColumns},
+export const anyJobColumns = (schema: string): string => `b.id, ${bodyColumns},
     case when j.id is not null then ${liveStatus} when h.status = 'cancelled' then 'cancelled' else 'completed' end
       as status,
     coalesce(j.priority, b.priority) as priority,
@@ -56,14 +56,17 @@ export const anyJobColumns = `b.id, ${bodyColumns},
     coalesce(j.attempts, h.attempt, 0) as attempts,
     coalesce(j.max_attempts, b.max_attempts) as max_attempts,
     coalesce(j.last_error, h.error_message) as last_error,
-    case when j.id is not null then j.job_key else b.job_key end as job_key,
-    j.locked_by, ${ms('j.locked_at')} as locked_at,
+    case when j.id is null then b.job_key
+      when j.job_key is not null and exists (select from ${schema}.job_keys k where k.key = j.job_key and k.job_id = j.id)
+        then j.job_key end as job_key,
+    coalesce(w.label, j.locked_by) as locked_by, ${ms('j.locked_at')} as locked_at,
     coalesce(j.revision, 0) as revision,
     ${ms('greatest(b.created_at, j.updated_at, j.locked_at, h.completed_at)')} as updated_at, p.value as progress`;
 
 /** Joins `j`, `h` and `p` to the bodies `b`. */
 export const joinLiveAndLast = (schema: string): string => `left join ${schema}.jobs j on j.id = b.id
   left join ${schema}.job_progress p on p.job_id = b.id
+  left join ${schema}.workers w on w.id = j.locked_by
   left join lateral (
     select * from ${schema}.job_history h
     where h.job_id = b.id and j.id is null

@@ -35,10 +35,13 @@ export const pruneHistory = statement<{ pruned: number }>(
   select count(*)::integer as pruned from expired`,
 );
 
-/** Removes receipts that are older than an hour. */
+/** Removes receipts that are older than an hour and that no waiting child needs. Index: settle_receipts_by_time. */
 export const pruneReceipts = statement(
   'prune_receipts',
-  (schema) => `delete from ${schema}.settle_receipts where settled_at <= now() - interval '1 hour'`,
+  (schema) => `
+  delete from ${schema}.settle_receipts r
+  where r.settled_at <= clock_timestamp() - interval '1 hour'
+    and not exists (select from ${schema}.job_dependencies d where d.parent_id = any(r.job_ids))`,
 );
 
 /**
@@ -50,7 +53,7 @@ export const pruneBodies = statement<{ pruned: number }>(
   'prune_bodies',
   (schema) => `
   with recent as materialized (
-    select unnest(job_ids) as id from ${schema}.settle_receipts where settled_at > now() - interval '1 hour'
+    select unnest(job_ids) as id from ${schema}.settle_receipts
   ),
   pruned as (
     delete from ${schema}.job_bodies b
@@ -59,6 +62,7 @@ export const pruneBodies = statement<{ pruned: number }>(
       and not exists (select from ${schema}.jobs j where j.id = b.id)
       and not exists (select from ${schema}.job_history h where h.job_id = b.id)
       and not exists (select from recent where recent.id = b.id)
+      and not exists (select from ${schema}.job_dependencies d where d.parent_id = b.id)
     returning b.id
   ),
   ${forgetNotes(schema, 'pruned')}
@@ -94,4 +98,14 @@ export const pruneTasks = statement<{ pruned: number }>(
     returning 1
   )
   select count(*)::integer as pruned from pruned`,
+);
+
+/** Forgets what was replaced an hour ago, where nothing waits for it, and its job is gone. */
+export const pruneReplacements = statement(
+  'prune_replacements',
+  (schema) => `
+  delete from ${schema}.job_replacements r
+  where r.replaced_at <= clock_timestamp() - interval '1 hour'
+    and not exists (select from ${schema}.job_dependencies d where d.parent_id = r.old_id)
+    and not exists (select from ${schema}.jobs j where j.id = r.old_id)`,
 );

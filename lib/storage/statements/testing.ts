@@ -10,9 +10,12 @@ export const STORED_TIMES: Record<string, string[]> = {
   job_steps: ['completed_at'],
   job_progress: ['updated_at'],
   job_logs: ['logged_at'],
-  job_queues: ['parked_at', 'last_used_at'],
+  job_queues: ['declared_at'],
+  job_replacements: ['replaced_at'],
+  duties: ['due_at'],
   job_tasks: ['last_seen_at'],
-  rate_limits: ['window_started_at', 'parked_at'],
+  rate_limits: ['window_started_at'],
+  rate_limit_windows: ['started_at'],
   workers: ['started_at', 'heartbeat_at', 'stopped_at'],
   crontabs: ['known_since', 'last_slot_at', 'updated_at'],
 };
@@ -27,6 +30,11 @@ export const TABLES_OF_JOBS = [
   'job_steps',
   'job_progress',
   'job_logs',
+  'job_keys',
+  'job_replacements',
+  'job_places',
+  'claims_in_question',
+  'rate_limit_windows',
 ];
 
 /** $1 ms. The database's clock decides what is due, and nobody can turn that: so everything stored becomes older. */
@@ -49,10 +57,9 @@ export const clearJobs = statement(
   (schema) => `
   with ${TABLES_OF_JOBS.map((table) => `cleared_${table} as (delete from ${schema}.${table})`).join(',\n  ')},
   stopped_workers as (delete from ${schema}.workers where stopped_at is not null),
-  idle_queues as (update ${schema}.job_queues set running = 0, locked_by = null, parked_at = null),
   full_limits as (
     update ${schema}.rate_limits
-    set available = capacity, window_started_at = clock_timestamp(), parked_at = null
+    set window_started_at = clock_timestamp()
   ),
   new_crontabs as (
     update ${schema}.crontabs set known_since = clock_timestamp(), last_slot_at = null, last_job_id = null

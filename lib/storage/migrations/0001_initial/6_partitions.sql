@@ -1,9 +1,7 @@
--- Runs in one transaction with search_path set to the library's schema. Safe while workers of earlier versions run: they
--- delete from whatever partition a row is in.
 -- Retention by dropping: what becomes of the partitions of job_bodies (ranges of ids, which carry their time) and
 -- job_history (ranges of expiry). Nothing depends on any of this being on time: the default partitions take what has no
--- other. Each function is one short transaction that gives up after 100 ms of waiting for a lock, because whoever comes
--- after it waits behind it; callers try again. `at` is the present, for specs: null means now().
+-- other. Each function is one short transaction that gives up after 100 ms of waiting for a lock, because everything after it
+-- waits behind it; callers try again. `at` is the present, for specs; null means now().
 
 -- The time that a UUID of version 7 carries, and the first id of a time.
 create function time_of_id(id uuid) returns timestamptz
@@ -82,7 +80,8 @@ begin
   if first_at >= needed_from + lead_ms * interval '1 ms' then
     return;
   end if;
-  select greatest(width_ms * interval '1 ms', (present - min(p.starts_at)) / 6) into width from partitions_of(parent) p;
+  select least(greatest(width_ms * interval '1 ms', (present - min(p.starts_at)) / 6), width_ms * interval '4 ms') into width
+  from partitions_of(parent) p;
   until_at := first_at + ceil(extract(epoch from width) / 3600) * interval '1 hour';
   select least(until_at, min(p.starts_at)) into until_at from partitions_of(parent) p where p.starts_at > first_at;
 
@@ -143,23 +142,27 @@ begin
   return next;
 end $$;
 
--- The ids from a range that somebody still asks for: of live jobs, of jobs in the history, and of those that completed
--- within the hour without a record; at most so many. Indexes: jobs_pkey, job_history_by_job; receipts are few.
+-- The ids from a range that something live, remembered or waiting refers to: live jobs, jobs in the history, those that ended
+-- within the hour without a record, parents of those that wait, owners of keys, and what was replaced. At most so many,
+-- each once. Indexes: jobs_pkey, job_history_by_job, job_dependencies_pkey, job_replacements_pkey; receipts are few.
 create function wanted_ids(lower_id uuid, upper_id uuid, most integer) returns uuid[]
 language sql stable
 set search_path from current
 set enable_seqscan = off
 as $$
   select array(
-    select wanted.id from (
+    select distinct wanted.id from (
       (select j.id from jobs j where j.id >= lower_id and j.id < upper_id limit most)
-      union
-      (select h.job_id from job_history h where h.job_id >= lower_id and h.job_id < upper_id limit most)
-      union
-      (
-        select settled.id from settle_receipts r, unnest(r.job_ids) as settled(id)
-        where r.settled_at > now() - interval '1 hour' and settled.id >= lower_id and settled.id < upper_id limit most
-      )
+      union all
+      (select distinct h.job_id from job_history h where h.job_id >= lower_id and h.job_id < upper_id limit most)
+      union all
+      (select distinct settled.id from settle_receipts r, unnest(r.job_ids) as settled(id)
+        where r.settled_at > now() - interval '1 hour' and settled.id >= lower_id and settled.id < upper_id limit most)
+      union all
+      (select distinct d.parent_id from job_dependencies d where d.parent_id >= lower_id and d.parent_id < upper_id limit most)
+      union all
+      (select distinct d.child_id from job_dependencies d join jobs j on j.id = d.child_id
+        where d.child_id >= lower_id and d.child_id < upper_id limit most)
     ) wanted limit most
   )
 $$;
@@ -194,7 +197,11 @@ begin
   if not pg_try_advisory_xact_lock(hashtextextended('millrace:partitions:' || current_schema, 0)) then
     return null;
   end if;
-  -- Nobody can add to it or settle a job of it from here on, so what is wanted now is all that ever will be.
+  -- What is decided below must be seen after the lock.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'retention needs read committed' using errcode = 'lock_not_available';
+  end if;
+  -- Nothing can be added to it or settled in it from here on, so what is wanted now is all that ever will be.
   lock table only job_bodies in access exclusive mode;
   select p.lower_id, p.upper_id into lower_id, upper_id from old_body_partitions(0, at) p where p.name = partition;
   wanted := wanted_ids(lower_id, upper_id, most + 1);
@@ -207,120 +214,3 @@ begin
   execute format('drop table %I', partition);
   return moved;
 end $$;
-
--- PostgreSQL 18 (18.4, at least) may crash where a statement that locks or changes rows also prunes partitions as it runs:
--- when it meets a row that somebody else has just changed, it goes on with memory that was freed. So no such statement
--- does. The claim of plain jobs reads bodies apart from what it locks; all else as in 0004.
-create or replace function claim_plain_jobs(
-  worker text, wanted integer, tasks text[], forbidden text[],
-  known_priorities integer[], known_run_ats timestamptz[], known_ids uuid[]
-)
-returns setof text
-language plpgsql
-set search_path from current
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
-set enable_incremental_sort = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
-set plan_cache_mode = force_generic_plan
-as $$
-#variable_conflict use_column
-declare
-  start record;
-  at_priority integer;
-  at_run_at timestamptz;
-  at_id uuid;
-  lower_bound bigint := -2147483649;
-  open_places integer := wanted;
-  claimed_ids uuid[];
-  heads text[];
-  tails text[];
-  extras json[];
-begin
-  -- A pool that was taken for dead claims nothing: nobody would ever rescue it.
-  perform from workers w where w.id = worker and w.stopped_at is null for share;
-  if not found then
-    return;
-  end if;
-  return next date_part('epoch', now()) * 1000;
-
-  -- For each priority from the cursor's position to now; before it, those that the cursor does not know, hopping from
-  -- one to the next.
-  for start in
-    select known.priority::bigint, known.run_at, known.id
-    from unnest(known_priorities, known_run_ats, known_ids) as known(priority, run_at, id)
-    union all
-    select 2147483648, null, null
-  loop
-    loop
-      select j.priority into at_priority from jobs j
-      where j.parked is null and not j.slot_only and j.priority > lower_bound and j.priority < start.priority
-      order by j.priority limit 1;
-      if found then
-        at_run_at := '-infinity';
-        at_id := '00000000-0000-0000-0000-000000000000';
-      elsif start.id is not null then
-        at_priority := start.priority;
-        at_run_at := start.run_at;
-        at_id := start.id;
-      else
-        return;
-      end if;
-      lower_bound := at_priority;
-
-      with due as materialized (
-        select j.ctid as place from jobs j
-        where j.parked is null and not j.slot_only and j.locked_by is null
-          and j.priority = at_priority and (j.run_at, j.id) > (at_run_at, at_id) and j.run_at <= now()
-          and (tasks is null or j.task = any(tasks))
-          and (forbidden is null or j.flags is null or not j.flags && forbidden)
-        order by j.run_at, j.id
-        limit open_places
-        for update skip locked
-      ),
-      -- By place: each row is locked and was seen by this very statement. One that changed in between is left.
-      claimed as (
-        update jobs j
-        set locked_by = worker, locked_at = now(), attempts = j.attempts + 1, fence = j.fence + 1,
-          revision = j.revision + 1, snoozed = false, lease_ms = null, lease_expires_at = null
-        where j.ctid = any(array(select place from due))
-        returning j.id,
-          concat('["', j.id, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',', to_json(j.task),
-            ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
-          concat(',"', j.fence, '",') as tail,
-          case
-            when j.rate_limit_key is not null or j.last_error is not null or j.job_key is not null
-              or j.flags is not null or j.previous is not null or j.crashes > 0
-            then json_build_object('rateLimitKey', j.rate_limit_key, 'lastError', j.last_error, 'jobKey', j.job_key,
-              'flags', j.flags, 'previous', j.previous, 'crashes', j.crashes)
-          end as extra
-      )
-      select array_agg(c.id), array_agg(c.head), array_agg(c.tail), array_agg(c.extra)
-      into claimed_ids, heads, tails, extras from claimed c;
-
-      -- A statement of its own, which locks nothing.
-      return query
-        select concat(c.head, date_part('epoch', b.created_at) * 1000, c.tail, case
-            when c.extra is null and b.group_id is null and b.tags is null and b.timeout_ms is null then 'null'
-            else json_build_object('rateLimitKey', c.extra -> 'rateLimitKey', 'lastError', c.extra -> 'lastError',
-              'jobKey', c.extra -> 'jobKey', 'jobKeyMode', b.job_key_mode, 'flags', c.extra -> 'flags', 'tags', b.tags,
-              'groupId', b.group_id, 'timeoutMs', b.timeout_ms, 'previous', c.extra -> 'previous',
-              'crashes', coalesce(c.extra -> 'crashes', '0'))::text
-          end, ',', b.payload, ']')
-        from unnest(claimed_ids, heads, tails, extras) as c(id, head, tail, extra)
-        cross join lateral (select * from job_bodies b where b.id = c.id limit 1) b;
-      open_places := open_places - coalesce(cardinality(claimed_ids), 0);
-      if open_places <= 0 then
-        return;
-      end if;
-      exit when at_priority = start.priority;
-    end loop;
-  end loop;
-end $$;
-
--- These are called less often: they look into every partition.
-alter function claim_jobs set enable_partition_pruning = off;
-alter function add_keyed_jobs set enable_partition_pruning = off;

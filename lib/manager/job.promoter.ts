@@ -1,0 +1,126 @@
+// Who may go on now that jobs have ended: those behind their keys, their children. What ends a job looks for its own at once;
+// what a process that died left undone is a state that the sweep finds.
+import type { QueryExecutor } from '../interfaces/job.interface.js';
+import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
+import type { Database } from '../storage/database.js';
+import { isContention } from '../storage/database.errors.js';
+import type { News } from '../storage/job.news.js';
+import * as statements from '../storage/statements/end-jobs.js';
+import type { EndedRow } from '../storage/statements/settle-jobs.js';
+import { takeDuty } from '../storage/statements/workers.js';
+import { lanesOfQueue } from './lane.names.js';
+import type { NewsPublisher } from './news.publisher.js';
+
+/** What ends leave to others. */
+export interface Freed {
+  /** Jobs with a key that have ended, or were given back. */
+  holders: string[];
+  /** Keys of jobs that are gone. */
+  keys: string[];
+  /** Jobs that have ended for good. */
+  parents: string[];
+}
+
+/** A state that nothing has found by itself waits at most so long, while pools run. */
+export const SWEEP_MS = 4_000;
+const FIRST_PARENT = '00000000-0000-0000-0000-000000000000';
+
+export class JobPromoter {
+  private nextParent = FIRST_PARENT;
+
+  constructor(
+    private readonly database: Database,
+    private readonly settings: ManagerSettings,
+    private readonly publisher: NewsPublisher,
+    /** Ends jobs that wait for each other in a circle. */
+    private readonly failCircle: (id: string, path: string[]) => Promise<void>,
+  ) {}
+
+  /** Lets those go on that waited for these to end, and tells idle pools so. */
+  async promote({ holders, keys, parents }: Freed, executor?: QueryExecutor): Promise<void> {
+    const lanes: (string | null)[] = [];
+    const ended = [...parents];
+    if (holders.length) ended.push(...(await this.freeSuccessors(holders, lanes, executor)));
+    if (keys.length) await this.database.run(statements.freeKeys, [keys], executor);
+    await this.tellChildren(ended, lanes, executor);
+    await this.tellPools(lanes, executor);
+  }
+
+  /** Tells the children of these what has become of them; what is cancelled for it is a parent itself. */
+  async resolve(parents: string[], executor?: QueryExecutor): Promise<void> {
+    await this.promote({ holders: [], keys: [], parents }, executor);
+  }
+
+  /** What was left undone, wherever. Returns queues in which places became free; null: another process is at it. */
+  async sweep(): Promise<string[] | null> {
+    if (!(await this.database.run(takeDuty, ['sweep', SWEEP_MS])).length) return null;
+    return this.sweepNow();
+  }
+
+  async sweepNow(): Promise<string[]> {
+    const lanes: (string | null)[] = [];
+    const ended = await this.freeSuccessors(null, lanes);
+    await this.database.run(statements.freeKeys, [null]);
+    const [untold] = await this.database.run(statements.findUntold, [this.nextParent]);
+    this.nextParent = untold?.next_parent ?? FIRST_PARENT;
+    await this.tellChildren([...ended, ...(untold?.parents ?? [])], lanes);
+    for (const { id, path } of await this.database.run(statements.findCircles, [])) await this.failCircle(id, path);
+    const [places] = await this.database.run(statements.freePlaces, []);
+    const queues = places?.queues ?? [];
+    await this.tellPools([...lanes, ...queues.map(lanesOfQueue)]);
+    return queues;
+  }
+
+  private async freeSuccessors(
+    holders: string[] | null,
+    lanes: (string | null)[],
+    executor?: QueryExecutor,
+  ): Promise<string[]> {
+    const values = [holders, this.settings.history.retentionMs];
+    const rows = await this.database.run(statements.freeSuccessors, values, executor);
+    lanes.push(...rows.filter(({ ended }) => !ended).map(({ lane }) => lane));
+    return rows.filter(({ ended }) => ended).map(({ id }) => id);
+  }
+
+  private async tellChildren(parents: string[], lanes: (string | null)[], executor?: QueryExecutor): Promise<void> {
+    for (let ended = parents; ended.length;) {
+      const rows = await this.tell(ended, executor);
+      lanes.push(...rows.filter(({ became }) => became === 'released').map(({ lane }) => lane));
+      ended = rows.filter(({ became }) => became === 'cancelled').map(({ id }) => id);
+    }
+  }
+
+  /** What others' locks are in the way of is found by the sweep. */
+  private async tell(parents: string[], executor?: QueryExecutor): Promise<statements.ToldRow[]> {
+    try {
+      return await this.database.run(statements.tellChildren, [parents, this.settings.history.retentionMs], executor);
+    } catch (error) {
+      if (executor || this.database.isBound || !isContention(error)) throw error;
+      return [];
+    }
+  }
+
+  private async tellPools(lanes: (string | null)[], executor?: QueryExecutor): Promise<void> {
+    const news = newsOf(lanes);
+    if (executor) await this.publisher.publishIn(executor, news);
+    else await this.publisher.publish(...news);
+  }
+}
+
+/** What tells that jobs of these lanes (null: plain ones) may run. */
+export function newsOf(lanes: (string | null)[]): News[] {
+  const named = [...new Set(lanes.filter((lane) => lane !== null))];
+  return [
+    ...(named.length ? [{ kind: 'lanes', lanes: named } as const] : []),
+    ...(named.length < lanes.length && lanes.includes(null) ? [{ kind: 'jobs' } as const] : []),
+  ];
+}
+
+const GONE = ['completed', 'cancelled'];
+
+/** What these ends leave to others. */
+export const freedBy = (rows: Pick<EndedRow, 'id' | 'became' | 'job_key' | 'has_dependents'>[]): Freed => ({
+  holders: rows.filter(({ job_key, became }) => job_key !== null && became !== 'unchanged').map(({ id }) => id),
+  keys: rows.flatMap(({ job_key, became }) => (job_key !== null && GONE.includes(became) ? [job_key] : [])),
+  parents: rows.filter((row) => row.has_dependents).map(({ id }) => id),
+});

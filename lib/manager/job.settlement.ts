@@ -1,0 +1,402 @@
+// Settling: outcomes become parameters of the two settling statements, and their rows become results; ends by others go the
+// same way. A job that an open transaction holds is settled by itself, later, and keeps nothing else waiting.
+import { hostname } from 'node:os';
+import type { Claimer, SettledStatus, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
+import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
+import { JobHeldError } from '../jobs.errors.js';
+import type { Database } from '../storage/database.js';
+import { isDataFault, isLockTimeout } from '../storage/database.errors.js';
+import { toDateOrNull } from '../storage/row.types.js';
+import {
+  completeJobs,
+  endAttempts,
+  findSettled,
+  type CompletedRow,
+  type EndedAttempt,
+  type EndedRow,
+  type EndKind,
+} from '../storage/statements/settle-jobs.js';
+import { errorText } from './error.text.js';
+import { sealed, type JobCipher } from './job.cipher.js';
+import { freedBy, newsOf, type Freed, type JobPromoter } from './job.promoter.js';
+import { lanesOfQueue, laneOf } from './lane.names.js';
+import type { NewsPublisher } from './news.publisher.js';
+import { retryDelayMs } from './retry.policy.js';
+import type { TaskRegistry } from './task.registry.js';
+
+export { isCertainlyRolledBack, isDataFault, isStatementTimeout, withReason } from '../storage/database.errors.js';
+
+/** What the settling process is, for the history of claims made by hand (a pool's is in its row of workers). */
+export const executionEnvironment = (): Record<string, unknown> => ({
+  host: hostname(),
+  pid: process.pid,
+  node: process.version,
+  platform: `${process.platform}-${process.arch}`,
+});
+
+export interface SettleAnswer {
+  results: SettleResult[];
+  /** What an open transaction holds: it resolves when it has let go. */
+  late: Promise<SettleResult[]> | null;
+}
+
+/** A claim as an operator found it; without a fence, the job as it stands. */
+export interface FoundClaim {
+  id: string;
+  fence: string | null;
+}
+
+interface Settled {
+  results: SettleResult[];
+  /** An open transaction holds the job. */
+  held: SettleRequest[];
+  /** The claim is over. */
+  lost: SettleRequest[];
+  /** What others wait for. */
+  freed: Freed;
+  /** Queues in which a place became free. */
+  queues: string[];
+}
+
+interface LateEntry {
+  claimer: Claimer;
+  request: SettleRequest;
+  resolve: (result: SettleResult) => void;
+  reject: (reason: unknown) => void;
+}
+
+const FIRST_PAUSE_MS = 5;
+const LONGEST_PAUSE_MS = 1_000;
+/** An operator's call waits so long for what an open transaction holds. */
+const PATIENCE_MS = 10_000;
+
+export class JobSettlement {
+  private late: LateEntry[] = [];
+  private settlingLate: Promise<void> | null = null;
+
+  constructor(
+    private readonly database: Database,
+    private readonly settings: ManagerSettings,
+    private readonly tasks: TaskRegistry,
+    private readonly cipher: JobCipher | undefined,
+    private readonly promoter: JobPromoter,
+    private readonly publisher: NewsPublisher,
+    /** Hears of the jobs that are settled here. */
+    private readonly onSettled: (ids: Set<string>) => void,
+  ) {}
+
+  /**
+   * Settles attempts of any outcome in at most two statements. `repeated`: an earlier call with these requests failed,
+   * and nothing tells whether its commit went through.
+   */
+  async settle(claimer: Claimer, requests: SettleRequest[], { repeated = false } = {}): Promise<SettleAnswer> {
+    const sealed = this.encrypted(requests);
+    const settled = await this.settleBatch(this.database, claimer, sealed);
+    await this.announce(settled, claimer);
+    const earlier = repeated && settled.lost.length ? await this.findEarlier(claimer, settled.lost) : null;
+    const results = [...settled.results, ...(earlier?.results ?? []), ...(earlier ?? settled).lost.map(lost)];
+    const late = settled.held.length
+      ? Promise.all(settled.held.map((request) => this.settleLate(claimer, request)))
+      : null;
+    return { results, late };
+  }
+
+  /**
+   * Settles one attempt inside a transaction. `promote`, to be called after the commit, lets those go on that waited for the
+   * job to end.
+   */
+  async settleWithin(
+    executor: QueryExecutor,
+    claimer: Claimer,
+    request: SettleRequest,
+  ): Promise<{ result: SettleResult; promote: () => Promise<void> }> {
+    const database = this.database.on(executor);
+    for (let pauseMs = FIRST_PAUSE_MS, deadline = performance.now() + PATIENCE_MS; ;) {
+      const settled = await this.settleBatch(database, claimer, this.encrypted([request]));
+      if (settled.held.length && performance.now() < deadline) {
+        await pause(pauseMs);
+        pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
+        continue;
+      }
+      if (settled.held.length) throw new JobHeldError([request.job.id]);
+      return { result: settled.results[0] ?? lost(request), promote: () => this.announce(settled, claimer) };
+    }
+  }
+
+  /** Gives claimed jobs back unstarted: the attempt does not count. */
+  async release(claimer: Claimer, jobs: ClaimedJob[]): Promise<void> {
+    if (!jobs.length) return;
+    const requests = jobs.map((job): SettleRequest => ({ job, outcome: { kind: 'released' }, executionTimeMs: 0 }));
+    await (
+      await this.settle(claimer, requests)
+    ).late;
+  }
+
+  /**
+   * Ends claims without their holder's word, one apart from the other, and tells their holders. What an open transaction holds
+   * is tried again for some seconds.
+   * @throws JobHeldError where that was not enough; the others have ended
+   */
+  async end(
+    found: FoundClaim[],
+    kind: EndKind | ((claim: FoundClaim) => EndKind),
+    reason: string,
+    { maxCrashes = null, patient = true }: { maxCrashes?: number | null; patient?: boolean } = {},
+  ): Promise<EndedRow[]> {
+    const ended: EndedRow[] = [];
+    let open = found;
+    for (let pauseMs = FIRST_PAUSE_MS, deadline = performance.now() + PATIENCE_MS; open.length;) {
+      const rows = await this.endNow(open, kind, reason, maxCrashes);
+      const held = new Set(rows.filter(({ became }) => became === 'held').map(({ id }) => id));
+      ended.push(...rows.filter(({ became }) => !['held', 'lost', 'unchanged'].includes(became)));
+      open = open.filter(({ id }) => held.has(id));
+      if (!open.length || !patient) break;
+      // Its handler may hold it: it hears that it must end.
+      await this.publisher.publish({ kind: 'ended', ids: [...held] });
+      if (performance.now() > deadline) throw new JobHeldError([...held]);
+      await pause(pauseMs);
+      pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
+    }
+    return ended;
+  }
+
+  /** Until the next attempt of a job that failed, in ms; false: never. A task's own policy wins. */
+  retryDelayMs(job: Job, error: unknown, policy = this.tasks.get(job.task)?.options.retry): number | false {
+    return retryDelayMs(job.attempts, error, this.settings.retry, policy);
+  }
+
+  private async settleBatch(database: Database, claimer: Claimer, requests: SettleRequest[]): Promise<Settled> {
+    const completed = requests.every(isCompleted) ? requests : requests.filter(isCompleted);
+    const ended = completed === requests ? [] : requests.filter((request) => !isCompleted(request));
+    const [deviations, rows] = await Promise.all([
+      completed.length ? this.complete(database, claimer, completed) : [],
+      ended.length ? this.endOwn(database, claimer, ended) : [],
+    ]);
+    return toSettled(requests, rows, deviations);
+  }
+
+  /** Most batches meet no row that others hold; one that does is repeated with care. */
+  private async complete(database: Database, claimer: Claimer, requests: SettleRequest[]): Promise<CompletedRow[]> {
+    const values = this.completionOf(claimer, requests);
+    // In a caller's transaction a failure would end everything.
+    if (database.isBound) return database.run(completeJobs, [...values, true]);
+    try {
+      return await database.run(completeJobs, [...values, false]);
+    } catch (error) {
+      if (!isLockTimeout(error)) throw error;
+      return database.run(completeJobs, [...values, true]);
+    }
+  }
+
+  private completionOf(claimer: Claimer, requests: SettleRequest[]): unknown[] {
+    return [
+      claimer.leaseMs === null ? null : claimer.holder,
+      claimer.label,
+      // Array literals by hand: nothing in them needs quotes, which the driver would look for in each.
+      `{${requests.map(({ job }) => job.id).join()}}`,
+      `{${requests.map(({ job }) => job.fence).join()}}`,
+      `{${requests.map(millisecondsOf).join()}}`,
+      resultsOf(requests),
+      this.settings.history.keep === 'all',
+      this.settings.history.retentionMs,
+      environmentOf(claimer),
+      requests.some(({ job }) => job.queue !== null),
+    ];
+  }
+
+  private endOwn(database: Database, claimer: Claimer, requests: SettleRequest[]): Promise<EndedRow[]> {
+    const holder = claimer.leaseMs === null ? null : claimer.holder;
+    return database.run(endAttempts, [
+      holder,
+      claimer.label,
+      JSON.stringify(requests.map(toEndedAttempt)),
+      ...this.keeping,
+      environmentOf(claimer),
+      null,
+    ]);
+  }
+
+  private async endNow(
+    found: FoundClaim[],
+    kind: EndKind | ((claim: FoundClaim) => EndKind),
+    reason: string,
+    maxCrashes: number | null,
+  ): Promise<EndedRow[]> {
+    const input = found.map((claim): EndedAttempt => ({
+      id: claim.id,
+      fence: claim.fence,
+      kind: typeof kind === 'string' ? kind : kind(claim),
+      error_message: reason,
+    }));
+    const values = [null, null, JSON.stringify(input), ...this.keeping, null, maxCrashes];
+    const rows = await this.database.run(endAttempts, values);
+    const ended = rows.filter(({ became }) => !['held', 'lost', 'unchanged'].includes(became));
+    await this.promoter.promote(freedBy(ended));
+    const running = ended.filter(({ holder }) => holder != null).map(({ id }) => id);
+    await this.publisher.publish(
+      ...(running.length ? [{ kind: 'ended', ids: running } as const] : []),
+      ...newsOf(ended.flatMap(({ queue }) => (queue === null ? [] : [lanesOfQueue(queue)]))),
+      ...newsOf(
+        ended.flatMap(({ became, lane }) => (became === 'available' || became === 'released' ? [lane ?? null] : [])),
+      ),
+    );
+    return rows;
+  }
+
+  /** Whether failures and snoozes leave a record, and how long records are kept. */
+  private get keeping(): [failures: boolean, snoozes: boolean, retentionMs: number] {
+    const { keep, retentionMs } = this.settings.history;
+    return [keep !== 'none', keep === 'all', retentionMs];
+  }
+
+  /** Of requests that match nothing: what an earlier call, whose commit's fate was unknown, has already settled. */
+  private async findEarlier(claimer: Claimer, requests: SettleRequest[]): Promise<Settled> {
+    const rows = await this.database.run(findSettled, [
+      claimer.label,
+      requests.map(({ job }) => job.id),
+      requests.map(({ job }) => job.fence),
+      requests.map(millisecondsOf),
+    ]);
+    const settled = toSettled(requests, rows, null);
+    // Nothing tells whether the children were told.
+    await this.announce(settled, claimer);
+    return settled;
+  }
+
+  /** Lets those go on that waited for these jobs to end. A pool looks itself whether it fills a place that became free. */
+  private async announce({ results, freed, queues }: Settled, { leaseMs }: Claimer): Promise<void> {
+    this.onSettled(new Set(results.map(({ job }) => job.id)));
+    await this.promoter.promote(freed);
+    const back = results.filter(({ status }) => status === 'released').map(({ job }) => laneOfWaiting(job));
+    await this.publisher.publish(...newsOf([...back, ...(leaseMs === null ? [] : queues.map(lanesOfQueue))]));
+  }
+
+  /** By itself, in turn with the others that are late: on one connection, however many there are. */
+  private settleLate(claimer: Claimer, request: SettleRequest): Promise<SettleResult> {
+    return new Promise((resolve, reject) => {
+      this.late.push({ claimer, request, resolve, reject });
+      this.settlingLate ??= this.settleAllLate().finally(() => (this.settlingLate = null));
+    });
+  }
+
+  private async settleAllLate(): Promise<void> {
+    for (let pauseMs = FIRST_PAUSE_MS; this.late.length; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+      await pause(pauseMs);
+      for (const entry of this.late.splice(0)) {
+        if (await this.settleOneLate(entry)) pauseMs = FIRST_PAUSE_MS;
+        else this.late.push(entry);
+      }
+    }
+  }
+
+  /** Whether it is settled, or known not to be. */
+  private async settleOneLate({ claimer, request, resolve, reject }: LateEntry): Promise<boolean> {
+    try {
+      const settled = await this.settleBatch(this.database, claimer, [request]);
+      if (settled.held.length) return false;
+      await this.announce(settled, claimer);
+      // The call before may have gone through although its answer was lost.
+      const earlier = settled.lost.length ? await this.findEarlier(claimer, settled.lost) : settled;
+      resolve(earlier.results[0] ?? lost(request));
+      return true;
+    } catch (error) {
+      // A database that is away is asked again.
+      if (!isDataFault(error)) return false;
+      reject(error);
+      return true;
+    }
+  }
+
+  /** What outcomes carry, as it is stored. */
+  private encrypted(requests: SettleRequest[]): SettleRequest[] {
+    const { cipher } = this;
+    if (!cipher) return requests;
+    return requests.map((request) => {
+      const { job, outcome } = request;
+      const seal = (field: string, text: string): string => sealed(cipher, job.task, field, job.id, text);
+      if (outcome.kind === 'completed' && outcome.result !== null)
+        return { ...request, outcome: { ...outcome, result: seal('result', outcome.result) } };
+      if (outcome.kind === 'partial')
+        return { ...request, outcome: { ...outcome, sealed: seal('partial', JSON.stringify(outcome.partialResults)) } };
+      return request;
+    });
+  }
+}
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+const isCompleted = ({ outcome }: SettleRequest): boolean => outcome.kind === 'completed';
+
+const lost = ({ job }: SettleRequest): SettleResult => ({ job, status: 'lost', runAt: null });
+
+/** Where a job that was given back waits: it may be on its last attempt, or a suspect. */
+const laneOfWaiting = (job: ClaimedJob): string | null =>
+  job.queue !== null || job.rateLimitKey !== null || job.attempts >= job.maxAttempts || job.crashes > 0
+    ? laneOf(job)
+    : null;
+
+/** Rounded, and within what the column holds (24 days). */
+const millisecondsOf = ({ executionTimeMs }: SettleRequest): number =>
+  Math.min(2_147_483_647, Math.max(0, Math.round(executionTimeMs)));
+
+/** Null where no attempt has a result: most have none. */
+function resultsOf(requests: SettleRequest[]): (string | null)[] | null {
+  const results = requests.map(({ outcome }) => (outcome.kind === 'completed' ? outcome.result : null));
+  return results.some((result) => result !== null) ? results : null;
+}
+
+const environmentOf = ({ leaseMs }: Claimer): string | null =>
+  leaseMs === null ? null : JSON.stringify(executionEnvironment());
+
+function toEndedAttempt(request: SettleRequest): EndedAttempt {
+  const { job, outcome } = request;
+  const error = 'error' in outcome ? errorText(outcome.error) : null;
+  const reason = outcome.kind === 'cancelled' ? outcome.reason : null;
+  return {
+    id: job.id,
+    fence: job.fence,
+    kind: outcome.kind === 'permanent' ? 'failed' : (outcome.kind as EndKind),
+    delay_ms: 'delayMs' in outcome ? outcome.delayMs : 0,
+    permanent: outcome.kind === 'permanent',
+    execution_time_ms: millisecondsOf(request),
+    error_message: error?.message ?? (reason === null ? null : errorText(reason).message),
+    error_stack: error?.stack ?? null,
+    partial_results: outcome.kind === 'partial' ? (outcome.sealed ?? JSON.stringify(outcome.partialResults)) : null,
+  };
+}
+
+/** Most have nothing to tell. */
+const toResult = ({ job }: SettleRequest, status: SettledStatus, row?: EndedRow | CompletedRow): SettleResult =>
+  row
+    ? { job, status, runAt: toDateOrNull(row.run_at), reason: row.reason, hasFreedPlace: row.queue !== null }
+    : { job, status, runAt: null };
+
+/** Of completions the database tells only what deviates: those it does not mention have simply completed. */
+function toSettled(requests: SettleRequest[], rows: EndedRow[], deviations: CompletedRow[] | null): Settled {
+  const told = new Map<string, EndedRow | CompletedRow>();
+  for (const row of [...rows, ...(deviations ?? [])]) if (row.became !== 'parent') told.set(row.id + row.fence, row);
+  const settled: Settled = {
+    results: [],
+    held: [],
+    lost: [],
+    freed: { holders: [], keys: [], parents: [] },
+    queues: [],
+  };
+  for (const request of requests) {
+    const { job, outcome } = request;
+    const row = told.size ? told.get(job.id + job.fence) : undefined;
+    const became = row?.became ?? (deviations && outcome.kind === 'completed' ? 'completed' : 'lost');
+    if (became === 'held') settled.held.push(request);
+    else if (became === 'lost') settled.lost.push(request);
+    else settled.results.push(toResult(request, became as SettledStatus, row));
+  }
+  const ended = [...told.values()].filter(({ became }) => became !== 'held' && became !== 'lost') as EndedRow[];
+  settled.freed = freedBy(ended);
+  settled.queues = ended.flatMap(({ queue }) => queue ?? []);
+  const unsettled = new Set([...settled.held, ...settled.lost].map(({ job }) => job.id));
+  for (const { became, id } of deviations ?? []) {
+    if (became === 'parent' && !unsettled.has(id)) settled.freed.parents.push(id);
+  }
+  return settled;
+}

@@ -1,0 +1,179 @@
+// What a pool remembers of lanes, so that it need not look at each of them again: stretches of the walk in which nothing can
+// be claimed now, positions in lanes that it takes from, and whose turn is next. All of it may be wrong or forgotten at any
+// time: it is dropped as a whole now and then, and everything is looked at again.
+import type { LaneClaimResult, LaneMemoryState } from '../interfaces/claim.interface.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import { comparePlaces, laneAtPlace, laneOf, lanesOfQueue, placeInWalk } from './lane.names.js';
+
+interface Stretch {
+  after: string;
+  upto: string;
+  /** By the database's clock, in ms. */
+  until: number;
+}
+
+const MAX_STRETCHES = 100;
+const MAX_TOLD = 100;
+const MAX_POSITIONS = 100;
+const FIRST_HELD_MS = 5;
+const LONGEST_HELD_MS = 1_000;
+/** Looking at everything that took 1 ms may be repeated after so many. */
+const PERIOD_PER_COST = 200;
+
+export class LaneMemory {
+  private stretches: Stretch[] = [];
+  private told = new Set<string>();
+  private toldInFlight: Set<string> | null = null;
+  private positions = new Map<string, { runAt: string; id: string }>();
+  private turn: LaneMemoryState['turn'] = null;
+  private lookedAt: number | null = null;
+  /** How far the database's clock is ahead of performance.now(). */
+  private clockLead = 0;
+  private forgottenAt = -Infinity;
+  /** What it costs to look at everything, and what the present look at everything has cost so far; null: none is under way. */
+  private costMs = 0;
+  private sweepMs: number | null = 0;
+  private heldMs = 0;
+  private heldUntil = Infinity;
+  /** Lanes that the last look served: among so many a claim is shared. */
+  private lanes = 1;
+
+  constructor(
+    /** Everything is looked at again after so long, at the earliest. */
+    private readonly periodMs: number,
+  ) {}
+
+  /** When a look may find more than the last one did: a window begins, or what others held may be free. ms from now. */
+  get nextInMs(): number {
+    const window = Math.min(Infinity, ...this.stretches.map(({ until }) => until)) - this.clockLead;
+    return Math.min(window, this.heldUntil) - performance.now();
+  }
+
+  /** For the next claim of so many jobs. */
+  next(wanted: number): LaneMemoryState & { share: number } {
+    const now = performance.now();
+    if (now - this.forgottenAt > Math.max(this.periodMs, this.costMs * PERIOD_PER_COST)) this.forget();
+    this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
+    this.heldUntil = Infinity;
+    this.toldInFlight = new Set();
+    return {
+      turn: this.turn,
+      blocked: this.stretches,
+      told: [...this.told].sort(comparePlaces),
+      dueSince: this.stretches.length ? this.lookedAt : null,
+      positions: this.positionsAhead(),
+      share: Math.max(1, Math.ceil(wanted / Math.max(1, this.lanes))),
+    };
+  }
+
+  learn({ report, taken, claimedAt, more }: LaneClaimResult, costMs: number): void {
+    const inFlight = this.toldInFlight ?? new Set<string>();
+    this.toldInFlight = null;
+    if (!report || claimedAt === null) return;
+    this.clockLead = claimedAt - performance.now();
+    this.lookedAt = claimedAt;
+    this.countCost(costMs, more);
+    // A look that went through everything has looked at what was told before it.
+    if (!more) this.told = inFlight;
+    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...(more ? (report.due ?? []) : [])];
+    for (const lane of open) this.told.add(lane);
+    for (const [after, upto, until] of report.blocked) this.block({ after, upto, until: until ?? Infinity });
+    for (const [place, runAt, id] of report.passed) {
+      this.remember(place, { runAt, id });
+      this.told.add(laneAtPlace(place));
+    }
+    this.follow(taken, new Set(report.held));
+    this.heldMs = report.held.length ? Math.min(LONGEST_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2)) : 0;
+    this.heldUntil = this.heldMs ? performance.now() + this.heldMs : Infinity;
+    if (report.priority !== null) this.turn = { priority: report.priority, lane: report.lane ?? '' };
+    this.lanes = Math.max(1, report.lanes);
+    if (!this.stretches.length) this.told.clear();
+    if (this.stretches.length > MAX_STRETCHES) this.forget();
+    while (this.told.size > MAX_TOLD) this.giveUpStretch();
+  }
+
+  /** Something in lanes that begin like these may run; null: in any. */
+  tell(lanes: string[] | null): void {
+    if (!lanes) return this.forget();
+    for (const lane of lanes) {
+      this.told.add(lane);
+      this.toldInFlight?.add(lane);
+      for (const place of this.positions.keys()) if (laneAtPlace(place).startsWith(lane)) this.positions.delete(place);
+    }
+  }
+
+  /** A place in the job's queue became free, or the job came back. */
+  tellOf(job: ClaimedJob): void {
+    this.tell([job.queue === null ? laneOf(job) : lanesOfQueue(job.queue)]);
+  }
+
+  forget(): void {
+    this.stretches = [];
+    this.told.clear();
+    this.positions.clear();
+    this.forgottenAt = performance.now();
+    this.sweepMs = 0;
+  }
+
+  private countCost(costMs: number, more: boolean): void {
+    if (this.sweepMs === null) return;
+    this.sweepMs += costMs;
+    if (more) return;
+    this.costMs = this.sweepMs;
+    this.sweepMs = null;
+  }
+
+  /** Too much is told to be listed: everything in one stretch is looked at again. */
+  private giveUpStretch(): void {
+    const [lane] = this.told;
+    const stretch = this.stretches.find(({ after, upto }) => laneAtPlace(after) <= lane! && lane! <= laneAtPlace(upto));
+    this.stretches = this.stretches.filter((other) => other !== stretch);
+    for (const other of this.told) {
+      if (other === lane || (stretch && laneAtPlace(stretch.after) <= other && other <= laneAtPlace(stretch.upto)))
+        this.told.delete(other);
+    }
+  }
+
+  /** Joins a stretch with those that it touches. */
+  private block(fresh: Stretch): void {
+    const joined = { ...fresh };
+    const apart: Stretch[] = [];
+    for (const other of this.stretches) {
+      const touches = comparePlaces(other.after, joined.upto) <= 0 && comparePlaces(joined.after, other.upto) <= 0;
+      if (!touches) apart.push(other);
+      else {
+        if (comparePlaces(other.after, joined.after) < 0) joined.after = other.after;
+        if (comparePlaces(other.upto, joined.upto) > 0) joined.upto = other.upto;
+        joined.until = Math.min(joined.until, other.until);
+      }
+    }
+    this.stretches = [...apart, joined].sort((a, b) => comparePlaces(a.after, b.after));
+  }
+
+  /** Behind the last job taken of each lane, unless something before it was left to others. */
+  private follow(taken: LaneClaimResult['taken'], held: Set<string>): void {
+    for (const { place, runAt, id } of taken) {
+      if (held.has(laneAtPlace(place))) this.positions.delete(place);
+      else this.remember(place, { runAt, id });
+    }
+  }
+
+  private remember(place: string, position: { runAt: string; id: string }): void {
+    this.positions.delete(place);
+    this.positions.set(place, position);
+    if (this.positions.size <= MAX_POSITIONS * 10) return;
+    this.positions.delete(this.positions.keys().next().value!);
+  }
+
+  /** At most so many: passing all costs more than it saves. Those behind the turn come first. */
+  private positionsAhead(): LaneMemoryState['positions'] {
+    const all = [...this.positions].map(([place, position]) => ({ place, ...position }));
+    all.sort((a, b) => comparePlaces(a.place, b.place));
+    if (all.length <= MAX_POSITIONS) return all;
+    const start = this.turn ? placeInWalk(this.turn.priority, this.turn.lane) : '';
+    const first = all.findIndex(({ place }) => comparePlaces(place, start) > 0);
+    const ahead = first < 0 ? [] : all.slice(first, first + MAX_POSITIONS);
+    const rest = all.slice(0, MAX_POSITIONS - ahead.length);
+    return [...rest, ...ahead];
+  }
+}

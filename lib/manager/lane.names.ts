@@ -1,0 +1,29 @@
+// Lanes by name: queue, partition (none yet) and rate limits, as lane_of of 1_tables.sql writes them; and where a lane stands
+// in the walk of a claim, as place_in_walk of 2_claim.sql does.
+const SEPARATOR = '\x1f';
+const LOWEST = -2_147_483_649;
+
+interface Limited {
+  queue: string | null;
+  rateLimitKey: string | null;
+}
+
+/** The lane of jobs without a limit that are claimed for free slots only. */
+export const SLOT_LANE = SEPARATOR + SEPARATOR;
+
+export const laneOf = ({ queue, rateLimitKey }: Limited): string =>
+  `${queue ?? ''}${SEPARATOR}${SEPARATOR}${rateLimitKey ?? ''}`;
+
+/** How all lanes of a queue begin. */
+export const lanesOfQueue = (queue: string): string => queue + SEPARATOR;
+
+export const placeInWalk = (priority: number, lane: string): string =>
+  (priority - LOWEST).toString(16).padStart(9, '0') + lane;
+
+export const laneAtPlace = (place: string): string => place.slice(9);
+
+/** As PostgreSQL compares them, with collation "C": by code points. */
+export function comparePlaces(a: string, b: string): number {
+  if (a === b) return 0;
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+}

@@ -1,0 +1,73 @@
+// Tells other processes, after the commit, what may run and what must end. PostgreSQL serialises commits that notify, so many
+// changes share one notification: the first goes at once, those that come while it is under way share the next.
+import type { QueryExecutor } from '../interfaces/job.interface.js';
+import type { Database } from '../storage/database.js';
+import { toMessages, type News } from '../storage/job.news.js';
+import { publishNews } from '../storage/statements/add-jobs.js';
+
+const PAUSE_MS = 5;
+const MAX_LANES = 100;
+
+export class NewsPublisher {
+  private jobs = false;
+  private lanes: Set<string> | 'all' = new Set();
+  private others: News[] = [];
+  private inFlight: Promise<void> | null = null;
+
+  constructor(private readonly database: Database) {}
+
+  /**
+   * Soon, together with what else there is to tell, and never fails: processes poll as well. Inside a transaction at once: it
+   * is heard with the commit.
+   */
+  async publish(...news: News[]): Promise<void> {
+    if (!news.length) return;
+    if (this.database.isBound) return this.publishIn(undefined, news);
+    for (const one of news) this.gather(one);
+    this.inFlight ??= this.run();
+  }
+
+  /** In the transaction of `executor`, or in the one that the database is bound to. */
+  async publishIn(executor: QueryExecutor | undefined, news: News[]): Promise<void> {
+    const messages = [...new Set(news.flatMap(toMessages))];
+    if (messages.length) await this.database.run(publishNews, [this.database.channel, messages], executor);
+  }
+
+  async idle(): Promise<void> {
+    await this.inFlight;
+  }
+
+  private gather(news: News): void {
+    if (news.kind === 'jobs') this.jobs = true;
+    else if (news.kind === 'all') this.lanes = 'all';
+    else if (news.kind !== 'lanes') this.others.push(news);
+    else for (const lane of news.lanes) this.addLane(lane);
+  }
+
+  private addLane(lane: string): void {
+    if (this.lanes === 'all') return;
+    this.lanes.add(lane);
+    if (this.lanes.size > MAX_LANES) this.lanes = 'all';
+  }
+
+  private take(): News[] {
+    const news: News[] = this.others.splice(0);
+    if (this.lanes === 'all') news.push({ kind: 'all' });
+    else if (this.lanes.size) news.push({ kind: 'lanes', lanes: [...this.lanes] });
+    if (this.jobs) news.push({ kind: 'jobs' });
+    this.jobs = false;
+    this.lanes = new Set();
+    return news;
+  }
+
+  private async run(): Promise<void> {
+    // One turn: what one change has to tell goes together.
+    await Promise.resolve();
+    for (let news = this.take(); news.length; news = this.take()) {
+      const messages = [...new Set(news.flatMap(toMessages))];
+      await this.database.run(publishNews, [this.database.channel, messages]).catch(() => undefined);
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    }
+    this.inFlight = null;
+  }
+}

@@ -1,0 +1,140 @@
+// Incarnations of workers: their beginning, their heartbeat, what they hold against what the database counts as theirs, and the
+// end of those that died.
+import type { Claimer, HeartbeatPlan, HeartbeatReport, WorkerRegistration } from '../interfaces/claim.interface.js';
+import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
+import type { Database } from '../storage/database.js';
+import type { ReachabilityListener } from '../storage/reachability.js';
+import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
+import * as statements from '../storage/statements/workers.js';
+import { executionEnvironment, type JobSettlement } from './job.settlement.js';
+import type { JobPromoter } from './job.promoter.js';
+import type { SchemaGuard } from './schema.guard.js';
+
+/** A claim by name. */
+export interface ClaimName {
+  id: string;
+  fence: string;
+}
+
+export interface CheckedClaim extends ClaimName {
+  standing: 'gone' | 'cancelled';
+  reason: string | null;
+}
+
+const AUDIT_MS = 60_000;
+/** 80 MB of the live table: some 100 ms. */
+const AUDIT_PAGES = 10_000;
+
+export class WorkerRegistry {
+  constructor(
+    private readonly database: Database,
+    private readonly settings: ManagerSettings,
+    private readonly settlement: JobSettlement,
+    private readonly promoter: JobPromoter,
+    readonly schemaGuard: SchemaGuard,
+  ) {}
+
+  /** How long a claim by hand holds, in ms, unless it says otherwise. */
+  get lockTimeoutMs(): number {
+    return this.settings.lockTimeoutMs;
+  }
+
+  /** Makes an incarnation known: from now on its claims hold as long as its heartbeat. */
+  async register({ id, label, host, pid, concurrency, tasks, leaseMs }: WorkerRegistration): Promise<void> {
+    const environment = JSON.stringify(executionEnvironment());
+    const values = [id, label, host, pid, concurrency, leaseMs, tasks, environment];
+    this.schemaGuard.heed((await this.database.run(statements.registerWorker, values))[0]?.newer_schema ?? null);
+  }
+
+  /** Renews the leases of all that an incarnation holds. */
+  async heartbeat(incarnation: string): Promise<HeartbeatReport> {
+    const [row] = await this.database.run(statements.heartbeat, [incarnation]);
+    return { expired: !row, needsRescue: row?.needs_rescue ?? false, newerSchema: row?.newer_schema ?? null };
+  }
+
+  /** The same for a thread of its own; null where the connection's settings cannot be handed to one. */
+  planHeartbeat(incarnation: string): HeartbeatPlan | null {
+    const config = this.database.portableConfig();
+    return config && { config, query: this.database.describe(statements.heartbeat, [incarnation]) };
+  }
+
+  /** Which of these claims are over, or to be cancelled. */
+  async check(claims: ClaimName[]): Promise<CheckedClaim[]> {
+    if (!claims.length) return [];
+    return this.database.run(statements.checkClaims, namesOf(claims));
+  }
+
+  /**
+   * Gives back what the database counts as an incarnation's and what it does not hold. `everywhere` reads the live table, after a
+   * claim or a release whose answer was lost; no claim of its own may be under way then.
+   */
+  async releaseUnknown(incarnation: string, held: ClaimName[], everywhere: boolean): Promise<number> {
+    const unknown = await this.database.run(statements.unknownClaims, [incarnation, ...namesOf(held), everywhere]);
+    if (!unknown.length) return 0;
+    return (await this.settlement.end(unknown, 'unknown', 'its holder does not know of the claim', { patient: false }))
+      .length;
+  }
+
+  /** An orderly end. Whether it has ended: not while it holds a claim. */
+  async unregister(incarnation: string): Promise<boolean> {
+    return (await this.database.run(statements.endIncarnations, [incarnation])).length > 0;
+  }
+
+  /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
+  async rescue(maxCrashes = this.settings.maxCrashes): Promise<number> {
+    await this.database.run(statements.endIncarnations, [null]);
+    let rescued = 0;
+    for (;;) {
+      const claims = await this.database.run(statements.claimsOfTheDead, [maxCrashes]);
+      const spared = new Set(claims.filter(({ is_spared }) => is_spared).map(({ id }) => id));
+      const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
+      const ended = await this.settlement.end(claims, kindOf, 'worker died', { maxCrashes, patient: false });
+      rescued += ended.length;
+      // What open transactions of frozen processes hold comes later.
+      if (ended.length < 1_000) return rescued;
+    }
+  }
+
+  /** Claims by hand whose lease has run out. Returns how many were taken away. */
+  async resetExpired(lockTimeoutMs: number | null): Promise<number> {
+    let reset = 0;
+    for (;;) {
+      const claims = await this.database.run(findExpiredLeases, [lockTimeoutMs]);
+      const ended = await this.settlement.end(claims, 'unlocked', 'lease expired', { patient: false });
+      reset += ended.length;
+      if (ended.length < 1_000) return reset;
+    }
+  }
+
+  /** Once a minute for all pools together: puts old claims to their holders, and finds those of the dead. */
+  async audit(maxCrashes = this.settings.maxCrashes): Promise<void> {
+    if (!(await this.database.run(statements.takeDuty, ['audit', AUDIT_MS])).length) return;
+    for (let page = 0, more = true; more; page += AUDIT_PAGES) {
+      [{ more }] = (await this.database.run(statements.auditClaims, [page, AUDIT_PAGES])) as [{ more: boolean }];
+    }
+    await this.rescue(maxCrashes);
+  }
+
+  /** What was left undone, wherever: see JobPromoter. */
+  async sweep(): Promise<void> {
+    if ((await this.promoter.sweep()) !== null) await this.resetExpired(null);
+  }
+
+  /** Hears when the database goes away, and when it is back. Returns how to stop hearing. */
+  watchDatabase(listener: ReachabilityListener): () => void {
+    return this.database.reachability.watch(listener);
+  }
+
+  /** A failure on a connection beside the pool, as a typed error. */
+  explainFailure(error: unknown): unknown {
+    return this.database.explain(error);
+  }
+}
+
+const namesOf = (claims: ClaimName[]): [ids: string[], fences: string[]] => [
+  claims.map(({ id }) => id),
+  claims.map(({ fence }) => fence),
+];
+
+/** A claim by hand. */
+export const byHand = (workerId: string, leaseMs: number): Claimer => ({ holder: workerId, label: workerId, leaseMs });

@@ -1,0 +1,46 @@
+// What processes tell each other through NOTIFY: hints that something may run, or must end. Losing one costs a poll, or a
+// heartbeat, never more.
+
+export type News =
+  /** A plain job is due. */
+  | { kind: 'jobs' }
+  /** Something in lanes that begin like these may run. */
+  | { kind: 'lanes'; lanes: string[] }
+  /** Anything may run. */
+  | { kind: 'all' }
+  /** Claims of these jobs were taken from their holders; none: of any. */
+  | { kind: 'ended'; ids: string[] }
+  /** These running jobs are to be cancelled, whether their rows say so yet or not. */
+  | { kind: 'cancelled'; ids: string[]; reason: string | null }
+  /** Children were added to these jobs: some may have ended meanwhile. */
+  | { kind: 'parents'; ids: string[] };
+
+/** PostgreSQL takes less than 8,000 bytes. */
+const MAX_BYTES = 7_000;
+const MAX_IDS = 100;
+const MAX_REASON = 500;
+
+/** The messages to send for some news: the shortest form that loses nothing. */
+export function toMessages(news: News): string[] {
+  if (news.kind === 'jobs') return [''];
+  if (news.kind === 'lanes' || news.kind === 'all') {
+    const text = JSON.stringify(news);
+    return [Buffer.byteLength(text) > MAX_BYTES ? JSON.stringify({ kind: 'all' }) : text];
+  }
+  const reason = 'reason' in news && { reason: news.reason?.slice(0, MAX_REASON) ?? null };
+  const messages: string[] = [];
+  for (let start = 0; start < news.ids.length; start += MAX_IDS) {
+    messages.push(JSON.stringify({ kind: news.kind, ids: news.ids.slice(start, start + MAX_IDS), ...reason }));
+  }
+  return messages;
+}
+
+/** What cannot be read may mean anything. */
+export function readMessage(message: string): News {
+  if (message === '') return { kind: 'jobs' };
+  try {
+    return JSON.parse(message) as News;
+  } catch {
+    return { kind: 'all' };
+  }
+}

@@ -1,0 +1,337 @@
+-- Runs in one transaction with search_path set to the library's schema. All tables, their constraints and their indexes.
+
+-- The lane of a job: null where it has no limit and may wait in a buffer.
+create function lane_of(queue text, rate_limit_key text, slot_only boolean) returns text
+language sql immutable
+as $$
+  select case when queue is not null or rate_limit_key is not null or slot_only
+    then coalesce(queue, '') || E'\x1f\x1f' || coalesce(rate_limit_key, '') end
+$$;
+
+-- What a job is. Written once; a finished job stays here until its last history record expires. UUID v7 ids carry
+-- their time, so ranges of ids are ranges of time, and whole partitions can be dropped.
+create table job_bodies (
+  id uuid not null,
+  created_at timestamptz not null default clock_timestamp(),
+  run_at timestamptz not null,
+  priority integer not null,
+  max_attempts smallint not null,
+  timeout_ms integer,
+  task text not null,
+  payload json not null,
+  queue text,
+  rate_limit_key text,
+  job_key text,
+  job_key_mode text,
+  flags text[],
+  tags text[],
+  group_id text,
+  -- Which jobs it waits for, and what it does when one of them fails for good.
+  depends_on uuid[],
+  on_parent_failure text,
+  constraint job_bodies_pkey primary key (id),
+  constraint on_parent_failure_is_known check (on_parent_failure in ('cancel', 'run', 'wait')),
+  -- Times that JavaScript can hold.
+  constraint created_at_is_storable check (created_at > '0001-01-01 00:00:00+00' and created_at < '275760-01-01 00:00:00+00'),
+  constraint run_at_is_storable check (run_at > '0001-01-01 00:00:00+00' and run_at < '275760-01-01 00:00:00+00')
+) partition by range (id);
+
+create table job_bodies_default partition of job_bodies default;
+
+create index job_bodies_group on job_bodies (group_id, id) where group_id is not null;
+
+-- Where a job stands: one narrow row for each job that is not completed or cancelled.
+-- A claim changes no indexed column, and only columns that lie side by side at the row's end: it is a heap-only
+-- update that logs a few dozen bytes. The free part of each page is its room.
+create table jobs (
+  id uuid not null,
+  run_at timestamptz not null,
+  updated_at timestamptz,
+  priority integer not null,
+  max_attempts smallint not null,
+  crashes smallint not null default 0,
+  -- Last attempts and suspects of crashes: claimed for a free slot only, never buffered.
+  slot_only boolean not null default false,
+  cancel_requested boolean not null default false,
+  replayed boolean not null default false,
+  -- Its history holds an end already, so its completion must leave a record, whatever history.keep says.
+  ended_before boolean not null default false,
+  -- The payload's size in units of 1,024 bytes, rounded down: claims bound what they read by it.
+  payload_kib smallint not null default 0,
+  -- Why the job itself is not ready, whatever may change around it; null: it is ready, or will be at run_at.
+  parked text,
+  task text not null,
+  queue text,
+  rate_limit_key text,
+  job_key text,
+  flags text[],
+  last_error text,
+  cancel_reason text,
+  previous json,
+  -- The running job whose key this one took, and whose end it waits for.
+  behind uuid,
+  -- How many parents it still waits for: rows of job_dependencies.
+  unmet integer not null default 0,
+  -- Everything with a limit lies in a lane: queue, partition (none yet) and rate limits, in this order, so that lanes of
+  -- one queue lie side by side; see lane_of. Jobs for free slots without a limit share the lane of no queue and no limit.
+  -- Null: a plain job.
+  lane text collate "C",
+  -- From here on: what a claim changes.
+  -- Grows with every claim and never falls: (id, fence) names the claim.
+  fence bigint not null default 0,
+  locked_at timestamptz,
+  -- Set for claims made by hand only; a pool's claims live by its row in workers.
+  lease_expires_at timestamptz,
+  lease_ms bigint,
+  -- The number of the place in its queue that the claim holds.
+  place bigint,
+  revision integer not null default 0,
+  attempts smallint not null default 0,
+  snoozed boolean not null default false,
+  -- An incarnation of workers, or the name that a claim by hand has given.
+  locked_by text,
+  constraint jobs_pkey primary key (id),
+  constraint attempts_within_max check (attempts between 0 and max_attempts),
+  constraint max_attempts_at_least_one check (max_attempts >= 1),
+  constraint waiting_jobs_have_attempts_left
+    check (attempts < max_attempts or locked_by is not null or parked is not distinct from 'exhausted'),
+  constraint parked_for_a_known_reason check (parked in ('parents', 'key', 'exhausted')),
+  constraint locked_jobs_are_not_parked check (locked_by is null or parked is null),
+  constraint unmet_is_not_negative check (unmet >= 0),
+  constraint run_at_is_storable check (run_at > '0001-01-01 00:00:00+00' and run_at < '275760-01-01 00:00:00+00'),
+  constraint limited_jobs_lie_in_their_lane check (
+    queue is null and rate_limit_key is null
+    or lane is not distinct from coalesce(queue, '') || E'\x1f\x1f' || coalesce(rate_limit_key, '')
+  ),
+  -- Names fit into an index entry beside each other, and hold no control characters.
+  constraint queue_is_a_name check (octet_length(queue) between 1 and 1000 and queue !~ '[\u0001-\u001f]'),
+  constraint rate_limit_key_is_a_name check (octet_length(rate_limit_key) between 1 and 1000 and rate_limit_key !~ '[\u0001-\u001f]'),
+  constraint job_key_fits_an_index check (octet_length(job_key) between 1 and 2000)
+) with (fillfactor = 40);
+
+-- Plain claims.
+create index jobs_ready on jobs (priority, run_at, id) where parked is null and lane is null;
+-- Claims of lanes: from lane to lane by one descent each, in a lane by run-at and id.
+create index jobs_lanes on jobs (priority, lane, run_at, id) where parked is null and lane is not null;
+-- Which lanes have become due since the last look.
+create index jobs_due_in_lanes on jobs (run_at, id) where parked is null and lane is not null;
+create index jobs_behind on jobs (behind) where behind is not null;
+create index jobs_blocked_by_key on jobs (id) where parked = 'key';
+create index jobs_exhausted on jobs (id) where parked = 'exhausted';
+create index jobs_leased_by_hand on jobs (lease_expires_at) where lease_expires_at is not null;
+-- Its key is the id, not the worker, because claims must change no indexed column.
+create index jobs_to_cancel on jobs (id) where cancel_requested;
+
+-- Who owns a key. A row whose job is gone is free; ends delete what they can, a sweep the rest.
+create table job_keys (
+  key text not null,
+  job_id uuid not null,
+  constraint job_keys_pkey primary key (key)
+);
+
+-- Jobs that others have replaced under their key: who waits for the old one waits for the new one.
+create table job_replacements (
+  old_id uuid not null,
+  new_id uuid not null,
+  replaced_at timestamptz not null default clock_timestamp(),
+  constraint job_replacements_pkey primary key (old_id)
+);
+
+create type job_outcome as enum ('completed', 'failed', 'partial_success', 'snoozed', 'cancelled');
+
+-- One narrow row for each finished attempt. (job_id, fence) names the attempt.
+create table job_history (
+  job_id uuid not null,
+  fence bigint not null,
+  started_at timestamptz,
+  completed_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz not null,
+  queue_time_ms bigint,
+  execution_time_ms integer,
+  status job_outcome not null,
+  attempt smallint not null,
+  worker_id text,
+  error_message text,
+  error_stack text,
+  result json,
+  partial_results json,
+  environment json
+) partition by range (expires_at);
+
+create table job_history_default partition of job_history default;
+
+create index job_history_by_job on job_history (job_id);
+
+-- Ends that leave no history record are still known for an hour: one row for each settled batch.
+create table settle_receipts (
+  settled_at timestamptz not null default clock_timestamp(),
+  job_ids uuid[] not null,
+  fences bigint[] not null,
+  -- Null: all completed.
+  outcomes text[]
+);
+
+create index settle_receipts_by_time on settle_receipts (settled_at);
+
+-- Under a publication, rows of a table without a key cannot be deleted unless they are identified whole.
+alter table job_history replica identity full;
+alter table job_history_default replica identity full;
+alter table settle_receipts replica identity full;
+
+-- The lane of each queue: its limit and its pause. Filled by claims and maintenance, never by an enqueue. Claims lock a
+-- row and do not update it: dead versions of one row would slow down all claims beside an old snapshot.
+create table job_queues (
+  name text collate "C" not null,
+  -- Null: no limit.
+  concurrency integer default 1,
+  -- Set by configureQueue, which wins over what processes declare.
+  configured boolean not null default false,
+  -- When the process started whose declaration this is; an older one does not change it.
+  declared_at timestamptz,
+  paused boolean not null default false,
+  -- No place with a lower number is taken: counts start here. Moved on now and then.
+  places_from bigint not null default 0,
+  constraint job_queues_pkey primary key (name),
+  constraint concurrency_at_least_one check (concurrency >= 1),
+  constraint name_is_a_name check (octet_length(name) between 1 and 1000 and name !~ '[\u0001-\u001f]')
+) with (fillfactor = 50);
+
+-- One row for each claim that counts in a limited queue. Numbers are drawn under the queue's lock, so they only grow in
+-- each queue. A limit is kept by counting these rows.
+create sequence job_place_numbers;
+create table job_places (
+  queue text collate "C" not null,
+  number bigint not null,
+  job_id uuid not null,
+  fence bigint not null,
+  constraint job_places_pkey primary key (queue, number)
+) with (fillfactor = 70);
+
+create table job_tasks (
+  task text not null,
+  last_seen_at timestamptz not null default now(),
+  constraint job_tasks_pkey primary key (task)
+);
+
+create table rate_limits (
+  key text collate "C" not null,
+  capacity integer not null,
+  interval_ms bigint not null,
+  -- The first window; the later ones begin a whole number of intervals after it.
+  window_started_at timestamptz not null,
+  constraint rate_limits_pkey primary key (key),
+  constraint capacity_at_least_one check (capacity >= 1),
+  constraint interval_is_positive check (interval_ms >= 1),
+  constraint key_is_a_name check (octet_length(key) between 1 and 1000 and key !~ '[\u0001-\u001f]')
+) with (fillfactor = 50);
+
+-- What has been taken in the present window of a limit: the row with the highest number counts. Each claim adds one and
+-- deletes the one before, so that a reader finds the newest at once, whatever an old snapshot keeps alive.
+create table rate_limit_windows (
+  key text collate "C" not null,
+  number bigint not null,
+  started_at timestamptz not null,
+  taken integer not null,
+  constraint rate_limit_windows_pkey primary key (key, number),
+  constraint taken_is_not_negative check (taken >= 0)
+) with (fillfactor = 70);
+
+-- One row for each start of a pool: an incarnation. `label` is the name that people know it by.
+create table workers (
+  id text not null,
+  label text not null,
+  host text not null,
+  pid integer not null,
+  concurrency integer not null,
+  lease_ms bigint not null,
+  started_at timestamptz not null default clock_timestamp(),
+  heartbeat_at timestamptz not null default clock_timestamp(),
+  -- Null: alive, or dead and not yet noticed.
+  stopped_at timestamptz,
+  tasks text[] not null,
+  environment json not null,
+  constraint workers_pkey primary key (id)
+);
+
+create index workers_by_label on workers (label);
+
+-- One row for each parent that a job still waits for. A pair whose parent has ended is to be told: a state, not a mark.
+create table job_dependencies (
+  parent_id uuid not null,
+  child_id uuid not null,
+  constraint job_dependencies_pkey primary key (parent_id, child_id)
+);
+
+create index job_dependencies_of_child on job_dependencies (child_id);
+
+-- What ctx.step has done: once for each job, whatever attempt did it.
+create table job_steps (
+  job_id uuid not null,
+  name text not null,
+  position integer not null,
+  fence bigint not null,
+  result json,
+  completed_at timestamptz not null default clock_timestamp(),
+  constraint job_steps_pkey primary key (job_id, name)
+);
+
+-- The last word of ctx.progress. A table of its own: the hot row is not rewritten while the job runs.
+create table job_progress (
+  job_id uuid not null,
+  value json not null,
+  updated_at timestamptz not null default clock_timestamp(),
+  constraint job_progress_pkey primary key (job_id)
+) with (fillfactor = 70);
+
+-- What ctx.log has said.
+create table job_logs (
+  id bigint generated always as identity,
+  job_id uuid not null,
+  fence bigint not null,
+  logged_at timestamptz not null default clock_timestamp(),
+  message text not null,
+  constraint job_logs_pkey primary key (job_id, id)
+);
+
+-- Recurring jobs.
+create table crontabs (
+  id text not null,
+  task text not null,
+  schedule text not null,
+  time_zone text not null,
+  payload json not null,
+  -- Options of the jobs: queue, priority, maxAttempts …
+  options json not null,
+  backfill_ms bigint not null default 0,
+  overlap text not null default 'skip',
+  -- Whether a @Task decorator declares it: such a crontab goes when no release declares it any more.
+  declared boolean not null default false,
+  -- The first slot is the first one after this moment.
+  known_since timestamptz not null default clock_timestamp(),
+  -- The last slot that was fired, or passed over. Moves forward only, in the transaction that adds the slot's job.
+  last_slot_at timestamptz,
+  last_job_id uuid,
+  updated_at timestamptz not null default clock_timestamp(),
+  constraint crontabs_pkey primary key (id),
+  constraint backfill_is_not_negative check (backfill_ms >= 0),
+  constraint overlap_is_known check (overlap in ('skip', 'queue'))
+);
+
+-- Work that all pools share: the one that gets a row's lock does it, and says when it is to be done next.
+create table duties (
+  name text not null,
+  due_at timestamptz not null default '2000-01-01',
+  -- Where a duty in slices goes on.
+  position bigint not null default 0,
+  constraint duties_pkey primary key (name)
+) with (fillfactor = 50);
+
+insert into duties (name) values ('sweep'), ('audit');
+
+-- Claims that a living pool may not know of: it looks at its next heartbeat. Filled by the audit of the live table.
+create table claims_in_question (
+  worker text not null,
+  job_id uuid not null,
+  fence bigint not null,
+  constraint claims_in_question_pkey primary key (worker, job_id, fence)
+);

@@ -1,0 +1,617 @@
+-- Claiming. Readiness is computed here, for whatever can change without the job: places, pauses, tokens, who takes which
+-- tasks and flags. The functions carry planner settings, because a plan made while the tables are empty stays when a load
+-- arrives: sorts and scans of tables are priced out, so that an ordered walk along the index made for it is left, whatever
+-- the statistics say. One plan serves every call. No statement that locks or changes rows prunes partitions as it runs
+-- (PostgreSQL 18 may crash there), so bodies are read apart.
+
+-- Whether this incarnation may claim. The shared lock excludes the end of the incarnation (see end_incarnations), waits
+-- for nothing, and writes nothing.
+create function may_claim(worker text) returns boolean
+language plpgsql
+set search_path from current
+as $$
+begin
+  if not pg_try_advisory_xact_lock_shared(hashtextextended('millrace:incarnation:' || worker, 0)) then
+    return false;
+  end if;
+  return exists (select from workers w where w.id = worker and w.stopped_at is null);
+end $$;
+
+-- What most claims are: due jobs without limits, in order (priority, run-at, id). Returns first the time of the claim in
+-- ms, then each job as the text of one JSON array, which costs both sides of the wire less than columns: [id, fence,
+-- priority, run-at, task, attempts, max attempts, revision, created-at, extra, payload], times in ms, `extra` null or an
+-- object of what few jobs have; a job whose body is gone has no payload. Last may come an object { quiet }: a stretch of
+-- priorities (after, upto] in which nothing is due before `until`.
+--
+-- most_kib: how much the payloads may weigh together, except the first. tasks: only these, or null; other_tasks: not
+-- these. lease: null for pools. known_*: the cursor, one position for each priority, best first. quiet_*: such a stretch.
+--
+-- Indexes: jobs_ready for the walk, then each row by its place, then its body by job_bodies_pkey.
+create function claim_plain_jobs(
+  worker text, wanted integer, most_kib integer, tasks text[], other_tasks text[], forbidden text[], lease bigint,
+  worst_priority integer, known_priorities integer[], known_run_ats timestamptz[], known_ids uuid[],
+  quiet_after bigint, quiet_upto bigint
+)
+returns setof text
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  start record;
+  present timestamptz := clock_timestamp();
+  at_priority bigint;
+  at_run_at timestamptz;
+  at_id uuid;
+  lower_bound bigint := -2147483649;
+  open_places integer := wanted;
+  open_kib integer := most_kib;
+  claimed_ids uuid[];
+  heads text[];
+  extras json[];
+  kib bigint;
+  hops bigint;
+  hopped_upto bigint;
+  soonest timestamptz;
+  quiet json;
+begin
+  if lease is null and not may_claim(worker) then
+    return;
+  end if;
+  return next date_part('epoch', present) * 1000;
+
+  -- For each priority from the cursor's position to now; before it, those that the cursor does not know, hopping from one
+  -- to the next that has something due.
+  for start in
+    select known.priority::bigint, known.run_at, known.id
+    from unnest(known_priorities, known_run_ats, known_ids) as known(priority, run_at, id)
+    union all
+    select 2147483648, null, null
+  loop
+    loop
+      if lower_bound >= quiet_after and lower_bound < quiet_upto then
+        lower_bound := least(quiet_upto, start.priority - 1);
+      end if;
+      select j.priority, j.run_at into at_priority, soonest from jobs j
+      where j.parked is null and j.lane is null and j.priority > lower_bound and j.priority < start.priority
+      order by j.priority, j.run_at, j.id limit 1;
+      if soonest > present then
+        with recursive hop(priority, run_at) as (
+          select at_priority, soonest
+          union all
+          select next.priority, next.run_at from hop h cross join lateral (
+            select j.priority::bigint as priority, j.run_at from jobs j
+            where j.parked is null and j.lane is null
+              and j.priority > case when h.priority >= quiet_after and h.priority < quiet_upto
+                then quiet_upto else h.priority end
+              and j.priority < start.priority
+            order by j.priority, j.run_at, j.id limit 1
+          ) next
+          where h.run_at > present
+        )
+        select min(h.priority) filter (where h.run_at <= present), count(*),
+          max(h.priority) filter (where h.run_at > present), min(h.run_at) filter (where h.run_at > present)
+        into at_priority, hops, hopped_upto, soonest from hop h;
+        if hops > 16 then
+          quiet := json_build_array(lower_bound, hopped_upto, date_part('epoch', soonest) * 1000);
+        end if;
+      end if;
+      if at_priority is not null then
+        at_run_at := '-infinity';
+        at_id := '00000000-0000-0000-0000-000000000000';
+      elsif start.id is not null then
+        at_priority := start.priority;
+        at_run_at := start.run_at;
+        at_id := start.id;
+      end if;
+      exit when at_priority is null or at_priority > worst_priority;
+      lower_bound := at_priority;
+
+      with due as materialized (
+        select j.ctid as place, j.payload_kib from jobs j
+        where j.parked is null and j.lane is null and j.locked_by is null
+          and j.priority = at_priority and (j.run_at, j.id) > (at_run_at, at_id) and j.run_at <= present
+          and (tasks is null or j.task = any(tasks)) and (other_tasks is null or j.task <> all(other_tasks))
+          and (forbidden is null or j.flags is null or not j.flags && forbidden)
+        order by j.run_at, j.id
+        limit open_places
+        for update skip locked
+      ),
+      weighed as (
+        select d.place, sum(d.payload_kib) over (rows unbounded preceding) - d.payload_kib as kib_before from due d
+      ),
+      -- By place: each row is locked and was seen by this very statement. One that changed in between is left.
+      claimed as (
+        update jobs j
+        set locked_by = worker, locked_at = present, attempts = j.attempts + 1, fence = j.fence + 1,
+          revision = j.revision + 1, snoozed = false, lease_ms = lease,
+          lease_expires_at = present + lease * interval '1 ms'
+        where j.ctid = any(array(select place from weighed where kib_before <= open_kib))
+        returning j.id, j.payload_kib,
+          concat('["', j.id, '","', j.fence, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',',
+            to_json(j.task), ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
+          case
+            when j.last_error is not null or j.job_key is not null or j.flags is not null or j.previous is not null
+              or j.crashes > 0
+            then json_build_object('lastError', j.last_error, 'jobKey', j.job_key, 'flags', j.flags,
+              'previous', j.previous, 'crashes', j.crashes)
+          end as extra
+      )
+      select array_agg(c.id), array_agg(c.head), array_agg(c.extra), sum(c.payload_kib)
+      into claimed_ids, heads, extras, kib from claimed c;
+
+      -- A statement of its own, which locks nothing.
+      return query
+        select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', case
+            when c.extra is null and b.group_id is null and b.tags is null and b.timeout_ms is null then 'null'
+            else json_build_object('lastError', c.extra -> 'lastError', 'jobKey', c.extra -> 'jobKey',
+              'jobKeyMode', b.job_key_mode, 'flags', c.extra -> 'flags', 'tags', b.tags, 'groupId', b.group_id,
+              'timeoutMs', b.timeout_ms, 'previous', c.extra -> 'previous',
+              'crashes', coalesce(c.extra -> 'crashes', '0'))::text
+          end, ',' || b.payload, ']')
+        from unnest(claimed_ids, heads, extras) as c(id, head, extra)
+        left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
+      open_places := open_places - coalesce(cardinality(claimed_ids), 0);
+      open_kib := open_kib - coalesce(kib, 0);
+      exit when open_places <= 0 or open_kib < 0 or at_priority = start.priority;
+    end loop;
+    exit when at_priority is null or at_priority > worst_priority or open_places <= 0 or open_kib < 0;
+  end loop;
+  if quiet is not null then
+    return next json_build_object('quiet', quiet);
+  end if;
+end $$;
+
+-- Lanes. The small functions below are read into the statements that call them.
+
+-- Where a lane stands in the walk of claim_lane_jobs: by priority, then by name.
+create function place_in_walk(priority bigint, lane text) returns text
+language sql immutable
+as $$ select lpad(to_hex(priority + 2147483649), 9, '0') || lane collate "C" $$;
+
+-- The window of a rate limit at a time: windows are fixed, so however late the first claim of one comes, it starts a whole
+-- number of intervals after the first. `number`: of the newest row of rate_limit_windows.
+create function window_of(limit_key text, present timestamptz)
+returns table (key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer)
+language sql stable
+as $$
+  select r.key, greatest(0, r.capacity - case when w.started_at >= clock.started_at then w.taken else 0 end),
+    clock.started_at, clock.started_at + r.interval_ms * interval '1 ms', coalesce(w.number, 0),
+    case when w.started_at >= clock.started_at then w.taken else 0 end
+  from rate_limits r
+  left join lateral (
+    select w.* from rate_limit_windows w where w.key = r.key order by w.number desc limit 1
+  ) w on true
+  cross join lateral (
+    -- A clock that was ahead once may have left a start in the future: it counts as now.
+    select least(coalesce(w.started_at, r.window_started_at), present) as started_at
+  ) last
+  cross join lateral (
+    select last.started_at + floor(extract(epoch from present - last.started_at) * 1000 / r.interval_ms)
+      * r.interval_ms * interval '1 ms' as started_at
+  ) clock
+  where r.key = limit_key limit 1
+$$;
+
+-- What a lane can give now, as the present snapshot shows it: `state` open, unknown (its queue must be registered),
+-- paused, full or tokens (its rate limit is used up `until`); `room`: at most so many jobs; `limited`: by places.
+create function room_in_lane(lane text, present timestamptz, of_queue integer)
+returns table (queue text, state text, room integer, until timestamptz, limited boolean)
+language sql stable
+as $$
+  select n.queue, case
+      when n.queue <> '' and q.name is null then 'unknown'
+      when q.paused then 'paused'
+      when q.free <= of_queue then 'full'
+      when n.keys <> '' and coalesce(t.tokens, 0) <= 0 then 'tokens'
+      else 'open'
+    end,
+    least(coalesce(q.free - of_queue, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.concurrency is not null
+  from (select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 3) as keys) n
+  left join lateral (
+    select q.name, q.paused, q.concurrency, q.concurrency - (
+      select count(*)::integer from (
+        select from job_places p where p.queue = q.name and p.number >= q.places_from limit q.concurrency
+      ) taken
+    ) as free
+    from job_queues q where q.name = n.queue limit 1
+  ) q on n.queue <> ''
+  left join lateral (
+    select min(w.tokens) as tokens, max(w.ends_at) filter (where w.tokens <= 0) as until
+    from string_to_table(n.keys, E'\x1e') k(key) cross join lateral window_of(k.key, present) w
+  ) t on n.keys <> ''
+$$;
+
+-- Due jobs of a lane, behind a position, that a claim for these tasks and flags may take. It passes at most 500 others.
+create function due_in_lane(
+  at_priority bigint, at_lane text, after_run_at timestamptz, after_id uuid, present timestamptz,
+  tasks text[], other_tasks text[], forbidden text[], most_crashes integer
+)
+returns table (place tid)
+language sql stable
+as $$
+  select seen.place from (
+    select j.ctid as place, j.task, j.flags, j.crashes from jobs j
+    where j.parked is null and j.lane is not null and j.priority = at_priority and j.lane = at_lane
+      and j.locked_by is null and j.run_at <= present
+      and (j.run_at, j.id) > (
+        coalesce(after_run_at, '-infinity'), coalesce(after_id, '00000000-0000-0000-0000-000000000000'))
+    order by j.run_at, j.id limit 500
+  ) seen
+  where (tasks is null or seen.task = any(tasks)) and (other_tasks is null or seen.task <> all(other_tasks))
+    and (forbidden is null or seen.flags is null or not seen.flags && forbidden)
+    and (most_crashes is null or seen.crashes <= most_crashes)
+$$;
+
+-- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
+-- beginning behind `from_lane`, at most `share` jobs of each; in a lane by run-at and id. What cannot give now (a queue
+-- that is full or paused, a limit without tokens) costs one hop, however much waits in it. Returns as claim_plain_jobs,
+-- `extra` with the queue and the rate limit, and last an object
+-- { priority, lane: the last lane served; more: there is probably more to claim now; lanes: how many were served;
+--   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
+--   held: lanes of which others hold what is needed; unknown: queues to register;
+--   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due }.
+--
+-- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. skip_*: such stretches
+-- (after, upto] as the pool remembers them, in order; told: beginnings of lanes to look at all the same, in order;
+-- due_since: also lanes in which something became due since. known_*: positions in lanes behind which to read, in order of
+-- the walk.
+--
+-- A look locks nothing: it hops along jobs_lanes, one descent a lane, and brings the places of due rows. Then queues and
+-- rate limits are locked, those that others hold skipped, and the next statement, with a snapshot younger than the locks,
+-- counts again and checks every condition again. Limited queues are locked by their rows; a shared advisory lock on an
+-- unlimited one keeps a pause or a limit from committing meanwhile (see edit_queue).
+-- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
+create function claim_lane_jobs(
+  worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
+  most_crashes integer, lease bigint, worst_priority integer, only_queue text, from_priority integer, from_lane text,
+  skip_after text[], skip_upto text[], told text[], due_since timestamptz,
+  known_places text[], known_run_ats timestamptz[], known_ids uuid[], hop_limit integer
+)
+returns setof text
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  present timestamptz := clock_timestamp();
+  open_places integer := wanted;
+  hops_left integer := hop_limit;
+  at_priority bigint := -2147483649;
+  at_lane text;
+  -- Of the walk within a priority: lanes of one queue, or all; a queue's lanes all begin with its name and \x1f.
+  first_lane text := coalesce(only_queue || E'\x1f', '');
+  turn_lane text;
+  leg_from text;
+  leg_upto text;
+  ranges_known boolean := cardinality(skip_after) > 0;
+  due_lanes text[];
+  known_lanes text[];
+  run_ats timestamptz[];
+  ids uuid[];
+  look record;
+  held_queues text[];
+  held_keys text[];
+  taken record;
+  served_priority bigint;
+  served_lane text;
+  served integer := 0;
+  next_priority bigint;
+  hidden_upto text;
+  afters text[] := '{}';
+  uptos text[] := '{}';
+  untils timestamptz[] := '{}';
+  blocked record;
+  held text[] := '{}';
+  unknown text[] := '{}';
+  passed json[] := '{}';
+begin
+  if lease is null and not may_claim(worker) then
+    return;
+  end if;
+  return next date_part('epoch', present) * 1000;
+
+  if ranges_known then
+    select array_agg(distinct d.lane) into due_lanes from (
+      select j.lane from jobs j
+      where j.parked is null and j.lane is not null and j.run_at > due_since and j.run_at <= present
+      order by j.run_at, j.id limit 500
+    ) d;
+    -- Among so many, skipping no more pays.
+    ranges_known := coalesce(cardinality(due_lanes), 0) < 100;
+    told := array(select distinct t collate "C" from unnest(told || due_lanes) t order by 1);
+  end if;
+
+  <<priorities>>
+  loop
+    loop
+      select j.priority into next_priority from jobs j
+      where j.parked is null and j.lane is not null and j.priority > at_priority
+      order by j.priority limit 1;
+      exit priorities when not found or next_priority > worst_priority;
+      -- Between two priorities there is nothing: a stretch that reached the end of one reaches the next.
+      if uptos[cardinality(uptos)] = place_in_walk(at_priority + 1, '') then
+        uptos[cardinality(uptos)] := place_in_walk(next_priority, '');
+      end if;
+      at_priority := next_priority;
+      exit when not ranges_known or cardinality(told) > 0;
+      select r.upto into hidden_upto from unnest(skip_after, skip_upto) r(after, upto)
+      where r.after <= place_in_walk(at_priority, '') and r.upto >= place_in_walk(at_priority + 1, '') collate "C";
+      exit when not found;
+      at_priority := ('x' || lpad(left(hidden_upto, 9), 16, '0'))::bit(64)::bigint - 2147483649 - 1;
+    end loop;
+    turn_lane := case when at_priority = from_priority then from_lane else first_lane end;
+    select array_agg(substr(k.place, 10) order by k.nth), array_agg(k.run_at order by k.nth), array_agg(k.id order by k.nth)
+    into known_lanes, run_ats, ids
+    from unnest(known_places, known_run_ats, known_ids) with ordinality k(place, run_at, id, nth)
+    where starts_with(k.place, place_in_walk(at_priority, ''));
+
+    -- From the last lane served to the end, then from the beginning to it.
+    for leg in 1..2 loop
+      leg_from := case leg when 1 then turn_lane else first_lane end;
+      leg_upto := case leg when 2 then turn_lane end;
+      continue when leg_upto is not null and leg_from >= leg_upto collate "C";
+      loop
+        with recursive hop(lane, queue, state, until, limited, places, got, hops, of_queue, blocked_after) as (
+          select leg_from collate "C", null::text, null::text, null::timestamptz, false, null::tid[], 0, 0, 0, null::text collate "C"
+          union all
+          select n.lane, r.queue, coalesce(r.state, 'skipped'), r.until, r.limited, d.places,
+            h.got + coalesce(cardinality(d.places), 0), h.hops + 1,
+            case when r.queue = h.queue then h.of_queue else 0 end + coalesce(cardinality(d.places), 0),
+            case when r.state is null or (r.state <> 'unknown' and d.places is null)
+              then coalesce(h.blocked_after, place_in_walk(at_priority, h.lane)) end
+          from hop h
+          -- The next lane: one before the next in which the pool has a position, or that one, so that what lies dead before
+          -- the position need not be read.
+          cross join lateral (
+            select known_lanes[width_bucket(h.lane, known_lanes) + 1] as lane offset 0
+          ) k
+          cross join lateral (
+            select coalesce((
+              select j.lane from jobs j
+              where j.parked is null and j.lane is not null and (j.priority, j.lane) > (at_priority, h.lane)
+                and (j.priority, j.lane) < (at_priority + case when k.lane is null then 1 else 0 end, coalesce(k.lane, ''))
+              order by j.priority, j.lane limit 1
+            ), k.lane) as lane offset 0
+          ) x
+          -- The stretch it lies in, and the first lane from there on that is told of.
+          left join lateral (
+            select skip_upto[b] as upto from (
+              select p.place, width_bucket(p.place, skip_after) as b
+              from (select place_in_walk(at_priority, x.lane) as place offset 0) p offset 0
+            ) p
+            where b > 0 and p.place > skip_after[b] and p.place <= skip_upto[b]
+          ) skip on ranges_known
+          left join lateral (
+            select case when starts_with(x.lane, told[b]) then x.lane else told[b + 1] end as lane from width_bucket(x.lane, told) b
+          ) e on skip.upto is not null
+          cross join lateral (
+            select case
+                when skip.upto is null then x.lane
+                when place_in_walk(at_priority, e.lane) <= skip.upto then e.lane
+                -- To the end of the stretch; null: of the priority.
+                when skip.upto < place_in_walk(at_priority + 1, '') then substr(skip.upto, 10)
+              end as lane,
+              coalesce(skip.upto is not null and (e.lane is null or place_in_walk(at_priority, e.lane) > skip.upto), false)
+                as skipped
+          ) n
+          left join lateral room_in_lane(n.lane, present, case when split_part(n.lane, E'\x1f', 1) = h.queue then h.of_queue else 0 end)
+            r on not n.skipped
+          left join lateral (
+            select array_agg(due.place) as places from (
+              select due.place from (
+                select width_bucket(n.lane, known_lanes) as b offset 0
+              ) p
+              cross join lateral due_in_lane(at_priority, n.lane,
+                case when known_lanes[p.b] = n.lane then run_ats[p.b] end,
+                case when known_lanes[p.b] = n.lane then ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
+              limit least(r.room, open_places - h.got, share)
+            ) due
+          ) d on r.state = 'open'
+          where h.lane is not null and h.got < open_places and h.hops < hops_left and (n.lane is not null or n.skipped)
+            and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
+        )
+        select max(h.hops) as hops, max(h.lane) as lane, bool_or(h.lane is null) as ended,
+          array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
+          array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
+          array_agg(distinct h.queue) filter (where h.state = 'unknown') as unknown,
+          array_agg(h.lane) filter (where h.state = 'open' and h.places is null) as empty,
+          (select array_agg(u.place order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as places,
+          (select array_agg(x.lane order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as place_lanes,
+          array_agg(h.blocked_after order by h.hops) filter (where h.blocked_after is not null) as afters,
+          array_agg(place_in_walk(at_priority + case when h.lane is null then 1 else 0 end, coalesce(h.lane, '')) order by h.hops)
+            filter (where h.blocked_after is not null) as uptos,
+          array_agg(h.until order by h.hops) filter (where h.blocked_after is not null) as untils,
+          (array_agg(h.blocked_after order by h.hops desc))[1] is not null and leg_upto is null
+            and max(h.hops) < hops_left and max(h.got) < open_places as ends_blocked
+        into look from hop h;
+        for blocked in
+          select b.after, max(b.upto collate "C") as upto, min(b.until) as until
+          from unnest(look.afters, look.uptos, look.untils) b(after, upto, until) group by b.after order by 1
+        loop
+          if uptos[cardinality(uptos)] = blocked.after then
+            uptos[cardinality(uptos)] := blocked.upto;
+            untils[cardinality(uptos)] := least(untils[cardinality(uptos)], blocked.until);
+          else
+            afters := afters || blocked.after;
+            uptos := uptos || blocked.upto;
+            untils := untils || blocked.until;
+          end if;
+        end loop;
+        -- The priority has no more lanes: the stretch reaches its end.
+        if look.ends_blocked then
+          uptos[cardinality(uptos)] := place_in_walk(at_priority + 1, '');
+        end if;
+        hops_left := hops_left - look.hops;
+        unknown := unknown || look.unknown;
+        at_lane := case when not look.ended then look.lane end;
+        if look.empty is not null and (tasks is not null or other_tasks is not null or forbidden is not null or most_crashes is not null) then
+          passed := passed || array(
+            select json_build_array(place_in_walk(at_priority, e.lane), seen.run_at, seen.id)
+            from unnest(look.empty) e(lane) cross join lateral (
+              select j.run_at, j.id from jobs j
+              where j.parked is null and j.lane is not null and j.priority = at_priority and j.lane = e.lane
+                and j.locked_by is null and j.run_at <= present and (j.run_at, j.id) > (
+                  coalesce((select run_ats[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '-infinity'),
+                  coalesce((select ids[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '00000000-0000-0000-0000-000000000000'))
+              order by j.run_at, j.id offset 499 limit 1
+            ) seen
+          );
+        end if;
+
+        if look.lanes is not null then
+          -- Nothing waits here: what others hold is left to them.
+          held_queues := array(
+            select n.queue from (
+              select distinct split_part(l.lane, E'\x1f', 1) collate "C" as queue, l.limited
+              from unnest(look.lanes, look.limited) l(lane, limited) order by 1
+            ) n
+            where n.queue <> '' and case
+              when n.limited then exists (
+                select from job_queues q where q.name = n.queue for no key update skip locked)
+              else pg_try_advisory_xact_lock_shared(hashtextextended('millrace:queue:' || n.queue, 0))
+            end
+          );
+          held_keys := array(
+            select n.key from (
+              select distinct k.key collate "C" as key
+              from unnest(look.lanes) l(lane) cross join lateral string_to_table(split_part(l.lane, E'\x1f', 3), E'\x1e') k(key)
+              order by 1
+            ) n
+            where n.key <> '' and exists (select from rate_limits r where r.key = n.key for no key update skip locked)
+          );
+
+          -- A statement of its own: its snapshot is younger than the locks, so it sees every place and every token that was
+          -- taken. What was read before the locks is a proposal; each condition is looked at again.
+          with queues as materialized (
+            select q.name, q.concurrency is not null as limited, case
+                when q.paused then 0
+                when q.concurrency is null then 2147483647
+                else q.concurrency - (
+                  select count(*)::integer from (
+                    select from job_places p where p.queue = q.name and p.number >= q.places_from limit q.concurrency
+                  ) taken
+                )
+              end as room
+            from unnest(held_queues) n(name) cross join lateral (select * from job_queues q where q.name = n.name limit 1) q
+          ),
+          windows as materialized (
+            select w.* from unnest(held_keys) n(key) cross join lateral window_of(n.key, clock_timestamp()) w
+          ),
+          proposals as materialized (
+            select p.place, p.lane, p.nth, split_part(p.lane, E'\x1f', 1) as queue, split_part(p.lane, E'\x1f', 3) as key,
+              (select l.limited from unnest(look.lanes, look.limited) l(lane, limited) where l.lane = p.lane limit 1) as limited
+            from unnest(look.places, look.place_lanes) with ordinality p(place, lane, nth)
+          ),
+          in_queues as materialized (
+            select p.*, row_number() over (partition by p.queue order by p.nth) as nth_of_queue from proposals p
+          ),
+          with_places as materialized (
+            select p.*, row_number() over (partition by p.key order by p.nth) as nth_of_key from in_queues p
+            where p.queue = '' or exists (
+              select from queues q where q.name = p.queue and q.limited is not distinct from p.limited and q.room >= p.nth_of_queue)
+          ),
+          due as materialized (
+            select p.place, p.lane, p.limited from with_places p
+            cross join lateral (
+              select from jobs j
+              where j.ctid = p.place and j.lane = p.lane and j.priority = at_priority and j.parked is null
+                and j.locked_by is null and j.run_at <= present
+                and (tasks is null or j.task = any(tasks)) and (other_tasks is null or j.task <> all(other_tasks))
+                and (forbidden is null or j.flags is null or not j.flags && forbidden)
+                and (most_crashes is null or j.crashes <= most_crashes)
+              limit 1 for update skip locked
+            ) j
+            where p.key = '' or exists (select from windows w where w.key = p.key and w.tokens >= p.nth_of_key)
+          ),
+          claimed as (
+            update jobs j
+            set locked_by = worker, locked_at = present, attempts = j.attempts + 1, fence = j.fence + 1,
+              revision = j.revision + 1, snoozed = false, lease_ms = lease,
+              lease_expires_at = present + lease * interval '1 ms',
+              place = case when d.limited then nextval('job_place_numbers') end
+            from due d where j.ctid = d.place
+            returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane,
+              concat('["', j.id, '","', j.fence, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',',
+                to_json(j.task), ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
+              json_build_object('queue', j.queue, 'rateLimitKey', j.rate_limit_key, 'lastError', j.last_error,
+                'jobKey', j.job_key, 'flags', j.flags, 'previous', j.previous, 'crashes', j.crashes) as extra
+          ),
+          placed as (
+            insert into job_places (queue, number, job_id, fence)
+            select c.queue, c.place, c.id, c.fence from claimed c where c.place is not null
+          ),
+          spent as materialized (
+            select w.key, w.number, w.started_at, w.taken + c.jobs as taken
+            from (select rate_limit_key as key, count(*)::integer as jobs from claimed where rate_limit_key is not null group by 1) c
+            cross join lateral (select * from windows w where w.key = c.key limit 1) w
+          ),
+          counted as (
+            insert into rate_limit_windows (key, number, started_at, taken)
+            select s.key, s.number + 1, s.started_at, s.taken from spent s
+          ),
+          forgotten as (
+            delete from rate_limit_windows w using spent s where w.key = s.key and w.number = s.number
+          )
+          select count(*)::integer as jobs, array_agg(c.id) as ids, array_agg(c.head) as heads, array_agg(c.extra) as extras,
+            max(c.place) as place, (
+              select array_agg(distinct p.lane) from proposals p
+              where (p.queue <> '' and p.queue <> all(held_queues)) or (p.key <> '' and p.key <> all(held_keys))
+                or (p.place in (select w.place from with_places w where w.key = '' or exists (
+                    select from windows v where v.key = w.key and v.tokens >= w.nth_of_key))
+                  and p.place not in (select d.place from due d))
+            ) as held
+          into taken from claimed c;
+
+          held := held || taken.held;
+          if taken.jobs > 0 then
+            return query
+              select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', json_build_object(
+                  'queue', c.extra -> 'queue', 'rateLimitKey', c.extra -> 'rateLimitKey',
+                  'lastError', c.extra -> 'lastError', 'jobKey', c.extra -> 'jobKey', 'jobKeyMode', b.job_key_mode,
+                  'flags', c.extra -> 'flags', 'tags', b.tags, 'groupId', b.group_id, 'timeoutMs', b.timeout_ms,
+                  'previous', c.extra -> 'previous', 'crashes', c.extra -> 'crashes'), ',' || b.payload, ']')
+              from unnest(taken.ids, taken.heads, taken.extras) as c(id, head, extra)
+              left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
+            open_places := open_places - taken.jobs;
+            served := served + cardinality(look.lanes);
+            served_priority := at_priority;
+            served_lane := look.lanes[cardinality(look.lanes)];
+            -- Counts need not read what is long gone: their start moves on once in some hundred places.
+            if taken.place % 256 < taken.jobs then
+              update job_queues q set places_from = coalesce((
+                select p.number from job_places p where p.queue = q.name and p.number >= q.places_from
+                order by p.number limit 1), q.places_from)
+              where q.name = any(held_queues) and q.concurrency is not null;
+            end if;
+          end if;
+        end if;
+        exit priorities when open_places <= 0 or hops_left <= 0;
+        -- A look that was cut short by what it proposed goes on behind it.
+        exit when at_lane is null or look.lanes is null or at_lane >= leg_upto collate "C";
+        leg_from := at_lane;
+      end loop;
+    end loop;
+  end loop;
+  return next json_build_object('priority', served_priority, 'lane', served_lane, 'lanes', served,
+    'more', open_places <= 0 or hops_left <= 0, 'blocked', (
+      select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
+      from unnest(afters, uptos, untils) b(after, upto, until)
+    ), 'held', held, 'unknown', unknown, 'passed', passed, 'due', due_lanes);
+end $$;

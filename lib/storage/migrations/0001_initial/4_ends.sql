@@ -1,0 +1,263 @@
+-- What others may do now that a job has ended: its children, the job behind its key. Each is a state that a query finds, so a
+-- process that dies in between leaves nothing undone: the sweep finds it. Locks come first, the next statement decides.
+
+-- Lets jobs go that waited for the holder of their key to leave: those behind these holders, or, null, all that nothing
+-- holds up any more, at most 1,000. A holder that was given back unstarted gives way now. `retention` in ms.
+-- Indexes: jobs_behind, jobs_blocked_by_key, jobs_pkey.
+create function free_successors(holders uuid[], retention bigint)
+returns table (id uuid, lane text, ended boolean)
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  behind_ids uuid[];
+  waiting_ids uuid[];
+  given_back uuid[];
+begin
+  if holders is null then
+    select array_agg(s.id), array_agg(s.behind) into waiting_ids, behind_ids from (
+      select s.id, s.behind from jobs s where s.parked = 'key' and not exists (
+        select from jobs h where h.id = s.behind and h.locked_by is not null
+      ) order by s.id limit 1000
+    ) s;
+  else
+    select array_agg(s.id), array_agg(s.behind) into waiting_ids, behind_ids
+    from jobs s where s.behind = any(holders) and s.parked = 'key';
+  end if;
+  if waiting_ids is null then
+    return;
+  end if;
+  given_back := array(
+    select h.id from (select distinct unnest(behind_ids) as id order by 1) b cross join lateral (
+      select h.id from jobs h
+      where h.id = b.id and h.locked_by is null and h.parked is distinct from 'exhausted' limit 1 for update skip locked
+    ) h
+  );
+  waiting_ids := array(
+    select s.id from (select unnest(waiting_ids) as id order by 1) w cross join lateral (
+      select s.id from jobs s where s.id = w.id and s.parked = 'key' limit 1 for update skip locked
+    ) s
+  );
+  return query
+    with gone as (
+      delete from jobs h where h.id = any(given_back)
+        and exists (select from jobs s where s.behind = h.id and s.parked = 'key')
+      returning h.id, h.fence, h.attempts
+    ),
+    recorded as (
+      insert into job_history (job_id, fence, expires_at, status, attempt, error_message)
+      select g.id, g.fence + 1, now() + retention * interval '1 ms', 'cancelled', g.attempts,
+        'replaced by job ' || (select s.id from jobs s where s.behind = g.id limit 1)
+      from gone g
+    ),
+    freed as (
+      update jobs j set parked = case when j.unmet > 0 then 'parents' end, behind = null, updated_at = now()
+      where j.id = any(waiting_ids) and not exists (
+        select from jobs h where h.id = j.behind and h.id not in (select g.id from gone g)
+          and (h.locked_by is not null or h.parked is distinct from 'exhausted')
+      )
+      returning j.id, j.lane, j.parked
+    )
+    select f.id, f.lane, false from freed f where f.parked is null
+    union all
+    select g.id, null, true from gone g;
+end $$;
+
+-- Forgets who owns these keys, where the owner is gone; null: all such, at most 1,000. Index: job_keys_pkey.
+create function free_keys(keys text[]) returns integer
+language plpgsql
+set search_path from current
+as $$
+declare
+  freed integer;
+begin
+  with stale as materialized (
+    select k.key from job_keys k
+    where (keys is null or k.key = any(keys)) and not exists (select from jobs j where j.id = k.job_id)
+    order by k.key limit 1000 for update skip locked
+  )
+  delete from job_keys k using stale s
+  where k.key = s.key and not exists (select from jobs j where j.id = k.job_id);
+  get diagnostics freed = row_count;
+  return freed;
+end $$;
+
+-- What a parent that has ended is to its children: `completed`, `failed` (for good, or cancelled), or null: it has not
+-- ended. Its last end counts. Indexes: jobs_pkey, job_bodies_pkey, job_history_by_job.
+create function end_of_parent(parent uuid) returns text
+language sql stable
+set search_path from current
+set enable_seqscan = off
+set enable_partition_pruning = off
+as $$
+  select case
+    when exists (select from jobs j where j.id = parent and j.parked is distinct from 'exhausted') then null
+    when exists (select from jobs j where j.id = parent) then 'failed'
+    when not exists (select from job_bodies b where b.id = parent) then 'failed'
+    when (select h.status from job_history h where h.job_id = parent order by h.fence desc limit 1) = 'cancelled' then 'failed'
+    else 'completed'
+  end
+$$;
+
+-- Tells children that these parents have ended; null: a slice of all pairs, the newest 2,000 and 5,000 from where the last
+-- sweep stopped. A child whose last parent is met is ready; one whose parent failed for good does as its on_parent_failure
+-- says. A parent that was replaced under its key passes its children on. Children that others hold are left: they are found
+-- again. Indexes: job_dependencies_pkey, job_dependencies_of_child, jobs_pkey, job_bodies_pkey, job_replacements_pkey.
+create function tell_children(parents uuid[], retention bigint)
+returns table (id uuid, became text, lane text)
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+set enable_seqscan = off
+set enable_partition_pruning = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  told_parents uuid[];
+  told_children uuid[];
+  locked uuid[];
+begin
+  select array_agg(d.parent_id), array_agg(d.child_id) into told_parents, told_children from (
+    select d.parent_id, d.child_id from job_dependencies d where d.parent_id = any(parents)
+    order by d.parent_id, d.child_id
+  ) d
+  where end_of_parent(d.parent_id) is not null or exists (select from job_replacements r where r.old_id = d.parent_id);
+  if told_children is null then
+    return;
+  end if;
+  locked := array(
+    select c.id from (select distinct unnest(told_children) as id order by 1) t cross join lateral (
+      select j.id from jobs j where j.id = t.id limit 1 for update skip locked
+    ) c
+  );
+  -- Children that are not live keep waiting for what may come back; others' rows are theirs.
+  perform from job_dependencies d
+  where d.parent_id = any(told_parents) and d.child_id = any(told_children)
+  order by d.child_id, d.parent_id for update skip locked;
+
+  return query
+    with recursive pairs as materialized (
+      select d.parent_id, d.child_id from job_dependencies d
+      where d.parent_id = any(told_parents) and d.child_id = any(told_children)
+        and (d.child_id = any(locked) or not exists (select from jobs j where j.id = d.child_id))
+    ),
+    chain(parent_id, new_id, depth) as (
+      select p.parent_id, p.parent_id, 0 from (select distinct parent_id from pairs) p
+      union all
+      select c.parent_id, r.new_id, c.depth + 1 from chain c join job_replacements r on r.old_id = c.new_id
+      where c.depth < 100
+    ),
+    follows as materialized (
+      select distinct on (parent_id) parent_id, new_id from chain order by parent_id, depth desc
+    ),
+    moved as (
+      insert into job_dependencies (parent_id, child_id)
+      select f.new_id, p.child_id from pairs p join follows f using (parent_id)
+      where f.new_id <> f.parent_id and f.new_id <> p.child_id
+      on conflict do nothing
+    ),
+    verdicts as materialized (
+      select p.parent_id, p.child_id, f.new_id <> p.parent_id as is_moved, end_of_parent(f.new_id) as ended,
+        coalesce((select b.on_parent_failure from job_bodies b where b.id = p.child_id), 'cancel') as policy
+      from pairs p join follows f using (parent_id)
+    ),
+    forgotten as (
+      delete from job_dependencies d using verdicts v
+      where d.parent_id = v.parent_id and d.child_id = v.child_id
+        and (v.is_moved or v.ended = 'completed' or (v.ended = 'failed' and v.policy <> 'wait'))
+      returning d.parent_id, d.child_id
+    ),
+    children as materialized (
+      select v.child_id, (array_agg(v.parent_id) filter (where v.ended = 'failed' and v.policy = 'cancel'))[1] as failed_parent,
+        -- What the statement's snapshot shows of the child's pairs, less those that go, more those that came by following.
+        (select count(*) from job_dependencies d where d.child_id = v.child_id
+          and not exists (select from forgotten f where f.child_id = d.child_id and f.parent_id = d.parent_id))
+        + (select count(distinct f.new_id) from verdicts m join follows f using (parent_id)
+          where m.child_id = v.child_id and m.is_moved and m.ended is null and f.new_id <> m.child_id
+            and not exists (select from job_dependencies d where d.child_id = m.child_id and d.parent_id = f.new_id)) as unmet
+      from verdicts v where v.child_id = any(locked) group by v.child_id
+    ),
+    gone as (
+      delete from jobs j using children c
+      where j.id = c.child_id and c.failed_parent is not null and j.locked_by is null and j.parked in ('parents', 'key')
+      returning j.id, j.fence, j.attempts, c.failed_parent
+    ),
+    recorded as (
+      insert into job_history (job_id, fence, expires_at, status, attempt, error_message)
+      select g.id, g.fence + 1, now() + retention * interval '1 ms', 'cancelled', g.attempts,
+        'parent job ' || g.failed_parent || ' did not complete'
+      from gone g
+    ),
+    counted as (
+      update jobs j
+      set unmet = c.unmet, updated_at = now(),
+        parked = case when j.parked = 'parents' and c.unmet = 0 then null else j.parked end
+      from children c
+      where j.id = c.child_id
+        and (c.failed_parent is null or j.locked_by is not null or j.parked is null or j.parked not in ('parents', 'key'))
+      returning j.id, j.parked, j.lane
+    )
+    select g.id, 'cancelled', null::text from gone g
+    union all
+    select c.id, case when c.parked is null then 'released' else 'waiting' end, c.lane from counted c;
+end $$;
+
+-- Pairs whose parent has ended, or was replaced, though nobody has told the child: the parents among the newest 2,000 pairs
+-- and among the 5,000 behind `from_parent`. Returns where the next sweep goes on; null: it has reached the end.
+-- Indexes: job_dependencies_of_child, job_dependencies_pkey.
+create function find_untold(from_parent uuid)
+returns table (parents uuid[], next_parent uuid)
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_partition_pruning = off
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+    with slice as materialized (
+      select d.parent_id from job_dependencies d where d.parent_id > from_parent order by d.parent_id, d.child_id limit 5000
+    ),
+    newest as materialized (
+      select d.parent_id from job_dependencies d order by d.child_id desc limit 2000
+    ),
+    seen as (select parent_id from slice union select parent_id from newest)
+    select array(
+        select s.parent_id from seen s
+        where end_of_parent(s.parent_id) is not null and (
+            end_of_parent(s.parent_id) = 'completed' or exists (
+              select from job_dependencies d join job_bodies b on b.id = d.child_id
+              where d.parent_id = s.parent_id and b.on_parent_failure is distinct from 'wait')
+          ) or exists (select from job_replacements r where r.old_id = s.parent_id)
+        order by 1
+      ),
+      (select max(s.parent_id::text)::uuid from slice s having count(*) = 5000);
+end $$;
+
+-- The youngest of jobs that wait for each other in a circle, with the path: two transactions may close one together. Only
+-- jobs with a key can close one: nothing else knows the id of another before it is there. Looks at the newest 20,000 pairs.
+-- Indexes: job_dependencies_of_child, jobs_pkey.
+create function find_circles()
+returns table (id uuid, path uuid[])
+language sql stable
+set search_path from current
+set enable_seqscan = off
+as $$
+  with recursive walk(start, at, path, closed) as (
+    select d.child_id, d.parent_id, array[d.child_id, d.parent_id], d.parent_id = d.child_id
+    from (select d.child_id, d.parent_id from job_dependencies d order by d.child_id desc limit 20000) d
+    where exists (select from jobs j where j.id = d.child_id and j.job_key is not null and j.parked in ('parents', 'key'))
+    union all
+    select w.start, d.parent_id, w.path || d.parent_id, d.parent_id = w.start
+    from walk w join job_dependencies d on d.child_id = w.at
+    where not w.closed and cardinality(w.path) < 100 and d.parent_id <> all(w.path[2:])
+  )
+  select (select max(p::text)::uuid from unnest(w.path) p), min(w.path) from walk w where w.closed group by 1
+$$;

@@ -1,0 +1,242 @@
+-- What pools do beside claims and settles: ending the claims of dead incarnations, comparing what is held with what is
+-- locked, moving windows and limits on. Nothing depends on any of it being on time.
+
+-- Marks incarnations as stopped: those that have not been heard of for their lease, or, with a name, that one, unless it
+-- still holds a claim. From then on it claims nothing. Claims under way exclude it (see may_claim); rows that others hold
+-- come later. A heartbeat in the future is set back to now: a clock was ahead. Index: workers_pkey.
+create function end_incarnations(only_worker text)
+returns table (id text)
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+  silent text[];
+begin
+  if only_worker is null then
+    update workers w set heartbeat_at = clock_timestamp() where w.ctid = any(array(
+      select f.ctid from workers f where f.stopped_at is null and f.heartbeat_at > clock_timestamp() + interval '1 s'
+      for update skip locked
+    ));
+  end if;
+  silent := array(
+    select w.id from (
+      select w.id from workers w
+      where w.stopped_at is null and (only_worker is null or w.id = only_worker)
+        and (only_worker is not null or w.heartbeat_at + w.lease_ms * interval '1 ms' <= clock_timestamp())
+      order by w.id for update skip locked
+    ) w
+    where pg_try_advisory_xact_lock(hashtextextended('millrace:incarnation:' || w.id, 0))
+  );
+  -- A snapshot younger than the locks: what it holds now is all that it ever will.
+  return query
+    update workers w set stopped_at = clock_timestamp()
+    where w.id = any(silent) and (only_worker is null or not exists (
+      select from jobs j where j.locked_by = only_worker and j.lease_expires_at is null
+    ))
+    returning w.id;
+end $$;
+
+-- The claims of incarnations that have stopped or are unknown, at most 1,000: `suspects` tells whether the same incarnation
+-- held a job that has crashed so often before that it alone is to blame. Reads the live table: an index on locked_by would
+-- cost every claim, and dead workers are rare.
+create function claims_of_the_dead(most_crashes integer)
+returns table (id uuid, fence bigint, is_spared boolean)
+language sql
+set search_path from current
+as $$
+  with orphans as materialized (
+    select j.id, j.fence, j.locked_by, j.crashes > 0 and j.crashes >= most_crashes - 1 as is_suspect
+    from jobs j
+    where j.locked_by is not null and j.lease_expires_at is null
+      and not exists (select from workers w where w.id = j.locked_by and w.stopped_at is null)
+    limit 1000
+  )
+  select o.id, o.fence, not o.is_suspect and exists (
+    select from orphans s where s.locked_by = o.locked_by and s.is_suspect
+  ) from orphans o
+$$;
+
+-- What a pool should know of claims that it holds: `gone` where another end came first, `cancelled` where an end is asked
+-- for. Index: jobs_pkey, by batch.
+create function check_claims(ids uuid[], fences bigint[])
+returns table (id uuid, fence bigint, standing text, reason text)
+language sql stable
+set search_path from current
+set enable_seqscan = off
+as $$
+  select i.id, i.fence, case when j.id is null then 'gone' else 'cancelled' end, j.cancel_reason
+  from unnest(ids, fences) as i(id, fence)
+  left join lateral (
+    select j.id, j.cancel_requested, j.cancel_reason from jobs j
+    where j.id = i.id and j.fence = i.fence and j.locked_by is not null limit 1
+  ) j on true
+  where j.id is null or j.cancel_requested
+$$;
+
+-- Claims that the database counts as this incarnation's and that it does not hold: of all, reading the live table
+-- (`everywhere`); else those in limited queues, and those that the audit has asked about.
+create function unknown_claims(worker text, ids uuid[], fences bigint[], everywhere boolean)
+returns table (id uuid, fence bigint)
+language plpgsql
+set search_path from current
+as $$
+#variable_conflict use_column
+begin
+  if everywhere then
+    return query
+      select j.id, j.fence from jobs j
+      where j.locked_by = worker and j.lease_expires_at is null
+        and not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence);
+    return;
+  end if;
+  return query
+    with asked as (delete from claims_in_question c where c.worker = worker returning c.job_id, c.fence)
+    select j.id, j.fence from (
+      select p.job_id, p.fence from job_places p union select a.job_id, a.fence from asked a
+    ) c
+    join jobs j on j.id = c.job_id and j.fence = c.fence and j.locked_by = worker and j.lease_expires_at is null
+    where not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence);
+end $$;
+
+-- Compares a slice of the live table, in pages, with what is known: claims older than a minute are put to their incarnations
+-- as a question; jobs that run in limited queues without a place get one. Returns whether there are more pages.
+create function audit_claims(from_page bigint, pages bigint) returns boolean
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+begin
+  insert into claims_in_question (worker, job_id, fence)
+  select j.locked_by, j.id, j.fence from jobs j
+  where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
+    and j.locked_by is not null and j.lease_expires_at is null and j.locked_at < clock_timestamp() - interval '1 min'
+  on conflict do nothing;
+  insert into job_places (queue, number, job_id, fence)
+  select q.name, nextval('job_place_numbers'), j.id, j.fence
+  from jobs j
+  join lateral (
+    select q.name from job_queues q where q.name = j.queue and q.concurrency is not null for no key update skip locked
+  ) q on true
+  where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
+    and j.locked_by is not null and j.queue is not null
+    and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence);
+  delete from claims_in_question c
+  where not exists (select from workers w where w.id = c.worker and w.stopped_at is null);
+  return from_page + pages < pg_relation_size('jobs') / current_setting('block_size')::bigint;
+end $$;
+
+-- Deletes places whose claim is over. Both are read by one snapshot, so a claim that has just begun has both.
+-- Indexes: jobs_pkey; places are as many as jobs run in limited queues.
+create function free_places() returns text[]
+language plpgsql
+set search_path from current
+as $$
+declare
+  queues text[];
+begin
+  with stale as materialized (
+    select p.queue, p.number from job_places p
+    where not exists (
+      select from jobs j where j.id = p.job_id and j.fence = p.fence and j.locked_by is not null
+    )
+    for update of p skip locked
+  ),
+  freed as (
+    delete from job_places p using stale s where p.queue = s.queue and p.number = s.number returning p.queue
+  )
+  select array_agg(distinct f.queue) into queues from freed f;
+  return queues;
+end $$;
+
+-- Changes a queue: excludes claims under way, so that what is committed here is followed by no claim that does not know
+-- it. Null leaves a setting as it is; `unlimited` sets no limit. Claims that run when a limit appears get places.
+-- Where claims keep it busy for 100 ms it raises lock_not_available: callers try again. Index: job_queues_pkey.
+create function edit_queue(queue_name text, is_paused boolean, new_concurrency integer, unlimited boolean) returns void
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  was_unlimited boolean;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
+  insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
+  select q.concurrency is null into was_unlimited from job_queues q where q.name = queue_name for no key update;
+  update job_queues q
+  set paused = coalesce(is_paused, q.paused),
+    concurrency = case when unlimited then null else coalesce(new_concurrency, q.concurrency) end,
+    configured = q.configured or unlimited or new_concurrency is not null
+  where q.name = queue_name;
+  if was_unlimited and new_concurrency is not null then
+    perform give_places(queue_name);
+  end if;
+end $$;
+
+-- Gives a place to each job that runs in a queue and has none. Only under the queue's lock. Reads the live table.
+create function give_places(queue_name text) returns void
+language sql
+set search_path from current
+as $$
+  insert into job_places (queue, number, job_id, fence)
+  select j.queue, nextval('job_place_numbers'), j.id, j.fence from jobs j
+  where j.queue = queue_name and j.locked_by is not null
+    and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence)
+$$;
+
+-- Writes a declared concurrency (null: no limit), except over configureQueue's and over what a younger process declared.
+-- Returns whether it has changed. As edit_queue.
+create function declare_queue(queue_name text, new_concurrency integer, since timestamptz) returns boolean
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  was record;
+begin
+  select q.* into was from job_queues q where q.name = queue_name;
+  if found and (was.configured or was.declared_at > since
+    or (was.declared_at is not null and was.concurrency is not distinct from new_concurrency)) then
+    return false;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
+  insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
+  select q.* into was from job_queues q where q.name = queue_name for no key update;
+  if was.configured or was.declared_at > since then
+    return false;
+  end if;
+  update job_queues q set concurrency = new_concurrency, declared_at = since where q.name = queue_name;
+  if was.concurrency is null and new_concurrency is not null then
+    perform give_places(queue_name);
+  end if;
+  return true;
+end $$;
+
+-- Starts the next window of every limit whose window has passed. Claims do so by themselves: this is for people who look.
+-- Limits that others hold are left to them. Indexes: the primary keys.
+create function refill_rate_limits() returns integer
+language plpgsql
+set search_path from current
+as $$
+declare
+  refilled integer;
+begin
+  with locked as materialized (
+    select r.key from rate_limits r order by r.key for no key update skip locked
+  ),
+  passed as materialized (
+    select w.* from locked l cross join lateral window_of(l.key, clock_timestamp()) w
+    where w.number > 0 and w.taken = 0
+      and exists (select from rate_limit_windows x where x.key = w.key and x.number = w.number and x.taken > 0)
+  ),
+  begun as (
+    insert into rate_limit_windows (key, number, started_at, taken)
+    select p.key, p.number + 1, p.started_at, 0 from passed p
+  ),
+  ended as (
+    delete from rate_limit_windows w using passed p where w.key = p.key and w.number <= p.number
+  )
+  select count(*) into refilled from passed;
+  return refilled;
+end $$;

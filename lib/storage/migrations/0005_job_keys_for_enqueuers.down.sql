@@ -1,1 +1,0 @@
-drop function add_keyed_jobs;

@@ -1,1 +1,0 @@
-drop function resolve_dependents, refill_rate_limits, unblock_successors;

@@ -1,0 +1,42 @@
+// What others may do now that a job has ended: those behind its key, its children. The statements themselves are functions
+// of migrations/0001_initial/4_ends.sql. Each finds a state, so it does no harm to repeat one.
+import { statement } from '../database.js';
+
+/** $1 holders that have ended or were given back, or null: all; $2 retention in ms. `ended`: a holder that gave way. */
+export const freeSuccessors = statement<{ id: string; lane: string | null; ended: boolean }>(
+  'free_successors',
+  (schema) => `select * from ${schema}.free_successors($1::uuid[], $2::bigint)`,
+);
+
+/** Forgets who owned keys, where the owner is gone. $1 keys, or null: all. */
+export const freeKeys = statement('free_keys', (schema) => `select ${schema}.free_keys($1::text[])`);
+
+export interface ToldRow {
+  id: string;
+  became: 'released' | 'cancelled' | 'waiting';
+  lane: string | null;
+}
+
+/** Tells children that these parents have ended, or were replaced. $1 parents, $2 retention in ms. */
+export const tellChildren = statement<ToldRow>(
+  'tell_children',
+  (schema) => `select * from ${schema}.tell_children($1::uuid[], $2::bigint)`,
+);
+
+/** Parents that have ended without their children being told, of a slice. $1 where the slice begins. */
+export const findUntold = statement<{ parents: string[]; next_parent: string | null }>(
+  'find_untold',
+  (schema) => `select to_json(parents) as parents, next_parent from ${schema}.find_untold($1::uuid)`,
+);
+
+/** The youngest job of each circle of jobs that wait for each other, with the path. */
+export const findCircles = statement<{ id: string; path: string[] }>(
+  'find_circles',
+  (schema) => `select id, to_json(path) as path from ${schema}.find_circles()`,
+);
+
+/** Places of claims that are over. */
+export const freePlaces = statement<{ queues: string[] | null }>(
+  'free_places',
+  (schema) => `select to_json(${schema}.free_places()) as queues`,
+);

@@ -1,0 +1,119 @@
+// Incarnations of workers: their beginning, their heartbeat and their end, and what keeps claims and holders in agreement.
+import { statement } from '../database.js';
+import { newerSchema } from '../jobs.migrator.js';
+import { ms } from './job-columns.js';
+
+/** $1 incarnation, $2 label, $3 host, $4 pid, $5 concurrency, $6 lease in ms, $7 tasks, $8 environment. */
+export const registerWorker = statement<{ newer_schema: number | null }>(
+  'register_worker',
+  (schema) => `
+  insert into ${schema}.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment)
+  values ($1, $2, $3, $4, $5, $6, $7::text[], $8::text::json)
+  on conflict (id) do update set heartbeat_at = clock_timestamp()
+  returning (${newerSchema(schema)}) as newer_schema`,
+  { repeatable: true, prompt: true },
+);
+
+/**
+ * Renews the lease of everything that an incarnation holds: one row per process. $1 incarnation. Returns no row if it was
+ * taken for dead. Also tells what there is to do, so that an idle process need not ask by statements of their own.
+ */
+export const heartbeat = statement<{ needs_rescue: boolean; newer_schema: number | null }>(
+  'heartbeat',
+  (schema) => `
+  with beat as (
+    update ${schema}.workers set heartbeat_at = clock_timestamp()
+    where id = $1 and stopped_at is null
+    returning id
+  )
+  select exists (
+      select from ${schema}.workers
+      where stopped_at is null and (heartbeat_at + lease_ms * interval '1 ms' <= clock_timestamp()
+        or heartbeat_at > clock_timestamp() + interval '1 s')
+    ) as needs_rescue, (${newerSchema(schema)}) as newer_schema
+  from beat`,
+  { prompt: true },
+);
+
+/** $1 incarnation, or null: all that were not heard of for their lease. Returns those that have ended now. */
+export const endIncarnations = statement<{ id: string }>(
+  'end_incarnations',
+  (schema) => `select id from ${schema}.end_incarnations($1::text)`,
+  { prompt: true },
+);
+
+/** Claims of incarnations that have ended. $1 after how many crashes a job is exhausted. */
+export const claimsOfTheDead = statement<{ id: string; fence: string; is_spared: boolean }>(
+  'claims_of_the_dead',
+  (schema) => `select * from ${schema}.claims_of_the_dead($1::integer)`,
+  { prompt: true },
+);
+
+/** Which of these claims are over, or to be cancelled. $1 ids, $2 fences. */
+export const checkClaims = statement<{
+  id: string;
+  fence: string;
+  standing: 'gone' | 'cancelled';
+  reason: string | null;
+}>('check_claims', (schema) => `select * from ${schema}.check_claims($1::uuid[], $2::bigint[])`, {
+  repeatable: true,
+  prompt: true,
+});
+
+/**
+ * Claims that the database counts as an incarnation's, and that it does not hold. $1 incarnation, $2 ids and $3 fences of
+ * what it holds, $4 whether to read the whole live table.
+ */
+export const unknownClaims = statement<{ id: string; fence: string }>(
+  'unknown_claims',
+  (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[], $4::boolean)`,
+  { prompt: true },
+);
+
+/** Puts old claims of a slice of the live table to their holders. $1 first page, $2 pages. */
+export const auditClaims = statement<{ more: boolean }>(
+  'audit_claims',
+  (schema) => `select ${schema}.audit_claims($1::bigint, $2::bigint) as more`,
+);
+
+/**
+ * Takes on a duty that all pools share, unless another process has it or it is not due. $1 name, $2 ms until it is due
+ * again. Returns where it goes on.
+ */
+export const takeDuty = statement<{ position: string }>(
+  'take_duty',
+  (schema) => `
+  with due as materialized (
+    select name from ${schema}.duties
+    where name = $1 and (due_at <= clock_timestamp() or due_at > clock_timestamp() + $2::bigint * interval '1 ms')
+    for update skip locked
+  )
+  update ${schema}.duties d set due_at = clock_timestamp() + $2::bigint * interval '1 ms'
+  from due where d.name = due.name returning d.position`,
+  { prompt: true },
+);
+
+export interface WorkerRow {
+  id: string;
+  host: string;
+  pid: number;
+  concurrency: number;
+  started_at: number;
+  heartbeat_at: number;
+  running: number;
+  tasks: string[];
+}
+
+export const listWorkers = statement<WorkerRow>(
+  'list_workers',
+  (schema) => `
+  with running as materialized (
+    select locked_by, count(*)::integer as jobs from ${schema}.jobs where locked_by is not null group by locked_by
+  )
+  select w.label as id, w.host, w.pid, w.concurrency, ${ms('w.started_at')} as started_at,
+    ${ms('w.heartbeat_at')} as heartbeat_at, coalesce(r.jobs, 0) as running, to_json(w.tasks) as tasks
+  from ${schema}.workers w left join running r on r.locked_by = w.id
+  where w.stopped_at is null
+  order by w.started_at, w.id`,
+  { repeatable: true },
+);

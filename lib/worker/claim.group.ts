@@ -1,0 +1,61 @@
+// A set of jobs that a pool claims for itself: of one queue or of all, of one task with a limit of its own or of all others.
+// Each has a cursor of its own and remembers its own lanes.
+import type { LaneClaimResult } from '../interfaces/claim.interface.js';
+import { LaneMemory } from '../manager/lane.memory.js';
+import { ClaimScan } from './claim.scan.js';
+
+/** A task that runs no more than so many jobs at once here, and how many more it may begin. */
+export interface TaskRoom {
+  task: string;
+  free: number;
+}
+
+/** While plain jobs keep coming, and no lane has given anything, one look at lanes in so long is enough. */
+const LOOK_MS = 100;
+/** Lanes that give jobs are looked at as often as that costs little. */
+const BUSY_LOOK_MS = 2;
+const LOOK_PER_COST = 4;
+
+export class ClaimGroup {
+  readonly scan = new ClaimScan();
+  readonly lanes: LaneMemory;
+  private lookedAt = -Infinity;
+  private costMs = 0;
+  private busy = true;
+  private told = true;
+
+  constructor(
+    readonly queue: string | null,
+    /** Null: all tasks without a limit of their own. */
+    readonly task: string | null,
+    pollIntervalMs: number,
+  ) {
+    this.lanes = new LaneMemory(pollIntervalMs);
+  }
+
+  /** When lanes should be looked at, before a slot takes a job from the buffer; by performance.now(). */
+  get lookAt(): number {
+    if (this.told) return -Infinity;
+    const pauseMs = this.busy ? Math.max(BUSY_LOOK_MS, this.costMs * LOOK_PER_COST) : LOOK_MS;
+    return Math.min(this.lookedAt + pauseMs, performance.now() + this.lanes.nextInMs);
+  }
+
+  /** A look is on its way. */
+  looks(): void {
+    this.lookedAt = performance.now();
+    this.told = false;
+  }
+
+  looked(costMs: number, { jobs, more }: LaneClaimResult): void {
+    this.costMs = costMs;
+    this.busy = jobs.length > 0;
+    // It has not got through all lanes, or has taken all that it could.
+    if (more) this.told = true;
+  }
+
+  /** Something in lanes that begin like these may run; null: in any. */
+  tell(lanes: string[] | null): void {
+    this.lanes.tell(lanes);
+    this.told = true;
+  }
+}

@@ -1,0 +1,24 @@
+// Who a pool is: a label that people know it by, and an incarnation that is made anew at each start and each time the pool was
+// taken for dead. Claims belong to an incarnation, so nothing that an earlier one left behind is taken for the present one's.
+import { randomBytes } from 'node:crypto';
+import type { Claimer } from '../interfaces/claim.interface.js';
+
+export class WorkerIdentity {
+  private current = newIncarnation();
+
+  constructor(readonly label: string) {}
+
+  get incarnation(): string {
+    return this.current;
+  }
+
+  get claimer(): Claimer {
+    return { holder: this.current, label: this.label, leaseMs: null };
+  }
+
+  renew(): void {
+    this.current = newIncarnation();
+  }
+}
+
+const newIncarnation = (): string => randomBytes(12).toString('base64url');
