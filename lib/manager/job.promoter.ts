@@ -23,6 +23,8 @@ export interface Freed {
 
 /** A state that nothing has found by itself waits at most so long, while pools run. */
 export const SWEEP_MS = 4_000;
+const FIRST_PAUSE_MS = 2;
+const LONGEST_PAUSE_MS = 50;
 const FIRST_PARENT = '00000000-0000-0000-0000-000000000000';
 
 export class JobPromoter {
@@ -83,10 +85,18 @@ export class JobPromoter {
   }
 
   private async tellChildren(parents: string[], lanes: (string | null)[], executor?: QueryExecutor): Promise<void> {
+    let pauseMs = FIRST_PAUSE_MS;
     for (let ended = parents; ended.length;) {
       const rows = await this.tell(ended, executor);
       lanes.push(...rows.filter(({ became }) => became === 'released').map(({ lane }) => lane));
-      ended = rows.filter(({ became }) => became === 'cancelled').map(({ id }) => id);
+      const cancelled = rows.filter(({ became }) => became === 'cancelled').map(({ id }) => id);
+      const isHeld = rows.some(({ became }) => became === 'held');
+      // Parents that end at once meet at the child: for some milliseconds. What is held for longer is found by the sweep.
+      if (isHeld && pauseMs < LONGEST_PAUSE_MS && !executor) {
+        await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + Math.random())));
+        pauseMs *= 2;
+        ended = [...ended, ...cancelled];
+      } else ended = cancelled;
     }
   }
 

@@ -56,6 +56,8 @@ export class JobQueue {
   private failures = 0;
   private claiming = false;
   private comparing = false;
+  /** How many slots were free when the claims under way began, less those that got a job of a lane. */
+  private slots = 0;
   /** So many plain jobs go before lanes are looked at again. */
   private plainTurns = 0;
   /** When lanes are to be looked at again, before a slot takes a job from the buffer. */
@@ -222,10 +224,15 @@ export class JobQueue {
     this.claiming = true;
     try {
       let found = 0;
+      let given = 0;
       let more = false;
       this.lookAt = Infinity;
+      // Slots that become free meanwhile wait for the next round: queues are claimed from in their order.
+      const slots = this.takers.length;
       for (const { group, limit } of this.plan()) {
+        this.slots = Math.max(0, Math.min(this.takers.length, slots - given));
         const results = await Promise.all([this.claimLanes(group, limit), this.claimPlain(group, limit)]);
+        given += results[0]?.jobs.length ?? 0;
         for (const result of results) {
           if (!result) continue;
           found += result.jobs.length;
@@ -301,7 +308,7 @@ export class JobQueue {
 
   /** Jobs of lanes, for the slots that are free; null where there are none, or nothing new. */
   private async claimLanes(group: ClaimGroup, limit: number | null): Promise<ClaimResult | null> {
-    const wanted = Math.min(this.takers.length, limit ?? Infinity) >> Math.min(this.failures, 10);
+    const wanted = Math.min(this.slots, limit ?? Infinity) >> Math.min(this.failures, 10);
     if (wanted < 1 || group.lookAt > performance.now()) return null;
     const startedAt = performance.now();
     const { share, ...memory } = group.lanes.next(wanted);

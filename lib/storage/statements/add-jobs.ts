@@ -83,8 +83,8 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
   with ${specs},
   ${missingRateLimits(schema)},
   bodies as (
-    insert into ${schema}.job_bodies (${bodyColumns})
-    select ${bodyColumns} from specs s where not exists (select from missing)
+    insert into ${schema}.job_bodies (created_at, ${bodyColumns})
+    select clock.at, ${bodyColumns} from specs s, clock where not exists (select from missing)
     on conflict (id) do nothing
     returning id
   ),
@@ -119,8 +119,8 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
     from (select clock_timestamp() as at) clock
   ),
   bodies as (
-    insert into ${schema}.job_bodies (id, run_at, priority, max_attempts, task, payload)
-    select s.id, (select at from due), $4::integer, $5::smallint, $3::text, s.payload::json
+    insert into ${schema}.job_bodies (id, created_at, run_at, priority, max_attempts, task, payload)
+    select s.id, (select present from due), (select at from due), $4::integer, $5::smallint, $3::text, s.payload::json
     from rows from (unnest($1::text::uuid[]), string_to_table($2::text, E'\\n')) as s (id, payload)
   ),
   live as (

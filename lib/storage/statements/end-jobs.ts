@@ -13,7 +13,8 @@ export const freeKeys = statement('free_keys', (schema) => `select ${schema}.fre
 
 export interface ToldRow {
   id: string;
-  became: 'released' | 'cancelled' | 'waiting';
+  /** `held`: an open transaction holds the child, and nothing was changed. */
+  became: 'released' | 'cancelled' | 'waiting' | 'held';
   lane: string | null;
 }
 

@@ -149,8 +149,8 @@ export const countJobs = statement<CountRow>(
         when locked_by is not null then 'running'
         when parked = 'exhausted' then 'exhausted'
         when parked in ('parents', 'key') then 'blocked'
-        when run_at > now() and snoozed then 'snoozed'
-        when run_at > now() then 'scheduled'
+        when run_at > clock_timestamp() and snoozed then 'snoozed'
+        when run_at > clock_timestamp() then 'scheduled'
         else 'available'
       end as status, task, queue, count(*)::float8 as jobs, min(run_at) as first_run_at
     from ${schema}.jobs group by 1, 2, 3
@@ -215,7 +215,7 @@ export const explainJob = statement<ExplainRow>(
       and w.heartbeat_at + w.lease_ms * interval '1 ms' > clock_timestamp()) as has_worker
   from ${schema}.jobs j
   left join ${schema}.job_queues q on q.name = j.queue
-  left join lateral ${schema}.window_of(j.rate_limit_key, clock_timestamp()) w on j.rate_limit_key is not null
+  left join lateral ${schema}.limit_now(j.rate_limit_key) w on j.rate_limit_key is not null
   where j.id = $1::uuid`,
   { repeatable: true },
 );

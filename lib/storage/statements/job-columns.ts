@@ -35,8 +35,8 @@ export const liveStatus = `case
       when j.locked_by is not null then 'running'
       when j.parked = 'exhausted' then 'exhausted'
       when j.parked in ('parents', 'key') then 'blocked'
-      when j.run_at > now() and j.snoozed then 'snoozed'
-      when j.run_at > now() then 'scheduled'
+      when j.run_at > clock_timestamp() and j.snoozed then 'snoozed'
+      when j.run_at > clock_timestamp() then 'scheduled'
       else 'available'
     end`;
 

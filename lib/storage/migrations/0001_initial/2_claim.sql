@@ -201,6 +201,13 @@ as $$
   where r.key = limit_key limit 1
 $$;
 
+-- The same for statements outside of these functions.
+create function limit_now(limit_key text)
+returns table (key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer)
+language sql stable
+set search_path from current
+as $$ select * from window_of(limit_key, clock_timestamp()) $$;
+
 -- What a lane can give now, as the present snapshot shows it: `state` open, unknown (its queue must be registered),
 -- paused, full or tokens (its rate limit is used up `until`); `room`: at most so many jobs; `limited`: by places.
 create function room_in_lane(lane text, present timestamptz, of_queue integer)

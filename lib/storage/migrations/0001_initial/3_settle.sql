@@ -73,6 +73,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
+  present timestamptz := clock_timestamp();
   held_ids uuid[] := ids;
   place_queues text[];
   place_numbers bigint[];
@@ -100,9 +101,9 @@ begin
       from deleted d left join input i on i.id = d.id and i.fence = d.fence
     ),
     recorded as (
-      insert into job_history (job_id, fence, started_at, expires_at, queue_time_ms, execution_time_ms, status,
-        attempt, worker_id, result, error_message, environment)
-      select g.id, g.fence, g.locked_at, now() + retention * interval '1 ms',
+      insert into job_history (job_id, fence, started_at, completed_at, expires_at, queue_time_ms, execution_time_ms,
+        status, attempt, worker_id, result, error_message, environment)
+      select g.id, g.fence, g.locked_at, present, present + retention * interval '1 ms',
         greatest(0, date_part('epoch', g.locked_at - g.run_at) * 1000)::bigint, g.execution_time_ms,
         case when g.cancel_requested then 'cancelled' else 'completed' end::job_outcome, g.attempts, label,
         g.result::json, case when g.cancel_requested then g.cancel_reason end, environment
@@ -197,6 +198,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
+  present timestamptz := clock_timestamp();
   asked_ids uuid[];
   asked_fences bigint[];
   held_ids uuid[];
@@ -221,8 +223,8 @@ begin
     with ended as materialized (
       select h.*, h.locked_by is not null as running, i.kind, i.error_stack, i.partial_results,
         least(2147483647, coalesce(i.execution_time_ms::float8,
-          date_part('epoch', clock_timestamp() - h.locked_at) * 1000))::integer as execution_time_ms,
-        clock_timestamp() + i.delay_ms * interval '1 ms' as next_run_at,
+          date_part('epoch', present - h.locked_at) * 1000))::integer as execution_time_ms,
+        present + i.delay_ms * interval '1 ms' as next_run_at,
         case
           when i.kind = 'doomed' then 'exhausted'
           when h.locked_by is null then 'unchanged'
@@ -257,7 +259,7 @@ begin
       update jobs j set
         locked_by = null, locked_at = null, lease_ms = null, lease_expires_at = null, place = null,
         fence = j.fence + case when e.running then 0 else 1 end,
-        revision = j.revision + 1, updated_at = now(), cancel_requested = false, cancel_reason = null,
+        revision = j.revision + 1, updated_at = present, cancel_requested = false, cancel_reason = null,
         behind = case when e.became = 'exhausted' then null else j.behind end,
         run_at = case when e.became in ('retrying', 'snoozed') then e.next_run_at else j.run_at end,
         attempts = j.attempts - e.given_back,
@@ -284,9 +286,10 @@ begin
       where j.id = any(array(select e.id from ended e where e.became not in ('cancelled', 'unchanged'))) and j.id = e.id
     ),
     recorded as (
-      insert into job_history (job_id, fence, started_at, expires_at, queue_time_ms, execution_time_ms, status,
-        attempt, worker_id, error_message, error_stack, partial_results, environment)
-      select e.id, e.fence + case when e.running then 0 else 1 end, e.locked_at, now() + retention * interval '1 ms',
+      insert into job_history (job_id, fence, started_at, completed_at, expires_at, queue_time_ms, execution_time_ms,
+        status, attempt, worker_id, error_message, error_stack, partial_results, environment)
+      select e.id, e.fence + case when e.running then 0 else 1 end, e.locked_at, present,
+        present + retention * interval '1 ms',
         greatest(0, date_part('epoch', e.locked_at - e.run_at) * 1000)::bigint, e.execution_time_ms,
         case
           when e.became = 'cancelled' then 'cancelled'
@@ -352,13 +355,14 @@ begin
     with held as materialized (select * from jobs j where j.id = any(held_ids)),
     asked as (
       update jobs j
-      set cancel_requested = true, cancel_reason = coalesce(cause, j.cancel_reason), revision = j.revision + 1, updated_at = now()
+      set cancel_requested = true, cancel_reason = coalesce(cause, j.cancel_reason), revision = j.revision + 1,
+        updated_at = clock_timestamp()
       where j.id = any(array(select h.id from held h where h.locked_by is not null))
     ),
     gone as (delete from jobs j where j.id = any(array(select h.id from held h where h.locked_by is null))),
     recorded as (
       insert into job_history (job_id, fence, expires_at, status, attempt, error_message)
-      select h.id, h.fence + 1, now() + retention * interval '1 ms', 'cancelled', h.attempts, cause
+      select h.id, h.fence + 1, clock_timestamp() + retention * interval '1 ms', 'cancelled', h.attempts, cause
       from held h where h.locked_by is null
     )
     select h.id, case when h.locked_by is not null then 'running' else 'cancelled' end, h.job_key from held h

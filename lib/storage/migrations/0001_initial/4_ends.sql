@@ -51,12 +51,12 @@ begin
     ),
     recorded as (
       insert into job_history (job_id, fence, expires_at, status, attempt, error_message)
-      select g.id, g.fence + 1, now() + retention * interval '1 ms', 'cancelled', g.attempts,
+      select g.id, g.fence + 1, clock_timestamp() + retention * interval '1 ms', 'cancelled', g.attempts,
         'replaced by job ' || (select s.id from jobs s where s.behind = g.id limit 1)
       from gone g
     ),
     freed as (
-      update jobs j set parked = case when j.unmet > 0 then 'parents' end, behind = null, updated_at = now()
+      update jobs j set parked = case when j.unmet > 0 then 'parents' end, behind = null, updated_at = clock_timestamp()
       where j.id = any(waiting_ids) and not exists (
         select from jobs h where h.id = j.behind and h.id not in (select g.id from gone g)
           and (h.locked_by is not null or h.parked is distinct from 'exhausted')
@@ -87,8 +87,8 @@ begin
   return freed;
 end $$;
 
--- What a parent that has ended is to its children: `completed`, `failed` (for good, or cancelled), or null: it has not
--- ended. Its last end counts. Indexes: jobs_pkey, job_bodies_pkey, job_history_by_job.
+-- What a parent that has ended is to its children: `completed`, `failed` (for good, or cancelled), `gone` (nothing is known
+-- of it any more), or null: it has not ended. Its last end counts. Indexes: jobs_pkey, job_bodies_pkey, job_history_by_job.
 create function end_of_parent(parent uuid) returns text
 language sql stable
 set search_path from current
@@ -98,16 +98,14 @@ as $$
   select case
     when exists (select from jobs j where j.id = parent and j.parked is distinct from 'exhausted') then null
     when exists (select from jobs j where j.id = parent) then 'failed'
-    when not exists (select from job_bodies b where b.id = parent) then 'failed'
+    when not exists (select from job_bodies b where b.id = parent) then 'gone'
     when (select h.status from job_history h where h.job_id = parent order by h.fence desc limit 1) = 'cancelled' then 'failed'
     else 'completed'
   end
 $$;
 
--- Tells children that these parents have ended; null: a slice of all pairs, the newest 2,000 and 5,000 from where the last
--- sweep stopped. A child whose last parent is met is ready; one whose parent failed for good does as its on_parent_failure
--- says. A parent that was replaced under its key passes its children on. Children that others hold are left: they are found
--- again. Indexes: job_dependencies_pkey, job_dependencies_of_child, jobs_pkey, job_bodies_pkey, job_replacements_pkey.
+-- Tells children that these parents have ended. A child whose last parent is met is ready; one whose parent failed for good does as its on_parent_failure
+-- says. A parent that was replaced under its key passes its children on. Children that others hold are left, and named. Indexes: job_dependencies_pkey, job_dependencies_of_child, jobs_pkey, job_bodies_pkey, job_replacements_pkey.
 create function tell_children(parents uuid[], retention bigint)
 returns table (id uuid, became text, lane text)
 language plpgsql
@@ -170,11 +168,12 @@ begin
     forgotten as (
       delete from job_dependencies d using verdicts v
       where d.parent_id = v.parent_id and d.child_id = v.child_id
-        and (v.is_moved or v.ended = 'completed' or (v.ended = 'failed' and v.policy <> 'wait'))
+        and (v.is_moved or v.ended in ('completed', 'gone') or (v.ended = 'failed' and v.policy <> 'wait'))
       returning d.parent_id, d.child_id
     ),
     children as materialized (
-      select v.child_id, (array_agg(v.parent_id) filter (where v.ended = 'failed' and v.policy = 'cancel'))[1] as failed_parent,
+      select v.child_id, (array_agg(v.parent_id) filter (where v.ended = 'gone' or (v.ended = 'failed' and v.policy = 'cancel')))[1]
+        as failed_parent,
         -- What the statement's snapshot shows of the child's pairs, less those that go, more those that came by following.
         (select count(*) from job_dependencies d where d.child_id = v.child_id
           and not exists (select from forgotten f where f.child_id = d.child_id and f.parent_id = d.parent_id))
@@ -190,13 +189,13 @@ begin
     ),
     recorded as (
       insert into job_history (job_id, fence, expires_at, status, attempt, error_message)
-      select g.id, g.fence + 1, now() + retention * interval '1 ms', 'cancelled', g.attempts,
+      select g.id, g.fence + 1, clock_timestamp() + retention * interval '1 ms', 'cancelled', g.attempts,
         'parent job ' || g.failed_parent || ' did not complete'
       from gone g
     ),
     counted as (
       update jobs j
-      set unmet = c.unmet, updated_at = now(),
+      set unmet = c.unmet, updated_at = clock_timestamp(),
         parked = case when j.parked = 'parents' and c.unmet = 0 then null else j.parked end
       from children c
       where j.id = c.child_id
@@ -205,7 +204,9 @@ begin
     )
     select g.id, 'cancelled', null::text from gone g
     union all
-    select c.id, case when c.parked is null then 'released' else 'waiting' end, c.lane from counted c;
+    select c.id, case when c.parked is null then 'released' else 'waiting' end, c.lane from counted c
+    union all
+    select j.id, 'held', null from jobs j where j.id = any(told_children) and j.id <> all(locked);
 end $$;
 
 -- Pairs whose parent has ended, or was replaced, though nobody has told the child: the parents among the newest 2,000 pairs
@@ -232,7 +233,7 @@ begin
     select array(
         select s.parent_id from seen s
         where end_of_parent(s.parent_id) is not null and (
-            end_of_parent(s.parent_id) = 'completed' or exists (
+            end_of_parent(s.parent_id) in ('completed', 'gone') or exists (
               select from job_dependencies d join job_bodies b on b.id = d.child_id
               where d.parent_id = s.parent_id and b.on_parent_failure is distinct from 'wait')
           ) or exists (select from job_replacements r where r.old_id = s.parent_id)

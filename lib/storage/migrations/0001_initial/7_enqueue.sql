@@ -130,9 +130,9 @@ begin
         when action = 'follow' or (action = 'replace' and holder.parked = 'key') then 'key'
         when spec.depends_on is not null then 'parents'
       end);
-    insert into job_bodies (id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
+    insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
       job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
-    values (spec.id, spec.run_at, spec.priority, spec.max_attempts, spec.timeout_ms, spec.task, spec.payload, spec.queue,
+    values (spec.id, present, spec.run_at, spec.priority, spec.max_attempts, spec.timeout_ms, spec.task, spec.payload, spec.queue,
       spec.rate_limit_key, spec.job_key, spec.job_key_mode, spec.flags, spec.tags, spec.group_id, spec.depends_on,
       spec.on_parent_failure);
     update job_keys k set job_id = spec.id where k.key = spec.job_key and k.job_id <> spec.id;

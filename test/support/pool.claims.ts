@@ -1,0 +1,39 @@
+// Claims as a pool makes them, without a pool: for specs of what happens to claims.
+import type { JobManager, ClaimedJob } from '../../lib/index.js';
+import { LaneMemory } from '../../lib/manager/lane.memory.js';
+
+export interface PoolClaim {
+  limit?: number;
+  taskIdentifiers?: string[] | null;
+  forbiddenFlags?: string[] | null;
+  memory?: LaneMemory;
+}
+
+/** Makes an incarnation known. Its label is its id. */
+export async function registerPool(jobs: JobManager, id: string, leaseMs = 30_000): Promise<void> {
+  await jobs.registry.register({ id, label: id, host: 'h', pid: 1, concurrency: 1, tasks: ['t'], leaseMs });
+}
+
+/** Claims as the incarnation `id`: jobs of lanes first, then plain ones. */
+export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim = {}): Promise<ClaimedJob[]> {
+  const { limit = 10, taskIdentifiers = null, forbiddenFlags = null, memory = new LaneMemory(Infinity) } = claim;
+  const base = { holder: id, label: id, leaseMs: null, taskIdentifiers, forbiddenFlags };
+  const filter = { ...base, otherTasks: null, worstPriority: null };
+  const state = memory.next(limit);
+  const lanes = await jobs.claims.claimLanes({
+    ...filter,
+    limit,
+    share: limit,
+    maxCrashes: null,
+    queue: null,
+    memory: state,
+  });
+  memory.learn(lanes, 0);
+  const left = limit - lanes.jobs.length;
+  if (!left) return lanes.jobs;
+  const plain = await jobs.claims.claimPlain({ ...filter, limit: left, maxKib: 65_536, cursor: [], quiet: null });
+  return [...lanes.jobs, ...plain.jobs];
+}
+
+/** Who settles what `claimAsPool` has claimed. */
+export const asPool = (id: string) => ({ holder: id, label: id, leaseMs: null });
