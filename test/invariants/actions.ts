@@ -2,7 +2,10 @@
 // asked to do it.
 import fc from 'fast-check';
 import type { ClaimedJob, JobManager, JobSpec } from '../../lib/index.js';
-import type { SettleRequest } from '../../lib/interfaces/claim.interface.js';
+import type { Claimer, SettleRequest } from '../../lib/interfaces/claim.interface.js';
+import { LaneMemory } from '../../lib/manager/lane.memory.js';
+import { byHand } from '../../lib/manager/worker.registry.js';
+import { asPool } from '../support/pool.claims.js';
 import type { Sql } from './invariants.js';
 import type { JobAsked } from './model.js';
 import { letLeasesEnd, letPoolsDie, letTimeCome, letWindowPass } from './tables.js';
@@ -12,11 +15,24 @@ export const TASKS = ['a', 'b'];
 export const QUEUES = ['q1', 'q2'];
 export const LIMITS = ['l1', 'l2'];
 export const HANDS = ['by-hand-1-of-2', 'by-hand-2-of-2'];
+/** Labels of pools, and what each kind of pool takes. */
 export const POOLS = ['pool-of-one', 'pool-of-two'];
+export const FLAG = 'heavy';
+const FILTERS: PoolFilter[] = [
+  { taskIdentifiers: null, otherTasks: null, forbiddenFlags: null },
+  { taskIdentifiers: null, otherTasks: ['a'], forbiddenFlags: [FLAG] },
+  { taskIdentifiers: ['a'], otherTasks: null, forbiddenFlags: null },
+];
 export const HOUR = 3_600_000;
 export const WINDOW = 1_000 * HOUR;
 /** A queue without a limit. */
 const NO_LIMIT = 4;
+
+export interface PoolFilter {
+  taskIdentifiers: string[] | null;
+  otherTasks: string[] | null;
+  forbiddenFlags: string[] | null;
+}
 
 /** Parents by their numbers. */
 export type NewJob = Omit<JobAsked, 'parents'> & { parents: number[] };
@@ -25,11 +41,11 @@ export type NewJob = Omit<JobAsked, 'parents'> & { parents: number[] };
 export type Action =
   | { do: 'add'; jobs: NewJob[] }
   | { do: 'claim'; worker: number; batch: number; task: string | null; queues: string[] | null }
-  | { do: 'claim for a pool'; worker: number; batch: number; slots: number; plain: boolean }
+  | { do: 'claim for a pool'; worker: number; batch: number; plain: boolean; filter: number; share: number }
   | { do: 'settle'; claim: number; count: number; outcome: Outcome }
   | { do: 'extend' | 'revoke' | 'cancel' | 'fail for good' | 'retry'; job: number }
   | { do: 'reschedule'; job: number; due: boolean | null; maxAttempts: number | null; priority: number | null }
-  | { do: 'unlock' | 'let leases end' | 'let a pool die' | 'beat' | 'register'; worker: number }
+  | { do: 'unlock' | 'let leases end' | 'let a pool die' | 'beat' | 'restart' | 'sign off'; worker: number }
   | { do: 'pause' | 'resume'; queue: string }
   | { do: 'configure'; queue: string; concurrency: number }
   | { do: 'limit'; limit: string; capacity: number }
@@ -44,6 +60,7 @@ const maybe = <T>(value: fc.Arbitrary<T>, freq = 2): fc.Arbitrary<T | null> => f
 const newJob: fc.Arbitrary<NewJob> = fc.record({
   task: fc.constantFrom(...TASKS),
   priority: fc.integer({ min: -1, max: 1 }),
+  flagged: fc.oneof({ arbitrary: fc.constant(false), weight: 3 }, { arbitrary: fc.constant(true), weight: 1 }),
   due: fc.oneof({ arbitrary: fc.constant(true), weight: 5 }, { arbitrary: fc.constant(false), weight: 1 }),
   maxAttempts: fc.integer({ min: 1, max: 3 }),
   queue: maybe(fc.constantFrom(...QUEUES), 1),
@@ -86,8 +103,9 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
     arbitrary: as('claim for a pool', {
       worker,
       batch: fc.integer({ min: 1, max: 4 }),
-      slots: fc.integer({ min: 0, max: 2 }),
       plain: fc.boolean(),
+      filter: fc.nat(FILTERS.length - 1),
+      share: fc.integer({ min: 1, max: 4 }),
     }),
   },
   { weight: 14, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
@@ -104,7 +122,7 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
       priority: maybe(fc.integer({ min: -1, max: 1 })),
     }),
   },
-  ...(['unlock', 'let leases end', 'let a pool die', 'beat', 'register'] as const).map((name) => ({
+  ...(['unlock', 'let leases end', 'let a pool die', 'beat', 'restart', 'sign off'] as const).map((name) => ({
     weight: 1,
     arbitrary: as(name, { worker }),
   })),
@@ -130,6 +148,7 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 3, arbitrary: as('let time come', {}) },
 );
 
+/** `worker`: the name of a claim by hand, or the incarnation of a pool. */
 export interface HeldClaim {
   worker: string;
   job: ClaimedJob;
@@ -141,26 +160,28 @@ export interface Real {
   sql: Sql;
   ids: string[];
   claims: HeldClaim[];
+  /** The present incarnation of each pool. */
+  incarnations: Map<string, string>;
 }
+
+export const incarnationOf = ({ incarnations }: Real, worker: number): string => incarnations.get(POOLS[worker]!)!;
 
 export const concurrencyOf = (asked: number): number => (asked === NO_LIMIT ? Infinity : asked);
 
 export const nth = <T>(list: T[], index: number): T | undefined => list[index % (list.length || 1)];
 
-/** The claim, and others of the same worker that are settled with it; they are forgotten, whatever becomes of them. */
+/**
+ * The claim, and others of the same worker that are settled with it, some perhaps older claims of the same job; they are
+ * forgotten, whatever becomes of them.
+ */
 export function takeClaims(real: Real, index: number, count: number): HeldClaim[] {
   const first = nth(real.claims, index);
   if (!first) return [];
-  const others = real.claims.filter(
-    (held) => held.worker === first.worker && held !== first && held.job.id !== first.job.id,
-  );
-  const taken = [first, ...others.filter(isFirstOfItsJob).slice(0, count - 1)];
+  const others = real.claims.filter((held) => held.worker === first.worker && held !== first);
+  const taken = [first, ...others.slice(0, count - 1)];
   real.claims = real.claims.filter((held) => !taken.includes(held));
   return taken;
 }
-
-const isFirstOfItsJob = (held: HeldClaim, index: number, all: HeldClaim[]): boolean =>
-  all.findIndex(({ job }) => job.id === held.job.id) === index;
 
 export const toSpec = (job: JobAsked): JobSpec => ({
   task: job.task,
@@ -169,20 +190,25 @@ export const toSpec = (job: JobAsked): JobSpec => ({
   maxAttempts: job.maxAttempts,
   delayMs: job.due ? 0 : HOUR,
   ...(job.queue !== null && { queue: job.queue }),
+  ...(job.flagged && { flags: [FLAG] }),
   ...(job.limit !== null && { rateLimitKey: job.limit }),
   ...(job.key !== null && { jobKey: job.key, jobKeyMode: job.mode }),
   ...(job.parents.length > 0 && { dependsOn: job.parents, onParentFailure: job.policy }),
 });
 
-export function claimForPool(
+/** Plain jobs alone, or jobs of lanes alone: as a pool asks for them, with nothing remembered. */
+export async function claimForPool(
   jobs: JobManager,
-  workerId: string,
-  { batch, slots, plain }: { batch: number; slots: number; plain: boolean },
+  incarnation: string,
+  { batch, plain, filter, share }: { batch: number; plain: boolean; filter: number; share: number },
 ): Promise<ClaimedJob[]> {
-  const request = { workerId, limit: batch, slots: plain ? 0 : slots, lookForSlots: !plain, slotPriorityLimit: null };
-  const any = { taskIdentifiers: null, forbiddenFlags: null, queues: null, leaseMs: null, cursor: [] };
-  return jobs.claims.claim({ ...request, ...any }).then((found) => found.jobs);
+  const request = { ...claimerOf(incarnation), ...filterOf(filter), worstPriority: null, limit: batch };
+  if (plain) return (await jobs.claims.claimPlain({ ...request, maxKib: 1_000, cursor: [], quiet: null })).jobs;
+  const memory = new LaneMemory(Infinity).next(batch);
+  return (await jobs.claims.claimLanes({ ...request, share, maxCrashes: null, queue: null, memory })).jobs;
 }
+
+export const filterOf = (filter: number): PoolFilter => nth(FILTERS, filter)!;
 
 export function outcomeOf(kind: Outcome): SettleRequest['outcome'] {
   switch (kind) {
@@ -203,16 +229,20 @@ export function outcomeOf(kind: Outcome): SettleRequest['outcome'] {
   }
 }
 
+export const claimerOf = (worker: string): Claimer =>
+  HANDS.includes(worker) ? byHand(worker, HOUR) : { ...asPool(worker), label: worker.split(' #')[0]! };
+
 /** Settles claims and says what became of each. */
 export async function settle(jobs: JobManager, claims: HeldClaim[], kind: Outcome): Promise<string[]> {
   const requests = claims.map(({ job }) => ({ job, outcome: outcomeOf(kind), executionTimeMs: 1 }));
-  const { results, late } = await jobs.claims.settle(claims[0]!.worker, requests);
+  const { results, late } = await jobs.settlement.settle(claimerOf(claims[0]!.worker), requests);
   const all = [...results, ...((await late) ?? [])];
   return claims.map(({ job }) => all.find((result) => result.job === job)!.status);
 }
 
 /** Everything whose outcome needs no look; the rest is done by those who look. */
-export async function operate({ jobs, sql }: Real, action: Action, id: string | undefined): Promise<void> {
+export async function operate(real: Real, action: Action, id: string | undefined): Promise<void> {
+  const { jobs, sql } = real;
   const ids = id === undefined ? [] : [id];
   switch (action.do) {
     case 'cancel':
@@ -232,9 +262,9 @@ export async function operate({ jobs, sql }: Real, action: Action, id: string | 
     case 'let leases end':
       return void (await letLeasesEnd(sql, [HANDS[action.worker]!]));
     case 'let a pool die':
-      return void (await letPoolsDie(sql, [POOLS[action.worker]!]));
-    case 'register':
-      return register(jobs, POOLS[action.worker]!);
+      return void (await letPoolsDie(sql, [incarnationOf(real, action.worker)]));
+    case 'restart':
+      return restart(real, POOLS[action.worker]!);
     case 'pause':
       return jobs.pauseQueue(action.queue);
     case 'resume':
@@ -250,7 +280,7 @@ export async function operate({ jobs, sql }: Real, action: Action, id: string | 
     case 'reset':
       return void (await jobs.resetLockedJobs());
     case 'rescue':
-      return void (await jobs.claims.rescue());
+      return void (await jobs.registry.rescue());
     case 'refill':
       return void (await jobs.refillRateLimits());
     case 'recount':
@@ -266,5 +296,11 @@ export async function operate({ jobs, sql }: Real, action: Action, id: string | 
   }
 }
 
-export const register = (jobs: JobManager, id: string): Promise<void> =>
-  jobs.claims.registerWorker({ id, host: 'here', pid: 1, concurrency: 4, tasks: [], leaseMs: HOUR });
+let starts = 0;
+
+/** A pool starts again under its label; what died before is another incarnation. */
+export async function restart({ jobs, incarnations }: Real, label: string): Promise<void> {
+  const id = `${label} #${++starts}`;
+  await jobs.registry.register({ id, label, host: 'here', pid: 1, concurrency: 4, tasks: [], leaseMs: HOUR });
+  incarnations.set(label, id);
+}
