@@ -4,6 +4,7 @@ import { ModuleRef, type ModulesContainer } from '@nestjs/core';
 import type { DataSource } from 'typeorm';
 import { NoConnectionError } from './jobs.errors.js';
 import type { ConnectionSettings } from './jobs.options.js';
+import { JobManager, type JobManagerParts } from './manager/job.manager.js';
 import { Database } from './storage/database.js';
 import { JobsMigrator } from './storage/jobs.migrator.js';
 import { isPooled } from './storage/pooler.js';
@@ -32,6 +33,24 @@ export async function openDatabase(settings: ConnectionSettings, schema: string)
     throw error;
   }
 }
+
+const opened = new WeakSet<object>();
+
+/** A manager whose queues are declared; its database is closed again if that fails. */
+export async function openManager(parts: JobManagerParts): Promise<JobManager> {
+  const jobs = new JobManager(parts);
+  try {
+    await jobs.declareQueues();
+  } catch (error) {
+    await jobs.close();
+    throw error;
+  }
+  opened.add(jobs);
+  return jobs;
+}
+
+/** Whether it is a manager at all, and no stub that a spec has put in its place (`overrideProvider(JobManager)`). */
+export const isOpenManager = (jobs: unknown): jobs is JobManager => opened.has(jobs as object);
 
 /**
  * The settings with the application's default DataSource where they name no database.

@@ -38,10 +38,10 @@ export interface AddedRow {
 const specs = `specs as materialized (
     select spec.*, coalesce(spec.asked_run_at, now() + spec.delay_ms * interval '1 ms', now()) as run_at
     from rows from (
-      json_to_recordset($1::json) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
+      json_to_recordset($1::text::json) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
         max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
         flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text),
-      json_array_elements($2::json)
+      json_array_elements($2::text::json)
     ) with ordinality as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue,
       rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload, position)
   )`;
@@ -140,7 +140,7 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
  */
 export const addKeyedJobs = statement<AddedRow & { missing: string | null; freed_queue: string | null }>(
   'add_keyed_jobs',
-  (schema) => `select * from ${schema}.add_keyed_jobs($1::json, $2::json, $3::text)`,
+  (schema) => `select * from ${schema}.add_keyed_jobs($1::text::json, $2::text::json, $3::text)`,
 );
 
 /** Wakes idle pools. $1 channel. */

@@ -183,7 +183,7 @@ export const registerWorker = statement<{ newer_schema: number | null }>(
   'register_worker',
   (schema) => `
   insert into ${schema}.workers (id, host, pid, concurrency, lease_ms, tasks, environment)
-  values ($1, $2, $3, $4, $5, $6::text[], $7::json)
+  values ($1, $2, $3, $4, $5, $6::text[], $7::text::json)
   on conflict (id) do update set stopped_at = null, leftovers = false, heartbeat_at = clock_timestamp(), tasks = excluded.tasks,
     concurrency = excluded.concurrency, lease_ms = excluded.lease_ms
   returning (${newerSchema(schema)}) as newer_schema`,
