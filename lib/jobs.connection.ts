@@ -6,17 +6,19 @@ import { NoConnectionError } from './jobs.errors.js';
 import type { ConnectionSettings } from './jobs.options.js';
 import { JobManager, type JobManagerParts } from './manager/job.manager.js';
 import { Database } from './storage/database.js';
-import { JobsMigrator } from './storage/jobs.migrator.js';
+import { assertPackageFiles, JobsMigrator } from './storage/jobs.migrator.js';
 import { isPooled } from './storage/pooler.js';
 
 /**
  * Connects and brings the schema up to date (or checks that it is), or closes again what it has opened.
  *
- * @throws NoConnectionError, DatabaseUnavailableError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError
+ * @throws NoConnectionError, DatabaseUnavailableError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError,
+ *   PackageFilesMissingError
  */
 export async function openDatabase(settings: ConnectionSettings, schema: string): Promise<Database> {
   const { connection, dataSource, preparedStatements, migrate, waitForDatabaseMs } = settings;
   const options = { schema, preparedStatements: preparedStatements ?? true };
+  assertPackageFiles();
   if (!dataSource && connection === undefined) throw new NoConnectionError(CHOICES);
   const database = dataSource
     ? Database.fromDataSource(dataSource, options)

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
-import { InvalidOptionsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
+import { InvalidOptionsError, JobsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { isContention, translateError } from './database.errors.js';
 import { Database } from './database.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
@@ -45,6 +45,11 @@ export const newerSchema = (quotedSchema: string): string => `
 const LOCK_TIMEOUT_MS = 2_000;
 const LOCK_TRIES = 60;
 const LOCK_PAUSE_MS = 1_000;
+
+/** Files of the package are not where its code is: it was bundled. See docs/bundlers.md. */
+export class PackageFilesMissingError extends JobsError {
+  readonly code = 'ERR_JOBS_PACKAGE_FILES_MISSING';
+}
 
 export interface JobsMigratorOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
@@ -258,7 +263,21 @@ export const tooNew = (schema: string, version: number): string =>
   `Expected schema "${schema}" at version ${SCHEMA_VERSION} or one that is compatible with it, got ${version}: a newer ` +
   'millrace has migrated it. Update this process to that release, or give it a schema of its own.';
 
-const read = (file: string): string => readFileSync(new URL(`./migrations/${file}`, import.meta.url), 'utf8');
+function read(file: string): string {
+  try {
+    return readFileSync(new URL(`./migrations/${file}`, import.meta.url), 'utf8');
+  } catch (cause) {
+    throw new PackageFilesMissingError(
+      `Expected ${file} among the package's files, got none beside ${import.meta.url}: a bundler has put millrace into a ` +
+        'bundle without its migrations and its heartbeat thread. Keep it out of the bundle: `externals` of webpack, ' +
+        '`--external:millrace` of esbuild; see docs/bundlers.md.',
+      { cause },
+    );
+  }
+}
+
+/** Found out at once, not when the first migration or the heartbeat is needed. @throws PackageFilesMissingError */
+export const assertPackageFiles = (): void => void read(`${MIGRATIONS[0]!.name}.up.sql`);
 
 function openDatabase(asked: JobsMigratorOptions): Database {
   const { connection, dataSource, schema = 'jobs', waitForDatabaseMs = 0 } = asked;
