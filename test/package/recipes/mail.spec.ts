@@ -30,7 +30,10 @@ describe('mail', () => {
   });
 
   it('is refused without an address', async () => {
-    const refusal: unknown = await app.get(JobManager).addJob('send-mail', { to: 'ada' }).catch((error: unknown) => error);
+    const refusal: unknown = await app
+      .get(JobManager)
+      .addJob('send-mail', { to: 'ada' })
+      .catch((error: unknown) => error);
     expect(refusal).toBeInstanceOf(PayloadValidationError);
   });
 

@@ -5,7 +5,10 @@ import { JobManager } from 'millrace';
 import { MailModule } from './mail.module';
 
 async function main(): Promise<void> {
-  const app = await NestFactory.createApplicationContext(MailModule, { logger: ['warn', 'error'], abortOnError: false });
+  const app = await NestFactory.createApplicationContext(MailModule, {
+    logger: ['warn', 'error'],
+    abortOnError: false,
+  });
   app.enableShutdownHooks();
   const jobs = app.get(JobManager);
   const { id } = await jobs.addJob('send-mail', { to: 'ada@example.org' });
