@@ -26,10 +26,10 @@ function faultOf(target: object, method: string | symbol, given?: PropertyDescri
     return 'the call of a standard decorator: compile with "experimentalDecorators", as Nest needs it';
   }
   if (typeof target === 'function') return `the static ${target.name}.${String(method)}`;
-  const { get, set, value } = given ?? descriptorOf(target, method) ?? {};
+  const descriptor = given ?? descriptorOf(target, method);
   const place = `${target.constructor.name}.${String(method)}`;
-  if (get || set) return `the accessor ${place}`;
-  return typeof value === 'function' ? null : `the property ${place}`;
+  if (descriptor?.get || descriptor?.set) return `the accessor ${place}`;
+  return typeof descriptor?.value === 'function' ? null : `the property ${place}`;
 }
 
 function descriptorOf(target: object, method: string | symbol): PropertyDescriptor | undefined {

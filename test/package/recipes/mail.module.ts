@@ -10,7 +10,7 @@ export class Mail {
 
 @Injectable()
 export class MailTasks {
-  @Task('send-mail', { payload: Mail, transactional: false })
+  @Task('send-mail', { payload: Mail })
   send(mail: Mail): string {
     return `sent to ${mail.to}`;
   }

@@ -26,7 +26,7 @@ describe('mail', () => {
     await app.get(JobManager).addJob('send-mail', { to: 'ada@example.org' });
     const [ran] = await testing.drain();
     expect(ran?.result).toBe('sent to ada@example.org');
-    testing.close();
+    await testing.close();
   });
 
   it('is refused without an address', async () => {
