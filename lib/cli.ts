@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 // The command line: migrations and roles, for deployments whose application may not change the schema.
+import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { nearest } from './options.checker.js';
 import { JobsMigrator } from './storage/jobs.migrator.js';
 import type { RoleKind } from './storage/role.rights.js';
 
@@ -8,27 +10,38 @@ const USAGE = `Usage: millrace <command> [--connection <postgres URL>] [--schema
                           [--wait <ms>]
 
   migrate    bring the schema up to date
-  rollback   remove everything that millrace has created, its data included
+  destroy-everything --yes
+             drop all that millrace has created in the schema: every job, the history, the tables
+             (also called rollback)
   version    print the version of the installed schema, 0 where there is none
   grant <enqueue|worker|admin> <role>
              give an existing role exactly the rights of that kind of process; again after each migration
   revoke <role>
              take them away
 
---connection defaults to the environment variable DATABASE_URL, --schema to "jobs". --wait (migrate): keep trying for
-so long while the database cannot be reached; default 0.`;
+  --connection <postgres URL>
+             default: the environment variable DATABASE_URL
+  --schema <name>
+             default: jobs
+  --wait <ms>
+             migrate: keep trying for so long while the database cannot be reached; default 0
+  --version  print the version of this package
+  --help     print this`;
 
 type Command = (migrator: JobsMigrator, ...operands: string[]) => Promise<string>;
+
+async function destroyEverything(migrator: JobsMigrator): Promise<string> {
+  await migrator.rollback();
+  return 'Everything is removed.';
+}
 
 const COMMANDS: Record<string, Command> = {
   migrate: async (migrator) => {
     await migrator.migrate();
     return `The schema is at version ${await migrator.version()}.`;
   },
-  rollback: async (migrator) => {
-    await migrator.rollback();
-    return 'Everything is removed.';
-  },
+  'destroy-everything': destroyEverything,
+  rollback: destroyEverything,
   version: async (migrator) => String(await migrator.version()),
   grant: async (migrator, kind, role) => {
     await migrator.grant(kind as RoleKind, role!);
@@ -43,11 +56,17 @@ const COMMANDS: Record<string, Command> = {
 /** How many words must follow a command. */
 const OPERANDS: Record<string, number> = { grant: 2, revoke: 1 };
 
+/** What they remove is gone for good. */
+const DESTRUCTIVE = ['destroy-everything', 'rollback'];
+
 /** What is wrong with the call itself: usage on stderr, exit code 2. */
 class UsageError extends Error {}
 
 async function main(args: string[]): Promise<void> {
-  const { command, operands, connection, schema, waitForDatabaseMs } = read(args);
+  const { values, positionals } = parse(args);
+  if (values.help || positionals[0] === 'help') return console.log(USAGE);
+  if (values.version) return console.log(packageVersion());
+  const { command, operands, connection, schema, waitForDatabaseMs } = read(values, positionals);
   const migrator = new JobsMigrator({ connection, schema, waitForDatabaseMs });
   try {
     console.log(await command(migrator, ...operands));
@@ -64,25 +83,47 @@ interface Call {
   waitForDatabaseMs: number;
 }
 
-function read(args: string[]): Call {
-  const { values, positionals } = parse(args);
-  const [name = '', ...operands] = positionals;
+function read(values: Values, [name = '', ...operands]: string[]): Call {
   const fits = Object.hasOwn(COMMANDS, name) && operands.length === (OPERANDS[name] ?? 0);
   const command = fits ? COMMANDS[name] : undefined;
-  if (!command) throw new UsageError(name ? `Expected one command, got "${positionals.join(' ')}".` : 'No command.');
+  if (!command) throw new UsageError(whatIsWrong(name, operands));
+  const schema = values.schema ?? 'jobs';
+  if (DESTRUCTIVE.includes(name) && !values.yes) {
+    throw new UsageError(`${name} removes every job and the whole history in schema "${schema}". If so, add --yes.`);
+  }
   const connection = values.connection ?? process.env.DATABASE_URL;
   if (!connection) throw new UsageError('Expected --connection or DATABASE_URL, got neither.');
-  const waitForDatabaseMs = Number(values.wait ?? 0);
-  return { command, operands, connection, schema: values.schema ?? 'jobs', waitForDatabaseMs };
+  return { command, operands, connection, schema, waitForDatabaseMs: Number(values.wait ?? 0) };
 }
 
+function whatIsWrong(name: string, operands: string[]): string {
+  if (!name) return 'No command.';
+  const meant = Object.hasOwn(COMMANDS, name) ? undefined : nearest(name, Object.keys(COMMANDS));
+  return `Expected one command, got "${[name, ...operands].join(' ')}"${meant ? `; did you mean ${meant}?` : '.'}`;
+}
+
+const OPTIONS = {
+  connection: { type: 'string' },
+  schema: { type: 'string' },
+  wait: { type: 'string' },
+  yes: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' },
+  version: { type: 'boolean', short: 'v' },
+} as const;
+
+type Values = ReturnType<typeof parse>['values'];
+
 function parse(args: string[]) {
-  const options = { connection: { type: 'string' }, schema: { type: 'string' }, wait: { type: 'string' } } as const;
   try {
-    return parseArgs({ args, options, allowPositionals: true });
+    return parseArgs({ args, options: OPTIONS, allowPositionals: true });
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
+}
+
+function packageVersion(): string {
+  const manifest = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {

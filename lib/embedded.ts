@@ -1,5 +1,6 @@
 // millrace/embedded: a PostgreSQL for development and tests that needs no installation and ends with its parent.
-import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { join, resolve } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
@@ -68,7 +69,13 @@ export class EmbeddedPostgresError extends JobsError {
 }
 
 type Supervisor = ChildProcessByStdio<Writable, Readable, Readable>;
-type Answer = { host: string; port: number; pid: number } | { message: string; reason: EmbeddedPostgresErrorReason };
+/** What a supervisor that is killed leaves behind: the server, its data, what is to be removed. */
+interface Remains {
+  pid: number;
+  folder: string;
+  temporary: string | null;
+}
+type Answer = ({ host: string; port: number } & Remains) | { message: string; reason: EmbeddedPostgresErrorReason };
 
 /** A server that forgets everything at its end need not survive a power cut. */
 const TEMPORARY = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' };
@@ -99,10 +106,12 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions = {
   }
   release(supervisor);
   const { host, port, pid } = answer;
+  const buried = buryIfKilled(supervisor, answer);
   const stop = async (): Promise<void> => {
     supervisor.ref();
     supervisor.stdin.end();
     await exited;
+    await buried();
   };
   return { url: `postgres://postgres@${host}:${port}/postgres`, host, port, pid, stop };
 }
@@ -143,12 +152,10 @@ function startSupervisor({ dataDir, port, settings, binaries }: EmbeddedPostgres
     settings: { ...(dataDir === undefined && TEMPORARY), ...settings },
     resolveFrom: [script, join(process.cwd(), 'package.json')],
   };
-  // Debuggers, loaders and instrumentation are for the application, not for its database.
-  const { NODE_OPTIONS: _, ...env } = process.env;
   return spawn(process.execPath, [script, JSON.stringify(order)], {
     detached: true,
     windowsHide: true,
-    env,
+    env: plainEnvironment(),
     stdio: ['pipe', 'pipe', 'pipe'],
   });
 }
@@ -168,6 +175,34 @@ function firstAnswer(supervisor: Supervisor): Promise<Answer> {
       resolve({ reason: 'START_FAILED', message: `Expected PostgreSQL to start, got: ${errors.trim() || 'nothing'}` }),
     );
   });
+}
+
+/**
+ * A supervisor that was killed has not stopped its server. The application keeps it until `stop()` or its own end.
+ * Returns what stops it then.
+ */
+function buryIfKilled(supervisor: Supervisor, { pid, folder, temporary }: Remains): () => Promise<void> {
+  const script = fileURLToPath(new URL('./embedded/undertaker.mjs', import.meta.url));
+  const args = [script, JSON.stringify({ pid, folder, temporary })];
+  let killed = false;
+  let burial: Promise<unknown> | null = null;
+  const atExit = (): void => void spawnSync(process.execPath, args, { env: plainEnvironment() });
+  supervisor.once('exit', (_code, signal) => {
+    killed = signal !== null;
+    if (killed) process.once('exit', atExit);
+  });
+  return async () => {
+    if (!killed) return;
+    burial ??= once(spawn(process.execPath, args, { stdio: 'ignore', env: plainEnvironment() }), 'exit');
+    await burial;
+    process.off('exit', atExit);
+  };
+}
+
+/** Debuggers, loaders and instrumentation are for the application, not for its database. */
+function plainEnvironment(): NodeJS.ProcessEnv {
+  const { NODE_OPTIONS: _, ...env } = process.env;
+  return env;
 }
 
 /** Lets this process end while the server runs. */

@@ -53,6 +53,6 @@ export {
   type JobEventHandler,
   type JobEventType,
 } from './monitoring/job.events.js';
-export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export { JobsMigrator, PackageFilesMissingError, type JobsMigratorOptions } from './storage/jobs.migrator.js';
 export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';

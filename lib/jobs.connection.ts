@@ -4,18 +4,21 @@ import { ModuleRef, type ModulesContainer } from '@nestjs/core';
 import type { DataSource } from 'typeorm';
 import { NoConnectionError } from './jobs.errors.js';
 import type { ConnectionSettings } from './jobs.options.js';
+import { JobManager, type JobManagerParts } from './manager/job.manager.js';
 import { Database } from './storage/database.js';
-import { JobsMigrator } from './storage/jobs.migrator.js';
+import { assertPackageFiles, JobsMigrator } from './storage/jobs.migrator.js';
 import { isPooled } from './storage/pooler.js';
 
 /**
  * Connects and brings the schema up to date (or checks that it is), or closes again what it has opened.
  *
- * @throws NoConnectionError, DatabaseUnavailableError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError
+ * @throws NoConnectionError, DatabaseUnavailableError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError,
+ *   PackageFilesMissingError
  */
 export async function openDatabase(settings: ConnectionSettings, schema: string): Promise<Database> {
   const { connection, dataSource, preparedStatements, migrate, waitForDatabaseMs } = settings;
   const options = { schema, preparedStatements: preparedStatements ?? true };
+  assertPackageFiles();
   if (!dataSource && connection === undefined) throw new NoConnectionError(CHOICES);
   const database = dataSource
     ? Database.fromDataSource(dataSource, options)
@@ -32,6 +35,24 @@ export async function openDatabase(settings: ConnectionSettings, schema: string)
     throw error;
   }
 }
+
+const opened = new WeakSet<object>();
+
+/** A manager whose queues are declared; its database is closed again if that fails. */
+export async function openManager(parts: JobManagerParts): Promise<JobManager> {
+  const jobs = new JobManager(parts);
+  try {
+    await jobs.declareQueues();
+  } catch (error) {
+    await jobs.close();
+    throw error;
+  }
+  opened.add(jobs);
+  return jobs;
+}
+
+/** Whether it is a manager at all, and no stub that a spec has put in its place (`overrideProvider(JobManager)`). */
+export const isOpenManager = (jobs: unknown): jobs is JobManager => opened.has(jobs as object);
 
 /**
  * The settings with the application's default DataSource where they name no database.

@@ -1,6 +1,6 @@
 // Runs a method as Nest runs a route: guards, interceptors, pipes, parameter decorators, exception filters.
 import { ROUTE_ARGS_METADATA } from '@nestjs/common/constants.js';
-import type { Type } from '@nestjs/common';
+import { type ExceptionFilter, Logger, type Type } from '@nestjs/common';
 import { ApplicationConfig, ExternalContextCreator } from '@nestjs/core';
 import type { ExternalExceptionFilterContext } from '@nestjs/core/exceptions/external-exception-filter-context.js';
 import type { ExternalExceptionsHandler } from '@nestjs/core/exceptions/external-exceptions-handler.js';
@@ -9,7 +9,9 @@ import type { ContextId, InstanceWrapper } from '@nestjs/core/injector/instance-
 import { isObservable, lastValueFrom } from 'rxjs';
 import { decoratedParameters } from './decorators/task.decorator.js';
 import { JOBS_CONTEXT, TASK_ARGS_METADATA } from './jobs.constants.js';
+import { JobsError } from './jobs.errors.js';
 import type { TaskHandler } from './manager/task.registry.js';
+import { show } from './options.checker.js';
 
 type Method = (...args: unknown[]) => unknown;
 /** An instance that has handlers. */
@@ -79,16 +81,20 @@ export class HandlerContexts {
   }
 
   /**
-   * Two things Nest does otherwise: pipes are for payloads and pass the context argument by; and the module in which
+   * Three things Nest does otherwise: pipes are for payloads and pass the context argument by; the module in which
    * classes of enhancers are looked for is the host's, which Nest does not find for controllers: their guards would be
-   * skipped.
+   * skipped; and a global filter may fail, because it is made for requests.
    */
   private adapt(): void {
     const { creator } = this;
     const applyPipes = creator.getParamValue.bind(creator);
     creator.getParamValue = async (value: any, metadata: any, pipes) =>
       metadata.type === CONTEXT ? value : (applyPipes(value, metadata, pipes) as unknown);
-    (creator as unknown as CreatorInternals).getContextModuleKey = () => this.moduleKey;
+    const internals = creator as unknown as CreatorInternals;
+    internals.getContextModuleKey = () => this.moduleKey;
+    const filters = internals.filtersContextCreator;
+    const findGlobal = filters.getGlobalMetadata.bind(filters) as (...context: unknown[]) => ExceptionFilter[];
+    filters.getGlobalMetadata = ((...context: unknown[]) => findGlobal(...context).map(safeFilter)) as never;
   }
 }
 
@@ -124,6 +130,28 @@ function argumentOf(kind: number, property: unknown, [payload, context]: unknown
   if (kind !== PAYLOAD) return undefined;
   return typeof property === 'string' ? (payload as Record<string, unknown> | null)?.[property] : payload;
 }
+
+/**
+ * A global filter answers a response that a job has not, and fails. Then the handler's error stands, with its reason and
+ * its kind, unless the filter has plainly made another one of it: an error of the library's, or one with it as its cause.
+ */
+function safeFilter(filter: ExceptionFilter): ExceptionFilter {
+  const safe = Object.create(filter) as ExceptionFilter;
+  safe.catch = async (error: unknown, host) => {
+    try {
+      return await resolved(filter.catch(error, host));
+    } catch (failure) {
+      const meant = failure === error || failure instanceof JobsError || (failure as Error | null)?.cause === error;
+      if (meant) throw failure;
+      logger.error(`The global filter ${filter.constructor.name} failed on a job: ${messageOf(failure)}`);
+      throw error;
+    }
+  };
+  return safe;
+}
+
+const logger = new Logger('JobsModule');
+const messageOf = (failure: unknown): string => (failure instanceof Error ? failure.message : show(failure));
 
 /**
  * What a filter throws is how the job fails; what it returns is the handler's answer. If it returns nothing, the error

@@ -1,10 +1,12 @@
 // Finds @Task and @OnJobEvent methods among the application's providers and controllers.
-import { DiscoveryService, ModulesContainer } from '@nestjs/core';
+import { type DiscoveryService, INQUIRER, type ModulesContainer, REQUEST } from '@nestjs/core';
 import type { InstanceWrapper } from '@nestjs/core/injector/instance-wrapper.js';
 import type { JobEventMetadata } from './decorators/on-job-event.decorator.js';
 import type { TaskMetadata } from './decorators/task.decorator.js';
 import { DEFAULT_INSTANCE, instanceOf, JOB_EVENT_METADATA, TASK_METADATA } from './jobs.constants.js';
+import { decoratedClasses } from './decorators/decorated.method.js';
 import { isStatic, type HandlerBinder } from './jobs.handlers.js';
+import { makeOnce, type Trial } from './jobs.trial.js';
 import { refuse, taskFaults } from './jobs.options.js';
 import type { TaskRegistry } from './manager/task.registry.js';
 import { JOB_EVENT_TYPES, type JobEvents } from './monitoring/job.events.js';
@@ -20,16 +22,26 @@ export interface JobsExplorerParts {
   events: JobEvents;
   /** Whether the parameter types of handlers can check payloads. */
   checkClasses: boolean;
+  /** Hears where a provider's class could not be found out. */
+  warn: (message: string) => void;
 }
 
-type Decorated = { method: string | symbol; source: string; wrapper: InstanceWrapper };
+/** Factories of Nest's core that make nothing by themselves. */
+const NESTS_OWN: unknown[] = [REQUEST, INQUIRER];
+
+type Decorated = { method: string | symbol; source: string; wrapper: InstanceWrapper; prototype: object };
 
 /**
- * Explores twice: before providers are made, so that `addJob` knows the tasks' defaults from the first moment on, and
- * after that, for providers of which only the instance tells the class (`useFactory`).
+ * Explores before providers are made, so that `addJob` knows the tasks' defaults from the first moment on; after that,
+ * for providers of which only the instance tells the class (`useFactory`); and again for modules that are loaded later.
  */
 export class JobsExplorer {
-  private readonly explored = new Set<InstanceWrapper>();
+  /** With the prototype that has the decorations. */
+  private readonly explored = new Map<InstanceWrapper, object>();
+  /** Factories in request or transient scope that were tried: Nest keeps no instance of them. */
+  private readonly trials = new Map<InstanceWrapper, Trial>();
+  /** Whether providers have been made: Nest must not be asked for their scopes before, as it remembers its answer. */
+  private made = false;
   private readonly handlers: Decorated[] = [];
   private readonly subscribers: Decorated[] = [];
 
@@ -45,25 +57,69 @@ export class JobsExplorer {
     return this.parts.tasks;
   }
 
-  /** Adds the tasks of what factories have made by now. @throws as `explore` */
-  exploreInstances(): void {
-    refuse([...this.exploreNew(), ...this.handlerFaults(), ...this.subscriberFaults()]);
+  /** Adds the tasks of what factories have made by now, and of modules that were loaded since. @throws as `explore` */
+  async exploreInstances(): Promise<void> {
+    this.made = true;
+    const faults = this.exploreNew();
+    if (this.missingClasses().length) faults.push(...(await this.exploreScopedFactories()));
+    refuse([...faults, ...this.handlerFaults(), ...this.subscriberFaults()]);
   }
 
   private exploreNew(): string[] {
-    const { discovery } = this.parts;
-    return [...discovery.getProviders(), ...discovery.getControllers()]
-      .filter((wrapper) => !wrapper.isAlias && !this.explored.has(wrapper))
-      .flatMap((wrapper) => this.exploreProvider(wrapper));
+    return this.unexplored().flatMap((wrapper) => this.exploreProvider(wrapper, prototypeOf(wrapper, this.made)));
   }
 
-  private exploreProvider(wrapper: InstanceWrapper): string[] {
-    const prototype = prototypeOf(wrapper);
+  private unexplored(): InstanceWrapper[] {
+    const { discovery } = this.parts;
+    return [...discovery.getProviders(), ...discovery.getControllers()].filter(
+      (wrapper) => !wrapper.isAlias && !this.explored.has(wrapper),
+    );
+  }
+
+  /** Decorated classes of which no provider is known. Most belong to other processes or other specs. */
+  private missingClasses(): object[] {
+    const known = [...this.explored.values()];
+    return decoratedClasses().filter((prototype) => !known.some((one) => isOrExtends(one, prototype)));
+  }
+
+  /**
+   * A factory in request or transient scope whose token is not its class tells the class by an instance alone, of which
+   * Nest keeps none. As a class is missing, it may be this one's: it is made once.
+   */
+  private async exploreScopedFactories(): Promise<string[]> {
+    const faults: string[] = [];
+    for (const wrapper of this.unexplored().filter(
+      (one) => one.isFactory && !isStatic(one) && !NESTS_OWN.includes(one.token),
+    )) {
+      if (!this.trials.has(wrapper)) this.trials.set(wrapper, await makeOnce(wrapper));
+      const prototype = this.trials.get(wrapper)!.prototype;
+      const second = [...this.explored.values()].some((one) => one === prototype);
+      if (!second) faults.push(...this.exploreProvider(wrapper, isDecorated(prototype) ? prototype : null));
+    }
+    this.warnOfFailures();
+    return faults;
+  }
+
+  private warnOfFailures(): void {
+    const missing = this.missingClasses().map(({ constructor }) => constructor.name);
+    for (const [wrapper, trial] of this.trials) {
+      if (!missing.length || !trial.error) continue;
+      this.parts.warn(
+        `Expected a provider for ${missing.join(', ')}, got none. The factory of ${String(wrapper.name)} may be one: it ` +
+          `is in request or transient scope, and does not tell its class without a request (${trial.error}). If it is, ` +
+          `provide it under its class: { provide: ${missing.at(-1)}, useFactory: … }.`,
+      );
+      trial.error = null;
+    }
+  }
+
+  private exploreProvider(wrapper: InstanceWrapper, prototype: object | null): string[] {
     if (!prototype || this.isSecondName(wrapper)) return [];
-    this.explored.add(wrapper);
+    this.explored.set(wrapper, prototype);
     const place = (method: string | symbol): Decorated => ({
       method,
       wrapper,
+      prototype,
       source: sourceOf(wrapper, prototype, method),
     });
     return [
@@ -82,37 +138,41 @@ export class JobsExplorer {
 
   /** A factory or value may hand out what another provider is already. */
   private isSecondName({ isNotMetatype, instance }: InstanceWrapper): boolean {
-    return isNotMetatype && [...this.explored].some((other) => other.instance === instance);
+    if (!isNotMetatype || typeof instance !== 'object' || instance === null) return false;
+    return [...this.explored.keys()].some((other) => other.instance === instance);
   }
 
-  private addTask({ task, options, parameterType }: TaskMetadata, { method, source, wrapper }: Decorated): string[] {
+  private addTask({ task, options, parameterType }: TaskMetadata, decorated: Decorated): string[] {
+    const { method, source, wrapper } = decorated;
     const faults = taskFaults(task, options, `@Task on ${source}`);
     const instance = options?.instance ?? DEFAULT_INSTANCE;
     if (faults.length) return faults;
     if (instance !== this.parts.instance) return this.refuseUnknown(instance, `@Task on ${source}`);
     const { binder, tasks, checkClasses } = this.parts;
     const schema = options.payload ?? (checkClasses ? parameterType : null);
-    this.handlers.push({ method, source, wrapper });
+    this.handlers.push(decorated);
     tasks.add({ task, options, schema, source, handler: binder.bind(wrapper, method) });
     return [];
   }
 
-  private subscribe({ type, instance }: JobEventMetadata, { method, source, wrapper }: Decorated): string[] {
+  private subscribe({ type, instance }: JobEventMetadata, decorated: Decorated): string[] {
+    const { method, source, wrapper } = decorated;
     const where = `@OnJobEvent on ${source}`;
     if (type !== 'all' && !JOB_EVENT_TYPES.includes(type)) {
       const meant = nearest(String(type), JOB_EVENT_TYPES);
       return [`${where}: Expected the type of an event, got ${show(type)}${meant ? `; did you mean ${meant}?` : '.'}`];
     }
     if (instance !== this.parts.instance) return this.refuseUnknown(instance, where);
-    this.subscribers.push({ method, source, wrapper });
-    this.parts.events.on(type, (event) => (wrapper.instance as Record<string | symbol, Function>)[method]!(event));
+    this.subscribers.push(decorated);
+    const call = (event: unknown): unknown => (wrapper.instance as Record<string | symbol, Function>)[method]!(event);
+    this.parts.events.on(type, Object.defineProperty(call, 'name', { value: where })); // what the log says if it throws
     return [];
   }
 
   private handlerFaults(): string[] {
-    return this.handlers.flatMap(({ method, source, wrapper }) =>
+    return this.handlers.flatMap(({ method, source, wrapper, prototype }) =>
       this.parts.binder
-        .skippedEnhancers(wrapper, method)
+        .skippedEnhancers(wrapper, prototype, method)
         .map(
           (name) =>
             `@Task on ${source}: Nest does not apply ${name}, because the provider comes from a factory or is a value. ` +
@@ -153,14 +213,23 @@ export class JobsExplorer {
 
 /**
  * Where a provider's decorations are. Factories and values tell only by their instance, which a factory may not have
- * made yet; one that stands in for a class (`overrideProvider(MailTasks).useValue(…)`) has that class's decorations.
+ * made yet; one that stands in for a class (`overrideProvider(MailTasks).useValue(…)`) has that class's decorations. So
+ * does a factory in request or transient scope whose token is its class: its instances come with the jobs. Whether one
+ * is, is known when providers have been `made`.
  */
-function prototypeOf({ isNotMetatype, metatype, instance, token }: InstanceWrapper): object | null {
+function prototypeOf(wrapper: InstanceWrapper, made: boolean): object | null {
+  const { isNotMetatype, metatype, instance, token } = wrapper;
   if (!isNotMetatype) return (metatype?.prototype ?? null) as object | null;
-  if (typeof instance !== 'object' || instance === null) return null;
+  const named = typeof token === 'function' ? (token.prototype as object | null) : null;
+  if (typeof instance !== 'object' || instance === null) {
+    return made && wrapper.isFactory && isDecorated(named) && !isStatic(wrapper) ? named : null;
+  }
   const own = Object.getPrototypeOf(instance) as object | null;
-  return isDecorated(own) || typeof token !== 'function' ? own : (token.prototype as object);
+  return isDecorated(own) ? own : (named ?? own);
 }
+
+const isOrExtends = (prototype: object, base: object): boolean =>
+  prototype === base || Object.prototype.isPrototypeOf.call(base, prototype);
 
 const isDecorated = (prototype: object | null): boolean =>
   prototype !== null && [TASK_METADATA, JOB_EVENT_METADATA].some((key) => Reflect.hasMetadata(key, prototype));

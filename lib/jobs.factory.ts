@@ -2,10 +2,10 @@
 import type { JobManagerOptions, WorkerOptions } from './interfaces/jobs-options.interface.js';
 import type { Mask, TaskOptions } from './interfaces/task.interface.js';
 import { ambientTransactionOf } from './jobs.ambient.js';
-import { openDatabase } from './jobs.connection.js';
+import { openDatabase, openManager } from './jobs.connection.js';
 import { checkMask, refuse, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
 import { CronScheduler } from './maintenance/cron.scheduler.js';
-import { JobManager } from './manager/job.manager.js';
+import type { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
@@ -31,15 +31,9 @@ export async function createJobManager(options: JobManagerOptions): Promise<JobM
   const tasks = new TaskRegistry();
   const ambient = ambientTransactionOf(connection.dataSource);
   const validator = new PayloadValidator();
-  const jobs = new JobManager({ database, settings, tasks, validator, listenConnection, ambient });
+  const jobs = await openManager({ database, settings, tasks, validator, listenConnection, ambient });
   tasksOf.set(jobs, tasks);
-  try {
-    await jobs.declareQueues();
-    return jobs;
-  } catch (error) {
-    await jobs.close();
-    throw error;
-  }
+  return jobs;
 }
 
 /** A handler alone, or with the options of its task. */

@@ -30,8 +30,8 @@ export class HandlerBinder {
    * Enhancers that Nest would skip without a word: it only makes instances of the guards and so on that a class names
    * if it sees the class, which it does not for providers made by `useFactory` and `useValue`.
    */
-  skippedEnhancers(wrapper: InstanceWrapper, method: string | symbol): string[] {
-    return ENHANCERS.flatMap((key) => enhancersOf(key, wrapper.instance as Host, method))
+  skippedEnhancers(wrapper: InstanceWrapper, prototype: object, method: string | symbol): string[] {
+    return ENHANCERS.flatMap((key) => enhancersOf(key, (wrapper.instance ?? Object.create(prototype)) as Host, method))
       .filter((enhancer) => typeof enhancer === 'function' && !wrapper.host?.injectables.has(enhancer as never))
       .map((enhancer) => (enhancer as Function).name);
   }
@@ -76,7 +76,8 @@ const plain =
 const enhancersOf = (key: string, host: Host, method: string | symbol): unknown[] =>
   [host.constructor, original(host, method)].flatMap((place) => (Reflect.getMetadata(key, place) ?? []) as unknown[]);
 
-const moduleRefOf = ({ host }: InstanceWrapper): ModuleRef => host!.providers.get(ModuleRef)!.instance as ModuleRef;
+export const moduleRefOf = ({ host }: InstanceWrapper): ModuleRef =>
+  host!.providers.get(ModuleRef)!.instance as ModuleRef;
 
 /** Nest makes a handler's own enhancers with it, but global ones only for routes. */
 async function makeFor(handler: InstanceWrapper, enhancer: InstanceWrapper, contextId: ContextId): Promise<void> {

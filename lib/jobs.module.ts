@@ -15,7 +15,7 @@ import { DEFAULT_INSTANCE } from './jobs.constants.js';
 import { InvalidOptionsError } from './jobs.errors.js';
 import type { ResolvedOptions } from './jobs.options.js';
 import { PoolOrchestrator, startLast, type ManagerOrchestrator } from './jobs.orchestrator.js';
-import { coreProviders, readOptions, tokensOf } from './jobs.providers.js';
+import { coreProviders, ownPool, readOptions, tokensOf } from './jobs.providers.js';
 import { maintenanceSchedule } from './maintenance/maintenance.schedule.js';
 import type { WorkerPool } from './worker/worker.pool.js';
 
@@ -118,5 +118,5 @@ function makePoolOrchestrator(
   modules: ModulesContainer,
 ): PoolOrchestrator {
   startLast(modules, JobsModule);
-  return new PoolOrchestrator(manager, pool, worker?.autoStart ?? false, maintenance.gc !== false);
+  return new PoolOrchestrator(manager, ownPool(pool), worker?.autoStart ?? false, maintenance.gc !== false);
 }

@@ -10,6 +10,7 @@ import {
 } from '@nestjs/common';
 import type { ModulesContainer } from '@nestjs/core';
 import type { JobsExplorer } from './jobs.explorer.js';
+import type { LazyTasks } from './jobs.lazy.js';
 import type { MaintenanceDuties } from './maintenance/maintenance.duties.js';
 import type { JobManager } from './manager/job.manager.js';
 import type { WorkerPool } from './worker/worker.pool.js';
@@ -20,17 +21,22 @@ const NO_HOOKS =
   'Nobody listens for SIGTERM, so a deploy kills running jobs instead of waiting for them. Call ' +
   'app.enableShutdownHooks() before the application starts to listen.';
 
+export interface ManagerOrchestratorParts {
+  explorer: JobsExplorer;
+  /** Null where a spec has put a stub in the manager's place. */
+  jobs: JobManager | null;
+  duties: MaintenanceDuties | null;
+  lazy: LazyTasks | null;
+}
+
 /** Lives in the core, which Nest starts early and destroys late. */
 export class ManagerOrchestrator implements OnModuleInit, OnApplicationShutdown {
-  constructor(
-    private readonly explorer: JobsExplorer,
-    private readonly jobs: JobManager,
-    private readonly duties: MaintenanceDuties | null,
-  ) {}
+  constructor(private readonly parts: ManagerOrchestratorParts) {}
 
   async onModuleInit(): Promise<void> {
     try {
-      this.explorer.exploreInstances();
+      await this.parts.explorer.exploreInstances();
+      this.parts.lazy?.watch();
     } catch (error) {
       await this.onApplicationShutdown();
       throw error;
@@ -38,12 +44,12 @@ export class ManagerOrchestrator implements OnModuleInit, OnApplicationShutdown 
   }
 
   makePartitions(): void {
-    void this.duties?.makePartitions();
+    void this.parts.duties?.makePartitions();
   }
 
   async onApplicationShutdown(): Promise<void> {
-    await this.duties?.stop();
-    await this.jobs.close();
+    await this.parts.duties?.stop();
+    await this.parts.jobs?.close();
   }
 }
 

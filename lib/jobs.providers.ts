@@ -1,13 +1,14 @@
 // How the parts of an instance are made, and from which others.
 import { Logger, type FactoryProvider, type InjectionToken, type Provider } from '@nestjs/common';
-import { DiscoveryService, ExternalContextCreator, ModulesContainer } from '@nestjs/core';
+import { DiscoveryService, ExternalContextCreator, LazyModuleLoader, ModulesContainer } from '@nestjs/core';
 import type { JobsModuleOptions } from './interfaces/jobs-options.interface.js';
 import { ambientTransactionOf } from './jobs.ambient.js';
-import { openDatabase, withApplicationDataSource } from './jobs.connection.js';
+import { isOpenManager, openDatabase, openManager, withApplicationDataSource } from './jobs.connection.js';
 import { DEFAULT_INSTANCE, getJobsToken, getOptionsToken } from './jobs.constants.js';
 import { HandlerContexts } from './jobs.contexts.js';
 import { JobsExplorer } from './jobs.explorer.js';
 import { HandlerBinder } from './jobs.handlers.js';
+import { LazyTasks } from './jobs.lazy.js';
 import { refuse, resolveOptions, resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { ManagerOrchestrator } from './jobs.orchestrator.js';
 import { CronScheduler } from './maintenance/cron.scheduler.js';
@@ -17,7 +18,7 @@ import { show } from './options.checker.js';
 import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry } from './manager/task.registry.js';
-import { JobEvents } from './monitoring/job.events.js';
+import { createNoopEvents, JobEvents } from './monitoring/job.events.js';
 import { JobMask } from './monitoring/job.mask.js';
 import { JobLogger } from './monitoring/job.logger.js';
 import { JobQueue } from './worker/job.queue.js';
@@ -59,10 +60,22 @@ export function coreProviders(name: string): Provider[] {
     made(tasks, (found: JobsExplorer) => found.explore(), explorer),
     made(jobs, makeManager, options, tasks, validator, ModulesContainer),
     made(pool, makePool, options, jobs, tasks, validator, events),
-    made(queue, (started: WorkerPool | null) => started && started.queue, pool),
+    made(queue, (started: WorkerPool | null) => ownPool(started)?.queue ?? null, pool),
     made(duties, makeDuties, options, jobs, events),
     made(schedule, ({ maintenance }: ResolvedOptions) => maintenance, options),
-    made(orchestrator, makeOrchestrator, explorer, jobs, duties),
+    made(
+      orchestrator,
+      makeOrchestrator,
+      options,
+      explorer,
+      jobs,
+      pool,
+      tasks,
+      validator,
+      events,
+      duties,
+      LazyModuleLoader,
+    ),
   ];
 }
 
@@ -107,8 +120,9 @@ async function makeExplorer(
     modules,
     binder,
     tasks: new TaskRegistry(),
-    events,
+    events: ownEvents(events),
     checkClasses,
+    warn: (message) => new Logger('JobsModule').warn(message),
   });
 }
 
@@ -124,35 +138,50 @@ async function makeManager(
   const database = await openDatabase(connection, settings.schema);
   const ambient = ambientTransactionOf(connection.dataSource, modules);
   const debug = (message: string): void => new Logger('JobsModule').debug(message);
-  const jobs = new JobManager({ database, settings, tasks, validator, listenConnection, ambient, debug });
-  try {
-    await jobs.declareQueues();
-    return jobs;
-  } catch (error) {
-    await jobs.close();
-    throw error;
-  }
+  return openManager({ database, settings, tasks, validator, listenConnection, ambient, debug });
 }
 
+// Specs put stubs in the place of the manager, the pool and the events. What is not the library's own is never called
+// from here, so that a stub needs only the methods that the application uses.
+
 const makePool = (
-  { worker, mask }: ResolvedOptions,
+  { worker }: ResolvedOptions,
   jobs: JobManager,
   tasks: TaskRegistry,
   validator: PayloadValidator,
-  events: JobEvents,
+  given: JobEvents,
 ): WorkerPool | null => {
-  events.hide(new JobMask(mask, (task) => tasks.get(task)?.options.mask));
-  jobs.runWith(new SingleRun({ jobs, tasks, validator, events, options: worker ?? resolveWorkerOptions() }));
-  if (!worker) return null;
+  if (!worker || !isOpenManager(jobs)) return null;
+  const events = ownEvents(given);
   const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks, events });
   return new WorkerPool({ jobs, tasks, validator, events, options: worker, scheduler });
 };
 
 const makeOrchestrator = (
+  { worker, mask }: ResolvedOptions,
   explorer: JobsExplorer,
   jobs: JobManager,
+  pool: WorkerPool | null,
+  tasks: TaskRegistry,
+  validator: PayloadValidator,
+  given: JobEvents,
   duties: MaintenanceDuties | null,
-): ManagerOrchestrator => new ManagerOrchestrator(explorer, jobs, duties);
+  loader: LazyModuleLoader,
+): ManagerOrchestrator => {
+  if (!isOpenManager(jobs)) return new ManagerOrchestrator({ explorer, jobs: null, duties: null, lazy: null });
+  const events = ownEvents(given);
+  const options = worker ?? resolveWorkerOptions();
+  events.hide(new JobMask(mask, (task) => tasks.get(task)?.options.mask));
+  jobs.runWith(new SingleRun({ jobs, tasks, validator, events, options }));
+  const { concurrency } = options;
+  const lazy = new LazyTasks({ loader, explorer, tasks, jobs, pool: ownPool(pool), concurrency });
+  return new ManagerOrchestrator({ explorer, jobs, duties, lazy });
+};
 
 const makeDuties = ({ worker }: ResolvedOptions, jobs: JobManager, events: JobEvents): MaintenanceDuties | null =>
-  worker && new MaintenanceDuties(jobs, events);
+  worker && isOpenManager(jobs) ? new MaintenanceDuties(jobs, ownEvents(events)) : null;
+
+const ownEvents = (events: JobEvents): JobEvents => (events instanceof JobEvents ? events : createNoopEvents());
+
+/** The pool to start and stop. */
+export const ownPool = (pool: WorkerPool | null): WorkerPool | null => (pool instanceof WorkerPool ? pool : null);

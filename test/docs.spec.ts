@@ -37,7 +37,8 @@ function blocksOf(page: string): Block[] {
   const folder = join(cache, page.replace(/\W/g, '-'));
   mkdirSync(folder, { recursive: true });
   return [...text.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map((match, index) => {
-    const code = match[1]!;
+    // Modules that start by themselves are waited for.
+    const code = match[1]!.replace(/^void main\(\);$/m, 'await main();');
     const line = text.slice(0, match.index).split('\n').length;
     const name = /^\/\/ ([\w.-]+)\.ts\n/.exec(code)?.[1] ?? `block-${index + 1}`;
     const fragment = !/^(import|export) /m.test(code);

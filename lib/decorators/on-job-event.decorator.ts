@@ -2,6 +2,7 @@
 import 'reflect-metadata';
 import { DEFAULT_INSTANCE, JOB_EVENT_METADATA } from '../jobs.constants.js';
 import type { JobEvent, JobEventType } from '../monitoring/job.events.js';
+import { registerDecoration } from './decorated.method.js';
 
 /** One @OnJobEvent decoration, as it stands on the prototype of its class. */
 export interface JobEventMetadata {
@@ -13,8 +14,8 @@ export interface JobEventMetadata {
 type EventOf<T extends JobEventType | 'all'> = T extends JobEventType ? JobEvent<T> : JobEvent;
 
 /**
- * Calls the method of a provider or controller with each event of the type. Its errors are counted as dropped and reach
- * nobody. The provider must be a singleton: an event belongs to no request.
+ * Calls the method of a provider or controller with each event of the type. What it throws is logged and counted as
+ * dropped; the job does not notice. The provider must be a singleton: an event belongs to no request.
  *
  * @example
  * @OnJobEvent('job.exhausted')
@@ -25,8 +26,9 @@ export const OnJobEvent =
   <M extends (event: EventOf<T>) => unknown>(
     target: object,
     method: string | symbol,
-    _descriptor: TypedPropertyDescriptor<M>,
+    descriptor: TypedPropertyDescriptor<M>,
   ): void => {
+    registerDecoration('@OnJobEvent', target, method, descriptor);
     const others = (Reflect.getOwnMetadata(JOB_EVENT_METADATA, target) ?? []) as JobEventMetadata[];
     Reflect.defineMetadata(JOB_EVENT_METADATA, [...others, { method, type, instance }], target);
   };

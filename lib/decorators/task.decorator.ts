@@ -10,8 +10,8 @@ import type {
   TaskToken,
 } from '../interfaces/task.interface.js';
 import { TASK_METADATA } from '../jobs.constants.js';
-import { InvalidOptionsError } from '../jobs.errors.js';
 import type { JobContext } from '../worker/job.context.js';
+import { registerDecoration } from './decorated.method.js';
 
 /** One @Task decoration, as it stands on the prototype of its class. */
 export interface TaskMetadata {
@@ -53,8 +53,8 @@ export function Task<P>(
 ): HandlerDecorator<Handler<P>>;
 export function Task<T extends string>(task: T, options?: TaskOptions): HandlerDecorator<HandlerOf<T>>;
 export function Task(task: string | TaskToken, options: TaskOptions = {}): MethodDecorator {
-  return (target, method) => {
-    if (typeof target === 'function') throw staticMethod(target.name, method);
+  return (target, method, descriptor) => {
+    registerDecoration('@Task', target, method, descriptor);
     const token = typeof task === 'object' && task !== null ? task : { task, payload: undefined };
     const schema = options?.payload ?? token.payload;
     const metadata: TaskMetadata = {
@@ -102,6 +102,3 @@ function payloadClassOf(target: object, method: string | symbol): DtoClass | nul
 
 /** What TypeScript writes for interfaces, unions and primitives (Object, String …), and Date, Map, Buffer and the like. */
 const isBuiltIn = (type: Function): boolean => (globalThis as Record<string, unknown>)[type.name] === type;
-
-const staticMethod = (type: string, method: string | symbol): InvalidOptionsError =>
-  new InvalidOptionsError([`Expected @Task on a method of an instance, got the static ${type}.${String(method)}.`]);

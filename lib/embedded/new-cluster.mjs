@@ -5,6 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { codeOf, messageOf, program } from './binaries.mjs';
 import { openFolder } from './data-folder.mjs';
+import { DRAFT_INFIX } from './leftovers.mjs';
 import { Refusal } from './refusal.mjs';
 import { idsOf } from './server-user.mjs';
 
@@ -19,7 +20,7 @@ const INITDB = ['-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--
 export async function createCluster({ native, folder, user, durable, signal }) {
   if (fs.existsSync(folder)) return fillFolder(native, folder, user, durable, signal); // may be a mount point
   makeParent(folder);
-  const draft = fs.mkdtempSync(`${folder}.init-`);
+  const draft = fs.mkdtempSync(`${folder}${DRAFT_INFIX}`);
   try {
     await fillFolder(native, draft, user, durable, signal);
     fs.renameSync(draft, folder);

@@ -2,13 +2,15 @@
 // A program that runs one PostgreSQL for its parent and outlives it just long enough to clean up: its standard input is
 // a pipe from the parent, which the system closes however the parent ends.
 // Plain JavaScript, so that Node runs it from the sources as well as from the package.
-// Input: a SupervisorOrder as JSON in argv[2]. Output: one line of JSON, { host, port, pid } or { reason, message }.
+// Input: a SupervisorOrder as JSON in argv[2]. Output: one line of JSON, { host, port, pid, folder, temporary } or
+// { reason, message }.
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { completeBinaries, findBinaries, majorVersion, messageOf, reachableBinaries } from './binaries.mjs';
 import { holdsCluster, openFolder, waitForPredecessor } from './data-folder.mjs';
+import { keepFresh, removeLeftovers, TEMPORARY_PREFIX } from './leftovers.mjs';
 import { createCluster } from './new-cluster.mjs';
 import { Refusal } from './refusal.mjs';
 import { closedPart, giveTo, serverUser } from './server-user.mjs';
@@ -32,7 +34,8 @@ async function main(order) {
   try {
     const cluster = await prepare(order, temporary, ended);
     const { server, port } = await startServer(cluster, order.port ?? 0);
-    await report({ host: HOST, port, pid: server.pid });
+    await report({ host: HOST, port, pid: server.pid, folder: cluster.folder, temporary: temporary.made });
+    removeLeftovers(order.dataDir);
     // If the server is killed, nothing is left to do here either.
     await Promise.race([aborted(ended), new Promise((resolve) => server.once('exit', resolve))]);
     await stopServer(server, cluster.native, cluster.folder);
@@ -76,12 +79,18 @@ class TemporaryFolder {
   /** @type {string | undefined} */
   #path;
 
+  /** Null while there is none. */
+  get made() {
+    return this.#path ?? null;
+  }
+
   /** @param {import('./server-user.mjs').ServerUser | null} user */
   path(user) {
     if (this.#path === undefined) {
       const parent = [os.tmpdir(), '/tmp', '/var/tmp'].find((folder) => closedPart(folder, user) === null);
-      this.#path = fs.mkdtempSync(path.join(fs.realpathSync(parent ?? os.tmpdir()), 'millrace-pg-'));
+      this.#path = fs.mkdtempSync(path.join(fs.realpathSync(parent ?? os.tmpdir()), TEMPORARY_PREFIX));
       giveTo(this.#path, user);
+      keepFresh(this.#path);
     }
     return this.#path;
   }

@@ -1,7 +1,8 @@
 // Binds the duties to @Cron. The library has a ScheduleModule of its own that sees these methods and nothing else:
 // the application's explores every provider, and two of them would fire all of the application's crons twice.
-import type { DynamicModule, InjectionToken } from '@nestjs/common';
-import { DiscoveryService } from '@nestjs/core';
+import { Module, type DynamicModule, type InjectionToken, type Provider, type Type } from '@nestjs/common';
+import { MODULE_METADATA, PARAMTYPES_METADATA, SELF_DECLARED_DEPS_METADATA } from '@nestjs/common/constants.js';
+import { DiscoveryService, MetadataScanner } from '@nestjs/core';
 import { Cron, ScheduleModule, type CronOptions } from '@nestjs/schedule';
 import type { MaintenanceDuties } from './maintenance.duties.js';
 
@@ -21,28 +22,52 @@ export interface MaintenanceScheduleSources {
   inject: [schedule: InjectionToken, duties: InjectionToken];
 }
 
+@Module({})
+class MaintenanceScheduleModule {}
+
 /**
- * A ScheduleModule for the crons of one instance. It runs whether or not the application imports ScheduleModule, has
- * its crons switched off, or imports it twice; and it leaves the application's own crons alone.
+ * A copy of ScheduleModule for the crons of one instance. It runs whether or not the application imports ScheduleModule,
+ * has its crons switched off, or imports it twice; and it leaves the application's own crons alone. Its parts stand under
+ * tokens of their own, so that `app.get(SchedulerRegistry)` and `app.get(DiscoveryService)` find the application's.
  */
 export function maintenanceSchedule({ name, imports, inject }: MaintenanceScheduleSources): DynamicModule {
-  const module = ScheduleModule.forRoot({ cronJobs: true, intervals: false, timeouts: false });
-  return {
-    ...module,
-    global: false,
-    imports: [...(module.imports ?? []), ...imports],
-    providers: [
-      ...(module.providers ?? []),
-      {
-        // Comes before the one that ScheduleModule imports.
-        provide: DiscoveryService,
-        inject,
-        useFactory: (schedule: MaintenanceSchedule, duties: MaintenanceDuties | null) =>
-          onlyProvider(duties && cronsOf(name, schedule, duties)),
-      },
-    ],
-    exports: [],
+  const { providers = [] } = ScheduleModule.forRoot({ cronJobs: true, intervals: false, timeouts: false });
+  const fixed = (Reflect.getMetadata(MODULE_METADATA.PROVIDERS, ScheduleModule) ?? []) as Provider[];
+  const discovery: Provider = {
+    provide: DiscoveryService,
+    inject,
+    useFactory: (schedule: MaintenanceSchedule, duties: MaintenanceDuties | null) =>
+      onlyProvider(duties && cronsOf(name, schedule, duties)),
   };
+  const parts = [...fixed, ...providers, MetadataScanner, discovery];
+  return { module: MaintenanceScheduleModule, imports, providers: underOwnTokens(name, parts) };
+}
+
+/** The same providers under private tokens; among themselves they find each other. */
+function underOwnTokens(name: string, providers: Provider[]): Provider[] {
+  const tokens = new Map(
+    providers.map((provider) => [tokenOf(provider), Symbol(`millrace:${name}:schedule:${nameOf(tokenOf(provider))}`)]),
+  );
+  const own = (token: InjectionToken): InjectionToken => tokens.get(token) ?? token;
+  return providers.map((provider) => {
+    if (typeof provider !== 'function') return { ...provider, provide: own(provider.provide) };
+    const make = (...parts: unknown[]): unknown => new provider(...parts);
+    return { provide: own(provider), inject: dependenciesOf(provider).map(own), useFactory: make };
+  });
+}
+
+const tokenOf = (provider: Provider): InjectionToken => (typeof provider === 'function' ? provider : provider.provide);
+
+const nameOf = (token: InjectionToken): string => (typeof token === 'function' ? token.name : String(token));
+
+/** What Nest would give to the constructor. */
+function dependenciesOf(type: Type): InjectionToken[] {
+  const types = (Reflect.getMetadata(PARAMTYPES_METADATA, type) ?? []) as InjectionToken[];
+  const named = (Reflect.getMetadata(SELF_DECLARED_DEPS_METADATA, type) ?? []) as {
+    index: number;
+    param: InjectionToken;
+  }[];
+  return types.map((token, index) => named.find((one) => one.index === index)?.param ?? token);
 }
 
 /** The schedule comes from options, so the class is made when they are known. */

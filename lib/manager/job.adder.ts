@@ -1,9 +1,14 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import {
+  DependencyCircleError,
+  MissingPrivilegesError,
+  UnknownParentError,
+  UnknownRateLimitError,
+} from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
-import { isUniqueViolation } from '../storage/database.errors.js';
+import { isUniqueViolation, violates } from '../storage/database.errors.js';
 import { retryOnContention } from '../storage/contention.js';
 import { toDate } from '../storage/row.types.js';
 import type { News } from '../storage/job.news.js';
@@ -15,7 +20,7 @@ import {
   type AddedRow,
   type NewJob,
 } from '../storage/statements/add-jobs.js';
-import { findCircleOf, findParents, linkParents } from '../storage/statements/dependencies.js';
+import { findCircleOf, findParents, hasChildren, linkParents } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
 import { toJob } from './job.mapper.js';
@@ -123,12 +128,30 @@ export class JobAdder {
 
   private insertAll(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     if (children.length) return this.insertChildren(jobs, children, how);
-    return jobs.some(needsRounds) ? this.insertKeyed(jobs, how) : this.insert(jobs, how.executor);
+    return jobs.some(needsRounds) ? this.insertAndFollow(jobs, how) : this.insert(jobs, how.executor);
+  }
+
+  /** Children of jobs that were replaced wait for the new ones. */
+  private async insertAndFollow(jobs: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
+    const replaced: string[] = [];
+    const added = await this.insertKeyed(jobs, how, replaced);
+    if (replaced.length) await this.follow(replaced, how.executor);
+    return added;
+  }
+
+  /** A role that may only enqueue leaves it to the sweep of the pools. */
+  private async follow(replaced: string[], executor?: QueryExecutor): Promise<void> {
+    if (executor && !(await this.database.run(hasChildren, [replaced], executor)).length) return;
+    try {
+      await this.promoter.resolve(replaced, executor);
+    } catch (error) {
+      if (executor || !(error instanceof MissingPrivilegesError)) throw error;
+    }
   }
 
   /** After a commit of ours. */
   private async announce(added: AddedJob[], { manager, notify }: Target): Promise<void> {
-    if (!manager && notify) await this.publisher.publish(...newsOf(lanesOf(added)));
+    if (!manager && notify) await this.publisher.publish(...newsOfAdded(added));
   }
 
   /** In a caller's transaction the notification must travel with its commit. */
@@ -139,7 +162,7 @@ export class JobAdder {
     { notify }: Target,
   ): Promise<void> {
     const parents: News[] = children.length ? [{ kind: 'parents', ids: parentsOf(children) }] : [];
-    const news = [...parents, ...(notify ? newsOf(lanesOf(added)) : [])];
+    const news = [...parents, ...(notify ? newsOfAdded(added) : [])];
     await this.publisher.publishIn(executor, news);
   }
 
@@ -188,12 +211,13 @@ export class JobAdder {
     const known = new Set((await this.database.run(findParents, [parents], executor)).map(({ id }) => id));
     const unknown = parents.filter((id) => !known.has(id));
     if (unknown.length) throw new UnknownParentError(unknown);
-    const added = await this.insertKeyed(jobs, how);
+    const replaced: string[] = [];
+    const added = await this.insertKeyed(jobs, how, replaced);
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
     const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
     await this.database.run(linkParents, [pairs.map(([child]) => child), pairs.map(([, parent]) => parent)], executor);
+    await this.promoter.resolve([...parents, ...replaced], executor);
     await this.refuseCircles(linked, executor);
-    await this.promoter.resolve(parents, executor);
     const stored = new Map(
       (
         await this.find(
@@ -214,19 +238,25 @@ export class JobAdder {
   }
 
   /** Jobs whose keys occur twice in one call take turns: each round has every key once. */
-  private async insertKeyed(jobs: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
+  private async insertKeyed(jobs: PreparedJob[], how: Insertion, replaced: string[] = []): Promise<AddedJob[]> {
     const added = new Map<PreparedJob, AddedJob>();
     const plain = jobs.filter(({ row }) => row.job_key === null);
     (await this.insert(plain, how.executor)).forEach((job, index) => added.set(plain[index] as PreparedJob, job));
     for (const round of roundsOf(jobs.filter(({ row }) => row.job_key !== null))) {
-      for (const [job, result] of await this.insertRound(round, how)) added.set(job, result);
+      for (const [job, result] of await this.insertRound(round, how, replaced)) added.set(job, result);
     }
     return jobs.map((job) => added.get(job) as AddedJob);
   }
 
-  private async insertRound(round: PreparedJob[], { executor, patient, repeated }: Insertion) {
-    const rows = await this.database.run(addKeyedJobs, [...parametersOf(round), patient, repeated], executor);
+  private async insertRound(round: PreparedJob[], how: Insertion, replaced: string[]) {
+    const { executor, patient, repeated } = how;
+    const rows = await this.database
+      .run(addKeyedJobs, [...parametersOf(round), patient, repeated], executor)
+      .catch((error: unknown) => {
+        throw violates(error, 'no_job_waits_for_itself') ? new DependencyCircleError(circleOf(error)) : error;
+      });
     refuseMissing(rows);
+    replaced.push(...rows.flatMap((row) => row.replaced ?? []));
     return this.pair(round, rows, executor);
   }
 
@@ -259,18 +289,28 @@ export class JobAdder {
   }
 }
 
+/** The job's own id, twice: it is all that there is of the circle. */
+const circleOf = (error: unknown): string[] => {
+  const detail = (error as { detail?: string }).detail ?? '';
+  return [detail, detail];
+};
+
 const parentsOf = (children: PreparedJob[]): string[] => [
   ...new Set(children.flatMap(({ row }) => row.depends_on ?? [])),
 ];
 
-/** Of what may run soon: the lanes in which pools should look. */
-const lanesOf = (added: AddedJob[]): (string | null)[] =>
-  added.flatMap((job) => {
-    const isSoon =
-      job.status === 'available' || (job.status === 'scheduled' && job.runAt.getTime() - Date.now() < SOON_MS);
-    if (!isSoon) return [];
-    return job.queue !== null || job.rateLimitKey !== null || job.maxAttempts === 1 ? [laneOf(job)] : [null];
+/** Of what may run soon: where pools should look. */
+function newsOfAdded(added: AddedJob[]): News[] {
+  const soon = added.filter(({ status, runAt }) => {
+    return status === 'available' || (status === 'scheduled' && runAt.getTime() - Date.now() < SOON_MS);
   });
+  const isPlain = (job: AddedJob): boolean => job.queue === null && job.rateLimitKey === null && job.maxAttempts > 1;
+  const priorities = [...new Set(soon.filter(isPlain).map(({ priority }) => priority))];
+  return newsOf(
+    soon.map((job) => (isPlain(job) ? null : laneOf(job))),
+    priorities,
+  );
+}
 
 const isChild = ({ row }: PreparedJob): boolean => row.depends_on !== null;
 

@@ -117,12 +117,12 @@ export class JobPromoter {
   }
 }
 
-/** What tells that jobs of these lanes (null: plain ones) may run. */
-export function newsOf(lanes: (string | null)[]): News[] {
+/** What tells that jobs of these lanes (null: plain ones, of these priorities, or of any) may run. */
+export function newsOf(lanes: (string | null)[], priorities: number[] | null = null): News[] {
   const named = [...new Set(lanes.filter((lane) => lane !== null))];
   return [
     ...(named.length ? [{ kind: 'lanes', lanes: named } as const] : []),
-    ...(named.length < lanes.length && lanes.includes(null) ? [{ kind: 'jobs' } as const] : []),
+    ...(lanes.includes(null) ? [{ kind: 'jobs', priorities } as const] : []),
   ];
 }
 

@@ -9,7 +9,7 @@ const PAUSE_MS = 5;
 const MAX_LANES = 100;
 
 export class NewsPublisher {
-  private jobs = false;
+  private priorities: Set<number> | 'all' = new Set();
   private lanes: Set<string> | 'all' = new Set();
   private others: News[] = [];
   private inFlight: Promise<void> | null = null;
@@ -38,7 +38,7 @@ export class NewsPublisher {
   }
 
   private gather(news: News): void {
-    if (news.kind === 'jobs') this.jobs = true;
+    if (news.kind === 'jobs') this.addPriorities(news.priorities);
     else if (news.kind === 'all') this.lanes = 'all';
     else if (news.kind !== 'lanes') this.others.push(news);
     else for (const lane of news.lanes) this.addLane(lane);
@@ -50,12 +50,19 @@ export class NewsPublisher {
     if (this.lanes.size > MAX_LANES) this.lanes = 'all';
   }
 
+  private addPriorities(priorities: number[] | null): void {
+    if (!priorities) this.priorities = 'all';
+    if (this.priorities === 'all') return;
+    for (const priority of priorities!) this.priorities.add(priority);
+  }
+
   private take(): News[] {
     const news: News[] = this.others.splice(0);
     if (this.lanes === 'all') news.push({ kind: 'all' });
     else if (this.lanes.size) news.push({ kind: 'lanes', lanes: [...this.lanes] });
-    if (this.jobs) news.push({ kind: 'jobs' });
-    this.jobs = false;
+    if (this.priorities === 'all') news.push({ kind: 'jobs', priorities: null });
+    else if (this.priorities.size) news.push({ kind: 'jobs', priorities: [...this.priorities] });
+    this.priorities = new Set();
     this.lanes = new Set();
     return news;
   }

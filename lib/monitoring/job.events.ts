@@ -63,6 +63,9 @@ export type JobEventHandler<T extends JobEventType | 'all'> = (
 
 type AnyHandler = (event: JobEvent) => unknown;
 
+/** Hears what a subscriber threw; `subscriber`: the name of its function. */
+export type DroppedReport = (error: unknown, type: JobEventType, subscriber: string) => void;
+
 interface Subscription {
   id: number;
   type: JobEventType | 'all';
@@ -85,8 +88,11 @@ export class JobEvents {
   private lastId = 0;
   private emitted = 0;
   private dropped = 0;
+  private report: DroppedReport | null = null;
 
-  /** Subscribes and returns the id to unsubscribe by. A handler's error is counted as dropped and goes nowhere else. */
+  /**
+   * Subscribes and returns the id to unsubscribe by. A handler's error is counted as dropped; in Nest it is logged, too.
+   */
   on<T extends JobEventType | 'all'>(type: T, handler: JobEventHandler<T>): number {
     const id = ++this.lastId;
     this.subscriptions = [...this.subscriptions, { id, type, handler: handler as AnyHandler }];
@@ -129,12 +135,26 @@ export class JobEvents {
     this.masks.push(mask);
   }
 
+  /** For the logger: calls `report` with each error that a subscriber throws. */
+  onDropped(report: DroppedReport): void {
+    this.report = report;
+  }
+
   private deliver(handler: AnyHandler, event: JobEvent): void {
     try {
       const answer = handler(event);
-      if (answer instanceof Promise) answer.catch(() => this.dropped++);
+      if (answer instanceof Promise) answer.catch((error: unknown) => this.drop(error, event, handler));
+    } catch (error) {
+      this.drop(error, event, handler);
+    }
+  }
+
+  private drop(error: unknown, { type }: JobEvent, handler: AnyHandler): void {
+    this.dropped++;
+    try {
+      this.report?.(error, type, handler.name);
     } catch {
-      this.dropped++;
+      // A logger that fails must not fail the pool.
     }
   }
 }

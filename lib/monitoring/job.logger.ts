@@ -74,6 +74,9 @@ export class JobLogger {
       sink.log(`Worker ${workerId} writes outcomes again after ${seconds(openMs)}, and goes on`);
     });
     events.on('pool.stop', ({ workerId }) => void this.away.delete(workerId));
+    events.onDropped((error, type, subscriber) => {
+      this.logError(`${subscriber || 'A subscriber'} failed on the event ${type}: ${describe(error)}`, error);
+    });
   }
 
   /** Returns whether it was logged: not if the same was logged within a minute. */

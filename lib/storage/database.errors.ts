@@ -2,6 +2,7 @@
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import {
   DatabaseUnavailableError,
+  InvalidArgumentError,
   JobsError,
   MissingPrivilegesError,
   SchemaOutdatedError,
@@ -161,16 +162,48 @@ interface Runner {
   isTransactionActive?: boolean;
 }
 
-/** @throws TransactionOverError where the executor's transaction is known to have ended. */
+interface Manager {
+  queryRunner?: Runner;
+  createQueryRunner?: unknown;
+  connection?: { createQueryRunner?: unknown };
+  dataSource?: { createQueryRunner?: unknown };
+}
+
+interface PgClient {
+  totalCount?: unknown;
+  connect?: unknown;
+  _ending?: boolean;
+  _ended?: boolean;
+}
+
+/**
+ * @throws TransactionOverError where the executor's transaction is known to have ended, InvalidArgumentError where it is
+ *   known to be none: each statement would commit by itself, some of them on connections of their own
+ */
 export function refuseIfOver(executor: QueryExecutor): void {
-  const { queryRunner } = executor as { queryRunner?: Runner };
-  const runner = queryRunner ?? (executor as Runner);
+  const runner = (executor as Manager).queryRunner ?? (executor as Runner);
   if (typeof runner.isReleased === 'boolean' && (runner.isReleased || !runner.isTransactionActive)) {
     throw over('a TypeORM runner whose transaction has ended (a missing await, perhaps)');
   }
-  const { _ending, _ended } = executor as { _ending?: boolean; _ended?: boolean };
+  const { _ending, _ended } = executor as PgClient;
   if (_ending || _ended) throw over('a pg client that was closed');
+  const got = noTransaction(executor);
+  if (got) throw new InvalidArgumentError([`Expected \`manager\` to be in a transaction, got ${got}. ${LEAVE_OUT}`]);
 }
+
+function noTransaction(executor: QueryExecutor): string | null {
+  const manager = executor as Manager;
+  if (manager.queryRunner || typeof (executor as Runner).isReleased === 'boolean') return null;
+  if (typeof manager.createQueryRunner === 'function') return "TypeORM's DataSource";
+  // TypeORM 0.3 says `connection`.
+  if (typeof (manager.dataSource ?? manager.connection)?.createQueryRunner === 'function') {
+    return "TypeORM's EntityManager outside of any transaction";
+  }
+  const client = executor as PgClient;
+  return typeof client.connect === 'function' && typeof client.totalCount === 'number' ? 'a pg Pool' : null;
+}
+
+const LEAVE_OUT = 'Nothing was changed. To add jobs in a commit of their own, leave `manager` out.';
 
 const over = (got: string): TransactionOverError =>
   new TransactionOverError(

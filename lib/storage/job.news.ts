@@ -2,8 +2,8 @@
 // heartbeat, never more.
 
 export type News =
-  /** A plain job is due. */
-  | { kind: 'jobs' }
+  /** Plain jobs of these priorities are due; null: of any. */
+  | { kind: 'jobs'; priorities: number[] | null }
   /** Something in lanes that begin like these may run. */
   | { kind: 'lanes'; lanes: string[] }
   /** Anything may run. */
@@ -22,7 +22,7 @@ const MAX_REASON = 500;
 
 /** The messages to send for some news: the shortest form that loses nothing. */
 export function toMessages(news: News): string[] {
-  if (news.kind === 'jobs') return [''];
+  if (news.kind === 'jobs') return [jobsMessage(news.priorities)];
   if (news.kind === 'lanes' || news.kind === 'all') {
     const text = JSON.stringify(news);
     return [Buffer.byteLength(text) > MAX_BYTES ? JSON.stringify({ kind: 'all' }) : text];
@@ -35,9 +35,15 @@ export function toMessages(news: News): string[] {
   return messages;
 }
 
+/** Most jobs have priority 0: what says so is the shortest, and PostgreSQL folds repeats. */
+function jobsMessage(priorities: number[] | null): string {
+  if (priorities?.length === 1 && priorities[0] === 0) return '';
+  return JSON.stringify({ kind: 'jobs', priorities: priorities && priorities.length <= MAX_IDS ? priorities : null });
+}
+
 /** What cannot be read may mean anything. */
 export function readMessage(message: string): News {
-  if (message === '') return { kind: 'jobs' };
+  if (message === '') return { kind: 'jobs', priorities: [0] };
   try {
     return JSON.parse(message) as News;
   } catch {

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
-import { InvalidOptionsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
+import { InvalidOptionsError, JobsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { isContention, translateError } from './database.errors.js';
 import { Database } from './database.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
@@ -37,6 +37,11 @@ export const newerSchema = (quotedSchema: string): string => `
 const LOCK_TIMEOUT_MS = 2_000;
 const LOCK_TRIES = 60;
 const LOCK_PAUSE_MS = 1_000;
+
+/** Files of the package are not where its code is: it was bundled. See docs/bundlers.md. */
+export class PackageFilesMissingError extends JobsError {
+  readonly code = 'ERR_JOBS_PACKAGE_FILES_MISSING';
+}
 
 export interface JobsMigratorOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
@@ -257,12 +262,28 @@ const folderOf = (name: string): URL => new URL(`./migrations/${name}/`, import.
 
 /** A migration is read in the order of its files' numbers. */
 const stepsOf = (name: string): string[] =>
-  readdirSync(folderOf(name))
+  fromPackage(name, () => readdirSync(folderOf(name)))
     .filter((file) => /^\d+_\w+\.sql$/.test(file))
     .sort();
 
 const read = (name: string, files: string[]): string =>
-  files.map((file) => readFileSync(new URL(file, folderOf(name)), 'utf8')).join('\n');
+  files.map((file) => fromPackage(file, () => readFileSync(new URL(file, folderOf(name)), 'utf8'))).join('\n');
+
+function fromPackage<T>(file: string, work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    throw new PackageFilesMissingError(
+      `Expected ${file} among the package's files, got none beside ${import.meta.url}: a bundler has put millrace into a ` +
+        'bundle without its migrations and its heartbeat thread. Keep it out of the bundle: `externals` of webpack, ' +
+        '`--external:millrace` of esbuild; see docs/bundlers.md.',
+      { cause },
+    );
+  }
+}
+
+/** Found out at once, not when the first migration or the heartbeat is needed. @throws PackageFilesMissingError */
+export const assertPackageFiles = (): void => void stepsOf(MIGRATIONS[0]!.name);
 
 function openDatabase(asked: JobsMigratorOptions): Database {
   const { connection, dataSource, schema = 'jobs', waitForDatabaseMs = 0 } = asked;

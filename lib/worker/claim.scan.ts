@@ -39,9 +39,20 @@ export class ClaimScan {
     this.quiet = quiet;
   }
 
-  /** Something may be due where nothing was. */
-  tell(): void {
-    this.quiet = null;
+  /** Something of these priorities may be due where nothing was; null: of any. */
+  tell(priorities: number[] | null): void {
+    if (!priorities) this.quiet = null;
+    for (const priority of priorities ?? []) this.cut(priority);
+  }
+
+  /** The larger part of the quiet stretch is still quiet. */
+  private cut(priority: number): void {
+    if (!this.quiet || priority <= this.quiet.after || priority > this.quiet.upto) return;
+    const { after, upto } = this.quiet;
+    this.quiet = {
+      ...this.quiet,
+      ...(priority - after > upto - priority ? { upto: priority - 1 } : { after: priority }),
+    };
   }
 
   /** A claim from the middle came back short: what is missing may lie before it. Infinity: nothing is missing. */

@@ -29,7 +29,9 @@ export class HeartbeatThread {
   constructor(private readonly parts: HeartbeatThreadParts) {
     const { plan, keepaliveMs } = parts;
     this.moved();
-    this.worker = new Worker(new URL('./heartbeat.mjs', import.meta.url), {
+    // Not in one expression, which webpack would rewrite: so it takes the file along as it is.
+    const script = new URL('./heartbeat.mjs', import.meta.url);
+    this.worker = new Worker(script, {
       workerData: { ...plan, keepaliveMs, patienceMs: PATIENCE_MS, shared: this.clock.buffer },
       resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MB },
       execArgv: [],

@@ -358,10 +358,10 @@ export class JobQueue {
 
   /** What other processes, or this one, have told. */
   private hear(news: News): void {
-    if (news.kind === 'jobs') for (const group of this.groups.values()) group.scan.tell();
+    if (news.kind === 'jobs') for (const group of this.groups.values()) group.scan.tell(news.priorities);
     else if (news.kind === 'lanes' || news.kind === 'all') {
       this.tellGroups(news.kind === 'all' ? null : news.lanes);
-      if (news.kind === 'all') for (const group of this.groups.values()) group.scan.tell();
+      if (news.kind === 'all') for (const group of this.groups.values()) group.scan.tell(null);
     } else return;
     this.wake();
   }

@@ -32,13 +32,13 @@ async function main(): Promise<void> {
   const app = await NestFactory.create(AppModule, { logger: ['error'] });
   app.useGlobalPipes(new ValidationPipe());
   app.enableShutdownHooks();
-  await app.listen(serve ? Number(process.env.PORT ?? 3000) : 0, '127.0.0.1');
   const close = async (): Promise<void> => {
     await app.close();
     await mail.close();
     await database?.stop();
   };
   try {
+    await listen(app);
     process.exitCode = (await runStory(app, mail)) ? 0 : 1;
   } catch (error) {
     await close();
@@ -46,6 +46,16 @@ async function main(): Promise<void> {
   }
   if (!serve) return close();
   console.log(`\nServing ${await app.getUrl()}/subscribers; stop with Ctrl-C.`);
+}
+
+async function listen(app: INestApplication): Promise<void> {
+  const port = serve ? Number(process.env.PORT ?? 3000) : 0;
+  try {
+    await app.listen(port, '127.0.0.1');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
+    throw new Error(`Port ${port} is taken. Choose another one: PORT=3001 npm start -- --serve`, { cause: error });
+  }
 }
 
 async function runStory(app: INestApplication, mail: MailServer): Promise<boolean> {

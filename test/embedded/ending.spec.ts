@@ -116,6 +116,52 @@ it('a server that dies takes its supervisor and its files with it', async () => 
   await postgres.stop();
 });
 
+it.each([
+  ['temporary data', false],
+  ['kept data', true],
+])('a server whose supervisor was killed goes on, and is gone when stop() resolves: %s', async (_, keeps) => {
+  const postgres = await startEmbeddedPostgres(keeps ? { dataDir: kept } : {});
+  process.kill(parentOf(postgres.pid), 'SIGKILL');
+  await eventually(async () => (await ask(postgres.url, 'select 1 as one'))?.one === 1);
+  await Promise.all([postgres.stop(), postgres.stop()]);
+  await expect(ask(postgres.url, 'select 1')).rejects.toThrow('ECONNREFUSED');
+  expect(fs.existsSync(path.join(kept, 'postmaster.pid'))).toBe(false);
+  expect(workspace.leftovers()).toEqual([]);
+});
+
+it('a server whose supervisor was killed ends with its program, where that ends by itself', async () => {
+  const program = await workspace.run('drain');
+  process.kill(parentOf(program.latest.pid), 'SIGKILL');
+  await eventually(() => !isAlive(program.pids[1]!));
+  program.child.kill('SIGTERM');
+  expect(await program.news()).toEqual({ drained: 5 });
+  await program.exited;
+  await nothingIsLeft();
+});
+
+it('what a power cut left behind is removed by a later start; what may be in use stays', async () => {
+  const hoursAgo = new Date(Date.now() - 2 * 3_600_000);
+  const leave = (folder: string, old: boolean, postmaster?: number): string => {
+    fs.mkdirSync(path.join(folder, 'data'), { recursive: true });
+    if (postmaster) fs.writeFileSync(path.join(folder, 'data/postmaster.pid'), `${postmaster}\n`);
+    if (old) fs.utimesSync(folder, hoursAgo, hoursAgo);
+    return folder;
+  };
+  const other = await startEmbeddedPostgres();
+  const gone = [leave(path.join(workspace.tmp, 'millrace-pg-cut'), true), leave(`${kept}.init-cut`, true)];
+  const staying = [
+    leave(path.join(workspace.tmp, 'millrace-pg-new'), false),
+    leave(path.join(workspace.tmp, 'millrace-pg-runs'), true, other.pid),
+    leave(path.join(workspace.tmp, 'other-program'), true),
+    leave(`${kept}.init-new`, false),
+  ];
+  await (await startEmbeddedPostgres({ dataDir: kept })).stop();
+  expect(gone.filter((folder) => fs.existsSync(folder))).toEqual([]);
+  expect(staying.filter((folder) => !fs.existsSync(folder))).toEqual([]);
+  await other.stop();
+  for (const folder of staying) fs.rmSync(folder, { recursive: true });
+});
+
 it('what NODE_OPTIONS loads into the program is not loaded into the supervisor', async () => {
   const loaded = `${workspace.path}/loaded`;
   const script = `${workspace.path}/instrument.cjs`;

@@ -1,4 +1,5 @@
 import { Injectable, Module, type ModuleMetadata, type Type } from '@nestjs/common';
+import { DiscoveryModule, DiscoveryService, ModuleRef } from '@nestjs/core';
 import { Cron, CronExpression, ScheduleModule, SchedulerRegistry } from '@nestjs/schedule';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { createNoopEvents, getJobsToken, JobManager, JobsModule, type JobsModuleOptions } from '../../lib/index.js';
@@ -114,6 +115,20 @@ describe('the maintenance crons', () => {
     }
     const failure = await apps.startFailure({ imports: [jobsModule()], providers: [Needing as Type] });
     expect(failure.message).toMatch(/SchedulerRegistry/);
+  });
+
+  it.each([
+    ['before', () => [jobsModule(), ScheduleModule.forRoot(), DiscoveryModule]],
+    ['after', () => [ScheduleModule.forRoot(), DiscoveryModule, jobsModule()]],
+  ])('hide nothing of Nest’s own, with JobsModule imported %s the others', async (_where, imports) => {
+    const app = await apps.start({ imports: imports(), providers: [OwnCrons] });
+    expect(app.get(SchedulerRegistry).getCronJob('own')).toBeDefined();
+    expect([...app.get(ModuleRef).get(SchedulerRegistry, { strict: false }).getCronJobs().keys()]).toEqual(['own']);
+    const names = app
+      .get(DiscoveryService)
+      .getProviders()
+      .map((wrapper) => wrapper.name);
+    expect(names).toContain('OwnCrons');
   });
 
   it('wait for their last run to end', async () => {

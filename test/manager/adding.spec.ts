@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import postgres from 'postgres';
 import { DataSource, type EntityManager } from 'typeorm';
 import {
   InvalidArgumentError,
@@ -8,6 +9,7 @@ import {
   TransactionOverError,
   UnknownRateLimitError,
   type JobManager,
+  type QueryExecutor,
 } from '../../lib/index.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 
@@ -266,6 +268,45 @@ describe('inside the caller’s transaction', () => {
     await client.end();
     await expect(jobs.addJob('x', 1, { manager: client })).rejects.toThrow(TransactionOverError);
     expect(await count()).toBe(0);
+  });
+
+  it('refuses what is no transaction: every statement would commit by itself', async () => {
+    const refused = (manager: QueryExecutor, got: string) =>
+      Promise.all(
+        [{ manager }, { manager, jobKey: 'k' }].map(async (options) => {
+          const error: unknown = await jobs.addJob('x', 1, options).catch((reason: unknown) => reason);
+          expect(error).toBeInstanceOf(InvalidArgumentError);
+          expect((error as Error).message).toContain(`to be in a transaction, got ${got}.`);
+        }),
+      );
+    const pool = new pg.Pool({ connectionString: test.url });
+    await refused(pool, 'a pg Pool');
+    await pool.end();
+    await refused(dataSource, "TypeORM's DataSource");
+    await refused(dataSource.manager, "TypeORM's EntityManager outside of any transaction");
+    expect(await count()).toBe(0);
+  });
+
+  it('works with postgres.js, which encodes JSON by itself', async () => {
+    const sql = postgres(test.url, { max: 1, onnotice: () => undefined });
+    const payload = { text: 'a "quoted" \\ word', list: [1, null] };
+    const [parent] = await sql.begin(async (tx) => {
+      const manager = { query: async (text: string, values: any[] = []) => tx.unsafe(text, values) };
+      const added = await jobs.addJobs(
+        [
+          { task: 'x', payload, tags: ['a', 'b,c'], flags: ['f'] },
+          { task: 'y', payload: 'text', delayMs: 60_000 },
+        ],
+        { manager },
+      );
+      await jobs.addJob('keyed', payload, { manager, jobKey: 'k' });
+      await jobs.addJob('child', payload, { manager, dependsOn: [added[0]!.id] });
+      return added;
+    });
+    await sql.end();
+    const payloads = (await jobs.listJobs({})).items.map((job) => [job.task, job.payload]);
+    expect(Object.fromEntries(payloads)).toEqual({ x: payload, y: 'text', keyed: payload, child: payload });
+    expect(await jobs.findJob(parent!.id)).toMatchObject({ tags: ['a', 'b,c'], flags: ['f'] });
   });
 
   it('a failed check leaves the caller’s transaction usable', async () => {

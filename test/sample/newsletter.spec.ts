@@ -1,6 +1,7 @@
 // The sample as a newcomer runs it: compiled, in a process of its own, with an embedded PostgreSQL of its own.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -66,6 +67,16 @@ describe('the newsletter sample', () => {
     const sample = start([join(folder, 'missing.csv')]);
     expect(await sample.ended).toMatchObject({ code: 1 });
     expect(sample.output()).toContain('missing.csv');
+  }, 60_000);
+
+  it('says that its port is taken, and ends', async () => {
+    const other = createServer();
+    await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
+    const { port } = other.address() as AddressInfo;
+    const sample = start([file, '--serve'], { PORT: String(port) });
+    expect(await sample.ended).toMatchObject({ code: 1 });
+    expect(sample.output()).toContain(`Port ${port} is taken`);
+    await new Promise((resolve) => other.close(resolve));
   }, 60_000);
 
   it('leaves no process behind on Ctrl-C', async () => {

@@ -1,6 +1,7 @@
 // The command line as it is installed: compiled, in a process of its own.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
@@ -23,13 +24,41 @@ async function millrace(args: string[], env: NodeJS.ProcessEnv = { DATABASE_URL:
   return { code, output };
 }
 
-describe('millrace on the command line (migrate, rollback)', () => {
-  it('migrates and rolls back, any number of times', async () => {
+describe('millrace on the command line', () => {
+  it('migrates and destroys everything, any number of times', async () => {
     expect(await millrace(['version'])).toEqual({ code: 0, output: '0\n' });
     for (const _ of [1, 2]) expect(await millrace(['migrate'])).toMatchObject({ code: 0 });
     expect((await millrace(['version'])).output).toMatch(/^[1-9]\d*\n$/);
-    for (const _ of [1, 2]) expect(await millrace(['rollback'])).toMatchObject({ code: 0 });
+    for (const _ of [1, 2]) expect(await millrace(['destroy-everything', '--yes'])).toMatchObject({ code: 0 });
     expect(await millrace(['version'])).toEqual({ code: 0, output: '0\n' });
+  });
+
+  it.each(['rollback', 'destroy-everything'])(
+    '%s removes nothing without --yes, and says what it would',
+    async (name) => {
+      await millrace(['migrate', '--schema', 'shop']);
+      const { code, output } = await millrace([name, '--schema', 'shop']);
+      expect([code, output]).toEqual([
+        2,
+        expect.stringMatching(/every job and the whole history in schema "shop".*--yes/),
+      ]);
+      expect((await millrace(['version', '--schema', 'shop'])).output).toMatch(/^[1-9]/);
+      expect(await millrace([name, '--yes', '--schema', 'shop'])).toMatchObject({ code: 0 });
+      expect((await millrace(['version', '--schema', 'shop'])).output).toBe('0\n');
+    },
+  );
+
+  it.each([['--help'], ['-h'], ['help'], ['migrate', '--help']])('prints the usage: %s %s', async (...args) => {
+    const { code, output } = await millrace(args, {});
+    expect([code, output]).toEqual([0, expect.stringMatching(/^Usage: millrace/)]);
+  });
+
+  it('prints the version of the package, which needs no database', async () => {
+    const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+      version: string;
+    };
+    for (const flag of ['--version', '-v'])
+      expect(await millrace([flag], {})).toEqual({ code: 0, output: `${version}\n` });
   });
 
   it('takes connection and schema as options', async () => {
@@ -69,6 +98,10 @@ describe('millrace on the command line (migrate, rollback)', () => {
     expect(await millrace(['revoke'])).toMatchObject({ code: 2 });
     expect(await millrace([])).toMatchObject({ code: 2, output: expect.stringContaining('Usage: millrace') });
     expect(await millrace(['destroy'])).toMatchObject({ code: 2, output: expect.stringContaining('"destroy"') });
+    expect(await millrace(['migrat'])).toMatchObject({
+      code: 2,
+      output: expect.stringContaining('did you mean migrate?'),
+    });
     expect(await millrace(['migrate'], {})).toMatchObject({ code: 2, output: expect.stringContaining('DATABASE_URL') });
     expect(await millrace(['migrate', '--schem', 'x'])).toMatchObject({ code: 2 });
   });

@@ -1,5 +1,15 @@
-import { Controller, Get, Inject, Injectable, type ModuleMetadata, Scope } from '@nestjs/common';
-import { REQUEST } from '@nestjs/core';
+import {
+  Controller,
+  Get,
+  Inject,
+  Injectable,
+  Module,
+  type ModuleMetadata,
+  type Provider,
+  Scope,
+  UseGuards,
+} from '@nestjs/common';
+import { LazyModuleLoader, REQUEST } from '@nestjs/core';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { of } from 'rxjs';
 import {
@@ -9,6 +19,7 @@ import {
   type JobContext,
   JobManager,
   JobsModule,
+  OnJobEvent,
   Task,
   type TaskOptions,
 } from '../../lib/index.js';
@@ -191,6 +202,120 @@ describe('@Task', () => {
     expect((await attempt(app, 'scoped-controller')).result).toBe('scoped-controller');
   });
 
+  describe('on factories in request or transient scope', () => {
+    @Injectable({ scope: Scope.REQUEST })
+    class Tenant {}
+    class JobTasks {
+      constructor(readonly job?: Job) {}
+
+      @Task('of-factory')
+      run(): string {
+        return this.job?.id ?? 'no job';
+      }
+    }
+    const useFactory = (job?: Job): JobTasks => new JobTasks(job);
+
+    it.each<[string, Provider[]]>([
+      ['its class, injecting REQUEST', [{ provide: JobTasks, inject: [REQUEST], useFactory }]],
+      ['a string, injecting REQUEST', [{ provide: 'T', inject: [REQUEST], useFactory }]],
+      [
+        'a symbol, reading the request',
+        [
+          {
+            provide: Symbol('T'),
+            inject: [REQUEST],
+            useFactory: (job: Job<{ tenant: string }>) => (job.payload.tenant, useFactory(job)),
+          },
+        ],
+      ],
+      ['a base class', [{ provide: Tenant, inject: [REQUEST], useFactory }]],
+    ])('is found under %s', async (_token, providers) => {
+      const app = await apps.start(application({ providers }));
+      const record = await attempt(app, 'of-factory');
+      expect(record.result).toBe(record.jobId);
+    });
+
+    it.each<[string, Provider[]]>([
+      ['request scope', [{ provide: JobTasks, scope: Scope.REQUEST, useFactory: () => new JobTasks() }]],
+      ['transient scope', [{ provide: 'T', scope: Scope.TRANSIENT, useFactory: () => new JobTasks() }]],
+      ['scope by a dependency', [Tenant, { provide: 'T', inject: [Tenant], useFactory: async () => new JobTasks() }]],
+    ])('is found in %s', async (_scope, providers) => {
+      const app = await apps.start(application({ providers }));
+      expect((await attempt(app, 'of-factory')).result).toBe('no job');
+    });
+
+    it('counts once where the factory hands out another provider', async () => {
+      const app = await apps.start(
+        application({
+          providers: [
+            { provide: JobTasks, scope: Scope.REQUEST, useFactory: () => new JobTasks() },
+            { provide: 'SAME', inject: [JobTasks], useFactory: (tasks: JobTasks) => tasks },
+          ],
+        }),
+      );
+      expect((await attempt(app, 'of-factory')).result).toBe('no job');
+    });
+
+    it('has guards of which Nest would make no instances refused at start', async () => {
+      @Injectable()
+      class Closed {
+        canActivate = (): boolean => false;
+      }
+      class GuardedTasks {
+        @UseGuards(Closed)
+        @Task('guarded-factory')
+        run(): void {}
+      }
+      const provider = { provide: GuardedTasks, scope: Scope.REQUEST, useFactory: () => new GuardedTasks() };
+      const failure = await apps.startFailure(application({ providers: [provider] }));
+      expect(failure.message).toMatch(/GuardedTasks\.run .*Nest does not apply Closed/);
+    });
+
+    it('is asked for where the factory needs a request to tell', async () => {
+      class NeedyTasks {
+        @Task('needy')
+        run(): void {}
+      }
+      const needy = { provide: 'NEEDY', inject: [REQUEST], useFactory: (job: any) => job.user.id && new NeedyTasks() };
+      await apps.start(application({ providers: [needy] }));
+      expect(apps.logger.of('warn')).toEqual([
+        expect.stringMatching(
+          /a provider for .*NeedyTasks, got none. The factory of NEEDY may be one: .*\{ provide: NeedyTasks, useFactory/,
+        ),
+      ]);
+    });
+  });
+
+  it('on a module that is loaded later is found when it is loaded', async () => {
+    @Injectable()
+    class LateTasks {
+      constructor(private readonly greeter: Greeter) {}
+
+      @Task('late', { maxAttempts: 2 })
+      run(name: string): string {
+        return this.greeter.greet(name);
+      }
+    }
+    @Module({ providers: [Greeter, LateTasks] })
+    class LateModule {}
+    const app = await apps.start(application({}));
+    await app.get(LazyModuleLoader).load(() => LateModule);
+    expect((await attempt(app, 'late', 'Ada')).result).toBe('hello Ada');
+    expect(await app.get(JobManager).addJob('late', 'Bob')).toMatchObject({ maxAttempts: 2 });
+  });
+
+  it('on a module that is loaded later for a task that exists fails the load', async () => {
+    @Injectable()
+    class AgainTasks {
+      @Task('greet')
+      run(): void {}
+    }
+    @Module({ providers: [AgainTasks] })
+    class AgainModule {}
+    const app = await apps.start(application({ providers: [Greeter, GreetTasks] }));
+    await expect(app.get(LazyModuleLoader).load(() => AgainModule)).rejects.toBeInstanceOf(DuplicateTaskError);
+  });
+
   it('gives addJob its defaults', async () => {
     @Injectable()
     class Defaults {
@@ -264,6 +389,43 @@ describe('@Task', () => {
     expect(failure.message).toMatch(
       /Lost\.run .*: Expected the name of an instance \(default, reports\), got "report"/,
     );
+  });
+
+  it.each<[string, string, () => unknown]>([
+    [
+      'an accessor',
+      'the accessor Accessors.run',
+      () => {
+        class Accessors {
+          get run(): () => void {
+            throw new Error('must not be read');
+          }
+        }
+        return Accessors;
+      },
+    ],
+    [
+      'a property',
+      'the property Properties.run',
+      () => {
+        class Properties {
+          run = (): void => undefined;
+        }
+        return Properties;
+      },
+    ],
+  ])('on %s fails when the class is loaded, and so does @OnJobEvent', (_kind, named, define) => {
+    const { prototype } = define() as { prototype: object };
+    const descriptor = Object.getOwnPropertyDescriptor(prototype, 'run') as TypedPropertyDescriptor<() => void>;
+    for (const decorate of [Task('x'), OnJobEvent('all')]) {
+      expect(() => decorate(prototype, 'run', descriptor)).toThrow(InvalidOptionsError);
+      expect(() => decorate(prototype, 'run', descriptor)).toThrow(`on a method of an instance, got ${named}.`);
+    }
+  });
+
+  it('used as a standard decorator names the compiler option that it needs', () => {
+    const decorate = Task('x') as unknown as (value: unknown, context: object) => void;
+    expect(() => decorate(() => undefined, { kind: 'method', name: 'run' })).toThrow(/experimentalDecorators/);
   });
 
   it('on a static method fails when the class is loaded', () => {

@@ -30,6 +30,7 @@ import {
   InvalidOptionsError,
   type Job,
   type JobContext,
+  JobManager,
   JobsModule,
   PermanentFailure,
   snooze,
@@ -457,6 +458,48 @@ describe('enhancers of a handler', () => {
       expect((await attempt(app, 'plain', 21)).result).toBe('seen:42');
       expect((await attempt(app, 'answered')).result).toBe('answered me');
       expect((await attempt(app, 'scoped', 4)).result).toBe('seen:seen:36 8');
+    });
+
+    it('that answer a response fail on jobs: the reason of the handler and its kind stand', async () => {
+      @Catch()
+      class HttpFilter implements ExceptionFilter {
+        catch(error: Error, host: ArgumentsHost): unknown {
+          const response = host.switchToHttp().getResponse<{ status(code: number): { json(body: unknown): void } }>();
+          return response.status(500).json({ message: error.message });
+        }
+      }
+      @Injectable()
+      class Hopeless {
+        @Task('hopeless', { maxAttempts: 3 })
+        run(): never {
+          throw new PermanentFailure('no such customer');
+        }
+      }
+      const app = await start({ providers: [{ provide: APP_FILTER, useClass: HttpFilter }, Hopeless] }, true);
+      const record = await attempt(app, 'hopeless');
+      expect(record.errorMessage).toBe('no such customer');
+      expect(await app.get(JobManager).findJob(record.jobId)).toMatchObject({ status: 'exhausted' });
+      expect(apps.logger.of('error')).toEqual([
+        expect.stringMatching(/The global filter HttpFilter failed on a job: .*status is not a function/),
+      ]);
+    });
+
+    it('may make another error of it, which has the first as its cause', async () => {
+      @Catch()
+      class Translating implements ExceptionFilter {
+        catch(error: Error): never {
+          throw new Error(`translated ${error.message}`, { cause: error });
+        }
+      }
+      @Injectable()
+      class Breaking {
+        @Task('breaking')
+        run(): never {
+          throw new Error('broken');
+        }
+      }
+      const app = await start({ providers: [{ provide: APP_FILTER, useClass: Translating }, Breaking] }, true);
+      expect((await attempt(app, 'breaking')).errorMessage).toBe('translated broken');
     });
 
     it('guard jobs if the module is told so', async () => {

@@ -77,7 +77,7 @@ describe('@OnJobEvent', () => {
     ]);
   });
 
-  it('may throw or reject: it is counted, and the job does not notice', async () => {
+  it('may throw or reject: it is logged and counted, and the job does not notice', async () => {
     @Injectable()
     class Clumsy {
       @OnJobEvent('job.completed')
@@ -93,6 +93,15 @@ describe('@OnJobEvent', () => {
     const app = await apps.start(application({ providers: [Clumsy] }));
     expect((await attempt(app, 'fine')).status).toBe('completed');
     await eventually(() => app.get(JobEvents).stats().dropped === 2);
+    expect(apps.logger.of('error')).toEqual([
+      '@OnJobEvent on Clumsy.throws in RootTestModule failed on the event job.completed: thrown',
+      '@OnJobEvent on Clumsy.rejects in RootTestModule failed on the event job.completed: rejected',
+    ]);
+    app.get(JobEvents).on('job.completed', () => {
+      throw new Error('by hand');
+    });
+    await attempt(app, 'fine');
+    expect(apps.logger.of('error').at(-1)).toBe('A subscriber failed on the event job.completed: by hand');
   });
 
   it('hears the instance that it names', async () => {

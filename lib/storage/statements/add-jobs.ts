@@ -145,7 +145,7 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
  * The statement itself is the function of migrations/0001_initial/7_enqueue.sql, so that roles that may only enqueue can
  * replace jobs without the right to change or delete them.
  */
-export const addKeyedJobs = statement<AddedRow & { missing: string | null; lane: string | null }>(
+export const addKeyedJobs = statement<AddedRow & { missing: string | null; replaced: string | null }>(
   'add_keyed_jobs',
   (schema) => `select * from ${schema}.add_keyed_jobs($1::text::json, $2::text::json, $3::boolean, $4::boolean)`,
 );

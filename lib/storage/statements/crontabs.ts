@@ -47,7 +47,7 @@ export const putCrontab = statement<CrontabRow>(
   with put as (
     insert into ${schema}.crontabs as c
       (id, task, schedule, time_zone, payload, options, backfill_ms, overlap, declared)
-    values ($1, $2, $3, $4, $5::json, $6::json, $7::bigint, $8, $9::boolean)
+    values ($1, $2, $3, $4, $5::text::json, $6::text::json, $7::bigint, $8, $9::boolean)
     on conflict (id) do update set task = excluded.task, schedule = excluded.schedule,
       time_zone = excluded.time_zone, payload = excluded.payload, options = excluded.options,
       backfill_ms = excluded.backfill_ms, overlap = excluded.overlap, declared = excluded.declared,

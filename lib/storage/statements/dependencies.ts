@@ -11,6 +11,13 @@ export const findParents = statement<{ id: string }>(
   select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[])`,
 );
 
+/** Whether other jobs wait for any of these. $1 ids. Index: job_dependencies_pkey. */
+export const hasChildren = statement<{ id: string }>(
+  'has_children',
+  (schema) => `select parent_id as id from ${schema}.job_dependencies where parent_id = any($1::uuid[]) limit 1`,
+  { repeatable: true },
+);
+
 /** $1 children, $2 their parents, pair by pair; what the children waited for before is forgotten. */
 export const linkParents = statement(
   'link_parents',

@@ -8,7 +8,7 @@
 -- repeated: an earlier try may have gone through, so nothing that is newer is replaced.
 -- Indexes: job_keys_pkey, jobs_pkey, job_bodies_pkey.
 create function add_keyed_jobs(asked json, payloads json, patient boolean, repeated boolean)
-returns table (requested uuid, id uuid, created boolean, missing text, lane text)
+returns table (requested uuid, id uuid, created boolean, missing text, replaced uuid)
 language plpgsql
 security definer
 set search_path from current
@@ -32,7 +32,7 @@ begin
     raise exception 'a job with one of these ids exists already' using errcode = 'unique_violation';
   end if;
   return query
-    select null::uuid, null::uuid, null::boolean, s.rate_limit_key, null::text
+    select null::uuid, null::uuid, null::boolean, s.rate_limit_key, null::uuid
     from (select distinct rate_limit_key from pg_catalog.json_to_recordset(asked) as spec(rate_limit_key text)) s
     where s.rate_limit_key is not null and not exists (select from rate_limits r where r.key = s.rate_limit_key);
   if found then
@@ -74,15 +74,19 @@ begin
       when holder.id is null then 'add'
       when spec.job_key_mode = 'unsafe_dedupe' or (repeated and holder.id > spec.id) then 'keep'
       when holder.running then 'follow'
-      when holder.id = any(spec.depends_on) then 'wait'
+      when holder.id = any(spec.depends_on) then 'circle'
       when spec.job_key_mode = 'preserve_run_at' and holder.parked is distinct from 'exhausted' then 'update'
       else 'replace'
     end;
     new_lane := case when spec.queue is not null or spec.rate_limit_key is not null or spec.max_attempts = 1
       then coalesce(spec.queue, '') || E'\x1f\x1f' || coalesce(spec.rate_limit_key, '') end;
 
+    if action = 'circle' then
+      raise exception 'job % would wait for itself', holder.id
+        using errcode = 'check_violation', constraint = 'no_job_waits_for_itself', detail = holder.id::text;
+    end if;
     if action = 'keep' then
-      return query select spec.id, holder.id, false, null::text, null::text;
+      return query select spec.id, holder.id, false, null::text, null::uuid;
       continue;
     end if;
     if action in ('update', 'replace') then
@@ -107,7 +111,7 @@ begin
         job_key_mode = spec.job_key_mode, flags = spec.flags, tags = spec.tags, group_id = spec.group_id,
         depends_on = spec.depends_on, on_parent_failure = spec.on_parent_failure
       where b.id = holder.id;
-      return query select spec.id, holder.id, false, null::text, new_lane;
+      return query select spec.id, holder.id, false, null::text, null::uuid;
       continue;
     end if;
 
@@ -136,7 +140,8 @@ begin
       spec.rate_limit_key, spec.job_key, spec.job_key_mode, spec.flags, spec.tags, spec.group_id, spec.depends_on,
       spec.on_parent_failure);
     update job_keys k set job_id = spec.id where k.key = spec.job_key and k.job_id <> spec.id;
-    return query select spec.id, spec.id, true, null::text, new_lane;
+    return query select spec.id, spec.id, true, null::text,
+      case when action in ('replace', 'follow') then holder.id end;
   end loop;
 end $$;
 
