@@ -133,8 +133,6 @@ async function add(model: Model, real: Real, asked: NewJob[]): Promise<void> {
     expect(job.created).toBe(!real.ids.includes(job.id));
     if (job.created) real.ids.push(job.id);
   }
-  // Who waited for a job that gave way is led on to the new one by the sweep.
-  if (asked.some(({ key }) => key !== null)) await real.jobs.promoter.sweepNow();
 }
 
 async function claimByHand(model: Model, real: Real, action: Action & { do: 'claim' }): Promise<void> {

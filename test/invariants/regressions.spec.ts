@@ -5,7 +5,10 @@ import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
-import { emptyTables } from './tables.js';
+import { claimAsPool, registerPool } from '../support/pool.claims.js';
+import { outcomeOf } from './actions.js';
+import { emptyTables, letPoolsDie, letTimeCome, readJobs } from './tables.js';
+import type { Outcome } from './transitions.js';
 
 let test: TestManager;
 let jobs: JobManager;
@@ -202,4 +205,150 @@ it('a cancelled job that is retried while others purge is not purged', async () 
   }
   expect(await statusOf(job)).toBe('available');
   await expectInvariants(test.sql);
+});
+
+it('partial results that hold NUL as an escape do not keep a claim from its jobs', async () => {
+  const other = await add();
+  for (const options of [{}, { queue: 'q' }]) {
+    const poisoned = await add({ ...options, priority: -1 });
+    const [job] = await jobs.getJobs(WORKER);
+    expect(job!.id).toBe(poisoned.id);
+    await jobs.reportPartialSuccess(WORKER, job!, { 'a\0b': { fulfilled: true, value: '\0' } } as never, 1);
+    await letTimeCome(test.sql);
+    const claimed = await jobs.getJobs(WORKER, { batchSize: 2 });
+    expect(claimed.map(({ id }) => id).toSorted()).toEqual([other.id, poisoned.id].toSorted());
+    expect(claimed.find(({ id }) => id === poisoned.id)!.previous).toEqual({
+      'a\0b': { fulfilled: true, value: '\0' },
+    });
+    await jobs.settlement.release(byHand(WORKER, 60_000), claimed);
+    await jobs.cancelJobs([poisoned.id]);
+  }
+});
+
+describe('a batch of settles that names a job more than once', () => {
+  const settleAs = async (claims: ClaimedJob[], kinds: Outcome[]): Promise<string[]> => {
+    const requests = claims.map((job, n) => ({ job, outcome: outcomeOf(kinds[n]!), executionTimeMs: 1 }));
+    const { results, late } = await jobs.settlement.settle(byHand(WORKER, 60_000), requests);
+    const all = [...results, ...((await late) ?? [])];
+    expect(all).toHaveLength(claims.length);
+    return claims.map((job) => all.find((result) => result.job === job)!.status);
+  };
+
+  it.each<Outcome>(['completed', 'failed', 'snoozed', 'released'])(
+    'tells each claim of it apart: an older one is lost, the present one is %s',
+    async (outcome) => {
+      await add({ queue: 'q' });
+      const old = await claimOne();
+      await jobs.forceUnlockJobs();
+      const present = await claimOne();
+      const [first, second] = await settleAs([old, present], [outcome, outcome]);
+      expect(first).toBe('lost');
+      expect(second).not.toBe('lost');
+      await expectInvariants(test.sql);
+    },
+  );
+
+  it.each<Outcome>(['completed', 'failed', 'snoozed', 'cancelled'])(
+    'records the same claim once, twice told to be %s',
+    async (outcome) => {
+      const { id } = await add({ queue: 'q' });
+      const claimed = await claimOne();
+      const [one, two] = await settleAs([claimed, { ...claimed }], [outcome, outcome]);
+      expect(two).toBe(one);
+      expect(one).not.toBe('lost');
+      expect(await jobs.jobHistory(id)).toHaveLength(1);
+      await expectInvariants(test.sql);
+    },
+  );
+
+  it('records the same claim once, told to be completed and to have failed', async () => {
+    const { id } = await add();
+    const claimed = await claimOne();
+    const told = await settleAs([claimed, { ...claimed }], ['completed', 'failed']);
+    expect(told.filter((status) => status !== 'lost')).toHaveLength(1);
+    const status = await statusOf({ id });
+    expect(status).toBe(told[0] === 'completed' ? 'completed' : 'scheduled');
+    expect(await jobs.jobHistory(id)).toHaveLength(1);
+  });
+});
+
+describe('a job that took the key of one that still runs waits for it to leave', () => {
+  const takeKey = async () => {
+    await add({ jobKey: 'k' });
+    const running = await claimOne();
+    return { running, fresh: await add({ jobKey: 'k' }) };
+  };
+
+  it('also after it was failed for good and retried', async () => {
+    const { fresh } = await takeKey();
+    await jobs.permanentlyFailJobs([fresh.id]);
+    await jobs.retryJobs([fresh.id]);
+    expect(await claim(OTHER)).toEqual([]);
+  });
+
+  it('also after it was failed for good and rescheduled', async () => {
+    const { fresh } = await takeKey();
+    await jobs.permanentlyFailJobs([fresh.id]);
+    await jobs.rescheduleJobs([fresh.id], { maxAttempts: 9 });
+    expect(await claim(OTHER)).toEqual([]);
+  });
+
+  it('also where another one in between was replaced, and it was cancelled and retried', async () => {
+    await takeKey();
+    const last = await add({ jobKey: 'k' });
+    await jobs.cancelJobs([last.id]);
+    await jobs.retryJobs([last.id]);
+    expect(await claim(OTHER)).toEqual([]);
+  });
+
+  it('also where the one before it had failed for good', async () => {
+    const { fresh } = await takeKey();
+    await jobs.permanentlyFailJobs([fresh.id]);
+    await add({ jobKey: 'k' });
+    expect(await claim(OTHER)).toEqual([]);
+  });
+});
+
+it('a retried child waits for the job that has replaced its parent, however often that was replaced', async () => {
+  const parent = await add({ jobKey: 'k' });
+  const child = await add({ dependsOn: [parent.id] });
+  await jobs.permanentlyFailJobs([parent.id]);
+  expect(await statusOf(child)).toBe('cancelled');
+  await add({ jobKey: 'k' });
+  await add({ jobKey: 'k' });
+  await jobs.retryJobs([child.id]);
+  expect(await statusOf(child)).toBe('blocked');
+  await expectInvariants(test.sql);
+});
+
+describe('jobs whose pool died beside a suspect', () => {
+  const makeSuspect = async (id: string): Promise<void> =>
+    void (await test.sql(
+      `update jobs.jobs set crashes = 2, slot_only = true, lane = jobs.lane_of(queue, rate_limit_key, true) where id = $1`,
+      [id],
+    ));
+
+  it('are spared, also those that an open transaction holds at first', async () => {
+    await registerPool(jobs, OTHER);
+    const suspect = await add({ maxAttempts: 5 });
+    const [one, two] = [await add({ maxAttempts: 5 }), await add({ maxAttempts: 5 })];
+    await makeSuspect(suspect.id);
+    expect(await claimAsPool(jobs, OTHER)).toHaveLength(3);
+    await letPoolsDie(test.sql, [OTHER]);
+    await beside('select from jobs.jobs where id = $1 for update', [two.id], async () => {
+      await jobs.registry.rescue();
+    });
+    await jobs.registry.rescue();
+    const found = await readJobs(test.sql, [suspect.id, one.id, two.id]);
+    const seen = [suspect, one, two].map(({ id }) => [
+      found.get(id)!.standing,
+      found.get(id)!.crashes,
+      found.get(id)!.attempts,
+    ]);
+    expect(seen).toEqual([
+      ['exhausted', 3, 1],
+      ['waiting', 0, 0],
+      ['waiting', 0, 0],
+    ]);
+  });
 });
