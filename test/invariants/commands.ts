@@ -155,6 +155,8 @@ async function claimByHand(model: Model, real: Real, action: Action & { do: 'cla
   const isShort = jobs.length < action.batch;
   const worst = isShort ? Infinity : Math.max(...jobs.map(({ priority }) => priority)) - 1;
   if (isShort || queues === null) expectNothingLeft(before, claimed, mayTake, free, worst, queues === null);
+  if (isShort && task === null && queues === null && model.all().every(({ state }) => state.standing !== 'running'))
+    await expectReasons(model, real, claimed);
   take(model, real, worker, worker, jobs, true);
 }
 
@@ -272,6 +274,18 @@ function expectNothingLeft(
     return places > 0 && tokens > 0;
   });
   expect(left.map(({ job: { id, queue, limit }, priority }) => ({ id, queue, limit, priority }))).toEqual([]);
+}
+
+/** Nothing ran, and nothing more can be claimed: the library knows why each job that is left waits. */
+async function expectReasons(model: Model, real: Real, claimed: ModelJob[]): Promise<void> {
+  const reasons = ['exhausted', 'parents', 'future', 'snoozed', 'queue_paused', 'queue_busy', 'no_tokens'];
+  for (const job of model.all()) {
+    if (!['waiting', 'exhausted'].includes(job.state.standing) || claimed.includes(job)) continue;
+    const { reason, blockedBy } = await real.jobs.explain(job.id);
+    expect([job.id, reasons.includes(reason) ? null : reason]).toEqual([job.id, null]);
+    // Who is busy was claimed just now.
+    if (reason === 'queue_busy') expect(claimed.map(({ id }) => id)).toEqual(expect.arrayContaining(blockedBy));
+  }
 }
 
 async function settle(model: Model, real: Real, action: Action & { do: 'settle' }): Promise<void> {

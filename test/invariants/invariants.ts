@@ -134,8 +134,46 @@ export async function violations(sql: Sql, { atRest = true } = {}): Promise<stri
   return rows.map(({ rule, what }) => `${rules[rule]![0]}: ${what}`);
 }
 
+interface Waiting {
+  id: string;
+  parked: string | null;
+  /** Whether the job whose key it took runs. */
+  is_behind: boolean;
+  /** Parents that live and have not failed for good, and others that it waits for. */
+  live: string[];
+  ended: number;
+  policy: string | null;
+}
+
+/**
+ * Live jobs of which nothing that anybody does would make an end: neither a claim (of what is, or becomes, due, past places,
+ * pauses and windows, which are looked at there), nor a holder, nor the end of a parent, nor an operator.
+ */
+export async function stuck(sql: Sql): Promise<string[]> {
+  const rows = await sql<Waiting>(`
+    select j.id, j.parked, exists (select from jobs.jobs h where h.id = j.behind and h.locked_by is not null) as is_behind,
+      coalesce(array_agg(p.id::text) filter (where p.id is not null and p.parked is distinct from 'exhausted'), '{}') as live,
+      count(d.parent_id) filter (where p.id is null or p.parked = 'exhausted')::integer as ended,
+      (select b.on_parent_failure from jobs.job_bodies b where b.id = j.id) as policy
+    from jobs.jobs j left join jobs.job_dependencies d on d.child_id = j.id left join jobs.jobs p on p.id = d.parent_id
+    group by j.id`);
+  const ends = new Set(rows.filter(({ parked }) => parked === null || parked === 'exhausted').map(({ id }) => id));
+  for (let before = -1; before < ends.size;) {
+    before = ends.size;
+    for (const { id, parked, is_behind, live, ended, policy } of rows) {
+      const byParents =
+        live.length + ended > 0 && live.every((parent) => ends.has(parent)) && (!ended || policy === 'wait');
+      if (parked === 'key' ? is_behind && (!(live.length + ended) || byParents) : byParents) ends.add(id);
+    }
+  }
+  return rows
+    .filter(({ id }) => !ends.has(id))
+    .map(({ id, parked }) => `${id} waits for ${parked} that nobody will end`);
+}
+
 /** @throws Error that names what is broken */
 export async function expectInvariants(sql: Sql, options?: { atRest?: boolean }): Promise<void> {
   const broken = await violations(sql, options);
+  if (options?.atRest !== false) broken.push(...(await stuck(sql)));
   if (broken.length) throw new Error(`Expected every invariant to hold, but:\n${broken.join('\n')}`);
 }
