@@ -4,6 +4,10 @@ import fc from 'fast-check';
 import type { ClaimedJob, JobManager, JobSpec } from '../../lib/index.js';
 import type { Claimer, SettleRequest } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
+import { lanesOfQueue } from '../../lib/manager/lane.names.js';
+import type { JobNotifier } from '../../lib/storage/job.notifier.js';
+import type { News } from '../../lib/storage/job.news.js';
+import { eventually } from '../support/database.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
 import { asPool } from '../support/pool.claims.js';
 import type { Sql } from './invariants.js';
@@ -41,7 +45,15 @@ export type NewJob = Omit<JobAsked, 'parents'> & { parents: number[] };
 export type Action =
   | { do: 'add'; jobs: NewJob[] }
   | { do: 'claim'; worker: number; batch: number; task: string | null; queues: string[] | null }
-  | { do: 'claim for a pool'; worker: number; batch: number; plain: boolean; filter: number; share: number }
+  | {
+      do: 'claim for a pool';
+      worker: number;
+      batch: number;
+      plain: boolean;
+      filter: number;
+      share: number;
+      remembers: boolean;
+    }
   | { do: 'settle'; claim: number; count: number; outcome: Outcome }
   | { do: 'extend' | 'revoke' | 'cancel' | 'fail for good' | 'retry'; job: number }
   | { do: 'reschedule'; job: number; due: boolean | null; maxAttempts: number | null; priority: number | null }
@@ -106,6 +118,7 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
       plain: fc.boolean(),
       filter: fc.nat(FILTERS.length - 1),
       share: fc.integer({ min: 1, max: 4 }),
+      remembers: fc.boolean(),
     }),
   },
   { weight: 14, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
@@ -162,6 +175,57 @@ export interface Real {
   claims: HeldClaim[];
   /** The present incarnation of each pool. */
   incarnations: Map<string, string>;
+  /** What pools remember of lanes, for each way in which they claim. */
+  memories: Memories;
+}
+
+/** Memories that hear the news as pools do. */
+export class Memories {
+  private readonly all = new Map<string, LaneMemory>();
+  private readonly heard = new Set<string>();
+  private marks = 0;
+
+  constructor(
+    private readonly jobs: JobManager,
+    private readonly notifier: JobNotifier,
+  ) {
+    notifier.subscribe((news) => this.hear(news));
+  }
+
+  static async create(jobs: JobManager): Promise<Memories> {
+    const notifier = jobs.createNotifier(() => undefined);
+    await notifier.start();
+    return new Memories(jobs, notifier);
+  }
+
+  close = (): Promise<void> => this.notifier.stop();
+
+  clear(): void {
+    this.all.clear();
+  }
+
+  /** As it is when all that was told so far has been heard. */
+  async of(incarnation: string, filter: number): Promise<LaneMemory> {
+    const mark = `mark ${++this.marks}`;
+    await this.jobs.publisher.idle();
+    await this.jobs.publisher.publishIn(undefined, [{ kind: 'parents', ids: [mark] }]);
+    await eventually(() => this.heard.has(mark));
+    const name = `${incarnation} ${filter}`;
+    const known = this.all.get(name) ?? new LaneMemory(Infinity);
+    this.all.set(name, known);
+    return known;
+  }
+
+  /** Clocks that jump are nothing that anybody tells of. */
+  forget(): void {
+    for (const memory of this.all.values()) memory.forget();
+  }
+
+  private hear(news: News): void {
+    if (news.kind === 'parents') for (const id of news.ids) this.heard.add(id);
+    if (news.kind !== 'lanes' && news.kind !== 'all') return;
+    for (const memory of this.all.values()) memory.tell(news.kind === 'all' ? null : news.lanes);
+  }
 }
 
 export const incarnationOf = ({ incarnations }: Real, worker: number): string => incarnations.get(POOLS[worker]!)!;
@@ -196,16 +260,25 @@ export const toSpec = (job: JobAsked): JobSpec => ({
   ...(job.parents.length > 0 && { dependsOn: job.parents, onParentFailure: job.policy }),
 });
 
-/** Plain jobs alone, or jobs of lanes alone: as a pool asks for them, with nothing remembered. */
+/** Plain jobs alone, or jobs of lanes alone: as a pool asks for them, with what it remembers of lanes, until there are no more. */
 export async function claimForPool(
   jobs: JobManager,
   incarnation: string,
   { batch, plain, filter, share }: { batch: number; plain: boolean; filter: number; share: number },
+  memory = new LaneMemory(Infinity),
 ): Promise<ClaimedJob[]> {
   const request = { ...claimerOf(incarnation), ...filterOf(filter), worstPriority: null, limit: batch };
   if (plain) return (await jobs.claims.claimPlain({ ...request, maxKib: 1_000, cursor: [], quiet: null })).jobs;
-  const memory = new LaneMemory(Infinity).next(batch);
-  return (await jobs.claims.claimLanes({ ...request, share, maxCrashes: null, queue: null, memory })).jobs;
+  const claimed: ClaimedJob[] = [];
+  for (;;) {
+    const limit = batch - claimed.length;
+    const look = { ...request, limit, share, maxCrashes: null, queue: null, memory: memory.next(limit) };
+    const found = await jobs.claims.claimLanes(look);
+    memory.learn(found, 0);
+    claimed.push(...found.jobs);
+    const isLast = claimed.length === batch || (!found.more && !found.report?.passed.length);
+    if (isLast || share < batch) return claimed;
+  }
 }
 
 export const filterOf = (filter: number): PoolFilter => nth(FILTERS, filter)!;
@@ -237,6 +310,9 @@ export async function settle(jobs: JobManager, claims: HeldClaim[], kind: Outcom
   const requests = claims.map(({ job }) => ({ job, outcome: outcomeOf(kind), executionTimeMs: 1 }));
   const { results, late } = await jobs.settlement.settle(claimerOf(claims[0]!.worker), requests);
   const all = [...results, ...((await late) ?? [])];
+  // A pool that does not fill a place that it has freed says so.
+  const queues = all.flatMap(({ job, hasFreedPlace }) => (hasFreedPlace && job.queue !== null ? [job.queue] : []));
+  if (queues.length) await jobs.publisher.publish({ kind: 'lanes', lanes: queues.map(lanesOfQueue) });
   return claims.map(({ job }) => all.find((result) => result.job === job)!.status);
 }
 
@@ -274,7 +350,8 @@ export async function operate(real: Real, action: Action, id: string | undefined
     case 'limit':
       return void (await jobs.registerRateLimit(action.limit, action.capacity, WINDOW));
     case 'let a window pass':
-      return void (await letWindowPass(sql, action.limit));
+      await letWindowPass(sql, action.limit);
+      return real.memories.forget();
     case 'purge':
       return void (await jobs.purgeJobs({ status: action.status, olderThanMs: 0 }));
     case 'reset':
@@ -290,7 +367,8 @@ export async function operate(real: Real, action: Action, id: string | undefined
       await jobs.gcTaskIdentifiers({ keepSinceMs: 0 });
       return void (await jobs.gcJobQueues());
     case 'let time come':
-      return void (await letTimeCome(sql));
+      await letTimeCome(sql);
+      return real.memories.forget();
     default:
       throw new Error(`Expected somebody to look at "${action.do}".`);
   }

@@ -19,12 +19,17 @@ const FIXED_SEED = 20_250_101;
 const TIMEOUT = 60_000 * Math.max(1, TIMES);
 
 let test: TestManager;
+let memories: actions.Memories;
 beforeAll(async () => {
   console.log(`MILLRACE_SEED=${SEED}`);
   test = await createTestManager({ retry: { baseDelayMs: actions.HOUR, maxDelayMs: 100 * actions.HOUR } });
   await watchLimits(test.sql);
+  memories = await actions.Memories.create(test.jobs);
 });
-afterAll(() => test.close());
+afterAll(async () => {
+  await memories.close();
+  await test.close();
+});
 
 async function setUp(): Promise<{ model: Model; real: Real }> {
   const { jobs, sql } = test;
@@ -34,7 +39,8 @@ async function setUp(): Promise<{ model: Model; real: Real }> {
     await jobs.registerRateLimit(limit, 2, actions.WINDOW);
     model.limits.set(limit, { capacity: 2, taken: 0 });
   }
-  const real: Real = { jobs, sql, ids: [], claims: [], incarnations: new Map() };
+  const real: Real = { jobs, sql, ids: [], claims: [], incarnations: new Map(), memories };
+  memories.clear();
   for (const label of POOLS) {
     await actions.restart(real, label);
     model.pools.set(real.incarnations.get(label)!, { label, silent: false, alive: true });

@@ -164,7 +164,8 @@ async function claimForPool(model: Model, real: Real, action: Action & { do: 'cl
   const incarnation = actions.incarnationOf(real, action.worker);
   const before = await waitingInOrder(model, real);
   const free = freeBefore(model);
-  const jobs = await actions.claimForPool(real.jobs, incarnation, action);
+  const memory = action.remembers ? await real.memories.of(incarnation, action.filter) : undefined;
+  const jobs = await actions.claimForPool(real.jobs, incarnation, action, memory);
   const isAlive = model.pools.get(incarnation)!.alive;
   if (!isAlive) expect(jobs).toEqual([]);
   expect(jobs.length).toBeLessThanOrEqual(action.batch);

@@ -84,6 +84,8 @@ const CALLS: Record<string, Call> = {
   retry: (jobs, { id }) => jobs.retryJobs([id]),
   'fail for good': (jobs, { id }) => jobs.permanentlyFailJobs([id]),
   unlock: (jobs) => jobs.forceUnlockJobs(),
+  revoke: async (jobs, { id }) => jobs.revokeLease(id, (await readJobs(test.sql, [id])).get(id)!.revision),
+  sweep: (jobs) => jobs.promoter.sweepNow(),
   heartbeat: (jobs) => jobs.registry.heartbeat(POOL),
   'add its key': (jobs) => jobs.addJob('x', {}, { jobKey: 'k' }),
   'add a child': (jobs, { id }) => jobs.addJob('x', {}, { dependsOn: [id] }),
@@ -177,7 +179,17 @@ const pairsOf = (names: string[]): [string, string][] =>
   names.flatMap((one, index) => names.slice(index).map((other): [string, string] => [one, other]));
 
 const CORE = ['claim', 'complete', 'fail', 'snooze', 'rescue', 'cancel', 'retry'];
-const MORE = ['release', 'fail for good', 'unlock', 'heartbeat', 'add its key', 'add a child', 'widen the queue'];
+const MORE = [
+  'release',
+  'fail for good',
+  'unlock',
+  'revoke',
+  'sweep',
+  'heartbeat',
+  'add its key',
+  'add a child',
+  'widen the queue',
+];
 const withMore = MORE.flatMap((name) =>
   (ALL ? CORE : ['claim', 'complete', 'rescue', 'retry']).map((core): [string, string] => [name, core]),
 );
