@@ -1,6 +1,7 @@
 // Random lives of a queue: one after another against a model, and side by side against the invariants.
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
+import pg from 'pg';
 import { JobKeyConflictError, JobsError, UnknownParentError } from '../../lib/index.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 import * as actions from './actions.js';
@@ -134,10 +135,13 @@ describe('a queue that many use at once', () => {
     async ({ seed, runs }) => {
       const side = fc.array(actions.action, { minLength: 8, maxLength: 30, size: 'max' });
       await fc.assert(
-        fc.asyncProperty(fc.array(side, { minLength: 2, maxLength: 4 }), async (sides) => {
+        fc.asyncProperty(fc.array(side, { minLength: 2, maxLength: 4 }), fc.array(hold), async (sides, holds) => {
           const { real } = await setUp();
           const settled: string[] = [];
-          await Promise.all(sides.map((list, index) => liveBeside(real, list, index, settled)));
+          await Promise.all([
+            ...sides.map((list, index) => liveBeside(real, list, index, settled)),
+            holdRows(test.url, holds),
+          ]);
           // Nobody was told twice that he has settled a claim.
           expect(settled.toSorted()).toEqual([...new Set(settled)].toSorted());
           await real.jobs.promoter.sweepNow();
@@ -151,6 +155,49 @@ describe('a queue that many use at once', () => {
     TIMEOUT,
   );
 });
+
+/** What a stranger's transaction holds, and for how long. */
+interface Hold {
+  table: string;
+  row: number;
+  ms: number;
+}
+
+const HELD_TABLES = [
+  'jobs',
+  'jobs',
+  'job_bodies',
+  'job_keys',
+  'job_dependencies',
+  'job_queues',
+  'job_places',
+  'rate_limits',
+  'rate_limit_windows',
+  'job_replacements',
+  'workers',
+  'duties',
+];
+
+const hold: fc.Arbitrary<Hold> = fc.record({
+  table: fc.constantFrom(...HELD_TABLES),
+  row: fc.nat(20),
+  ms: fc.integer({ min: 1, max: 200 }),
+});
+
+/** Holds one row after the other. */
+async function holdRows(url: string, holds: Hold[]): Promise<void> {
+  const client = new pg.Client(url);
+  await client.connect();
+  for (const { table, row, ms } of holds) {
+    await client.query('begin');
+    const { rows } = await client.query<{ rows: number }>(`select count(*)::integer as rows from jobs.${table}`);
+    const text = `select * from jobs.${table} offset $1 limit 1 for update skip locked`;
+    await client.query(text, [row % (rows[0]!.rows || 1)]);
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    await client.query('rollback');
+  }
+  await client.end();
+}
 
 /** One of several that use a queue at the same time: its workers are its own, the jobs are everybody's. */
 async function liveBeside(real: Real, list: Action[], index: number, settled: string[]): Promise<void> {
