@@ -1,17 +1,12 @@
-// What can be done to a queue of jobs, as plain data that fast-check can make, shrink and print; and how the library is
-// asked to do it.
-import fc from 'fast-check';
+// What can be done to a queue of jobs, as plain data; and how the library is asked to do it.
 import type { ClaimedJob, JobManager, JobSpec } from '../../lib/index.js';
 import type { Claimer, SettleRequest } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 import { lanesOfQueue } from '../../lib/manager/lane.names.js';
-import type { JobNotifier } from '../../lib/storage/job.notifier.js';
-import type { News } from '../../lib/storage/job.news.js';
-import { eventually } from '../support/database.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
 import { asPool } from '../support/pool.claims.js';
 import type { Sql } from './invariants.js';
-import type { JobAsked } from './model.js';
+import type { Memories } from './memories.js';
 import { letLeasesEnd, letPoolsDie, letTimeCome, letWindowPass } from './tables.js';
 import type { Outcome } from './transitions.js';
 
@@ -22,7 +17,7 @@ export const HANDS = ['by-hand-1-of-2', 'by-hand-2-of-2'];
 /** Labels of pools, and what each kind of pool takes. */
 export const POOLS = ['pool-of-one', 'pool-of-two'];
 export const FLAG = 'heavy';
-const FILTERS: PoolFilter[] = [
+export const FILTERS: PoolFilter[] = [
   { taskIdentifiers: null, otherTasks: null, forbiddenFlags: null },
   { taskIdentifiers: null, otherTasks: ['a'], forbiddenFlags: [FLAG] },
   { taskIdentifiers: ['a'], otherTasks: null, forbiddenFlags: null },
@@ -30,12 +25,30 @@ const FILTERS: PoolFilter[] = [
 export const HOUR = 3_600_000;
 export const WINDOW = 1_000 * HOUR;
 /** A queue without a limit. */
-const NO_LIMIT = 4;
+export const NO_LIMIT = 4;
 
 export interface PoolFilter {
   taskIdentifiers: string[] | null;
   otherTasks: string[] | null;
   forbiddenFlags: string[] | null;
+}
+
+export type Policy = 'cancel' | 'run' | 'wait';
+export type KeyMode = 'replace' | 'preserve_run_at' | 'unsafe_dedupe';
+
+/** What is asked for when a job is added. */
+export interface JobAsked {
+  task: string;
+  priority: number;
+  due: boolean;
+  flagged: boolean;
+  maxAttempts: number;
+  queue: string | null;
+  limit: string | null;
+  key: string | null;
+  mode: KeyMode;
+  parents: string[];
+  policy: Policy;
 }
 
 /** Parents by their numbers. */
@@ -65,102 +78,6 @@ export type Action =
   | { do: 'purge'; status: 'exhausted' | 'completed' | 'cancelled' }
   | { do: 'reset' | 'rescue' | 'refill' | 'recount' | 'replay' | 'collect garbage' | 'let time come' };
 
-const number = fc.nat(30);
-const worker = fc.nat(1);
-const maybe = <T>(value: fc.Arbitrary<T>, freq = 2): fc.Arbitrary<T | null> => fc.option(value, { freq });
-
-const newJob: fc.Arbitrary<NewJob> = fc.record({
-  task: fc.constantFrom(...TASKS),
-  priority: fc.integer({ min: -1, max: 1 }),
-  flagged: fc.oneof({ arbitrary: fc.constant(false), weight: 3 }, { arbitrary: fc.constant(true), weight: 1 }),
-  due: fc.oneof({ arbitrary: fc.constant(true), weight: 5 }, { arbitrary: fc.constant(false), weight: 1 }),
-  maxAttempts: fc.integer({ min: 1, max: 3 }),
-  queue: maybe(fc.constantFrom(...QUEUES), 1),
-  limit: maybe(fc.constantFrom(...LIMITS), 1),
-  key: maybe(fc.constantFrom('k1', 'k2'), 1),
-  mode: fc.constantFrom('replace', 'replace', 'preserve_run_at', 'unsafe_dedupe'),
-  parents: fc.oneof(
-    { weight: 2, arbitrary: fc.constant<number[]>([]) },
-    { weight: 1, arbitrary: fc.uniqueArray(number, { minLength: 1, maxLength: 2 }) },
-  ),
-  policy: fc.constantFrom('cancel', 'cancel', 'run', 'wait'),
-});
-
-const plainJob = newJob.map((job): NewJob => ({ ...job, key: null, parents: [] }));
-
-const as = <const D extends Action['do'], T extends object>(
-  name: D,
-  fields: { [K in keyof T]: fc.Arbitrary<T[K]> },
-): fc.Arbitrary<{ do: D } & T> => fc.record({ do: fc.constant(name), ...fields }) as fc.Arbitrary<{ do: D } & T>;
-
-const outcome: fc.Arbitrary<Outcome> = fc.constantFrom(
-  ...(['completed', 'completed', 'failed', 'permanent', 'partial', 'snoozed', 'cancelled', 'released'] as const),
-);
-
-/** As often as they are named. */
-export const action: fc.Arbitrary<Action> = fc.oneof(
-  { weight: 10, arbitrary: as('add', { jobs: fc.array(newJob, { minLength: 1, maxLength: 1 }) }) },
-  { weight: 4, arbitrary: as('add', { jobs: fc.array(plainJob, { minLength: 2, maxLength: 4 }) }) },
-  {
-    weight: 10,
-    arbitrary: as('claim', {
-      worker,
-      batch: fc.integer({ min: 1, max: 4 }),
-      task: maybe(fc.constantFrom(...TASKS), 4),
-      queues: maybe(fc.shuffledSubarray(QUEUES, { minLength: 1 }), 6),
-    }),
-  },
-  {
-    weight: 6,
-    arbitrary: as('claim for a pool', {
-      worker,
-      batch: fc.integer({ min: 1, max: 4 }),
-      plain: fc.boolean(),
-      filter: fc.nat(FILTERS.length - 1),
-      share: fc.integer({ min: 1, max: 4 }),
-      remembers: fc.boolean(),
-    }),
-  },
-  { weight: 14, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
-  ...(['extend', 'revoke', 'cancel', 'fail for good', 'retry', 'retry'] as const).map((name) => ({
-    weight: 2,
-    arbitrary: as(name, { job: number }),
-  })),
-  {
-    weight: 2,
-    arbitrary: as('reschedule', {
-      job: number,
-      due: maybe(fc.boolean()),
-      maxAttempts: maybe(fc.integer({ min: 1, max: 3 })),
-      priority: maybe(fc.integer({ min: -1, max: 1 })),
-    }),
-  },
-  ...(['unlock', 'let leases end', 'let a pool die', 'beat', 'restart', 'sign off'] as const).map((name) => ({
-    weight: 1,
-    arbitrary: as(name, { worker }),
-  })),
-  { weight: 1, arbitrary: as('pause', { queue: fc.constantFrom(...QUEUES) }) },
-  { weight: 2, arbitrary: as('resume', { queue: fc.constantFrom(...QUEUES) }) },
-  {
-    weight: 2,
-    arbitrary: as('configure', {
-      queue: fc.constantFrom(...QUEUES),
-      concurrency: fc.integer({ min: 1, max: NO_LIMIT }),
-    }),
-  },
-  {
-    weight: 1,
-    arbitrary: as('limit', { limit: fc.constantFrom(...LIMITS), capacity: fc.integer({ min: 1, max: 3 }) }),
-  },
-  { weight: 2, arbitrary: as('let a window pass', { limit: fc.constantFrom(...LIMITS) }) },
-  { weight: 1, arbitrary: as('purge', { status: fc.constantFrom('exhausted', 'completed', 'cancelled') }) },
-  ...(['reset', 'rescue', 'refill', 'recount', 'replay', 'collect garbage'] as const).map((name) => ({
-    weight: 1,
-    arbitrary: as(name, {}),
-  })),
-  { weight: 3, arbitrary: as('let time come', {}) },
-);
-
 /** `worker`: the name of a claim by hand, or the incarnation of a pool. */
 export interface HeldClaim {
   worker: string;
@@ -177,55 +94,6 @@ export interface Real {
   incarnations: Map<string, string>;
   /** What pools remember of lanes, for each way in which they claim. */
   memories: Memories;
-}
-
-/** Memories that hear the news as pools do. */
-export class Memories {
-  private readonly all = new Map<string, LaneMemory>();
-  private readonly heard = new Set<string>();
-  private marks = 0;
-
-  constructor(
-    private readonly jobs: JobManager,
-    private readonly notifier: JobNotifier,
-  ) {
-    notifier.subscribe((news) => this.hear(news));
-  }
-
-  static async create(jobs: JobManager): Promise<Memories> {
-    const notifier = jobs.createNotifier(() => undefined);
-    await notifier.start();
-    return new Memories(jobs, notifier);
-  }
-
-  close = (): Promise<void> => this.notifier.stop();
-
-  clear(): void {
-    this.all.clear();
-  }
-
-  /** As it is when all that was told so far has been heard. */
-  async of(incarnation: string, filter: number): Promise<LaneMemory> {
-    const mark = `mark ${++this.marks}`;
-    await this.jobs.publisher.idle();
-    await this.jobs.publisher.publishIn(undefined, [{ kind: 'parents', ids: [mark] }]);
-    await eventually(() => this.heard.has(mark));
-    const name = `${incarnation} ${filter}`;
-    const known = this.all.get(name) ?? new LaneMemory(Infinity);
-    this.all.set(name, known);
-    return known;
-  }
-
-  /** Clocks that jump are nothing that anybody tells of. */
-  forget(): void {
-    for (const memory of this.all.values()) memory.forget();
-  }
-
-  private hear(news: News): void {
-    if (news.kind === 'parents') for (const id of news.ids) this.heard.add(id);
-    if (news.kind !== 'lanes' && news.kind !== 'all') return;
-    for (const memory of this.all.values()) memory.tell(news.kind === 'all' ? null : news.lanes);
-  }
 }
 
 export const incarnationOf = ({ incarnations }: Real, worker: number): string => incarnations.get(POOLS[worker]!)!;

@@ -6,8 +6,10 @@ import { JobKeyConflictError, JobsError, UnknownParentError } from '../../lib/in
 import { createTestManager, type TestManager } from '../support/manager.js';
 import * as actions from './actions.js';
 import { HANDS, POOLS, type Action, type Real } from './actions.js';
+import { action as anyAction, laneAction } from './arbitraries.js';
 import { ActionCommand } from './commands.js';
 import { expectInvariants } from './invariants.js';
+import { Memories } from './memories.js';
 import { Model } from './model.js';
 import { replayed } from './replayed.js';
 import { emptyTables, letTimeCome, letWindowPass, watchLimits } from './tables.js';
@@ -20,12 +22,12 @@ const FIXED_SEED = 20_250_101;
 const TIMEOUT = 60_000 * Math.max(1, TIMES);
 
 let test: TestManager;
-let memories: actions.Memories;
+let memories: Memories;
 beforeAll(async () => {
   console.log(`MILLRACE_SEED=${SEED}`);
   test = await createTestManager({ retry: { baseDelayMs: actions.HOUR, maxDelayMs: 100 * actions.HOUR } });
   await watchLimits(test.sql);
-  memories = await actions.Memories.create(test.jobs);
+  memories = await Memories.create(test.jobs);
 });
 afterAll(async () => {
   await memories.close();
@@ -101,7 +103,7 @@ describe('a queue that lives as the model says', () => {
     'with seed $seed',
     async ({ seed, runs }) => {
       let lives = 0;
-      const commands = fc.commands([actions.action.map((action) => new ActionCommand(action))], {
+      const commands = fc.commands([anyAction.map((one) => new ActionCommand(one))], {
         maxCommands: 60,
         size: 'max',
       });
@@ -126,6 +128,33 @@ describe('a queue that lives as the model says', () => {
   );
 });
 
+describe('a pool that remembers lanes, and hears what it is told of them,', () => {
+  it.each([
+    { seed: FIXED_SEED, runs: 15 },
+    { seed: SEED, runs: 15 },
+  ])(
+    'finds what a look at everything would find, with seed $seed',
+    async ({ seed, runs }) => {
+      const commands = fc.commands([laneAction.map((one) => new ActionCommand(one))], {
+        maxCommands: 60,
+        size: 'max',
+      });
+      const life = fc.asyncProperty(commands, async (list) => {
+        const setup = await setUp();
+        await fc.asyncModelRun(() => setup, list);
+      });
+      const limits = { interruptAfterTimeLimit: TIMEOUT - 10_000, markInterruptAsFailure: false };
+      const { failed, counterexample, errorInstance } = await fc.check(life, {
+        seed,
+        numRuns: runs * TIMES,
+        ...limits,
+      });
+      expect([failed && errorInstance, [...(counterexample?.[0] ?? [])].join()]).toEqual([false, '']);
+    },
+    TIMEOUT,
+  );
+});
+
 describe('a queue that many use at once', () => {
   it.each([
     { seed: FIXED_SEED, runs: 10 },
@@ -133,7 +162,7 @@ describe('a queue that many use at once', () => {
   ])(
     'keeps its invariants with seed $seed',
     async ({ seed, runs }) => {
-      const side = fc.array(actions.action, { minLength: 8, maxLength: 30, size: 'max' });
+      const side = fc.array(anyAction, { minLength: 8, maxLength: 30, size: 'max' });
       await fc.assert(
         fc.asyncProperty(fc.array(side, { minLength: 2, maxLength: 4 }), fc.array(hold), async (sides, holds) => {
           const { real } = await setUp();

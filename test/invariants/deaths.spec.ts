@@ -19,7 +19,6 @@ afterAll(() => test.close());
 /** A process that dies after some statements: what it has sent is committed or rolled back, what comes next is never sent. */
 class Mortal {
   left: number;
-  sent = 0;
   private readonly clients = new Set<pg.Client>();
 
   constructor(statements: number) {
@@ -39,7 +38,7 @@ class Mortal {
 
   private connection(url: string): pg.PoolConfig {
     const { clients } = this;
-    const mortal = this;
+    const mayLive = (): boolean => this.mayLive();
     class Client extends pg.Client {
       constructor(config?: pg.ClientConfig) {
         super(config);
@@ -47,20 +46,20 @@ class Mortal {
         this.on('error', () => undefined);
       }
       query(...asked: any[]): any {
-        const send = (): any => (pg.Client.prototype.query as (...all: any[]) => any).apply(this, asked);
-        if (mortal.left > 0) {
-          mortal.left--;
-          mortal.sent++;
-          return send();
-        }
-        mortal.die();
+        if (mayLive()) return (pg.Client.prototype.query as (...all: any[]) => any).apply(this, asked);
         const dead = new Error('this process is dead');
         const callback = asked.at(-1) as unknown;
-        if (typeof callback === 'function') return void process.nextTick(() => (callback as (e: Error) => void)(dead));
+        if (typeof callback === 'function') return process.nextTick(callback as (error: Error) => void, dead);
         return Promise.reject(dead);
       }
     }
     return { connectionString: url, max: 2, Client } as pg.PoolConfig;
+  }
+
+  private mayLive(): boolean {
+    if (this.left-- > 0) return true;
+    this.die();
+    return false;
   }
 
   /** As a process that is killed: the server sees that its connections have gone. */

@@ -1,5 +1,6 @@
 // What a whole queue should be, in memory: the transition table of each job, and what jobs do to each other by keys,
 // parents, queues and rate limits. Time stands still; specs say what comes due.
+import type { JobAsked, Policy } from './actions.js';
 import {
   cancelled,
   claimed,
@@ -15,24 +16,6 @@ import {
   type Outcome,
   type TakenAway,
 } from './transitions.js';
-
-export type Policy = 'cancel' | 'run' | 'wait';
-export type KeyMode = 'replace' | 'preserve_run_at' | 'unsafe_dedupe';
-
-/** What is asked for when a job is added. */
-export interface JobAsked {
-  task: string;
-  priority: number;
-  due: boolean;
-  flagged: boolean;
-  maxAttempts: number;
-  queue: string | null;
-  limit: string | null;
-  key: string | null;
-  mode: KeyMode;
-  parents: string[];
-  policy: Policy;
-}
 
 export interface ModelJob {
   readonly id: string;

@@ -1,0 +1,163 @@
+// Claims of the random lives: only what may be claimed is, within all limits and in order, and nothing is left without a reason.
+import { expect } from '@jest/globals';
+import * as actions from './actions.js';
+import { HANDS, POOLS, type Action, type Real } from './actions.js';
+import type { Model, ModelJob } from './model.js';
+
+export async function claimByHand(model: Model, real: Real, action: Action & { do: 'claim' }): Promise<void> {
+  const worker = HANDS[action.worker]!;
+  const { task, queues } = action;
+  const mayTake = (job: ModelJob): boolean =>
+    model.isClaimable(job) &&
+    (task === null || job.task === task) &&
+    (queues === null || (job.queue !== null && queues.includes(job.queue)));
+  const before = await waitingInOrder(model, real);
+  const free = freeBefore(model);
+  const jobs = await real.jobs.getJobs(worker, {
+    batchSize: action.batch,
+    leaseMs: actions.HOUR,
+    ...(task !== null && { taskIdentifiers: [task] }),
+    ...(queues !== null && { queues }),
+  });
+  const claimed = jobs.map(({ id }) => model.jobs.get(id)!);
+  expectLawful(before, claimed, mayTake, free);
+  const isShort = jobs.length < action.batch;
+  const worst = isShort ? Infinity : Math.max(...jobs.map(({ priority }) => priority)) - 1;
+  if (isShort || queues === null) expectNothingLeft(before, claimed, mayTake, free, worst, queues === null);
+  if (isShort && task === null && queues === null && model.all().every(({ state }) => state.standing !== 'running'))
+    await expectReasons(model, real, claimed);
+  take(model, real, worker, worker, jobs, true);
+}
+
+export async function claimForPool(
+  model: Model,
+  real: Real,
+  action: Action & { do: 'claim for a pool' },
+): Promise<void> {
+  const incarnation = actions.incarnationOf(real, action.worker);
+  const before = await waitingInOrder(model, real);
+  const free = freeBefore(model);
+  const memory = action.remembers ? await real.memories.of(incarnation, action.filter) : undefined;
+  const jobs = await actions.claimForPool(real.jobs, incarnation, action, memory);
+  const isAlive = model.pools.get(incarnation)!.alive;
+  if (!isAlive) expect(jobs).toEqual([]);
+  expect(jobs.length).toBeLessThanOrEqual(action.batch);
+  const claimed = jobs.map(({ id }) => model.jobs.get(id)!);
+  const { taskIdentifiers, otherTasks, forbiddenFlags } = actions.filterOf(action.filter);
+  const mayTake = (job: ModelJob): boolean =>
+    model.isClaimable(job) &&
+    action.plain === (laneOf(job) === 'plain') &&
+    (taskIdentifiers?.includes(job.task) ?? true) &&
+    !otherTasks?.includes(job.task) &&
+    !(forbiddenFlags && job.flagged);
+  expectLawful(before, claimed, mayTake, free);
+  // A share leaves the rest of a lane to the next turn.
+  if (isAlive && jobs.length < action.batch && (action.plain || action.share >= action.batch))
+    expectNothingLeft(before, claimed, mayTake, free, Infinity, true);
+  take(model, real, incarnation, POOLS[action.worker]!, jobs, false);
+}
+
+/** A job that may crash the pool, or that has one attempt left, waits for a free slot even where it has no limit. */
+function laneOf({ queue, limit, state }: ModelJob): string {
+  if (queue !== null || limit !== null) return `${queue} ${limit}`;
+  return state.crashes > 0 || state.attempts >= state.maxAttempts - 1 ? 'for a slot' : 'plain';
+}
+
+function take(
+  model: Model,
+  real: Real,
+  worker: string,
+  label: string,
+  jobs: actions.HeldClaim['job'][],
+  byHand: boolean,
+): void {
+  model.claim(
+    jobs.map(({ id }) => id),
+    worker,
+    byHand,
+  );
+  for (const job of jobs) {
+    const { attempts, fence } = model.jobs.get(job.id)!.state;
+    expect([job.attempts, job.fence, job.lockedBy]).toEqual([attempts, String(fence), label]);
+    real.claims.push({ worker, job });
+  }
+}
+
+interface Waiting {
+  job: ModelJob;
+  priority: number;
+}
+
+/** What waits, in the order in which it should be claimed. */
+async function waitingInOrder(model: Model, real: Real): Promise<Waiting[]> {
+  const rows = await real.sql<{ id: string; priority: number }>(
+    'select id, priority from jobs.jobs where locked_by is null order by priority, run_at, id',
+  );
+  return rows.map(({ id, priority }) => ({ job: model.jobs.get(id)!, priority }));
+}
+
+/** Places and tokens, before a claim. */
+interface Free {
+  places: Map<string, number>;
+  tokens: Map<string, number>;
+}
+
+const freeBefore = (model: Model): Free => ({
+  places: new Map(actions.QUEUES.map((queue) => [queue, model.free(queue)])),
+  tokens: new Map(actions.LIMITS.map((limit) => [limit, model.tokens(limit)])),
+});
+
+/** Only what may be claimed was, within all limits, and in order within each lane. */
+function expectLawful(before: Waiting[], claimed: ModelJob[], mayTake: (job: ModelJob) => boolean, free: Free): void {
+  const unlawful = claimed.filter((job) => !mayTake(job));
+  expect(unlawful.map(({ id, state }) => ({ id, state }))).toEqual([]);
+  expect(new Set(claimed).size).toBe(claimed.length);
+  for (const queue of actions.QUEUES)
+    expect(claimed.filter((job) => job.queue === queue).length).toBeLessThanOrEqual(free.places.get(queue)!);
+  for (const limit of actions.LIMITS)
+    expect(claimed.filter((job) => job.limit === limit).length).toBeLessThanOrEqual(free.tokens.get(limit)!);
+  const passedOver = new Set<string>();
+  for (const { job, priority } of before) {
+    if (!mayTake(job)) continue;
+    const lane = `${priority} ${laneOf(job)}`;
+    if (!claimed.includes(job)) passedOver.add(lane);
+    else expect([job.id, passedOver.has(lane)]).toEqual([job.id, false]);
+  }
+}
+
+/**
+ * Of these priorities, a claim has left nothing that it could have had. `bestFirst`: what it took of worse priorities was no
+ * rival.
+ */
+function expectNothingLeft(
+  before: Waiting[],
+  claimed: ModelJob[],
+  mayTake: (job: ModelJob) => boolean,
+  free: Free,
+  worstPriority: number,
+  bestFirst: boolean,
+): void {
+  const priorities = new Map(before.map(({ job, priority }) => [job, priority]));
+  const left = before.filter(({ job, priority }) => {
+    if (priority > worstPriority || !mayTake(job) || claimed.includes(job)) return false;
+    const rivals = claimed.filter((other) => !bestFirst || priorities.get(other)! <= priority);
+    const places =
+      (free.places.get(job.queue!) ?? 1) - rivals.filter(({ queue }) => queue === (job.queue ?? '')).length;
+    const tokens =
+      (free.tokens.get(job.limit!) ?? 1) - rivals.filter(({ limit }) => limit === (job.limit ?? '')).length;
+    return places > 0 && tokens > 0;
+  });
+  expect(left.map(({ job: { id, queue, limit }, priority }) => ({ id, queue, limit, priority }))).toEqual([]);
+}
+
+/** Nothing ran, and nothing more can be claimed: the library knows why each job that is left waits. */
+async function expectReasons(model: Model, real: Real, claimed: ModelJob[]): Promise<void> {
+  const reasons = ['exhausted', 'parents', 'future', 'snoozed', 'queue_paused', 'queue_busy', 'no_tokens'];
+  for (const job of model.all()) {
+    if (!['waiting', 'exhausted'].includes(job.state.standing) || claimed.includes(job)) continue;
+    const { reason, blockedBy } = await real.jobs.explain(job.id);
+    expect([job.id, reasons.includes(reason) ? null : reason]).toEqual([job.id, null]);
+    // Who is busy was claimed just now.
+    if (reason === 'queue_busy') expect(claimed.map(({ id }) => id)).toEqual(expect.arrayContaining(blockedBy));
+  }
+}
