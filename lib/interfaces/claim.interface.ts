@@ -53,6 +53,8 @@ export interface LaneClaim extends Claimer, ClaimFilter {
   limit: number;
   /** Most jobs of one lane. */
   share: number;
+  /** How many more jobs of a lane to try, because others hold some. */
+  spare: number;
   /** Only jobs that have crashed at most so often; `null`: any. */
   maxCrashes: number | null;
   /** Only this queue. */

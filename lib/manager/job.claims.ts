@@ -159,10 +159,13 @@ export class JobClaims {
     while (jobs.length < limit) {
       const wanted = limit - jobs.length;
       const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
-      const found = await this.claimLanes({ ...base, memory: memory.next(wanted), share: wanted });
+      const { share: _share, spare, ...state } = memory.next(wanted);
+      const found = await this.claimLanes({ ...base, memory: state, share: wanted, spare });
       memory.learn(found, 0);
       jobs.push(...found.jobs);
-      if (!found.jobs.length && !found.more && !found.report?.passed.length) break;
+      // What others hold is tried once more, with some to spare.
+      const isHeld = spare === 0 && (found.report?.held.length ?? 0) > 0;
+      if (!found.jobs.length && !found.more && !found.report?.passed.length && !isHeld) break;
     }
     return jobs;
   }
@@ -195,6 +198,7 @@ export class JobClaims {
       request.holder,
       request.limit,
       request.share,
+      request.spare,
       request.taskIdentifiers,
       request.otherTasks,
       request.forbiddenFlags,

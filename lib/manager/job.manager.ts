@@ -488,7 +488,8 @@ export class JobManager {
       interval: [interval, typeof interval === 'number' ? rules.integer(1, 1e12) : rules.name],
     });
     const [ms, sql] = typeof interval === 'number' ? [interval, null] : [null, interval];
-    const rows = await this.database.run(limits.registerRateLimit, [key, capacity, ms, sql]).catch((error: unknown) => {
+    const register = () => this.database.run(limits.registerRateLimit, [key, capacity, ms, sql]);
+    const rows = await retryOnContention(register, this.database.isBound).catch((error: unknown) => {
       throw limits.refusesInterval(error)
         ? new InvalidArgumentError([
             `Expected interval to be ms or an SQL interval of at least 1 ms, got "${interval}".`,

@@ -306,7 +306,7 @@ export class WorkerPool {
 
   private leave(job: ClaimedJob): void {
     this.active.delete(job);
-    this.isolation.leave(job);
+    if (this.isolation.leave(job)) this.queue.lookAgain();
     if (this.limitOf(job) === null) return;
     this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
     this.queue.serve();

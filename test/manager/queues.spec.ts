@@ -12,7 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => test.close());
 beforeEach(async () => {
-  await test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues`);
+  await test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places`);
   await jobs.declareQueues();
 });
 
@@ -47,8 +47,6 @@ describe('a queue that is declared nowhere', () => {
     await add('serial', 'first', 'second');
     await claim();
     await claim(10, OTHER);
-    // Nobody has been made to wait for a while.
-    await test.sql(`update jobs.job_queues set parked_at = now() - interval '1 hour'`);
     await jobs.forceUnlockJobs();
     const again = await claim();
     expect(payloads(again)).toEqual(['first']);
@@ -163,10 +161,9 @@ describe('pauseQueue and resumeQueue', () => {
 });
 
 describe('forceUnlockQueues (force-unlock-queues)', () => {
-  it('sets the places taken to what the jobs say', async () => {
+  it('frees places whose claim is over', async () => {
     await add('serial', 1, 2);
     await claim();
-    await test.sql(`update jobs.job_queues set running = 5 where name = 'serial'`);
     await test.sql(`update jobs.jobs set locked_by = null, locked_at = null where locked_by is not null`);
     expect(await claim()).toEqual([]);
     expect(await jobs.forceUnlockQueues(['serial'])).toMatchObject([{ name: 'serial', running: 0, lockedBy: null }]);
@@ -175,32 +172,42 @@ describe('forceUnlockQueues (force-unlock-queues)', () => {
 });
 
 describe('races', () => {
-  it('a job parked while its predecessor is being settled is not forgotten', async () => {
+  it('a claim takes nothing of a queue that an open transaction holds, and waits for nothing', async () => {
     await add('serial', 1);
-    const first = await claim();
+    await add('wide', 2);
+    await jobs.completeJobs(WORKER, await claim(), 1);
+    await add('serial', 3);
+    await add('wide', 4);
     const holder = new pg.Client(test.url);
     await holder.connect();
     await holder.query('begin');
     await holder.query(`select from jobs.job_queues where name = 'serial' for update`);
-    await add('serial', 2);
-    // The claim waits for the queue's row first, and will park job 2; the settle starts before it has done so.
-    const parking = claim(10, OTHER);
-    await waiters(1);
-    const settling = jobs.completeJobs(WORKER, first, 1);
-    await waiters(2);
-    await holder.query('commit');
+    expect(payloads(await claim())).toEqual([4]);
+    await holder.query('rollback');
     await holder.end();
-    const claimed = [...(await parking), ...(await settling.then(() => claim()))];
-    expect(payloads(claimed)).toEqual([2]);
+    expect(payloads(await claim())).toEqual([3]);
+  });
+
+  it('a pause that has committed is followed by no claim, of an unlimited queue too', async () => {
+    for (let round = 0; round < 10; round++) {
+      await add('free', ...Array.from({ length: 20 }, (_, n) => n));
+      const claims = Promise.all([1, 2, 3, 4].map((n) => claim(5, `${WORKER}-${n}`)));
+      await jobs.pauseQueue('free');
+      const [{ paused_at }] = (await test.sql('select clock_timestamp() as paused_at')) as [{ paused_at: Date }];
+      for (const job of (await claims).flat()) expect(job.lockedAt!.getTime()).toBeLessThanOrEqual(paused_at.getTime());
+      expect(await claim(100)).toEqual([]);
+      await jobs.resumeQueue('free');
+      await test.sql('truncate jobs.jobs, jobs.job_bodies');
+    }
+  });
+
+  it('a limit that appears counts what runs already', async () => {
+    await add('free', 1, 2, 3, 4, 5);
+    const running = await claim(3);
+    await jobs.configureQueue('free', { concurrency: 4 });
+    expect(await claim(100)).toHaveLength(1);
+    await jobs.completeJobs(WORKER, running, 1);
+    expect(await claim(100)).toHaveLength(1);
+    expect((await test.sql(`select from jobs.job_places`)).length).toBe(2);
   });
 });
-
-/** Resolves when so many statements wait for a lock. */
-async function waiters(count: number): Promise<void> {
-  for (;;) {
-    const rows = await test.sql(
-      `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-    );
-    if (rows.length >= count) return;
-  }
-}

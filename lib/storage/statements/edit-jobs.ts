@@ -100,15 +100,30 @@ export const findRetryable = statement<{ id: string; job_key: string | null; tak
   order by b.id`,
 );
 
-/** Takes the keys of jobs that come back. $1 keys, $2 jobs, pair by pair. Returns the keys that are theirs now. */
+/** Makes rows for keys that nothing owns. $1 keys, $2 jobs, pair by pair. */
+export const claimFreeKeys = statement(
+  'claim_free_keys',
+  (schema) => `
+  insert into ${schema}.job_keys (key, job_id)
+  select key, job_id from unnest($1::text[], $2::uuid[]) as asked(key, job_id) order by key
+  on conflict (key) do nothing`,
+);
+
+/** Locks keys, in their order: what the next statement sees of their owners is what is. $1 keys. */
+export const lockKeys = statement(
+  'lock_keys',
+  (schema) => `select key from ${schema}.job_keys where key = any($1::text[]) order by key for update`,
+);
+
+/** Takes keys whose owner is gone, once they are locked. $1 keys, $2 jobs, pair by pair. Returns those that are theirs now. */
 export const takeKeys = statement<{ key: string }>(
   'take_keys',
   (schema) => `
-  with asked as materialized (select * from unnest($1::text[], $2::uuid[]) as k(key, job_id) order by key)
-  insert into ${schema}.job_keys as k (key, job_id) select key, job_id from asked
-  on conflict (key) do update set job_id = excluded.job_id
-  where not exists (select from ${schema}.jobs j where j.id = k.job_id) or k.job_id = excluded.job_id
-  returning key`,
+  update ${schema}.job_keys k set job_id = asked.job_id
+  from unnest($1::text[], $2::uuid[]) as asked(key, job_id)
+  where k.key = asked.key
+    and (k.job_id = asked.job_id or not exists (select from ${schema}.jobs j where j.id = k.job_id))
+  returning k.key`,
 );
 
 /**

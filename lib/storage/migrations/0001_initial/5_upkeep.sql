@@ -213,6 +213,36 @@ begin
   return true;
 end $$;
 
+-- Registers or changes a rate limit. The current window goes on: its tokens are clamped to a smaller capacity, and a larger
+-- one adds the difference. Claims that hold the limit are waited for.
+create function put_rate_limit(limit_key text, new_capacity integer, new_interval_ms bigint)
+returns table (key text, capacity integer, interval_ms bigint, available integer, window_started_at timestamptz)
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+#variable_conflict use_column
+declare
+  old_capacity integer;
+  present record;
+  tokens_left integer;
+begin
+  insert into rate_limits as r (key, capacity, interval_ms, window_started_at)
+  values (limit_key, new_capacity, new_interval_ms, clock_timestamp())
+  on conflict (key) do nothing;
+  select r.capacity into old_capacity from rate_limits r where r.key = limit_key for no key update;
+  select * into present from window_of(limit_key, clock_timestamp());
+  tokens_left := least(new_capacity, present.tokens + greatest(0, new_capacity - old_capacity));
+  update rate_limits r set capacity = new_capacity, interval_ms = new_interval_ms
+  where r.key = limit_key and (r.capacity, r.interval_ms) is distinct from (new_capacity, new_interval_ms);
+  if new_capacity <> old_capacity then
+    insert into rate_limit_windows (key, number, started_at, taken)
+    values (limit_key, present.number + 1, present.started_at, new_capacity - tokens_left);
+    delete from rate_limit_windows w where w.key = limit_key and w.number <= present.number;
+  end if;
+  return query select limit_key, new_capacity, new_interval_ms, tokens_left, present.started_at;
+end $$;
+
 -- Starts the next window of every limit whose window has passed. Claims do so by themselves: this is for people who look.
 -- Limits that others hold are left to them. Indexes: the primary keys.
 create function refill_rate_limits() returns integer
