@@ -144,7 +144,7 @@ const makePool = (
   events.hide(new JobMask(mask, (task) => tasks.get(task)?.options.mask));
   jobs.runWith(new SingleRun({ jobs, tasks, validator, events, options: worker ?? resolveWorkerOptions() }));
   if (!worker) return null;
-  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks, events });
+  const scheduler = new CronScheduler({ jobs, tasks, events });
   return new WorkerPool({ jobs, tasks, validator, events, options: worker, scheduler });
 };
 

@@ -160,7 +160,9 @@ export class JobsTesting {
    * await testing.drain();
    */
   async travel(ms: number): Promise<void> {
+    await this.drainer.declare();
     await this.bench.travel(ms);
+    this.drainer.travelled(ms);
   }
 
   /**

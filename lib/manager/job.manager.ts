@@ -37,7 +37,6 @@ import {
   InvalidStatusError,
   JobNotFoundError,
   LeaseExpiredError,
-  MissingPrivilegesError,
   NoHandlersError,
   RevisionConflictError,
   WrongOwnerError,
@@ -56,6 +55,7 @@ import * as limits from '../storage/statements/rate-limits.js';
 import { AttemptRecords } from './attempt.records.js';
 import { check, checkHistoryFilter, checkJobFilter, checkWorkerId, rules } from './call.arguments.js';
 import { Crontabs } from './crontabs.js';
+import { Declarations } from './declarations.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
@@ -101,6 +101,8 @@ export class JobManager {
   readonly attempts: AttemptRecords;
   /** For pools: firing what is due. */
   readonly crontabs: Crontabs;
+  /** For pools: writing down what tasks and options declare. */
+  readonly declarations: Declarations;
   /** For maintenance: making partitions ahead. */
   readonly retention: JobRetention;
   private readonly database: Database;
@@ -125,6 +127,8 @@ export class JobManager {
     this.adder = new JobAdder(database, preparer, this.claims, ambient, cipher);
     this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
+    const promote = (names: string[]): Promise<unknown> => this.claims.promote(names);
+    this.declarations = new Declarations({ database, crontabs: this.crontabs, queues: settings.queues, promote });
   }
 
   // Adding
@@ -461,7 +465,8 @@ export class JobManager {
    * Adds a job of the task at each slot of the schedule, from the first slot after now, for as long as some process
    * runs workers. A known id is described anew: another schedule takes effect from now on. See docs/crons.md.
    *
-   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError
+   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError,
+   *   CrontabLockedError where some transaction holds the crontab's row for seconds
    * @example
    * await jobs.scheduleCron({ id: 'digest', task: 'send-digest', schedule: '0 8 * * 1-5', timeZone: 'Europe/Berlin' });
    */
@@ -471,7 +476,7 @@ export class JobManager {
     return this.crontabs.schedule(cron);
   }
 
-  /** Forgets a crontab; jobs that it has added stay. Returns whether there was one. @throws InvalidArgumentError */
+  /** Forgets a crontab; jobs that it has added stay. Returns whether there was one. @throws InvalidArgumentError, CrontabLockedError */
   async unscheduleCron(id: string): Promise<boolean> {
     return this.crontabs.unschedule(id);
   }
@@ -488,7 +493,7 @@ export class JobManager {
     return this.retention.collect();
   }
 
-  /** Forgets queues without jobs, pause or settings. Returns how many. */
+  /** Forgets queues without jobs, pause or settings that no process has declared for a month. Returns how many. */
   async gcJobQueues(): Promise<number> {
     return (await this.database.run(lanes.pruneQueues, [Object.keys(this.settings.queues)])).length;
   }
@@ -609,18 +614,9 @@ export class JobManager {
     this.singleRun = singleRun;
   }
 
-  /** Writes the declared queues' concurrency. */
+  /** Writes the declared queues' concurrency, unless a newer release that runs has declared another one. */
   async declareQueues(): Promise<void> {
-    const names = Object.keys(this.settings.queues);
-    if (!names.length) return;
-    const limitsOf = Object.values(this.settings.queues).map((limit) => (limit === Infinity ? null : limit));
-    try {
-      await this.database.run(lanes.declareQueues, [names, limitsOf]);
-      await this.claims.promote(names);
-    } catch (error) {
-      // A process that may only enqueue leaves it to those that work; theirs is what counts.
-      if (!(error instanceof MissingPrivilegesError)) throw error;
-    }
+    await this.declarations.declareQueues();
   }
 
   /** This manager inside a transaction: all it does is part of it. */

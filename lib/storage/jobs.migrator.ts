@@ -27,6 +27,7 @@ const MIGRATIONS: Migration[] = [
   { version: 5, name: '0005_job_keys_for_enqueuers', compatibleFrom: 1 },
   { version: 6, name: '0006_partitions', compatibleFrom: 1 },
   { version: 7, name: '0007_pinned_upkeep', compatibleFrom: 1 },
+  { version: 8, name: '0008_releases', compatibleFrom: 1 },
 ];
 
 /** The version of the schema that this version of the library works with. */

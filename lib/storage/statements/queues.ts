@@ -1,5 +1,6 @@
 // Queues (lanes with a limit): their registry, their pauses, and the promotion of jobs that waited for a place.
 import { statement } from '../database.js';
+import { mayChange } from './releases.js';
 
 /** Registers queues that claims came across. $1 names. */
 export const registerQueues = statement(
@@ -11,14 +12,43 @@ export const registerQueues = statement(
   { repeatable: true, prompt: true },
 );
 
-/** Writes declared concurrencies, except over configureQueue's. $1 names, $2 concurrencies (null: no limit). */
-export const declareQueues = statement(
+/**
+ * Writes declared concurrencies, except over configureQueue's and those of a newer release that runs. Returns the queues
+ * that it has written. $1 names, $2 concurrencies (null: no limit), $3 release. A queue that is declared again and again
+ * is written once a day, so that it is known to be in use.
+ */
+export const declareQueues = statement<{ name: string }>(
   'declare_queues',
   (schema) => `
-  insert into ${schema}.job_queues as q (name, concurrency)
-  select * from unnest($1::text[], $2::integer[]) as declared(name, concurrency) order by name
-  on conflict (name) do update set concurrency = excluded.concurrency
-  where not q.configured and q.concurrency is distinct from excluded.concurrency`,
+  insert into ${schema}.job_queues as q (name, concurrency, release, declared_at)
+  select name, concurrency, $3, clock_timestamp()
+  from unnest($1::text[], $2::integer[]) as declared(name, concurrency) order by name
+  on conflict (name) do update
+  set concurrency = excluded.concurrency, release = excluded.release, declared_at = excluded.declared_at
+  where not q.configured
+    and (
+      (q.concurrency, q.release) is distinct from (excluded.concurrency, excluded.release)
+      or q.declared_at is null or q.declared_at < clock_timestamp() - interval '1 day'
+    )
+    and ${mayChange(schema, 'excluded.release', 'q.release')}
+  returning q.name`,
+  { repeatable: true },
+);
+
+/**
+ * Of the queues that a process declares, those that are not as declared; their rows are not locked. $1 names,
+ * $2 concurrencies, $3 the release whose name they must bear, or null for any.
+ */
+export const findUndeclaredQueues = statement<{ name: string }>(
+  'find_undeclared_queues',
+  (schema) => `
+  select mine.name from unnest($1::text[], $2::integer[]) as mine(name, concurrency)
+  left join ${schema}.job_queues q on q.name = mine.name
+  where q.name is null or not q.configured and (
+    q.concurrency is distinct from mine.concurrency or q.release is distinct from coalesce($3, q.release)
+    or q.declared_at is null or q.declared_at < clock_timestamp() - interval '1 day'
+  )
+  order by mine.name`,
   { repeatable: true },
 );
 
@@ -146,13 +176,17 @@ export const recountQueues = statement<{ name: string }>(
   select name from recounted order by name`,
 );
 
-/** Forgets queues that nobody uses: no job, no pause, no setting. $1 names to keep (the declared ones). */
+/**
+ * Forgets queues that are not in use: no job, no pause, no setting, and no process has declared them for a month. Those
+ * that run declare them each day. $1 names to keep.
+ */
 export const pruneQueues = statement<{ name: string }>(
   'prune_queues',
   (schema) => `
   with unused as materialized (
     select q.name from ${schema}.job_queues q
     where q.running = 0 and not q.paused and not q.configured and q.name <> all($1::text[])
+      and (q.declared_at is null or q.declared_at < clock_timestamp() - interval '30 days')
       and not exists (select from ${schema}.jobs j where j.queue = q.name)
     for update of q skip locked
   ),

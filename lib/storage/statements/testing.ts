@@ -10,11 +10,12 @@ export const STORED_TIMES: Record<string, string[]> = {
   job_steps: ['completed_at'],
   job_progress: ['updated_at'],
   job_logs: ['logged_at'],
-  job_queues: ['parked_at', 'last_used_at'],
+  job_queues: ['parked_at', 'last_used_at', 'declared_at'],
   job_tasks: ['last_seen_at'],
   rate_limits: ['window_started_at', 'parked_at'],
   workers: ['started_at', 'heartbeat_at', 'stopped_at'],
-  crontabs: ['known_since', 'last_slot_at', 'updated_at'],
+  crontabs: ['known_since', 'last_slot_at', 'updated_at', 'retired_at'],
+  releases: ['first_seen_at', 'joined_at'],
 };
 
 /** Tables that hold nothing but what jobs have left. */
