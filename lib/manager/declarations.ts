@@ -103,7 +103,7 @@ export class TaskDeclarations {
     private readonly all: Declarations,
     private readonly declared: Declared,
   ) {
-    const contents = declared.crontabs.map(({ id, content }) => [id, content]);
+    const contents = declared.crontabs.map(({ id, content }) => JSON.stringify([id, content]));
     this.release = digestOf(['tasks', declared.tasks.toSorted(), contents.toSorted()]);
   }
 

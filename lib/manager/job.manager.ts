@@ -70,6 +70,7 @@ import { keyRules, pageOf, readCursor, readPageRequest, refusingCursor } from '.
 import type { PayloadValidator } from './payload.validator.js';
 import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
 import { repeatInDoubt } from './repeat.in.doubt.js';
+import { searchPatterns } from './search.patterns.js';
 import type { TaskRegistry } from './task.registry.js';
 
 export interface JobManagerParts {
@@ -533,7 +534,7 @@ export class JobManager {
       ...[filter.task, filter.queue, filter.status, filter.tag, filter.groupId, filter.flag].map(orNull),
       filter.from?.toISOString() ?? null,
       filter.to?.toISOString() ?? null,
-      filter.search == null ? null : `%${filter.search.replace(/[\\%_]/g, '\\$&')}%`,
+      filter.search == null ? null : searchPatterns(filter.search),
       ...readCursor(cursor, keyRules.uuid),
       limit + 1,
     ]);

@@ -460,7 +460,7 @@ describe('the scheduler', () => {
 
   it('reports a database that does not answer and asks it ever less often', async () => {
     const crontabs = { look: () => Promise.reject(new Error('away')) } as unknown as Crontabs;
-    const scheduler = new CronScheduler({ jobs: { ...jobs, crontabs }, tasks: new TaskRegistry(), events });
+    const scheduler = new CronScheduler({ jobs: { declarations: jobs.declarations, crontabs }, tasks: new TaskRegistry(), events });
     const waits: number[] = [];
     for (let n = 0; n < 7; n++) waits.push(await scheduler.tick());
     const ceilings = [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000];
