@@ -1,7 +1,9 @@
 // The last events, bounded in number and in bytes. Small values are kept as they are; one that is large is replaced, so
 // that jobs which are long done do not stay in memory with their payloads.
+import { types } from 'node:util';
 import type { JobEventType } from './job.events.js';
 
+const { isDate, isNativeError } = types;
 const REMEMBERED = 1_000;
 /** Of one value, about. A thousand events of five such values are the worst case. */
 const MAX_BYTES = 4_096;
@@ -77,8 +79,13 @@ function smallJobOf(job: LargeOfJob): LargeOfJob {
 }
 
 function smallOf(value: unknown): unknown {
-  if (isSmall(value)) return value;
-  return value instanceof Error ? shortened(value) : Array.isArray(value) ? [TOO_LARGE] : TOO_LARGE;
+  try {
+    if (isSmall(value)) return value;
+    return isError(value) ? shortened(value) : Array.isArray(value) ? [TOO_LARGE] : TOO_LARGE;
+  } catch {
+    // Whatever a handler throws or returns, getters and proxies that throw included.
+    return TOO_LARGE;
+  }
 }
 
 function isSmall(value: unknown): boolean {
@@ -87,10 +94,12 @@ function isSmall(value: unknown): boolean {
   try {
     return bytesLeft(value, MAX_BYTES) >= 0;
   } catch {
-    // A getter or a proxy that throws.
     return false;
   }
 }
+
+/** A masked error is a copy that only has the class of one. */
+const isError = (value: unknown): value is Error => value instanceof Error || isNativeError(value);
 
 /** What a value leaves of so many bytes; below zero: it is larger, or of a class that may hold on to anything. */
 function bytesLeft(value: unknown, budget: number): number {
@@ -98,10 +107,12 @@ function bytesLeft(value: unknown, budget: number): number {
   if (typeof value === 'function') return -1;
   if (typeof value !== 'object' || value === null) return budget;
   if (Array.isArray(value)) return bytesLeftOfArray(value, budget);
-  const prototype: unknown = Object.getPrototypeOf(value);
-  if (prototype === Object.prototype || prototype === null) return bytesLeftOfObject(value, budget);
-  if (value instanceof Error) return bytesLeftOfError(value, budget);
-  return value instanceof Date ? budget - ENTRY_BYTES : -1;
+  const prototype = Object.getPrototypeOf(value) as object | null;
+  // Plain, wherever it was made: Jest gives each spec an Object of its own.
+  const isPlain = prototype === Object.prototype || prototype === null || Object.getPrototypeOf(prototype) === null;
+  if (isPlain) return bytesLeftOfObject(value, budget);
+  if (isError(value)) return bytesLeftOfError(value, budget);
+  return isDate(value) ? budget - ENTRY_BYTES : -1;
 }
 
 function bytesLeftOfArray(entries: unknown[], budget: number): number {

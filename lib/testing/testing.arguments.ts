@@ -1,6 +1,6 @@
 // What calls of the testing kit may be given. A filter that can match nothing, or everything, would let an expectation pass
 // that checks nothing.
-import { inspect } from 'node:util';
+import { inspect, types } from 'node:util';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import type { Job } from '../interfaces/job.interface.js';
 import { faultsOf, rules, type Rule } from '../manager/call.arguments.js';
@@ -86,7 +86,7 @@ function foreignIn(value: unknown, path: string): string[] {
 }
 
 const isForeign = (value: unknown): boolean =>
-  value instanceof Map || value instanceof Set || value instanceof Promise || ArrayBuffer.isView(value);
+  types.isMap(value) || types.isSet(value) || types.isPromise(value) || ArrayBuffer.isView(value);
 
 function throwIfAny(faults: string[]): void {
   if (faults.length) throw new InvalidArgumentError(faults);

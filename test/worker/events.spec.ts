@@ -1,5 +1,6 @@
+import { runInNewContext } from 'node:vm';
 import { describe, expect, it } from '@jest/globals';
-import { createCollectingEvents, createNoopEvents, JobEvents, type Job } from '../../lib/index.js';
+import { createCollectingEvents, createNoopEvents, JobEvents, type Job, type JobEvent } from '../../lib/index.js';
 import { TOO_LARGE } from '../../lib/monitoring/event.ring.js';
 
 const fire = (events: JobEvents, cronId: string): void =>
@@ -69,6 +70,24 @@ describe('JobEvents', () => {
     const events = new JobEvents();
     for (let n = 0; n < 10; n++) events.emit('job.started', null, { job: { id: 'j', payload } as Job });
     expect(JSON.stringify(events.events()).length).toBeLessThan(2_000);
+  });
+
+  it('takes what was made elsewhere as it is, and what throws when it is looked at for large', () => {
+    const events = new JobEvents();
+    const elsewhere: unknown = runInNewContext('({ to: { name: "ada" }, at: new Date(0), why: new TypeError("no") })');
+    const trap = (): never => {
+      throw new Error('trap');
+    };
+    const hostile = new Proxy({}, { get: trap, getPrototypeOf: trap, ownKeys: trap });
+    events.emit('job.failed', null, {
+      job: { id: 'j', payload: elsewhere } as Job,
+      error: hostile,
+      executionTimeMs: 1,
+      retryAt: null,
+    });
+    const [failed] = events.events() as JobEvent<'job.failed'>[];
+    expect(failed!.job.payload).toBe(elsewhere);
+    expect(failed!.error).toBe(TOO_LARGE);
   });
 
   it('shortens an error that is large, or holds on to other things, and keeps its class and code', () => {
