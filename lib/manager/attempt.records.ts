@@ -33,7 +33,10 @@ const MAX_JSON_BYTES = 1_048_576;
 const MAX_MESSAGE = 10_000;
 
 export class AttemptRecords {
-  private readonly progress = new WriteBatcher<Written>((entries) => this.saveProgress(entries));
+  private readonly progress = new WriteBatcher<Written>(
+    (entries) => this.saveProgress(entries),
+    ({ claim: { job, workerId } }) => `${workerId} ${job.id} ${job.fence}`,
+  );
   private readonly logs = new WriteBatcher<Written>((entries) => this.saveLogs(entries));
 
   constructor(

@@ -186,7 +186,8 @@ create table job_queues (
   concurrency integer default 1,
   -- Set by configureQueue, which wins over what processes declare.
   configured boolean not null default false,
-  -- When the process started whose declaration this is; an older one does not change it.
+  -- The release that has declared it, and when it did so last, to the day.
+  release text,
   declared_at timestamptz,
   paused boolean not null default false,
   -- No place with a lower number is taken: counts start here. Moved on now and then.
@@ -312,9 +313,25 @@ create table crontabs (
   last_slot_at timestamptz,
   last_job_id uuid,
   updated_at timestamptz not null default clock_timestamp(),
+  -- The release that has declared it, and a digest of what it has declared: payloads may be encrypted and cannot be compared.
+  release text,
+  content text,
+  -- When the last release that declared it was gone. It fires no more, but comes back as it was within a day.
+  retired_at timestamptz,
   constraint crontabs_pkey primary key (id),
   constraint backfill_is_not_negative check (backfill_ms >= 0),
   constraint overlap_is_known check (overlap in ('skip', 'queue'))
+);
+
+-- Releases that have declared crontabs or queues, and the labels of pools that run them. Of two that declare different
+-- things, the one that was seen first is the older one, whichever process of it started last.
+create table releases (
+  -- A digest of what the release declares.
+  id text not null,
+  first_seen_at timestamptz not null default clock_timestamp(),
+  joined_at timestamptz not null default clock_timestamp(),
+  worker_ids text[] not null default '{}',
+  constraint releases_pkey primary key (id)
 );
 
 -- Work that all pools share: the one that gets a row's lock does it, and says when it is to be done next.
