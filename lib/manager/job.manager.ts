@@ -150,8 +150,8 @@ export class JobManager {
     this.promoter = new JobPromoter(database, settings, this.publisher, failCircle);
     const notice = (ids: Set<string>): void => this.waiter.notice(ids);
     this.settlement = new JobSettlement(database, settings, tasks, cipher, this.promoter, this.publisher, notice);
-    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard);
-    this.registry = new WorkerRegistry(database, settings, this.settlement, this.promoter, schemaGuard);
+    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard, settings.maxCrashes);
+    this.registry = new WorkerRegistry(database, settings, this.claims, this.settlement, this.promoter, schemaGuard);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
     this.attempts = new AttemptRecords(database, cipher);
     this.transactions = new TransactionSource(database);

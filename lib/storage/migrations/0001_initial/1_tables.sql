@@ -38,6 +38,29 @@ create table job_bodies (
 
 create table job_bodies_default partition of job_bodies default;
 
+-- What SQL adds with a time that JavaScript cannot hold gets the nearest that it can: refusing it would lose the job, keeping
+-- it would stop those who read it.
+create function storable(at timestamptz) returns timestamptz
+language sql immutable
+as $$ select least(greatest(at, '0001-01-02 00:00:00+00'), '275759-12-31 00:00:00+00') $$;
+
+create function keep_times_storable() returns trigger
+language plpgsql
+set search_path from current
+as $$
+begin
+  new.run_at := storable(new.run_at);
+  if tg_argv[0] = 'body' then
+    new.created_at := storable(new.created_at);
+  end if;
+  return new;
+end $$;
+
+create trigger keep_times_storable before insert on job_bodies for each row
+when (new.run_at <= '0001-01-01 00:00:00+00' or new.run_at >= '275760-01-01 00:00:00+00'
+  or new.created_at <= '0001-01-01 00:00:00+00' or new.created_at >= '275760-01-01 00:00:00+00')
+execute function keep_times_storable('body');
+
 create index job_bodies_group on job_bodies (group_id, id) where group_id is not null;
 
 -- Where a job stands: one narrow row for each job that is not completed or cancelled.
@@ -108,6 +131,10 @@ create table jobs (
   constraint rate_limit_key_is_a_name check (octet_length(rate_limit_key) between 1 and 1000 and rate_limit_key !~ '[\u0001-\u001f]'),
   constraint job_key_fits_an_index check (octet_length(job_key) between 1 and 2000)
 ) with (fillfactor = 40);
+
+create trigger keep_times_storable before insert on jobs for each row
+when (new.run_at <= '0001-01-01 00:00:00+00' or new.run_at >= '275760-01-01 00:00:00+00')
+execute function keep_times_storable('job');
 
 -- Plain claims.
 create index jobs_ready on jobs (priority, run_at, id) where parked is null and lane is null;

@@ -100,7 +100,7 @@ begin
     where not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence);
 end $$;
 
--- Compares a slice of the live table, in pages, with what is known: claims older than a minute are put to their incarnations
+-- Compares a slice of the live table, in pages, with what is known: claims older than 15 s are put to their incarnations
 -- as a question; jobs that run in limited queues without a place get one. Returns whether there are more pages.
 create function audit_claims(from_page bigint, pages bigint) returns boolean
 language plpgsql
@@ -111,7 +111,7 @@ begin
   insert into claims_in_question (worker, job_id, fence)
   select j.locked_by, j.id, j.fence from jobs j
   where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
-    and j.locked_by is not null and j.lease_expires_at is null and j.locked_at < clock_timestamp() - interval '1 min'
+    and j.locked_by is not null and j.lease_expires_at is null and j.locked_at < clock_timestamp() - interval '15 s'
   on conflict do nothing;
   insert into job_places (queue, number, job_id, fence)
   select q.name, nextval('job_place_numbers'), j.id, j.fence

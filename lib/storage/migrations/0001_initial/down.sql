@@ -7,5 +7,6 @@ drop function add_keyed_jobs, audit_claims, cancel_jobs, check_claims, claim_lan
 drop table releases, crontabs, job_logs, job_progress, job_steps, job_dependencies, claims_in_question, duties, workers,
   rate_limit_windows, rate_limits, job_tasks, job_places, job_queues, settle_receipts, job_history, job_replacements, job_keys,
   jobs, job_bodies;
+drop function keep_times_storable, storable;
 drop sequence job_place_numbers;
 drop type job_outcome;
