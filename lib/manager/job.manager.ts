@@ -85,6 +85,12 @@ export interface JobManagerParts {
   debug?: (message: string) => void;
 }
 
+/** Runs one job after the other, by `workOnce`. */
+interface JobsOnce {
+  workOnce(queues: string[] | null): Promise<WorkedOnce | null>;
+  close(): Promise<void>;
+}
+
 const nowhere = (): undefined => undefined;
 const LONGEST_CLOSE_MS = 5_000;
 const ALWAYS: [Date, Date] = [new Date(0), new Date(Date.UTC(9999, 0, 1))];
@@ -109,7 +115,7 @@ export class JobManager {
   private readonly transactions: TransactionSource;
   private readonly waiter: JobWaiter;
   private readonly cipher: JobCipher | undefined;
-  private singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> } | null = null;
+  private readonly singleRuns: JobsOnce[] = [];
 
   constructor(private readonly parts: JobManagerParts) {
     const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
@@ -198,8 +204,9 @@ export class JobManager {
    */
   async workOnce({ queues }: { queues?: string[] } = {}): Promise<WorkedOnce | null> {
     check({ queues: [queues, rules.optional(rules.names)] });
-    if (!this.singleRun) throw new NoHandlersError();
-    return this.singleRun.workOnce(queues ?? null);
+    const singleRun = this.singleRuns.at(-1);
+    if (!singleRun) throw new NoHandlersError();
+    return singleRun.workOnce(queues ?? null);
   }
 
   /** Marks claimed jobs as done. @throws InvalidWorkerIdError, InvalidArgumentError */
@@ -591,9 +598,13 @@ export class JobManager {
     return (await this.database.run(leases.listWorkers, [])).map(toWorkerInfo);
   }
 
-  /** Waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
+  /**
+   * Aborts what `workOnce` runs, waits for adds that are under way, then ends the connection pool, unless it is a
+   * DataSource's.
+   */
   async close(): Promise<void> {
     this.waiter.close();
+    await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
     const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
     await this.adder.idle();
     await this.attempts.idle();
@@ -605,8 +616,8 @@ export class JobManager {
   // For pools
 
   /** Who runs the jobs of `workOnce`. */
-  runWith(singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> }): void {
-    this.singleRun = singleRun;
+  runWith(singleRun: JobsOnce): void {
+    this.singleRuns.push(singleRun);
   }
 
   /** Writes the declared queues' concurrency. */
@@ -633,10 +644,10 @@ export class JobManager {
     await this.transactions.prepare(slots);
   }
 
-  /** A transaction for one attempt of a transactional task. Waits for a free connection. */
-  async beginTransaction(): Promise<JobTransaction> {
-    const open = await this.transactions.begin();
-    return new JobTransaction(open, this.within(open.manager), this.claims);
+  /** A transaction for one attempt of a transactional task. Waits for a free connection; see TransactionSource. */
+  async beginTransaction(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobTransaction> {
+    const session = await this.transactions.begin(signal, onFailure);
+    return new JobTransaction(session, this.within(session.manager), this.claims);
   }
 
   /** A LISTEN connection of its own, not started yet. */

@@ -2,7 +2,7 @@
 // itself are committed together.
 import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { EntityManager } from '../interfaces/job.interface.js';
-import type { OpenTransaction } from '../storage/transaction.source.js';
+import type { JobSession } from '../storage/job.session.js';
 import type { JobClaims } from './job.claims.js';
 import type { JobManager } from './job.manager.js';
 
@@ -10,40 +10,41 @@ export class JobTransaction {
   private letIn: (() => Promise<void>) | null = null;
 
   constructor(
-    private readonly open: OpenTransaction,
+    private readonly session: JobSession,
     /** Bound to the transaction: what it adds is committed with it. */
     readonly jobs: JobManager,
     private readonly claims: JobClaims,
   ) {}
 
   get manager(): EntityManager {
-    return this.open.manager;
+    return this.session.manager;
   }
 
-  isOpen(): boolean {
-    return this.open.isOpen();
-  }
-
-  /** Settles the attempt inside the transaction; nobody sees it before `commit`. */
+  /**
+   * Settles the attempt inside the transaction; nobody sees it before `commit`.
+   * @throws TransactionOverError unless the transaction is the one that was begun, and healthy
+   */
   async settle(workerId: string, request: SettleRequest): Promise<SettleResult> {
-    const { result, letIn } = await this.claims.settleWithin(this.open.manager, workerId, request);
+    const { session, claims } = this;
+    const settle = () => claims.settleWithin(session.manager, workerId, request);
+    const { result, letIn } = await session.undisturbed(settle);
     this.letIn = letIn;
     return result;
   }
 
   async commit(): Promise<void> {
-    await this.open.commit();
-    // Committed is committed: whoever is not let in now is found by a sweep.
+    await this.session.commit();
+    // Committed is committed: what is not let in now is found by a sweep.
     await this.letIn?.().catch(() => undefined);
   }
 
   /** Never rejects. */
   async rollback(): Promise<void> {
-    await this.open.rollback();
+    await this.session.rollback();
   }
 
   /** Ends it whatever the handler still does on it. Never rejects. */
   async destroy(): Promise<void> {
-    await this.open.destroy().catch(() => undefined);
+    await this.session.destroy().catch(() => undefined);
   }
 }

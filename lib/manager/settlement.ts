@@ -82,7 +82,9 @@ const millisecondsOf = ({ executionTimeMs }: SettleRequest): number =>
 
 /** Most batches meet no row that anybody else holds; one that does is repeated without those. */
 async function complete(database: Database, settings: ManagerSettings, batch: SettleBatch, requests: SettleRequest[]) {
-  if (batch.wait) return completeIn('wait', database, settings, batch, requests);
+  // 'direct' sets lock_timeout until its transaction ends, and fails it: neither is for a caller's transaction.
+  if (batch.wait || database.isBound)
+    return completeIn(batch.wait ? 'wait' : 'skip', database, settings, batch, requests);
   try {
     return await completeIn('direct', database, settings, batch, requests);
   } catch (error) {

@@ -1,5 +1,6 @@
 // Typed events of pools and jobs: subscribers never harm whoever emits, and the last thousand can be looked at.
 import type { Job } from '../interfaces/job.interface.js';
+import { openScope } from './async.scope.js';
 import type { JobMask } from './job.mask.js';
 
 export interface JobEventFields {
@@ -131,7 +132,8 @@ export class JobEvents {
 
   private deliver(handler: AnyHandler, event: JobEvent): void {
     try {
-      const answer = handler(event);
+      // In a context of its own: what a listener enters is not seen by those after it, or by handlers.
+      const answer: unknown = openScope().runInAsyncScope(handler, null, event);
       if (answer instanceof Promise) answer.catch(() => this.dropped++);
     } catch {
       this.dropped++;
@@ -139,8 +141,11 @@ export class JobEvents {
   }
 }
 
-const eventOf = (type: JobEventType, at: number, workerId: string | null, fields: object): JobEvent =>
-  ({ type, at: new Date(at), workerId, ...fields }) as unknown as JobEvent;
+/** With a copy of the job: the pool settles by its own record, which listeners must not be able to change. */
+function eventOf(type: JobEventType, at: number, workerId: string | null, fields: object): JobEvent {
+  const { job } = fields as { job?: Job };
+  return { type, at: new Date(at), workerId, ...fields, ...(job && { job: { ...job } }) } as unknown as JobEvent;
+}
 
 /** The last events, in parts: most are never looked at, and three for each job would be a good part of its garbage. */
 class Ring {

@@ -113,6 +113,11 @@ export class Database {
     return view;
   }
 
+  /** Whether everything runs in a transaction that belongs to a caller. */
+  get isBound(): boolean {
+    return this.bound !== undefined;
+  }
+
   /**
    * Runs a statement, on `executor` if one is given (in its transaction), else on the pool.
    * @throws TransactionOverError, MissingPrivilegesError, DatabaseUnavailableError, SchemaOutdatedError

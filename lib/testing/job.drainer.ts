@@ -3,6 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Outcome, SettledStatus, SettleResult } from '../interfaces/claim.interface.js';
 import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
 import { InvalidArgumentError, ShutdownError } from '../jobs.errors.js';
+import { passIntoScopes } from '../monitoring/async.scope.js';
 import { JobRunner } from '../worker/job.runner.js';
 import { newWorkerId } from '../worker/worker.pool.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
@@ -38,6 +39,10 @@ export type Family = Set<string>;
 
 type Limits = Pick<DrainOptions, 'maxJobs' | 'timeoutMs'>;
 
+/** The family of the job that runs where this is asked. */
+const running = new AsyncLocalStorage<{ drainer: JobDrainer; family: Family }>();
+passIntoScopes(running);
+
 const MAX_JOBS = 500;
 const TIMEOUT_MS = 30_000;
 
@@ -49,7 +54,6 @@ export class JobDrainer {
   private readonly batcher: OutcomeBatcher;
   private readonly results = new Map<ClaimedJob, SettleResult>();
   private readonly abandoned = new WeakSet<ClaimedJob>();
-  private readonly running = new AsyncLocalStorage<Family>();
   private readonly families = new Map<string, Family>();
   private readonly adding = new Set<Promise<unknown>>();
 
@@ -68,7 +72,7 @@ export class JobDrainer {
 
   /** Whether the caller is a handler, or an event of its job. */
   get insideJob(): boolean {
-    return this.running.getStore() !== undefined;
+    return this.family !== undefined;
   }
 
   /** Runs what is due, best priority first, then by run-at and id. Returns what ran. */
@@ -89,7 +93,7 @@ export class JobDrainer {
 
   /** An add is under way: inside a job it is waited for, even where the handler does not wait. */
   async watch(add: () => Promise<AddedJob[]>): Promise<AddedJob[]> {
-    const family = this.running.getStore();
+    const { family } = this;
     if (!family) return add();
     const work = add();
     const watched = work.then((added) => added.forEach(({ id }) => this.join(id, family))).catch(() => undefined);
@@ -108,6 +112,11 @@ export class JobDrainer {
     this.families.clear();
   }
 
+  private get family(): Family | undefined {
+    const store = running.getStore();
+    return store?.drainer === this ? store.family : undefined;
+  }
+
   private async runAll(options: DrainOptions, limits: Required<Limits>, first: number): Promise<void> {
     const { maxJobs, timeoutMs } = limits;
     const deadline = performance.now() + timeoutMs;
@@ -123,7 +132,11 @@ export class JobDrainer {
   private async fireCrontabs(): Promise<void> {
     const { jobs, tasks } = this.parts;
     const definitions = tasks.names().flatMap((name) => tasks.get(name) ?? []);
-    await (this.declared ??= jobs.crontabs.declare(definitions));
+    this.declared ??= jobs.crontabs.declare(definitions);
+    await this.declared.catch((error: unknown) => {
+      this.declared = null;
+      throw error;
+    });
     for (const id of (await jobs.crontabs.look()).due) while ((await jobs.crontabs.fire(id)).more);
   }
 
@@ -157,7 +170,7 @@ export class JobDrainer {
   }
 
   private async inFamily(job: ClaimedJob): Promise<true> {
-    await this.running.run(this.familyOf(job.id), () => this.attempt(job));
+    await running.run({ drainer: this, family: this.familyOf(job.id) }, () => this.attempt(job));
     return true;
   }
 
@@ -175,8 +188,12 @@ export class JobDrainer {
     this.ran.push({ job, status, ...detailsOf(attempt.outcome) });
   }
 
-  private prepareTransactions(): Promise<void> {
-    return (this.prepared ??= this.parts.jobs.prepareTransactions(1));
+  private async prepareTransactions(): Promise<void> {
+    this.prepared ??= this.parts.jobs.prepareTransactions(1);
+    await this.prepared.catch((error: unknown) => {
+      this.prepared = null;
+      throw error;
+    });
   }
 
   /** Leaves the job as it was before its claim, and says what kept the spec from its end. */

@@ -16,7 +16,6 @@ export async function settleInside(
   const failed = (error: unknown): Attempt => ({ ...attempt, outcome: readThrown(withReason(error), delayOf) });
   let result: SettleResult;
   try {
-    if (!transaction.isOpen()) throw endedByHandler();
     result = await transaction.settle(workerId, attempt);
   } catch (error) {
     await transaction.rollback();
@@ -26,7 +25,7 @@ export async function settleInside(
     await transaction.rollback();
     return { ...attempt, settled: result };
   }
-  // Somebody asked to cancel the job while it ran: what it has written must not stay.
+  // The job was to be cancelled while it ran: what it has written must not stay.
   if (result.status === 'cancelled') {
     await transaction.rollback();
     return { ...attempt, outcome: CANCELLED };
@@ -36,14 +35,9 @@ export async function settleInside(
     return { ...attempt, settled: result };
   } catch (error) {
     await transaction.destroy();
-    return isCertainlyRolledBack(error) ? failed(error) : { ...failed(error), inDoubt: true };
+    const isRolledBack = error instanceof TransactionOverError || isCertainlyRolledBack(error);
+    return isRolledBack ? failed(error) : { ...failed(error), inDoubt: true };
   }
 }
 
 const CANCELLED: Outcome = { kind: 'cancelled', reason: null };
-
-const endedByHandler = (): TransactionOverError =>
-  new TransactionOverError(
-    'Expected the transaction of a transactional task to be open when its handler returns, but the handler has ended ' +
-      'it. Leave commit and rollback to the library: return to commit, throw to roll back.',
-  );

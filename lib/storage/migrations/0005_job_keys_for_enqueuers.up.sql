@@ -64,8 +64,12 @@ begin
       from gone where j.superseded_by = gone.id and j.locked_by is not null
       returning gone.successor
     ),
-    no_steps as (delete from job_steps s using gone f where s.job_id = f.id),
-    no_progress as (delete from job_progress p using gone f where p.job_id = f.id),
+    -- What was done for the old payload says nothing of the new one, whose job may have the same id.
+    outdated as (
+      select h.id from held h join specs s using (job_key) where not h.running and s.job_key_mode <> 'unsafe_dedupe'
+    ),
+    no_steps as (delete from job_steps s using outdated o where s.job_id = o.id),
+    no_progress as (delete from job_progress p using outdated o where p.job_id = o.id),
     no_logs as (delete from job_logs l using gone f where l.job_id = f.id),
     no_parents as (delete from job_dependencies d using gone f where d.child_id = f.id),
     no_parents_any_more as (

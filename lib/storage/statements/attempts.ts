@@ -17,6 +17,7 @@ export const assertOwned = statement(
 
 export interface StepRow {
   name: string;
+  position: number;
   /** JSON text, so that a result is kept apart from none. */
   result: string | null;
 }
@@ -25,7 +26,7 @@ export interface StepRow {
 export const findSteps = statement<StepRow>(
   'find_steps',
   (schema) => `
-  select name, result::text as result from ${schema}.job_steps where job_id = $1::uuid order by position, completed_at`,
+  select name, position, result::text as result from ${schema}.job_steps where job_id = $1::uuid order by position, completed_at`,
   { repeatable: true },
 );
 
@@ -41,14 +42,16 @@ export const saveStep = statement<{ name: string }>(
   on conflict (job_id, name) do update
     set fence = excluded.fence, position = excluded.position, result = excluded.result, completed_at = clock_timestamp()
   returning name`,
+  { repeatable: true },
 );
 
-/** Forgets a step and all that were done after it. $1–$3, $4 name. */
+/** $1–$3, $4 names. */
 export const forgetSteps = statement(
   'forget_steps',
   (schema) => `
-  delete from ${schema}.job_steps s using ${schema}.jobs j, ${schema}.job_steps first
-  where ${claim} and s.job_id = j.id and first.job_id = j.id and first.name = $4 and s.position >= first.position`,
+  delete from ${schema}.job_steps s using ${schema}.jobs j
+  where ${claim} and s.job_id = j.id and s.name = any($4::text[])`,
+  { repeatable: true },
 );
 
 /** The latest progress of several attempts. $1 jobs, $2 fences, $3 worker, $4 values as JSON text. */
