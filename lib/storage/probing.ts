@@ -5,20 +5,25 @@ const LONGEST_MS = 10_000;
 
 export class Probing {
   private failures = 0;
+  /** Grows with each failure; those of tries that began side by side are one. */
+  private round = 0;
   private nextAt = 0;
   private readonly asleep = new Set<() => void>();
 
-  /** Resolves when the caller may try. @throws the signal's reason */
-  async turn(signal: AbortSignal): Promise<void> {
+  /** Resolves when the caller may try, with what `failed` is to be told. @throws the signal's reason */
+  async turn(signal: AbortSignal): Promise<number> {
     signal.throwIfAborted();
     for (let waitMs = this.waitMs(); waitMs > 0; waitMs = this.waitMs()) {
       await this.sleep(waitMs, signal);
       signal.throwIfAborted();
     }
     if (this.failures > 0) this.pause();
+    return this.round;
   }
 
-  failed(): void {
+  failed(round: number): void {
+    if (round !== this.round) return;
+    this.round++;
     this.failures++;
     this.pause();
   }

@@ -74,14 +74,14 @@ export class TransactionSource {
   private async open(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobSession> {
     const giveUpAt = performance.now() + PATIENCE_MS;
     for (;;) {
-      await this.probing.turn(signal);
+      const round = await this.probing.turn(signal);
       try {
         const session = await JobSession.begin(await this.source!, () => this.givePlace());
         this.probing.succeeded();
         return session;
       } catch (error) {
         const reason = this.database.explain(error);
-        this.probing.failed();
+        this.probing.failed(round);
         if (!(reason instanceof DatabaseUnavailableError)) throw reason;
         onFailure(reason);
         if (performance.now() > giveUpAt) throw reason;

@@ -54,7 +54,10 @@ export class SingleRun {
     const renewal = setInterval(() => void renew(jobs, runner, job, workerId), RENEW_MS);
     let result: SettleResult | null = null;
     const batcher = new OutcomeBatcher(jobs, events, workerId, (settled) => (result = settled));
-    const ended = this.runAndSettle(job, workerId, runner, batcher).then((attempt) => this.report(attempt, result));
+    // A turn later: a handler that closes the manager at once must find itself among what is under way.
+    const ended = Promise.resolve()
+      .then(() => this.runAndSettle(job, workerId, runner, batcher))
+      .then((attempt) => this.report(attempt, result));
     const work = { runner, batcher, ended };
     this.underWay.add(work);
     try {
