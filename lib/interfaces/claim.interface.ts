@@ -1,5 +1,5 @@
 // What the manager and the runtime say to each other: claims with a cursor, outcomes, and what became of them.
-import type { ClaimedJob, PartialResults } from './job.interface.js';
+import type { ClaimedJob, PartialResults, WorkedOnce } from './job.interface.js';
 
 /** Where a scan of the ready jobs of one priority goes on. Opaque to everybody but the claim statement. */
 export interface CursorPosition {
@@ -105,4 +105,11 @@ export interface HeartbeatReport {
   hasRateLimits: boolean;
   /** The version of the schema, where a newer release has changed what this one needs. */
   newerSchema: number | null;
+}
+
+/** Runs single jobs, for `workOnce`. */
+export interface JobsOnce {
+  workOnce(queues: string[] | null): Promise<WorkedOnce | null>;
+  /** Aborts what runs, and takes nothing more. */
+  close(): Promise<void>;
 }

@@ -2,7 +2,7 @@
 // timers; what a pool needs of the manager stands at the end.
 import { inspect } from 'node:util';
 import type pg from 'pg';
-import type { Outcome } from '../interfaces/claim.interface.js';
+import type { JobsOnce, Outcome } from '../interfaces/claim.interface.js';
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type {
   AddedJob,
@@ -83,12 +83,6 @@ export interface JobManagerParts {
   ambient?: () => QueryExecutor | undefined;
   /** Hears what is no fault but worth knowing. */
   debug?: (message: string) => void;
-}
-
-/** Runs one job after the other, by `workOnce`. */
-interface JobsOnce {
-  workOnce(queues: string[] | null): Promise<WorkedOnce | null>;
-  close(): Promise<void>;
 }
 
 const nowhere = (): undefined => undefined;
@@ -598,10 +592,7 @@ export class JobManager {
     return (await this.database.run(leases.listWorkers, [])).map(toWorkerInfo);
   }
 
-  /**
-   * Aborts what `workOnce` runs, waits for adds that are under way, then ends the connection pool, unless it is a
-   * DataSource's.
-   */
+  /** Ends `workOnce`, waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
   async close(): Promise<void> {
     this.waiter.close();
     await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));

@@ -2,11 +2,13 @@
 // to it by SQL: so whether the transaction is still the one that was begun is asked of PostgreSQL, and the connection goes
 // back to its pool as it came, or not at all.
 import pg from 'pg';
-import type { DataSource, QueryRunner } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import type { EntityManager } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, TransactionOverError } from '../jobs.errors.js';
 import { cut } from './connection.settings.js';
 import { SessionWatch } from './session.watch.js';
+
+type QueryRunner = ReturnType<DataSource['createQueryRunner']>;
 
 /** Settings of the handler's that must not hold for the library's own statements. */
 const DISTURBING = ['role', 'statement_timeout', 'lock_timeout'] as const;
