@@ -83,7 +83,8 @@ it('end with their job when it is cancelled', async () => {
   const { id } = await test.jobs.addJob('t', 1);
   await eventually(() => tries >= 1);
   await test.jobs.cancelJobs([id]);
-  await eventually(async () => (await test.jobs.findJob(id))?.status === 'cancelled');
+  const { status } = await test.jobs.waitForJob(id, { timeoutMs: 15_000 });
+  expect(status).toBe('cancelled');
 });
 
 it('for another reason put their job off, and no attempt is counted', async () => {
