@@ -1,7 +1,7 @@
 // The end of a transactional attempt whose handler has answered: settle, then commit, in one transaction. Whatever goes
 // wrong rolls both back, and the attempt is recorded by a second, fenced statement.
 import type { Outcome, SettleResult } from '../interfaces/claim.interface.js';
-import { TransactionOverError } from '../jobs.errors.js';
+import { InvalidStatusError, TransactionOverError } from '../jobs.errors.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
 import { isCertainlyRolledBack, withReason } from '../manager/settlement.js';
 import type { Attempt } from './job.runner.js';
@@ -21,9 +21,11 @@ export async function settleInside(
     await transaction.rollback();
     return failed(error);
   }
+  // Lost to another worker, or ended by the handler itself, through ctx.jobs: then the rollback brings the claim back, and
+  // the attempt has to be settled. The second statement tells which.
   if (result.status === 'lost') {
     await transaction.rollback();
-    return { ...attempt, settled: result };
+    return failed(endedItself(attempt.job.id));
   }
   // The job was to be cancelled while it ran: what it has written must not stay.
   if (result.status === 'cancelled') {
@@ -41,3 +43,6 @@ export async function settleInside(
 }
 
 const CANCELLED: Outcome = { kind: 'cancelled', reason: null };
+
+const endedItself = (jobId: string): InvalidStatusError =>
+  new InvalidStatusError(jobId, 'ended by its handler, through ctx.jobs', 'running when its handler returns');
