@@ -2,7 +2,7 @@
 // timers; what a pool needs of the manager stands at the end.
 import { inspect } from 'node:util';
 import type pg from 'pg';
-import type { Outcome } from '../interfaces/claim.interface.js';
+import type { JobsOnce, Outcome } from '../interfaces/claim.interface.js';
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type {
   AddedJob,
@@ -132,7 +132,7 @@ export class JobManager {
   private readonly transactions: TransactionSource;
   private readonly waiter: JobWaiter;
   private readonly cipher: JobCipher | undefined;
-  private singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> } | null = null;
+  private readonly singleRuns: JobsOnce[] = [];
 
   constructor(private readonly parts: JobManagerParts) {
     const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
@@ -234,8 +234,9 @@ export class JobManager {
    */
   async workOnce({ queues }: { queues?: string[] } = {}): Promise<WorkedOnce | null> {
     check({ queues: [queues, rules.optional(rules.names)] });
-    if (!this.singleRun) throw new NoHandlersError();
-    return this.singleRun.workOnce(queues ?? null);
+    const singleRun = this.singleRuns.at(-1);
+    if (!singleRun) throw new NoHandlersError();
+    return singleRun.workOnce(queues ?? null);
   }
 
   /** Marks claimed jobs as done. @throws InvalidWorkerIdError, InvalidArgumentError */
@@ -648,9 +649,10 @@ export class JobManager {
     return (await this.database.run(listWorkers, [])).map(toWorkerInfo);
   }
 
-  /** Waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
+  /** Ends `workOnce`, waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
   async close(): Promise<void> {
     this.waiter.close();
+    await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
     const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
     await this.adder.idle();
     await this.publisher.idle();
@@ -663,8 +665,8 @@ export class JobManager {
   // For pools
 
   /** Who runs the jobs of `workOnce`. */
-  runWith(singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> }): void {
-    this.singleRun = singleRun;
+  runWith(singleRun: JobsOnce): void {
+    this.singleRuns.push(singleRun);
   }
 
   /** Writes the declared queues' concurrency, unless a newer release that runs has declared another one. */
@@ -682,10 +684,10 @@ export class JobManager {
     await this.transactions.prepare(slots);
   }
 
-  /** A transaction for one attempt of a transactional task. Waits for a free connection. */
-  async beginTransaction(): Promise<JobTransaction> {
-    const open = await this.transactions.begin();
-    return new JobTransaction(open, this.within(open.manager), this.settlement);
+  /** A transaction for one attempt of a transactional task. Waits for a free connection; see TransactionSource. */
+  async beginTransaction(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobTransaction> {
+    const session = await this.transactions.begin(signal, onFailure);
+    return new JobTransaction(session, this.within(session.manager), this.settlement);
   }
 
   /** A LISTEN connection of its own, not started yet. */

@@ -1,6 +1,7 @@
 // Typed events of pools and jobs: subscribers never harm whoever emits, and the last thousand can be looked at.
 import type { Job } from '../interfaces/job.interface.js';
 import { EventRing } from './event.ring.js';
+import { openScope } from './async.scope.js';
 import type { JobMask } from './job.mask.js';
 
 export interface JobEventFields {
@@ -144,7 +145,8 @@ export class JobEvents {
 
   private deliver(handler: AnyHandler, event: JobEvent): void {
     try {
-      const answer = handler(event);
+      // In a context of its own: what a listener enters is not seen by those after it, or by handlers.
+      const answer: unknown = openScope().runInAsyncScope(handler, null, event);
       if (answer instanceof Promise) answer.catch((error: unknown) => this.drop(error, event, handler));
     } catch (error) {
       this.drop(error, event, handler);
@@ -161,8 +163,11 @@ export class JobEvents {
   }
 }
 
-const eventOf = (type: JobEventType, at: number, workerId: string | null, fields: object): JobEvent =>
-  ({ type, at: new Date(at), workerId, ...fields }) as unknown as JobEvent;
+/** With a copy of the job: the pool settles by its own record, which listeners must not be able to change. */
+function eventOf(type: JobEventType, at: number, workerId: string | null, fields: object): JobEvent {
+  const { job } = fields as { job?: Job };
+  return { type, at: new Date(at), workerId, ...fields, ...(job && { job: { ...job } }) } as unknown as JobEvent;
+}
 
 /** Events that also keep everything they were given, for tests. */
 export class CollectingJobEvents extends JobEvents {

@@ -6,6 +6,7 @@ import type { Outcome, SettledStatus, SettleResult } from '../interfaces/claim.i
 import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
 import { InvalidArgumentError, ShutdownError } from '../jobs.errors.js';
 import { GRACE_MS } from '../manager/crontabs.js';
+import { passIntoScopes } from '../monitoring/async.scope.js';
 import { JobRunner } from '../worker/job.runner.js';
 import { newWorkerId } from '../worker/worker.pool.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
@@ -41,6 +42,10 @@ export type Family = Set<string>;
 
 type Limits = Pick<DrainOptions, 'maxJobs' | 'timeoutMs'>;
 
+/** The family of the job that runs where this is asked. */
+const running = new AsyncLocalStorage<{ drainer: JobDrainer; family: Family }>();
+passIntoScopes(running);
+
 const MAX_JOBS = 500;
 const TIMEOUT_MS = 30_000;
 
@@ -53,7 +58,6 @@ export class JobDrainer {
   private readonly batcher: OutcomeBatcher;
   private readonly results = new Map<ClaimedJob, SettleResult>();
   private readonly abandoned = new WeakSet<ClaimedJob>();
-  private readonly running = new AsyncLocalStorage<Family>();
   private readonly families = new Map<string, Family>();
   private readonly adding = new Set<Promise<unknown>>();
 
@@ -75,7 +79,7 @@ export class JobDrainer {
 
   /** Whether the caller is a handler, or an event of its job. */
   get insideJob(): boolean {
-    return this.running.getStore() !== undefined;
+    return this.family !== undefined;
   }
 
   /** Runs what is due, best priority first, then by run-at and id. Returns what ran. */
@@ -96,7 +100,7 @@ export class JobDrainer {
 
   /** An add is under way: inside a job it is waited for, even where the handler does not wait. */
   async watch(add: () => Promise<AddedJob[]>): Promise<AddedJob[]> {
-    const family = this.running.getStore();
+    const { family } = this;
     if (!family) return add();
     const work = add();
     const watched = work.then((added) => added.forEach(({ id }) => this.join(id, family))).catch(() => undefined);
@@ -130,6 +134,11 @@ export class JobDrainer {
   /** Time was made to pass. */
   travelled(ms: number): void {
     this.travelledMs += ms;
+  }
+
+  private get family(): Family | undefined {
+    const store = running.getStore();
+    return store?.drainer === this ? store.family : undefined;
   }
 
   private async runAll(options: DrainOptions, limits: Required<Limits>, first: number): Promise<void> {
@@ -191,7 +200,7 @@ export class JobDrainer {
   }
 
   private async inFamily(job: ClaimedJob): Promise<true> {
-    await this.running.run(this.familyOf(job.id), () => this.attempt(job));
+    await running.run({ drainer: this, family: this.familyOf(job.id) }, () => this.attempt(job));
     return true;
   }
 
