@@ -3,6 +3,7 @@
 import type { Claimer, HeartbeatPlan, HeartbeatReport, WorkerRegistration } from '../interfaces/claim.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
+import { retryOnContention } from '../storage/contention.js';
 import type { ReachabilityListener } from '../storage/reachability.js';
 import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
 import * as statements from '../storage/statements/workers.js';
@@ -74,7 +75,8 @@ export class WorkerRegistry {
    * claim or a release whose answer was lost; no claim of its own may be under way then.
    */
   async releaseUnknown(incarnation: string, held: ClaimName[], everywhere: boolean): Promise<number> {
-    const unknown = await this.database.run(statements.unknownClaims, [incarnation, ...namesOf(held), everywhere]);
+    const find = everywhere ? statements.unknownClaimsAnywhere : statements.unknownClaims;
+    const unknown = await this.database.run(find, [incarnation, ...namesOf(held)]);
     if (!unknown.length) return 0;
     return (await this.settlement.end(unknown, 'unknown', 'its holder does not know of the claim', { patient: false }))
       .length;
@@ -106,7 +108,9 @@ export class WorkerRegistry {
     if (!(await this.database.run(statements.takeDuty, ['audit', AUDIT_MS])).length) return;
     const startedAt = performance.now();
     for (let page = 0, more = true; more; page += AUDIT_PAGES) {
-      [{ more }] = (await this.database.run(statements.auditClaims, [page, AUDIT_PAGES])) as [{ more: boolean }];
+      [{ more }] = (await retryOnContention(() => this.database.run(statements.auditClaims, [page, AUDIT_PAGES]))) as [
+        { more: boolean },
+      ];
     }
     await this.rescue(maxCrashes);
     const pauseMs = Math.min(AUDIT_MS, Math.max(FIRST_AUDIT_MS, (performance.now() - startedAt) * AUDIT_PER_COST));

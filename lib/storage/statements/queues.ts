@@ -5,9 +5,7 @@ import { statement } from '../database.js';
 export const registerQueues = statement(
   'register_queues',
   (schema) => `
-  insert into ${schema}.job_queues (name)
-  select distinct name from unnest($1::text[]) as name order by name
-  on conflict (name) do nothing`,
+  select ${schema}.register_queues($1::text[])`,
   { repeatable: true, prompt: true },
 );
 

@@ -61,12 +61,19 @@ export const checkClaims = statement<{
 });
 
 /**
- * Claims that the database counts as an incarnation's, and that it does not hold. $1 incarnation, $2 ids and $3 fences of
- * what it holds, $4 whether to read the whole live table.
+ * Claims in limited queues, or that the audit asks about, which the database counts as an incarnation's and which it does not
+ * hold. $1 incarnation, $2 ids and $3 fences of what it holds.
  */
 export const unknownClaims = statement<{ id: string; fence: string }>(
   'unknown_claims',
-  (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[], $4::boolean)`,
+  (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[])`,
+  { prompt: true },
+);
+
+/** The same of all claims: reads the live table. */
+export const unknownClaimsAnywhere = statement<{ id: string; fence: string }>(
+  'unknown_claims_anywhere',
+  (schema) => `select * from ${schema}.unknown_claims_anywhere($1::text, $2::uuid[], $3::bigint[])`,
   { prompt: true },
 );
 

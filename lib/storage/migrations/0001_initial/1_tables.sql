@@ -164,6 +164,8 @@ create table job_replacements (
   constraint job_replacements_pkey primary key (old_id)
 );
 
+create index job_replacements_by_new on job_replacements (new_id);
+
 create type job_outcome as enum ('completed', 'failed', 'partial_success', 'snoozed', 'cancelled');
 
 -- One narrow row for each finished attempt. (job_id, fence) names the attempt.
@@ -276,6 +278,8 @@ create table workers (
   heartbeat_at timestamptz not null default clock_timestamp(),
   -- Null: alive, or dead and not yet noticed.
   stopped_at timestamptz,
+  -- Whether a job that it held is to blame for its death, so that the others are not.
+  has_blamed boolean not null default false,
   tasks text[] not null,
   environment json not null,
   constraint workers_pkey primary key (id)

@@ -17,6 +17,24 @@ begin
   return exists (select from workers w where w.id = worker and w.stopped_at is null);
 end $$;
 
+-- The text of what few jobs have, from the live row, and, closing it, from the body. Built as texts: what JSON holds is never
+-- decoded here, so no escape in it can end a claim.
+create function extra_of(last_error text, job_key text, flags text[], previous json, crashes smallint) returns text
+language sql immutable
+as $$
+  select '{"lastError":' || coalesce(to_json(last_error)::text, 'null') || ',"jobKey":'
+    || coalesce(to_json(job_key)::text, 'null') || ',"flags":' || coalesce(to_json(flags)::text, 'null')
+    || ',"previous":' || coalesce(previous::text, 'null') || ',"crashes":' || crashes
+$$;
+
+create function extra_of_body(job_key_mode text, tags text[], group_id text, timeout_ms integer) returns text
+language sql immutable
+as $$
+  select ',"jobKeyMode":' || coalesce(to_json(job_key_mode)::text, 'null') || ',"tags":'
+    || coalesce(to_json(tags)::text, 'null') || ',"groupId":' || coalesce(to_json(group_id)::text, 'null')
+    || ',"timeoutMs":' || coalesce(timeout_ms::text, 'null') || '}'
+$$;
+
 -- What most claims are: due jobs without limits, in order (priority, run-at, id). Returns first the time of the claim in
 -- ms, then each job as the text of one JSON array, which costs both sides of the wire less than columns: [id, fence,
 -- priority, run-at, task, attempts, max attempts, revision, created-at, extra, payload], times in ms, `extra` null or an
@@ -56,7 +74,7 @@ declare
   open_kib integer := most_kib;
   claimed_ids uuid[];
   heads text[];
-  extras json[];
+  extras text[];
   kib bigint;
   hops bigint;
   hopped_upto bigint;
@@ -141,8 +159,7 @@ begin
           case
             when j.last_error is not null or j.job_key is not null or j.flags is not null or j.previous is not null
               or j.crashes > 0
-            then json_build_object('lastError', j.last_error, 'jobKey', j.job_key, 'flags', j.flags,
-              'previous', j.previous, 'crashes', j.crashes)
+            then extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes)
           end as extra
       )
       select array_agg(c.id), array_agg(c.head), array_agg(c.extra), sum(c.payload_kib)
@@ -152,10 +169,8 @@ begin
       return query
         select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', case
             when c.extra is null and b.group_id is null and b.tags is null and b.timeout_ms is null then 'null'
-            else json_build_object('lastError', c.extra -> 'lastError', 'jobKey', c.extra -> 'jobKey',
-              'jobKeyMode', b.job_key_mode, 'flags', c.extra -> 'flags', 'tags', b.tags, 'groupId', b.group_id,
-              'timeoutMs', b.timeout_ms, 'previous', c.extra -> 'previous',
-              'crashes', coalesce(c.extra -> 'crashes', '0'))::text
+            else coalesce(c.extra, extra_of(null, null, null, null, 0::smallint))
+              || extra_of_body(b.job_key_mode, b.tags, b.group_id, b.timeout_ms)
           end, ',' || b.payload, ']')
         from unnest(claimed_ids, heads, extras) as c(id, head, extra)
         left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
@@ -577,8 +592,9 @@ begin
             returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane,
               concat('["', j.id, '","', j.fence, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',',
                 to_json(j.task), ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
-              json_build_object('queue', j.queue, 'rateLimitKey', j.rate_limit_key, 'lastError', j.last_error,
-                'jobKey', j.job_key, 'flags', j.flags, 'previous', j.previous, 'crashes', j.crashes) as extra
+              concat(extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes), ',"queue":', to_json(j.queue),
+                case when j.queue is null then 'null' end, ',"rateLimitKey":', to_json(j.rate_limit_key),
+                case when j.rate_limit_key is null then 'null' end) as extra
           ),
           placed as (
             insert into job_places (queue, number, job_id, fence)
@@ -607,11 +623,8 @@ begin
           held := held || taken.held;
           if taken.jobs > 0 then
             return query
-              select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', json_build_object(
-                  'queue', c.extra -> 'queue', 'rateLimitKey', c.extra -> 'rateLimitKey',
-                  'lastError', c.extra -> 'lastError', 'jobKey', c.extra -> 'jobKey', 'jobKeyMode', b.job_key_mode,
-                  'flags', c.extra -> 'flags', 'tags', b.tags, 'groupId', b.group_id, 'timeoutMs', b.timeout_ms,
-                  'previous', c.extra -> 'previous', 'crashes', c.extra -> 'crashes'), ',' || b.payload, ']')
+              select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', c.extra,
+                extra_of_body(b.job_key_mode, b.tags, b.group_id, b.timeout_ms), ',' || b.payload, ']')
               from unnest(taken.ids, taken.heads, taken.extras) as c(id, head, extra)
               left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
             open_places := open_places - taken.jobs;
