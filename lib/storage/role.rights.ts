@@ -15,13 +15,19 @@ export const ROLE_KINDS: readonly RoleKind[] = ['enqueue', 'worker', 'admin'];
 const EVERYTHING = 'select, insert, update, delete';
 const ADDS = 'select, insert';
 const LOOKS = 'select';
+/** What an add stores of a job. The rest is what claims and ends write: a job that is added has no fence, holder or crash. */
+const ADDED_COLUMNS =
+  'id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags, unmet, parked';
 
 type Rights = Record<Exclude<RoleKind, 'admin'>, string | null>;
 
 /** By table. Partitions are reached through their parents and need none of their own. `admin`: everything. */
 const RIGHTS: Record<string, Rights> = {
   job_bodies: { enqueue: ADDS, worker: EVERYTHING },
-  jobs: { enqueue: ADDS, worker: EVERYTHING },
+  jobs: { enqueue: `select, insert (${ADDED_COLUMNS})`, worker: EVERYTHING },
+  // Enqueuers take keys by add_keyed_jobs alone.
+  job_keys: { enqueue: LOOKS, worker: EVERYTHING },
+  job_replacements: { enqueue: null, worker: 'select, delete' },
   // A record is written once: not even a worker rewrites what has happened.
   job_history: { enqueue: LOOKS, worker: 'select, insert, delete' },
   settle_receipts: { enqueue: null, worker: 'select, insert, delete' },
@@ -30,10 +36,14 @@ const RIGHTS: Record<string, Rights> = {
   job_progress: { enqueue: LOOKS, worker: EVERYTHING },
   job_logs: { enqueue: LOOKS, worker: 'select, insert, delete' },
   job_queues: { enqueue: LOOKS, worker: EVERYTHING },
+  job_places: { enqueue: LOOKS, worker: EVERYTHING },
   job_tasks: { enqueue: null, worker: EVERYTHING },
-  // Workers take and refill tokens; how many there are is for operators to say.
-  rate_limits: { enqueue: LOOKS, worker: 'select, update (available, window_started_at, parked_at)' },
+  // Workers take tokens; how many there are is for operators to say. To lock a row takes the right to update some column.
+  rate_limits: { enqueue: LOOKS, worker: 'select, update (window_started_at)' },
+  rate_limit_windows: { enqueue: LOOKS, worker: 'select, insert, delete' },
   workers: { enqueue: LOOKS, worker: EVERYTHING },
+  duties: { enqueue: null, worker: 'select, update' },
+  claims_in_question: { enqueue: null, worker: 'select, insert, delete' },
   crontabs: { enqueue: LOOKS, worker: EVERYTHING },
   releases: { enqueue: null, worker: EVERYTHING },
 };
@@ -43,6 +53,9 @@ const VERSIONS = 'migrations';
 
 /** Tables that rights are given for. A spec compares this with the schema. */
 export const TABLES_WITH_RIGHTS = [...Object.keys(RIGHTS), VERSIONS];
+
+/** Sequences that claims draw from: the same for them. */
+export const SEQUENCES_WITH_RIGHTS = ['job_place_numbers'];
 
 /** Gives the role exactly the rights of one kind, whatever it had before. In a transaction. */
 export async function grantRights(client: pg.ClientBase, schema: string, kind: RoleKind, role: string): Promise<void> {
@@ -61,6 +74,8 @@ export async function grantRights(client: pg.ClientBase, schema: string, kind: R
   await client.query(`grant usage on schema ${place} to ${to}`);
   await client.query(`grant ${LOOKS} on table ${place}.${VERSIONS} to ${to}`);
   for (const grant of grants) await client.query(grant);
+  if (kind !== 'enqueue')
+    await client.query(`grant usage on sequence ${namesIn(place, SEQUENCES_WITH_RIGHTS)} to ${to}`);
   // They run with their caller's rights, but for add_keyed_jobs, which only does what enqueuers may.
   for (const name of await functionsOf(client, schema))
     await client.query(`grant execute on function ${name} to ${to}`);
@@ -71,12 +86,14 @@ export async function revokeRights(client: pg.ClientBase, schema: string, role: 
   await refuseUnfit(client, schema, role);
   const from = quoteIdentifier(role);
   const place = quoteIdentifier(schema);
-  const tables = TABLES_WITH_RIGHTS.map((table) => `${place}.${table}`);
-  await client.query(`revoke all on table ${tables.join(', ')} from ${from}`);
+  await client.query(`revoke all on table ${namesIn(place, TABLES_WITH_RIGHTS)} from ${from}`);
+  await client.query(`revoke all on sequence ${namesIn(place, SEQUENCES_WITH_RIGHTS)} from ${from}`);
   for (const name of await functionsOf(client, schema))
     await client.query(`revoke all on function ${name} from ${from}`);
   await client.query(`revoke usage on schema ${place} from ${from}`);
 }
+
+const namesIn = (schema: string, names: string[]): string => names.map((name) => `${schema}.${name}`).join(', ');
 
 /** As SQL names them. Whoever else has put functions into the schema keeps them to himself. */
 async function functionsOf(client: pg.ClientBase, schema: string): Promise<string[]> {

@@ -2,7 +2,14 @@
 // asked to do it.
 import fc from 'fast-check';
 import type { ClaimedJob, JobManager, JobSpec } from '../../lib/index.js';
-import type { SettleRequest } from '../../lib/interfaces/claim.interface.js';
+import type { Claimer, SettleRequest } from '../../lib/interfaces/claim.interface.js';
+import { LaneMemory } from '../../lib/manager/lane.memory.js';
+import { lanesOfQueue } from '../../lib/manager/lane.names.js';
+import type { JobNotifier } from '../../lib/storage/job.notifier.js';
+import type { News } from '../../lib/storage/job.news.js';
+import { eventually } from '../support/database.js';
+import { byHand } from '../../lib/manager/worker.registry.js';
+import { asPool } from '../support/pool.claims.js';
 import type { Sql } from './invariants.js';
 import type { JobAsked } from './model.js';
 import { letLeasesEnd, letPoolsDie, letTimeCome, letWindowPass } from './tables.js';
@@ -12,11 +19,24 @@ export const TASKS = ['a', 'b'];
 export const QUEUES = ['q1', 'q2'];
 export const LIMITS = ['l1', 'l2'];
 export const HANDS = ['by-hand-1-of-2', 'by-hand-2-of-2'];
+/** Labels of pools, and what each kind of pool takes. */
 export const POOLS = ['pool-of-one', 'pool-of-two'];
+export const FLAG = 'heavy';
+const FILTERS: PoolFilter[] = [
+  { taskIdentifiers: null, otherTasks: null, forbiddenFlags: null },
+  { taskIdentifiers: null, otherTasks: ['a'], forbiddenFlags: [FLAG] },
+  { taskIdentifiers: ['a'], otherTasks: null, forbiddenFlags: null },
+];
 export const HOUR = 3_600_000;
 export const WINDOW = 1_000 * HOUR;
 /** A queue without a limit. */
 const NO_LIMIT = 4;
+
+export interface PoolFilter {
+  taskIdentifiers: string[] | null;
+  otherTasks: string[] | null;
+  forbiddenFlags: string[] | null;
+}
 
 /** Parents by their numbers. */
 export type NewJob = Omit<JobAsked, 'parents'> & { parents: number[] };
@@ -25,11 +45,19 @@ export type NewJob = Omit<JobAsked, 'parents'> & { parents: number[] };
 export type Action =
   | { do: 'add'; jobs: NewJob[] }
   | { do: 'claim'; worker: number; batch: number; task: string | null; queues: string[] | null }
-  | { do: 'claim for a pool'; worker: number; batch: number; slots: number; plain: boolean }
+  | {
+      do: 'claim for a pool';
+      worker: number;
+      batch: number;
+      plain: boolean;
+      filter: number;
+      share: number;
+      remembers: boolean;
+    }
   | { do: 'settle'; claim: number; count: number; outcome: Outcome }
   | { do: 'extend' | 'revoke' | 'cancel' | 'fail for good' | 'retry'; job: number }
   | { do: 'reschedule'; job: number; due: boolean | null; maxAttempts: number | null; priority: number | null }
-  | { do: 'unlock' | 'let leases end' | 'let a pool die' | 'beat' | 'register'; worker: number }
+  | { do: 'unlock' | 'let leases end' | 'let a pool die' | 'beat' | 'restart' | 'sign off'; worker: number }
   | { do: 'pause' | 'resume'; queue: string }
   | { do: 'configure'; queue: string; concurrency: number }
   | { do: 'limit'; limit: string; capacity: number }
@@ -44,6 +72,7 @@ const maybe = <T>(value: fc.Arbitrary<T>, freq = 2): fc.Arbitrary<T | null> => f
 const newJob: fc.Arbitrary<NewJob> = fc.record({
   task: fc.constantFrom(...TASKS),
   priority: fc.integer({ min: -1, max: 1 }),
+  flagged: fc.oneof({ arbitrary: fc.constant(false), weight: 3 }, { arbitrary: fc.constant(true), weight: 1 }),
   due: fc.oneof({ arbitrary: fc.constant(true), weight: 5 }, { arbitrary: fc.constant(false), weight: 1 }),
   maxAttempts: fc.integer({ min: 1, max: 3 }),
   queue: maybe(fc.constantFrom(...QUEUES), 1),
@@ -86,8 +115,10 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
     arbitrary: as('claim for a pool', {
       worker,
       batch: fc.integer({ min: 1, max: 4 }),
-      slots: fc.integer({ min: 0, max: 2 }),
       plain: fc.boolean(),
+      filter: fc.nat(FILTERS.length - 1),
+      share: fc.integer({ min: 1, max: 4 }),
+      remembers: fc.boolean(),
     }),
   },
   { weight: 14, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
@@ -104,7 +135,7 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
       priority: maybe(fc.integer({ min: -1, max: 1 })),
     }),
   },
-  ...(['unlock', 'let leases end', 'let a pool die', 'beat', 'register'] as const).map((name) => ({
+  ...(['unlock', 'let leases end', 'let a pool die', 'beat', 'restart', 'sign off'] as const).map((name) => ({
     weight: 1,
     arbitrary: as(name, { worker }),
   })),
@@ -130,6 +161,7 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 3, arbitrary: as('let time come', {}) },
 );
 
+/** `worker`: the name of a claim by hand, or the incarnation of a pool. */
 export interface HeldClaim {
   worker: string;
   job: ClaimedJob;
@@ -141,26 +173,79 @@ export interface Real {
   sql: Sql;
   ids: string[];
   claims: HeldClaim[];
+  /** The present incarnation of each pool. */
+  incarnations: Map<string, string>;
+  /** What pools remember of lanes, for each way in which they claim. */
+  memories: Memories;
 }
+
+/** Memories that hear the news as pools do. */
+export class Memories {
+  private readonly all = new Map<string, LaneMemory>();
+  private readonly heard = new Set<string>();
+  private marks = 0;
+
+  constructor(
+    private readonly jobs: JobManager,
+    private readonly notifier: JobNotifier,
+  ) {
+    notifier.subscribe((news) => this.hear(news));
+  }
+
+  static async create(jobs: JobManager): Promise<Memories> {
+    const notifier = jobs.createNotifier(() => undefined);
+    await notifier.start();
+    return new Memories(jobs, notifier);
+  }
+
+  close = (): Promise<void> => this.notifier.stop();
+
+  clear(): void {
+    this.all.clear();
+  }
+
+  /** As it is when all that was told so far has been heard. */
+  async of(incarnation: string, filter: number): Promise<LaneMemory> {
+    const mark = `mark ${++this.marks}`;
+    await this.jobs.publisher.idle();
+    await this.jobs.publisher.publishIn(undefined, [{ kind: 'parents', ids: [mark] }]);
+    await eventually(() => this.heard.has(mark));
+    const name = `${incarnation} ${filter}`;
+    const known = this.all.get(name) ?? new LaneMemory(Infinity);
+    this.all.set(name, known);
+    return known;
+  }
+
+  /** Clocks that jump are nothing that anybody tells of. */
+  forget(): void {
+    for (const memory of this.all.values()) memory.forget();
+  }
+
+  private hear(news: News): void {
+    if (news.kind === 'parents') for (const id of news.ids) this.heard.add(id);
+    if (news.kind !== 'lanes' && news.kind !== 'all') return;
+    for (const memory of this.all.values()) memory.tell(news.kind === 'all' ? null : news.lanes);
+  }
+}
+
+export const incarnationOf = ({ incarnations }: Real, worker: number): string => incarnations.get(POOLS[worker]!)!;
 
 export const concurrencyOf = (asked: number): number => (asked === NO_LIMIT ? Infinity : asked);
 
 export const nth = <T>(list: T[], index: number): T | undefined => list[index % (list.length || 1)];
 
-/** The claim, and others of the same worker that are settled with it; they are forgotten, whatever becomes of them. */
+/**
+ * The claim, and others of the same worker that are settled with it, some perhaps older claims of the same job; they are
+ * forgotten, whatever becomes of them.
+ */
 export function takeClaims(real: Real, index: number, count: number): HeldClaim[] {
   const first = nth(real.claims, index);
   if (!first) return [];
-  const others = real.claims.filter(
-    (held) => held.worker === first.worker && held !== first && held.job.id !== first.job.id,
-  );
-  const taken = [first, ...others.filter(isFirstOfItsJob).slice(0, count - 1)];
+  const others = real.claims.filter((held) => held.worker === first.worker && held !== first);
+  const taken = [first, ...others.slice(0, count - 1)];
   real.claims = real.claims.filter((held) => !taken.includes(held));
   return taken;
 }
-
-const isFirstOfItsJob = (held: HeldClaim, index: number, all: HeldClaim[]): boolean =>
-  all.findIndex(({ job }) => job.id === held.job.id) === index;
 
 export const toSpec = (job: JobAsked): JobSpec => ({
   task: job.task,
@@ -169,20 +254,34 @@ export const toSpec = (job: JobAsked): JobSpec => ({
   maxAttempts: job.maxAttempts,
   delayMs: job.due ? 0 : HOUR,
   ...(job.queue !== null && { queue: job.queue }),
+  ...(job.flagged && { flags: [FLAG] }),
   ...(job.limit !== null && { rateLimitKey: job.limit }),
   ...(job.key !== null && { jobKey: job.key, jobKeyMode: job.mode }),
   ...(job.parents.length > 0 && { dependsOn: job.parents, onParentFailure: job.policy }),
 });
 
-export function claimForPool(
+/** Plain jobs alone, or jobs of lanes alone: as a pool asks for them, with what it remembers of lanes, until there are no more. */
+export async function claimForPool(
   jobs: JobManager,
-  workerId: string,
-  { batch, slots, plain }: { batch: number; slots: number; plain: boolean },
+  incarnation: string,
+  { batch, plain, filter, share }: { batch: number; plain: boolean; filter: number; share: number },
+  memory = new LaneMemory(Infinity),
 ): Promise<ClaimedJob[]> {
-  const request = { workerId, limit: batch, slots: plain ? 0 : slots, lookForSlots: !plain, slotPriorityLimit: null };
-  const any = { taskIdentifiers: null, forbiddenFlags: null, queues: null, leaseMs: null, cursor: [] };
-  return jobs.claims.claim({ ...request, ...any }).then((found) => found.jobs);
+  const request = { ...claimerOf(incarnation), ...filterOf(filter), worstPriority: null, limit: batch };
+  if (plain) return (await jobs.claims.claimPlain({ ...request, maxKib: 1_000, cursor: [], quiet: null })).jobs;
+  const claimed: ClaimedJob[] = [];
+  for (;;) {
+    const limit = batch - claimed.length;
+    const look = { ...request, limit, share, maxCrashes: null, queue: null, memory: memory.next(limit) };
+    const found = await jobs.claims.claimLanes(look);
+    memory.learn(found, 0);
+    claimed.push(...found.jobs);
+    const isLast = claimed.length === batch || (!found.more && !found.report?.passed.length);
+    if (isLast || share < batch) return claimed;
+  }
 }
+
+export const filterOf = (filter: number): PoolFilter => nth(FILTERS, filter)!;
 
 export function outcomeOf(kind: Outcome): SettleRequest['outcome'] {
   switch (kind) {
@@ -203,16 +302,23 @@ export function outcomeOf(kind: Outcome): SettleRequest['outcome'] {
   }
 }
 
+export const claimerOf = (worker: string): Claimer =>
+  HANDS.includes(worker) ? byHand(worker, HOUR) : { ...asPool(worker), label: worker.split(' #')[0]! };
+
 /** Settles claims and says what became of each. */
 export async function settle(jobs: JobManager, claims: HeldClaim[], kind: Outcome): Promise<string[]> {
   const requests = claims.map(({ job }) => ({ job, outcome: outcomeOf(kind), executionTimeMs: 1 }));
-  const { results, late } = await jobs.claims.settle(claims[0]!.worker, requests);
+  const { results, late } = await jobs.settlement.settle(claimerOf(claims[0]!.worker), requests);
   const all = [...results, ...((await late) ?? [])];
+  // A pool that does not fill a place that it has freed says so.
+  const queues = all.flatMap(({ job, hasFreedPlace }) => (hasFreedPlace && job.queue !== null ? [job.queue] : []));
+  if (queues.length) await jobs.publisher.publish({ kind: 'lanes', lanes: queues.map(lanesOfQueue) });
   return claims.map(({ job }) => all.find((result) => result.job === job)!.status);
 }
 
 /** Everything whose outcome needs no look; the rest is done by those who look. */
-export async function operate({ jobs, sql }: Real, action: Action, id: string | undefined): Promise<void> {
+export async function operate(real: Real, action: Action, id: string | undefined): Promise<void> {
+  const { jobs, sql } = real;
   const ids = id === undefined ? [] : [id];
   switch (action.do) {
     case 'cancel':
@@ -232,9 +338,9 @@ export async function operate({ jobs, sql }: Real, action: Action, id: string | 
     case 'let leases end':
       return void (await letLeasesEnd(sql, [HANDS[action.worker]!]));
     case 'let a pool die':
-      return void (await letPoolsDie(sql, [POOLS[action.worker]!]));
-    case 'register':
-      return register(jobs, POOLS[action.worker]!);
+      return void (await letPoolsDie(sql, [incarnationOf(real, action.worker)]));
+    case 'restart':
+      return restart(real, POOLS[action.worker]!);
     case 'pause':
       return jobs.pauseQueue(action.queue);
     case 'resume':
@@ -244,13 +350,14 @@ export async function operate({ jobs, sql }: Real, action: Action, id: string | 
     case 'limit':
       return void (await jobs.registerRateLimit(action.limit, action.capacity, WINDOW));
     case 'let a window pass':
-      return void (await letWindowPass(sql, action.limit));
+      await letWindowPass(sql, action.limit);
+      return real.memories.forget();
     case 'purge':
       return void (await jobs.purgeJobs({ status: action.status, olderThanMs: 0 }));
     case 'reset':
       return void (await jobs.resetLockedJobs());
     case 'rescue':
-      return void (await jobs.claims.rescue());
+      return void (await jobs.registry.rescue());
     case 'refill':
       return void (await jobs.refillRateLimits());
     case 'recount':
@@ -260,11 +367,18 @@ export async function operate({ jobs, sql }: Real, action: Action, id: string | 
       await jobs.gcTaskIdentifiers({ keepSinceMs: 0 });
       return void (await jobs.gcJobQueues());
     case 'let time come':
-      return void (await letTimeCome(sql));
+      await letTimeCome(sql);
+      return real.memories.forget();
     default:
       throw new Error(`Expected somebody to look at "${action.do}".`);
   }
 }
 
-export const register = (jobs: JobManager, id: string): Promise<void> =>
-  jobs.claims.registerWorker({ id, host: 'here', pid: 1, concurrency: 4, tasks: [], leaseMs: HOUR });
+let starts = 0;
+
+/** A pool starts again under its label; what died before is another incarnation. */
+export async function restart({ jobs, incarnations }: Real, label: string): Promise<void> {
+  const id = `${label} #${++starts}`;
+  await jobs.registry.register({ id, label, host: 'here', pid: 1, concurrency: 4, tasks: [], leaseMs: HOUR });
+  incarnations.set(label, id);
+}

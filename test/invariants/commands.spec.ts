@@ -9,7 +9,7 @@ import { ActionCommand } from './commands.js';
 import { expectInvariants } from './invariants.js';
 import { Model } from './model.js';
 import { replayed } from './replayed.js';
-import { emptyTables, letTimeCome, letWindowPass } from './tables.js';
+import { emptyTables, letTimeCome, letWindowPass, watchLimits } from './tables.js';
 
 /** MILLRACE_RUNS: how many times as many runs as usual. */
 const TIMES = Number(process.env.MILLRACE_RUNS ?? 1);
@@ -19,11 +19,17 @@ const FIXED_SEED = 20_250_101;
 const TIMEOUT = 60_000 * Math.max(1, TIMES);
 
 let test: TestManager;
+let memories: actions.Memories;
 beforeAll(async () => {
   console.log(`MILLRACE_SEED=${SEED}`);
   test = await createTestManager({ retry: { baseDelayMs: actions.HOUR, maxDelayMs: 100 * actions.HOUR } });
+  await watchLimits(test.sql);
+  memories = await actions.Memories.create(test.jobs);
 });
-afterAll(() => test.close());
+afterAll(async () => {
+  await memories.close();
+  await test.close();
+});
 
 async function setUp(): Promise<{ model: Model; real: Real }> {
   const { jobs, sql } = test;
@@ -31,13 +37,15 @@ async function setUp(): Promise<{ model: Model; real: Real }> {
   const model = new Model();
   for (const limit of actions.LIMITS) {
     await jobs.registerRateLimit(limit, 2, actions.WINDOW);
-    model.limits.set(limit, { capacity: 2, left: 2, windowOver: false });
+    model.limits.set(limit, { capacity: 2, taken: 0 });
   }
-  for (const pool of POOLS) {
-    await actions.register(jobs, pool);
-    model.pools.set(pool, { silent: false, alive: true });
+  const real: Real = { jobs, sql, ids: [], claims: [], incarnations: new Map(), memories };
+  memories.clear();
+  for (const label of POOLS) {
+    await actions.restart(real, label);
+    model.pools.set(real.incarnations.get(label)!, { label, silent: false, alive: true });
   }
-  return { model, real: { jobs, sql, ids: [], claims: [] } };
+  return { model, real };
 }
 
 /** Gives everything its time, its tokens and a worker: nothing may be left but what waits for an operator. */
@@ -132,8 +140,8 @@ describe('a queue that many use at once', () => {
           await Promise.all(sides.map((list, index) => liveBeside(real, list, index, settled)));
           // Nobody was told twice that he has settled a claim.
           expect(settled.toSorted()).toEqual([...new Set(settled)].toSorted());
-          await real.jobs.claims.dependents.resolveForgotten();
-          await real.jobs.claims.rescue();
+          await real.jobs.promoter.sweepNow();
+          await real.jobs.registry.rescue();
           await expectInvariants(real.sql);
           await drain(real);
         }),
@@ -170,7 +178,7 @@ async function liveBeside(real: Real, list: Action[], index: number, settled: st
         break;
       }
       case 'claim for a pool': {
-        const worker = POOLS[(action.worker + index) % POOLS.length]!;
+        const worker = actions.incarnationOf(real, (action.worker + index) % POOLS.length);
         const claimed = await actions.claimForPool(jobs, worker, action);
         real.claims.push(...claimed.map((job) => ({ worker, job })));
         break;
@@ -195,7 +203,10 @@ async function liveBeside(real: Real, list: Action[], index: number, settled: st
         await jobs.replayFailedJobs();
         break;
       case 'beat':
-        await jobs.claims.heartbeat(POOLS[action.worker]!);
+        await jobs.registry.heartbeat(actions.incarnationOf(real, action.worker));
+        break;
+      case 'sign off':
+        await jobs.registry.unregister(actions.incarnationOf(real, action.worker));
         break;
       default:
         await actions.operate(real, action, id).catch(refused(JobKeyConflictError));

@@ -48,12 +48,27 @@ async function perform(model: Model, real: Real, action: Action): Promise<void> 
       expect(await real.jobs.purgeJobs({ status: action.status, olderThanMs: 0 })).toBe(model.purge(action.status));
       return;
     case 'beat': {
-      const pool = model.pools.get(POOLS[action.worker]!)!;
-      const { expired } = await real.jobs.claims.heartbeat(POOLS[action.worker]!);
+      const incarnation = actions.incarnationOf(real, action.worker);
+      const pool = model.pools.get(incarnation)!;
+      const { expired } = await real.jobs.registry.heartbeat(incarnation);
       expect(expired).toBe(!pool.alive);
       if (pool.alive) pool.silent = false;
       return;
     }
+    case 'sign off': {
+      const incarnation = actions.incarnationOf(real, action.worker);
+      expect(await real.jobs.registry.unregister(incarnation)).toBe(model.signOff(incarnation));
+      return;
+    }
+    case 'restart': {
+      await actions.operate(real, action, undefined);
+      const label = POOLS[action.worker]!;
+      model.pools.set(actions.incarnationOf(real, action.worker), { label, silent: false, alive: true });
+      return;
+    }
+    case 'let a pool die':
+      model.pools.get(actions.incarnationOf(real, action.worker))!.silent = true;
+      return actions.operate(real, action, undefined);
     default:
       await actions.operate(real, action, job?.id);
       operated(model, action, job);
@@ -72,17 +87,11 @@ function operated(model: Model, action: Action, job: ModelJob | undefined): void
       return model.reschedule(job!.id, action.due, action.maxAttempts);
     case 'unlock':
       return model.takeAway(
-        [HANDS, POOLS].flatMap((names) => model.held(names[action.worker]!)),
+        [HANDS[action.worker]!, ...model.incarnationsOf(POOLS[action.worker]!)].flatMap((name) => model.held(name)),
         'unlock',
       );
     case 'let leases end':
       for (const held of model.held(HANDS[action.worker]!)) held.expired = true;
-      return;
-    case 'let a pool die':
-      model.pools.get(POOLS[action.worker]!)!.silent = true;
-      return;
-    case 'register':
-      model.pools.set(POOLS[action.worker]!, { silent: false, alive: true });
       return;
     case 'pause':
     case 'resume':
@@ -91,14 +100,11 @@ function operated(model: Model, action: Action, job: ModelJob | undefined): void
     case 'configure':
       model.queue(action.queue).concurrency = actions.concurrencyOf(action.concurrency);
       return;
-    case 'limit': {
-      const limit = model.limits.get(action.limit)!;
-      const more = Math.max(0, action.capacity - limit.capacity);
-      Object.assign(limit, { capacity: action.capacity, left: Math.min(action.capacity, limit.left + more) });
+    case 'limit':
+      model.limits.get(action.limit)!.capacity = action.capacity;
       return;
-    }
     case 'let a window pass':
-      model.limits.get(action.limit)!.windowOver = true;
+      model.limits.get(action.limit)!.taken = 0;
       return;
     case 'reset':
       return model.rescue({ byHand: true });
@@ -110,15 +116,13 @@ function operated(model: Model, action: Action, job: ModelJob | undefined): void
   }
 }
 
-/** Parents: known ones without a key, so that no circle of waiting jobs comes about. */
-const parentsOf = (model: Model, real: Real, { parents }: NewJob): string[] => [
-  ...new Set(
-    parents.flatMap((parent) => {
-      const job = model.jobs.get(nth(real.ids, parent) ?? '');
-      return job && job.key === null ? [job.id] : [];
-    }),
-  ),
-];
+/** Known jobs, but none that would wait for this one in turn: by its key it takes the place of another. */
+function parentsOf(model: Model, real: Real, { parents, key, mode }: NewJob): string[] {
+  const holder = key === null ? undefined : model.keyHolder(key);
+  if (holder && mode === 'unsafe_dedupe') return [];
+  const known = parents.flatMap((parent) => model.jobs.get(nth(real.ids, parent) ?? '') ?? []);
+  return [...new Set(known.filter((job) => !holder || !model.reaches(job, holder)).map(({ id }) => id))];
+}
 
 async function add(model: Model, real: Real, asked: NewJob[]): Promise<void> {
   const wanted = asked.map((job): JobAsked => ({ ...job, parents: parentsOf(model, real, job) }));
@@ -139,6 +143,7 @@ async function claimByHand(model: Model, real: Real, action: Action & { do: 'cla
     (task === null || job.task === task) &&
     (queues === null || (job.queue !== null && queues.includes(job.queue)));
   const before = await waitingInOrder(model, real);
+  const free = freeBefore(model);
   const jobs = await real.jobs.getJobs(worker, {
     batchSize: action.batch,
     leaseMs: actions.HOUR,
@@ -146,24 +151,53 @@ async function claimByHand(model: Model, real: Real, action: Action & { do: 'cla
     ...(queues !== null && { queues }),
   });
   const claimed = jobs.map(({ id }) => model.jobs.get(id)!);
-  expectLawful(model, before, claimed, mayTake, true);
-  if (jobs.length < action.batch && task === null && queues === null) expectNothingLeft(model, before, claimed);
-  take(model, real, worker, jobs, true);
+  expectLawful(before, claimed, mayTake, free);
+  const isShort = jobs.length < action.batch;
+  const worst = isShort ? Infinity : Math.max(...jobs.map(({ priority }) => priority)) - 1;
+  if (isShort || queues === null) expectNothingLeft(before, claimed, mayTake, free, worst, queues === null);
+  if (isShort && task === null && queues === null && model.all().every(({ state }) => state.standing !== 'running'))
+    await expectReasons(model, real, claimed);
+  take(model, real, worker, worker, jobs, true);
 }
 
 async function claimForPool(model: Model, real: Real, action: Action & { do: 'claim for a pool' }): Promise<void> {
-  const worker = POOLS[action.worker]!;
+  const incarnation = actions.incarnationOf(real, action.worker);
   const before = await waitingInOrder(model, real);
-  const jobs = await actions.claimForPool(real.jobs, worker, action);
-  if (!model.pools.get(worker)!.alive) expect(jobs).toEqual([]);
+  const free = freeBefore(model);
+  const memory = action.remembers ? await real.memories.of(incarnation, action.filter) : undefined;
+  const jobs = await actions.claimForPool(real.jobs, incarnation, action, memory);
+  const isAlive = model.pools.get(incarnation)!.alive;
+  if (!isAlive) expect(jobs).toEqual([]);
   expect(jobs.length).toBeLessThanOrEqual(action.batch);
   const claimed = jobs.map(({ id }) => model.jobs.get(id)!);
-  if (action.plain) expect(claimed.filter((job) => job.queue ?? job.limit)).toEqual([]);
-  expectLawful(model, before, claimed, (job) => model.isClaimable(job), false);
-  take(model, real, worker, jobs, false);
+  const { taskIdentifiers, otherTasks, forbiddenFlags } = actions.filterOf(action.filter);
+  const mayTake = (job: ModelJob): boolean =>
+    model.isClaimable(job) &&
+    action.plain === (laneOf(job) === 'plain') &&
+    (taskIdentifiers?.includes(job.task) ?? true) &&
+    !otherTasks?.includes(job.task) &&
+    !(forbiddenFlags && job.flagged);
+  expectLawful(before, claimed, mayTake, free);
+  // A share leaves the rest of a lane to the next turn.
+  if (isAlive && jobs.length < action.batch && (action.plain || action.share >= action.batch))
+    expectNothingLeft(before, claimed, mayTake, free, Infinity, true);
+  take(model, real, incarnation, POOLS[action.worker]!, jobs, false);
 }
 
-function take(model: Model, real: Real, worker: string, jobs: actions.HeldClaim['job'][], byHand: boolean): void {
+/** A job that may crash the pool, or that has one attempt left, waits for a free slot even where it has no limit. */
+function laneOf({ queue, limit, state }: ModelJob): string {
+  if (queue !== null || limit !== null) return `${queue} ${limit}`;
+  return state.crashes > 0 || state.attempts >= state.maxAttempts - 1 ? 'for a slot' : 'plain';
+}
+
+function take(
+  model: Model,
+  real: Real,
+  worker: string,
+  label: string,
+  jobs: actions.HeldClaim['job'][],
+  byHand: boolean,
+): void {
   model.claim(
     jobs.map(({ id }) => id),
     worker,
@@ -171,60 +205,88 @@ function take(model: Model, real: Real, worker: string, jobs: actions.HeldClaim[
   );
   for (const job of jobs) {
     const { attempts, fence } = model.jobs.get(job.id)!.state;
-    expect([job.attempts, job.fence, job.lockedBy]).toEqual([attempts, String(fence), worker]);
+    expect([job.attempts, job.fence, job.lockedBy]).toEqual([attempts, String(fence), label]);
     real.claims.push({ worker, job });
   }
 }
 
 interface Waiting {
   job: ModelJob;
-  parked: string | null;
+  priority: number;
 }
 
 /** What waits, in the order in which it should be claimed. */
 async function waitingInOrder(model: Model, real: Real): Promise<Waiting[]> {
-  const rows = await real.sql<{ id: string; parked: string | null }>(
-    'select id, parked from jobs.jobs where locked_by is null order by priority, run_at, id',
+  const rows = await real.sql<{ id: string; priority: number }>(
+    'select id, priority from jobs.jobs where locked_by is null order by priority, run_at, id',
   );
-  return rows.map(({ id, parked }) => ({ job: model.jobs.get(id)!, parked }));
+  return rows.map(({ id, priority }) => ({ job: model.jobs.get(id)!, priority }));
 }
 
-/** Only what may be claimed was, within all limits, and in order where order is promised. */
-function expectLawful(
-  model: Model,
-  before: Waiting[],
-  claimed: ModelJob[],
-  mayTake: (job: ModelJob) => boolean,
-  byHand: boolean,
-): void {
+/** Places and tokens, before a claim. */
+interface Free {
+  places: Map<string, number>;
+  tokens: Map<string, number>;
+}
+
+const freeBefore = (model: Model): Free => ({
+  places: new Map(actions.QUEUES.map((queue) => [queue, model.free(queue)])),
+  tokens: new Map(actions.LIMITS.map((limit) => [limit, model.tokens(limit)])),
+});
+
+/** Only what may be claimed was, within all limits, and in order within each lane. */
+function expectLawful(before: Waiting[], claimed: ModelJob[], mayTake: (job: ModelJob) => boolean, free: Free): void {
   const unlawful = claimed.filter((job) => !mayTake(job));
   expect(unlawful.map(({ id, state }) => ({ id, state }))).toEqual([]);
   expect(new Set(claimed).size).toBe(claimed.length);
   for (const queue of actions.QUEUES)
-    expect(claimed.filter((job) => job.queue === queue).length).toBeLessThanOrEqual(model.free(queue));
+    expect(claimed.filter((job) => job.queue === queue).length).toBeLessThanOrEqual(free.places.get(queue)!);
   for (const limit of actions.LIMITS)
-    expect(claimed.filter((job) => job.limit === limit).length).toBeLessThanOrEqual(model.tokens(limit));
-  const passedOver = new Set<string | null>();
-  for (const { job } of before) {
-    if (job.limit !== null || !mayTake(job)) continue;
-    if (!claimed.includes(job)) passedOver.add(job.queue);
-    // Jobs for free slots have a lane of their own, of which a pool takes fewer.
-    else if (job.queue !== null || byHand) expect([job.id, passedOver.has(job.queue)]).toEqual([job.id, false]);
+    expect(claimed.filter((job) => job.limit === limit).length).toBeLessThanOrEqual(free.tokens.get(limit)!);
+  const passedOver = new Set<string>();
+  for (const { job, priority } of before) {
+    if (!mayTake(job)) continue;
+    const lane = `${priority} ${laneOf(job)}`;
+    if (!claimed.includes(job)) passedOver.add(lane);
+    else expect([job.id, passedOver.has(lane)]).toEqual([job.id, false]);
   }
 }
 
-/** A claim that came back short has left nothing that it could have had. */
-function expectNothingLeft(model: Model, before: Waiting[], claimed: ModelJob[]): void {
-  const left = before.filter(({ job, parked }) => {
-    if (!model.isClaimable(job) || claimed.includes(job)) return false;
-    const places = job.queue === null ? 1 : model.free(job.queue) - claimed.filter((c) => c.queue === job.queue).length;
+/**
+ * Of these priorities, a claim has left nothing that it could have had. `bestFirst`: what it took of worse priorities was no
+ * rival.
+ */
+function expectNothingLeft(
+  before: Waiting[],
+  claimed: ModelJob[],
+  mayTake: (job: ModelJob) => boolean,
+  free: Free,
+  worstPriority: number,
+  bestFirst: boolean,
+): void {
+  const priorities = new Map(before.map(({ job, priority }) => [job, priority]));
+  const left = before.filter(({ job, priority }) => {
+    if (priority > worstPriority || !mayTake(job) || claimed.includes(job)) return false;
+    const rivals = claimed.filter((other) => !bestFirst || priorities.get(other)! <= priority);
+    const places =
+      (free.places.get(job.queue!) ?? 1) - rivals.filter(({ queue }) => queue === (job.queue ?? '')).length;
     const tokens =
-      job.limit === null ? 1 : model.tokens(job.limit) - claimed.filter((c) => c.limit === job.limit).length;
-    // Tokens that a larger capacity adds go to new jobs; who was made to wait before waits for the window.
-    const waitsForWindow = parked === 'tokens' && !model.limits.get(job.limit!)!.windowOver;
-    return places > 0 && tokens > 0 && !waitsForWindow;
+      (free.tokens.get(job.limit!) ?? 1) - rivals.filter(({ limit }) => limit === (job.limit ?? '')).length;
+    return places > 0 && tokens > 0;
   });
-  expect(left.map(({ job: { id, queue, limit }, parked }) => ({ id, queue, limit, parked }))).toEqual([]);
+  expect(left.map(({ job: { id, queue, limit }, priority }) => ({ id, queue, limit, priority }))).toEqual([]);
+}
+
+/** Nothing ran, and nothing more can be claimed: the library knows why each job that is left waits. */
+async function expectReasons(model: Model, real: Real, claimed: ModelJob[]): Promise<void> {
+  const reasons = ['exhausted', 'parents', 'future', 'snoozed', 'queue_paused', 'queue_busy', 'no_tokens'];
+  for (const job of model.all()) {
+    if (!['waiting', 'exhausted'].includes(job.state.standing) || claimed.includes(job)) continue;
+    const { reason, blockedBy } = await real.jobs.explain(job.id);
+    expect([job.id, reasons.includes(reason) ? null : reason]).toEqual([job.id, null]);
+    // Who is busy was claimed just now.
+    if (reason === 'queue_busy') expect(claimed.map(({ id }) => id)).toEqual(expect.arrayContaining(blockedBy));
+  }
 }
 
 async function settle(model: Model, real: Real, action: Action & { do: 'settle' }): Promise<void> {
@@ -243,13 +305,13 @@ async function settle(model: Model, real: Real, action: Action & { do: 'settle' 
 }
 
 async function extend({ jobs, sql }: Real, job: ModelJob): Promise<void> {
-  const { holder, byHand } = job.state;
+  const { holder, byHand, cancelRequested } = job.state;
   const before = (await readJobs(sql, [job.id])).get(job.id)!.revision;
   const extended = await jobs.extendLease(holder ?? HANDS[0]!, job.id).then(
     () => true,
     () => false,
   );
-  expect(extended).toBe(holder !== null && byHand && !job.expired);
+  expect(extended).toBe(holder !== null && byHand && !job.expired && !cancelRequested);
   expect((await readJobs(sql, [job.id])).get(job.id)!.revision).toBe(before + (extended ? 1 : 0));
 }
 
@@ -282,8 +344,9 @@ async function replay(model: Model, real: Real): Promise<void> {
   expect(new Set(added.map(({ jobKey }) => jobKey))).toEqual(new Set(failed.map(({ id }) => id)));
   for (const job of failed) job.replayed = true;
   for (const job of added) {
-    const { task, priority, maxAttempts, queue, rateLimitKey: limit, jobKey: key } = job;
-    const rest = { due: true, mode: 'replace', parents: [], policy: 'cancel' } as const;
+    const { task, priority, maxAttempts, queue, rateLimitKey: limit, jobKey: key, flags } = job;
+    const flagged = flags.includes(actions.FLAG);
+    const rest = { due: true, mode: 'replace', parents: [], policy: 'cancel', flagged } as const;
     model.add({ task, priority, maxAttempts, queue, limit, key, ...rest, parents: [] }, job.id);
     real.ids.push(job.id);
   }
@@ -306,7 +369,7 @@ function should(model: Model, job: ModelJob): object {
   const { standing } = job.state;
   const waits = model.isBehindKey(job) ? 'key' : job.parents.size > 0 ? 'parents' : null;
   return {
-    ...stateOf({ ...job.state }),
+    ...stateOf({ ...job.state, superseded: model.isSuperseded(job) }),
     waitsFor: standing === 'waiting' ? waits : null,
     ...(['waiting', 'running', 'exhausted'].includes(standing) && {
       unmet: job.parents.size,

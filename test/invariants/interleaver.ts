@@ -6,17 +6,9 @@ import { eventually } from '../support/database.js';
 import type { Sql } from './invariants.js';
 
 /** What has no turn of its own: beginnings of transactions, registries, sweeps that find nothing, reads at the end. */
-const UNIMPORTANT = new RegExp(
-  [
-    '^begin',
-    'job_tasks',
-    'as refilled',
-    'select name from \\S+job_queues\\s+where parked_at',
-    'job_progress p ',
-    'pg_notify\\(\\$1',
-    'set leftovers = true',
-  ].join('|'),
-);
+const UNIMPORTANT = new RegExp(['^begin', 'job_tasks', 'job_progress p ', 'pg_notify\\(\\$1'].join('|'));
+/** So often one may send the same statement before the other, if it waits, has its turn. */
+const MOST_TRIES = 3;
 const END = /^(commit|rollback)/;
 
 /** A connection whose statements wait for their turn while somebody is conducting. */
@@ -47,15 +39,24 @@ class Gate {
   /** Whether every statement waits, or only the first and the end of the transaction. */
   every = true;
   passed = 0;
+  /** How often the same statement has been sent in a row: one that what others hold is in the way of is tried again. */
+  tries = 0;
+  private last = '';
   /** The statement that waits for its turn. */
   waiting: { text: string; open: () => void } | null = null;
 
+  close(every: boolean): void {
+    Object.assign(this, { closed: true, passed: 0, tries: 0, last: '', every });
+  }
+
   stops(text: string): boolean {
     if (!this.closed || UNIMPORTANT.test(text)) return false;
-    return this.every || this.passed === 0 || END.test(text);
+    return this.every || this.passed === 0 || END.test(text) || text === this.last;
   }
 
   async pass<T>(text: string, send: () => Promise<T>): Promise<T> {
+    this.tries = text === this.last ? this.tries + 1 : 0;
+    this.last = text;
     this.passed++;
     await new Promise<void>((open) => (this.waiting = { text, open }));
     return send();
@@ -102,7 +103,7 @@ export class Actor {
   start(work: (actor: Actor) => Promise<unknown>, every: boolean): void {
     this.state = 'busy';
     this.failure = null;
-    Object.assign(this.gate, { closed: true, passed: 0, every });
+    this.gate.close(every);
     work(this)
       .catch((error: unknown) => (this.failure = error))
       .finally(() => {
@@ -171,8 +172,10 @@ export async function interleave(
       await eventually(() => actors.some(({ gate, state }) => gate.waiting ?? state === 'done'));
       continue;
     }
+    // Who tries again and again gets nowhere before the other has had a turn.
+    const others = ready.filter(({ gate }) => gate.tries < MOST_TRIES);
     const name = order.choose(
-      ready.map((actor) => actor.name),
+      (others.length ? others : ready).map((actor) => actor.name),
       last,
     );
     last = name;

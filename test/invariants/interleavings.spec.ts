@@ -3,12 +3,13 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { JobsError, type JobManager } from '../../lib/index.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import { asPool, claimAsPool, registerPool } from '../support/pool.claims.js';
 import * as actions from './actions.js';
 import type { HeldClaim } from './actions.js';
 import type pg from 'pg';
 import { Actor, interleave, Interleavings } from './interleaver.js';
 import { expectInvariants } from './invariants.js';
-import { emptyTables, letPoolsDie, readJobs, stateOf } from './tables.js';
+import { emptyTables, letPoolsDie, readJobs, stateOf, watchLimits } from './tables.js';
 import type { Outcome } from './transitions.js';
 
 /** MILLRACE_RUNS=1 or more: every order there is. Else those in which the turn passes once before its time. */
@@ -20,6 +21,7 @@ let test: TestManager;
 let actors: Actor[];
 beforeAll(async () => {
   test = await createTestManager({ retry: { baseDelayMs: actions.HOUR } });
+  await watchLimits(test.sql);
   actors = [await Actor.create('A', test.url), await Actor.create('B', test.url)];
 });
 afterAll(async () => {
@@ -42,7 +44,7 @@ type Standing = 'running' | 'waiting' | 'exhausted' | 'cancelled';
 async function setScene(standing: Standing): Promise<Scene> {
   const { jobs, sql } = test;
   await emptyTables(sql);
-  await actions.register(jobs, POOL);
+  await registerPool(jobs, POOL, actions.HOUR);
   const job = await jobs.addJob('x', {}, { queue: 'q', jobKey: 'k', maxAttempts: 2 });
   const next = await jobs.addJob('x', {}, { queue: 'q' });
   const child = await jobs.addJob('x', {}, { dependsOn: [job.id] });
@@ -51,8 +53,7 @@ async function setScene(standing: Standing): Promise<Scene> {
     [next.id, 'next'],
     [child.id, 'child'],
   ]);
-  const plain = { batch: 1, slots: 1, plain: false };
-  const [claimed] = await actions.claimForPool(jobs, POOL, plain);
+  const [claimed] = await claimAsPool(jobs, POOL, { limit: 1 });
   const held = { worker: POOL, job: claimed! };
   if (standing === 'exhausted') await actions.settle(jobs, [held], 'permanent');
   if (standing === 'cancelled') await actions.settle(jobs, [held], 'cancelled');
@@ -69,7 +70,7 @@ const settle =
   async (jobs, { held }, client) => {
     if (!client) return actions.settle(jobs, [held], outcome);
     const request = { job: held.job, outcome: actions.outcomeOf(outcome), executionTimeMs: 1 };
-    return (await jobs.claims.settleWithin(client, POOL, request)).letIn;
+    return (await jobs.settlement.settleWithin(client, asPool(POOL), request)).promote;
   };
 
 const CALLS: Record<string, Call> = {
@@ -78,12 +79,14 @@ const CALLS: Record<string, Call> = {
   fail: settle('failed'),
   snooze: settle('snoozed'),
   release: settle('released'),
-  rescue: (jobs) => jobs.claims.rescue(),
+  rescue: (jobs) => jobs.registry.rescue(),
   cancel: (jobs, { id }) => jobs.cancelJobs([id]),
   retry: (jobs, { id }) => jobs.retryJobs([id]),
   'fail for good': (jobs, { id }) => jobs.permanentlyFailJobs([id]),
   unlock: (jobs) => jobs.forceUnlockJobs(),
-  heartbeat: (jobs) => jobs.claims.heartbeat(POOL),
+  revoke: async (jobs, { id }) => jobs.revokeLease(id, (await readJobs(test.sql, [id])).get(id)!.revision),
+  sweep: (jobs) => jobs.promoter.sweepNow(),
+  heartbeat: (jobs) => jobs.registry.heartbeat(POOL),
   'add its key': (jobs) => jobs.addJob('x', {}, { jobKey: 'k' }),
   'add a child': (jobs, { id }) => jobs.addJob('x', {}, { dependsOn: [id] }),
   'widen the queue': (jobs) => jobs.configureQueue('q', { concurrency: 2 }),
@@ -176,7 +179,17 @@ const pairsOf = (names: string[]): [string, string][] =>
   names.flatMap((one, index) => names.slice(index).map((other): [string, string] => [one, other]));
 
 const CORE = ['claim', 'complete', 'fail', 'snooze', 'rescue', 'cancel', 'retry'];
-const MORE = ['release', 'fail for good', 'unlock', 'heartbeat', 'add its key', 'add a child', 'widen the queue'];
+const MORE = [
+  'release',
+  'fail for good',
+  'unlock',
+  'revoke',
+  'sweep',
+  'heartbeat',
+  'add its key',
+  'add a child',
+  'widen the queue',
+];
 const withMore = MORE.flatMap((name) =>
   (ALL ? CORE : ['claim', 'complete', 'rescue', 'retry']).map((core): [string, string] => [name, core]),
 );

@@ -12,43 +12,53 @@ const ALWAYS: Record<string, string> = {
   'a claim is whole: a locked job has all its marks and lies in no waiting line, another one has none': `
     select id || ' ' || to_json(j) from jobs.jobs j
     where case when locked_by is null
-      then locked_at is not null or lease_ms is not null or lease_expires_at is not null
+      then locked_at is not null or lease_ms is not null or lease_expires_at is not null or place is not null
       else locked_at is null or fence < 1 or attempts < 1 or snoozed or parked is not null
         or (lease_ms is null) <> (lease_expires_at is null)
     end`,
 
-  'a queue counts its running jobs': `
-    select q.name || ' counts ' || q.running || ', but ' || count(j.id) || ' run'
-    from jobs.job_queues q left join jobs.jobs j on j.queue = q.name and j.locked_by is not null
-    group by q.name, q.running having q.running <> count(j.id)
+  'a job lies in the lane of its limits, and one that may crash or has one attempt left waits for a slot': `
+    select id || ' ' || to_json(j) from jobs.jobs j
+    where lane is distinct from jobs.lane_of(queue, rate_limit_key, slot_only)
+      or (locked_by is null and parked is distinct from 'exhausted'
+        and slot_only <> (crashes > 0 or attempts >= max_attempts - 1))`,
+
+  'a job that runs in a limited queue has one place, its own': `
+    select j.id || ' runs in ' || j.queue || ' with ' || count(p.number) || ' places' from jobs.jobs j
+    join jobs.job_queues q on q.name = j.queue
+    left join jobs.job_places p on p.queue = j.queue and p.job_id = j.id and p.fence = j.fence
+    where j.locked_by is not null and q.concurrency is not null
+    group by j.id having count(p.number) <> 1 or (j.place is not null and min(p.number) <> j.place)
     union all
     select j.id || ' runs in ' || j.queue || ', which nobody knows' from jobs.jobs j
     where j.locked_by is not null and j.queue is not null
       and not exists (select from jobs.job_queues q where q.name = j.queue)`,
 
-  'an idle queue names no holder': `
-    select name || ' names ' || locked_by from jobs.job_queues where running = 0 and locked_by is not null`,
+  'every place counts': `
+    select p.queue || ' counts from ' || q.places_from || ', but ' || p.job_id || ' has place ' || p.number
+    from jobs.job_places p join jobs.job_queues q on q.name = p.queue
+    join jobs.jobs j on j.id = p.job_id and j.fence = p.fence and j.locked_by is not null
+    where p.number < q.places_from`,
 
-  'tokens stay within 0 … capacity': `
-    select key || ' has ' || available || ' of ' || capacity from jobs.rate_limits
-    where available not between 0 and capacity`,
-
-  'a window has no more claims than tokens': `
-    select r.key || ': ' || count(*) || ' claims since its window began, capacity ' || r.capacity
-    from jobs.rate_limits r
+  'a window counts each claim': `
+    select w.key || ': ' || count(*) || ' claims since its window began, of which it counts ' || w.taken
+    from (select distinct on (key) * from jobs.rate_limit_windows order by key, number desc) w
     join (
       select b.rate_limit_key as key, h.started_at from jobs.job_history h join jobs.job_bodies b on b.id = h.job_id
       union all
       select rate_limit_key, locked_at from jobs.jobs where locked_by is not null
-    ) claim on claim.key = r.key and claim.started_at > r.window_started_at
-    group by r.key, r.capacity having count(*) > r.capacity`,
+    ) claim on claim.key = w.key and claim.started_at > w.started_at
+    group by w.key, w.taken having count(*) > w.taken`,
 
-  'a job key belongs to one live job': `
-    select job_key || ' has ' || count(*) from jobs.jobs where job_key is not null group by job_key having count(*) > 1`,
+  'a live job with a key owns it, or another one has taken it': `
+    select j.id || ' has key ' || j.job_key || ', which belongs to ' || coalesce(k.job_id::text, 'nobody') from jobs.jobs j
+    left join jobs.job_keys k on k.key = j.job_key
+    where j.job_key is not null and k.job_id is distinct from j.id
+      and not exists (select from jobs.job_replacements r where r.old_id = j.id)`,
 
   'nobody runs beside the job whose key it took': `
-    select j.id || ' is not behind ' || holder.id || ', which runs and gave way to it'
-    from jobs.jobs holder join jobs.jobs j on j.id = holder.superseded_by
+    select j.id || ' is ' || coalesce(j.parked, 'ready') || ', though ' || holder.id || ', whose key it took, runs'
+    from jobs.jobs holder join jobs.jobs j on j.behind = holder.id
     where holder.locked_by is not null and j.parked is distinct from 'key' and j.parked is distinct from 'exhausted'`,
 
   'every attempt has one record': `
@@ -92,18 +102,28 @@ const AT_REST: Record<string, string> = {
     left join jobs.jobs j on j.id = d.parent_id
     where (j.id is null or j.parked = 'exhausted') and body.on_parent_failure is distinct from 'wait'`,
 
+  'who waited for a job that gave way waits for the new one': `
+    select d.child_id || ' waits for ' || d.parent_id || ', which gave way to ' || r.new_id
+    from jobs.job_dependencies d join jobs.job_replacements r on r.old_id = d.parent_id
+    where exists (select from jobs.jobs child where child.id = d.child_id)`,
+
+  'a job counts the parents that it waits for': `
+    select j.id || ' waits for ' || j.unmet || ' parents, of which ' || count(d.parent_id) || ' are known'
+    from jobs.jobs j left join jobs.job_dependencies d on d.child_id = j.id
+    group by j.id having j.unmet <> count(d.parent_id)`,
+
   'nobody waits for a key that nobody holds': `
     select j.id || ' waits for nobody' from jobs.jobs j where j.parked = 'key' and not exists (
-      select from jobs.jobs holder where holder.superseded_by = j.id and holder.locked_by is not null
+      select from jobs.jobs holder where holder.id = j.behind and holder.locked_by is not null
     )`,
 
-  'a line whose queue has a place moves, or is marked for the sweep': `
-    select j.id || ' waits in ' || j.queue from jobs.jobs j join jobs.job_queues q on q.name = j.queue
-    where j.parked = 'queue' and q.parked_at is null`,
+  'a key belongs to a live job': `
+    select k.key || ' belongs to ' || k.job_id || ', which is gone' from jobs.job_keys k
+    where not exists (select from jobs.jobs j where j.id = k.job_id and j.job_key = k.key)`,
 
-  'who waits for tokens is marked for the next window': `
-    select j.id || ' waits for ' || j.rate_limit_key from jobs.jobs j join jobs.rate_limits r on r.key = j.rate_limit_key
-    where j.parked = 'tokens' and r.parked_at is null`,
+  'a place belongs to a claim': `
+    select p.queue || ' ' || p.number || ' belongs to ' || p.job_id from jobs.job_places p
+    where not exists (select from jobs.jobs j where j.id = p.job_id and j.fence = p.fence and j.locked_by is not null)`,
 };
 
 /** What is broken now; empty, if all is well. `atRest`: nobody is at work. */
@@ -114,8 +134,46 @@ export async function violations(sql: Sql, { atRest = true } = {}): Promise<stri
   return rows.map(({ rule, what }) => `${rules[rule]![0]}: ${what}`);
 }
 
+interface Waiting {
+  id: string;
+  parked: string | null;
+  /** Whether the job whose key it took runs. */
+  is_behind: boolean;
+  /** Parents that live and have not failed for good, and others that it waits for. */
+  live: string[];
+  ended: number;
+  policy: string | null;
+}
+
+/**
+ * Live jobs of which nothing that anybody does would make an end: neither a claim (of what is, or becomes, due, past places,
+ * pauses and windows, which are looked at there), nor a holder, nor the end of a parent, nor an operator.
+ */
+export async function stuck(sql: Sql): Promise<string[]> {
+  const rows = await sql<Waiting>(`
+    select j.id, j.parked, exists (select from jobs.jobs h where h.id = j.behind and h.locked_by is not null) as is_behind,
+      coalesce(array_agg(p.id::text) filter (where p.id is not null and p.parked is distinct from 'exhausted'), '{}') as live,
+      count(d.parent_id) filter (where p.id is null or p.parked = 'exhausted')::integer as ended,
+      (select b.on_parent_failure from jobs.job_bodies b where b.id = j.id) as policy
+    from jobs.jobs j left join jobs.job_dependencies d on d.child_id = j.id left join jobs.jobs p on p.id = d.parent_id
+    group by j.id`);
+  const ends = new Set(rows.filter(({ parked }) => parked === null || parked === 'exhausted').map(({ id }) => id));
+  for (let before = -1; before < ends.size;) {
+    before = ends.size;
+    for (const { id, parked, is_behind, live, ended, policy } of rows) {
+      const byParents =
+        live.length + ended > 0 && live.every((parent) => ends.has(parent)) && (!ended || policy === 'wait');
+      if (parked === 'key' ? is_behind && (!(live.length + ended) || byParents) : byParents) ends.add(id);
+    }
+  }
+  return rows
+    .filter(({ id }) => !ends.has(id))
+    .map(({ id, parked }) => `${id} waits for ${parked} that nobody will end`);
+}
+
 /** @throws Error that names what is broken */
 export async function expectInvariants(sql: Sql, options?: { atRest?: boolean }): Promise<void> {
   const broken = await violations(sql, options);
+  if (options?.atRest !== false) broken.push(...(await stuck(sql)));
   if (broken.length) throw new Error(`Expected every invariant to hold, but:\n${broken.join('\n')}`);
 }

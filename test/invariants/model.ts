@@ -4,6 +4,7 @@ import {
   cancelled,
   claimed,
   failedForGood,
+  isSuspect,
   leftWaiting,
   newJob,
   rescheduled,
@@ -23,6 +24,7 @@ export interface JobAsked {
   task: string;
   priority: number;
   due: boolean;
+  flagged: boolean;
   maxAttempts: number;
   queue: string | null;
   limit: string | null;
@@ -36,14 +38,17 @@ export interface ModelJob {
   readonly id: string;
   state: JobState;
   task: string;
+  flagged: boolean;
   queue: string | null;
   limit: string | null;
   /** The key that it was added with; `holdsKey`: nobody has taken it. */
   key: string | null;
   holdsKey: boolean;
-  /** Who took its key while it ran. */
-  successor: ModelJob | null;
+  /** The job whose key it took while that one ran. */
+  behind: ModelJob | null;
+  /** The parents that it still waits for, and those that it was added with. */
   parents: Set<ModelJob>;
+  asked: ModelJob[];
   policy: Policy;
   /** Its lease by hand has run out. */
   expired: boolean;
@@ -57,11 +62,13 @@ export interface ModelQueue {
 
 export interface ModelLimit {
   capacity: number;
-  left: number;
-  windowOver: boolean;
+  /** In the present window. */
+  taken: number;
 }
 
+/** One start of a pool: an incarnation. */
 export interface ModelPool {
+  label: string;
   silent: boolean;
   alive: boolean;
 }
@@ -73,12 +80,17 @@ export class Model {
   readonly queues = new Map<string, ModelQueue>();
   readonly limits = new Map<string, ModelLimit>();
   readonly pools = new Map<string, ModelPool>();
+  /** Who took the place of a job under its key. */
+  private readonly heirs = new Map<ModelJob, ModelJob>();
 
   queue(name: string): ModelQueue {
     const known = this.queues.get(name) ?? { concurrency: 1, paused: false };
     this.queues.set(name, known);
     return known;
   }
+
+  incarnationsOf = (label: string): string[] =>
+    [...this.pools].filter(([, pool]) => pool.label === label).map(([id]) => id);
 
   held(worker: string): ModelJob[] {
     return this.all().filter(({ state }) => state.holder === worker);
@@ -94,7 +106,12 @@ export class Model {
 
   /** Whether the job whose key it took is still running. */
   isBehindKey(job: ModelJob): boolean {
-    return this.all().some(({ state, successor }) => successor === job && state.standing === 'running');
+    return job.state.standing === 'waiting' && job.behind?.state.standing === 'running';
+  }
+
+  /** Whether another job waits for it to leave. */
+  isSuperseded(job: ModelJob): boolean {
+    return this.all().some((other) => other.behind === job && this.isBehindKey(other));
   }
 
   isBlocked(job: ModelJob): boolean {
@@ -114,7 +131,7 @@ export class Model {
 
   tokens(key: string): number {
     const limit = this.limits.get(key)!;
-    return limit.windowOver ? limit.capacity : limit.left;
+    return Math.max(0, limit.capacity - limit.taken);
   }
 
   /** Returns the job that the add leads to; `id` is the one it has if it is new. */
@@ -122,26 +139,28 @@ export class Model {
     const holder = asked.key === null ? undefined : this.keyHolder(asked.key);
     if (holder && asked.mode === 'unsafe_dedupe') return holder;
     const parents = new Set(asked.parents.map((parent) => this.jobs.get(parent)!));
-    const { task, queue, limit, key, policy } = asked;
+    const { task, flagged, queue, limit, key, policy } = asked;
     const standing = holder?.state.standing;
     if (holder && standing === 'waiting' && asked.mode === 'preserve_run_at') {
       const { due, fence, records } = holder.state;
       const state = { ...newJob(asked.maxAttempts, due), fence, records };
-      Object.assign(holder, { state, task, queue, limit, policy, parents });
+      Object.assign(holder, { state, task, flagged, queue, limit, policy, parents, asked: [...parents] });
       for (const parent of parents) this.tellChildrenOf(parent);
       return holder;
     }
     const job: ModelJob = {
       id,
       task,
+      flagged,
       queue,
       limit,
       key,
       policy,
       parents,
+      asked: [...parents],
       state: newJob(asked.maxAttempts, asked.due),
       holdsKey: true,
-      successor: null,
+      behind: null,
       expired: false,
       replayed: false,
     };
@@ -157,7 +176,7 @@ export class Model {
       job.expired = false;
       this.become(job, claimed(job.state, worker, byHand));
       const limit = job.limit === null ? undefined : this.limits.get(job.limit)!;
-      if (limit) Object.assign(limit, { left: this.tokens(job.limit!) - 1, windowOver: false });
+      if (limit) limit.taken++;
     }
   }
 
@@ -166,7 +185,7 @@ export class Model {
   }
 
   takeAway(jobs: ModelJob[], how: TakenAway): void {
-    for (const job of jobs) this.become(job, takenAway(job.state, how));
+    for (const { id } of jobs) this.change(id, (state) => takenAway(state, how));
   }
 
   /** Pools that do not beat are given up, claims by hand that ran out are taken away. */
@@ -178,11 +197,22 @@ export class Model {
     for (const [worker, pool] of this.pools) {
       if (!pool.silent || !pool.alive) continue;
       pool.alive = false;
+      const held = this.held(worker).filter(({ state }) => !state.byHand);
+      const suspects = held.filter(({ state }) => isSuspect(state));
       this.takeAway(
-        this.held(worker).filter(({ state }) => !state.byHand),
-        'rescue',
+        held.filter((job) => !suspects.includes(job)),
+        suspects.length ? 'spare' : 'rescue',
       );
+      this.takeAway(suspects, 'rescue');
     }
+  }
+
+  /** An orderly end: not while it holds a claim. Whether it has ended. */
+  signOff(worker: string): boolean {
+    const pool = this.pools.get(worker)!;
+    if (!pool.alive || this.held(worker).length) return false;
+    pool.alive = false;
+    return true;
   }
 
   cancel = (id: string): void => this.change(id, cancelled);
@@ -194,9 +224,11 @@ export class Model {
     if (!job || (job.state.standing !== 'exhausted' && job.state.standing !== 'cancelled')) return true;
     const holder = job.key === null ? undefined : this.keyHolder(job.key);
     if (holder && holder !== job) return false;
-    if (job.state.standing === 'cancelled') job.holdsKey = true;
-    job.successor = null;
+    job.holdsKey = true;
+    if (job.behind?.state.standing !== 'running') job.behind = null;
     job.replayed = false;
+    for (const parent of job.asked.map((asked) => this.lastHeirOf(asked)))
+      if (parent !== job && ['waiting', 'running'].includes(parent.state.standing)) job.parents.add(parent);
     this.become(job, retried(job.state));
     for (const parent of job.parents) this.tellChildrenOf(parent);
     return true;
@@ -227,13 +259,15 @@ export class Model {
 
   private change(id: string, to: (state: JobState) => JobState): void {
     const job = this.jobs.get(id);
-    if (job) this.become(job, to(job.state));
+    if (job) this.become(job, to({ ...job.state, superseded: this.isSuperseded(job) }));
   }
 
   private become(job: ModelJob, state: JobState): void {
     const before = job.state.standing;
     job.state = state;
-    if (!state.superseded && state.standing === 'exhausted') job.successor = null;
+    if (before === 'running' && state.standing !== 'running') {
+      for (const other of this.all()) if (other.behind === job && isLive(other)) other.behind = null;
+    }
     if (before !== state.standing && ['completed', 'exhausted', 'cancelled'].includes(state.standing))
       this.tellChildrenOf(job);
   }
@@ -242,14 +276,24 @@ export class Model {
   private giveWay(holder: ModelJob, job: ModelJob): void {
     if (holder.state.standing === 'running') {
       holder.holdsKey = false;
-      holder.successor = job;
-      holder.state = { ...holder.state, superseded: true };
+      job.behind = holder;
     } else {
-      for (const other of this.all()) if (other.successor === holder) other.successor = job;
+      job.behind = holder.behind?.state.standing === 'running' ? holder.behind : null;
       this.jobs.delete(holder.id);
     }
+    this.heirs.set(holder, job);
     // Who waits for the old job waits for the new one.
     for (const child of this.all()) if (child.parents.delete(holder)) child.parents.add(job);
+  }
+
+  private lastHeirOf(job: ModelJob): ModelJob {
+    for (let heir: ModelJob | undefined = job; heir; heir = this.heirs.get(heir)) job = heir;
+    return job;
+  }
+
+  /** Whether `job` is, or waits for, `parent`, however far. */
+  reaches(job: ModelJob, parent: ModelJob): boolean {
+    return job === parent || [...job.parents].some((next) => this.reaches(next, parent));
   }
 
   private tellChildrenOf(parent: ModelJob): void {

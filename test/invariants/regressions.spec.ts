@@ -2,10 +2,13 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
-import { eventually } from '../support/database.js';
+import { byHand } from '../../lib/manager/worker.registry.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
-import { emptyTables } from './tables.js';
+import { claimAsPool, registerPool } from '../support/pool.claims.js';
+import { outcomeOf } from './actions.js';
+import { emptyTables, letPoolsDie, letTimeCome, readJobs } from './tables.js';
+import type { Outcome } from './transitions.js';
 
 let test: TestManager;
 let jobs: JobManager;
@@ -62,7 +65,7 @@ describe('jobs whose key was taken while they ran', () => {
     const old = await add({ jobKey: 'k' });
     const running = await claimOne();
     const fresh = await add({ jobKey: 'k' });
-    await jobs.claims.release(WORKER, [running]);
+    await jobs.settlement.release(byHand(WORKER, 60_000), [running]);
     expect([await statusOf(old), await statusOf(fresh)]).toEqual(['cancelled', 'available']);
     expect((await claim()).map(({ id }) => id)).toEqual([fresh.id]);
     await expectInvariants(test.sql);
@@ -112,22 +115,51 @@ it('a parent that is exhausted by a lower maximum of attempts tells its children
   await expectInvariants(test.sql);
 });
 
-it('a claim does not spin while an open transaction holds the first in line', async () => {
-  const first = await add({ queue: 'q' });
-  await add({ queue: 'q' });
-  await jobs.pauseQueue('q');
-  await jobs.resumeQueue('q');
+/** In a transaction of a stranger, open until the end. */
+async function beside(text: string, values: unknown[], work: (client: pg.Client) => Promise<void>): Promise<void> {
   const client = new pg.Client(test.url);
   await client.connect();
   try {
     await client.query('begin');
-    await jobs.addJob('x', 1, { dependsOn: [first.id], manager: client });
-    expect(await claim()).toEqual([]);
+    await client.query(text, values);
+    await work(client);
     await client.query('commit');
   } finally {
     await client.end();
   }
+}
+
+it('a claim takes the next in line while an open transaction holds the first, and nothing while it holds the queue', async () => {
+  const first = await add({ queue: 'q' });
+  const second = await add({ queue: 'q' });
+  await jobs.pauseQueue('q');
+  await jobs.resumeQueue('q');
+  await beside('select from jobs.job_queues where name = $1 for update', ['q'], async () => {
+    expect(await claim()).toEqual([]);
+  });
+  await beside('select from jobs.jobs where id = $1 for update', [first.id], async () => {
+    const claimed = await claim();
+    expect(claimed.map(({ id }) => id)).toEqual([second.id]);
+    await jobs.completeJobs(WORKER, claimed, 1);
+  });
   expect((await claim()).map(({ id }) => id)).toEqual([first.id]);
+  await expectInvariants(test.sql);
+});
+
+it('an open transaction that adds a child keeps nothing from its parent, and the child is told when it is there', async () => {
+  const parent = await add({ queue: 'q' });
+  const client = new pg.Client(test.url);
+  await client.connect();
+  try {
+    await client.query('begin');
+    const child = await jobs.addJob('x', 1, { dependsOn: [parent.id], manager: client });
+    expect((await jobs.completeJobs(WORKER, await claim(), 1)).settled).toHaveLength(1);
+    await client.query('commit');
+    await jobs.promoter.sweepNow();
+    expect(await statusOf(child)).toBe('available');
+  } finally {
+    await client.end();
+  }
   await expectInvariants(test.sql);
 });
 
@@ -166,15 +198,175 @@ it('a cancelled job that is retried while others purge is not purged', async () 
   try {
     await client.query('begin');
     await jobs.within(client).retryJobs([job.id]);
-    const purging = jobs.purgeJobs({ status: 'cancelled', olderThanMs: 0 });
-    await eventually(
-      async () => (await test.sql(`select from pg_stat_activity where wait_event_type = 'Lock'`)).length > 0,
-    );
+    expect(await jobs.purgeJobs({ status: 'cancelled', olderThanMs: 0 })).toBe(0);
     await client.query('commit');
-    expect(await purging).toBe(0);
   } finally {
     await client.end();
   }
   expect(await statusOf(job)).toBe('available');
   await expectInvariants(test.sql);
+});
+
+it('partial results that hold NUL as an escape do not keep a claim from its jobs', async () => {
+  const other = await add();
+  for (const options of [{}, { queue: 'q' }]) {
+    const poisoned = await add({ ...options, priority: -1 });
+    const [job] = await jobs.getJobs(WORKER);
+    expect(job!.id).toBe(poisoned.id);
+    await jobs.reportPartialSuccess(WORKER, job!, { 'a\0b': { fulfilled: true, value: '\0' } } as never, 1);
+    await letTimeCome(test.sql);
+    const claimed = await jobs.getJobs(WORKER, { batchSize: 2 });
+    expect(claimed.map(({ id }) => id).toSorted()).toEqual([other.id, poisoned.id].toSorted());
+    expect(claimed.find(({ id }) => id === poisoned.id)!.previous).toEqual({
+      'a\0b': { fulfilled: true, value: '\0' },
+    });
+    await jobs.settlement.release(byHand(WORKER, 60_000), claimed);
+    await jobs.cancelJobs([poisoned.id]);
+  }
+});
+
+describe('a batch of settles that names a job more than once', () => {
+  const settleAs = async (claims: ClaimedJob[], kinds: Outcome[]): Promise<string[]> => {
+    const requests = claims.map((job, n) => ({ job, outcome: outcomeOf(kinds[n]!), executionTimeMs: 1 }));
+    const { results, late } = await jobs.settlement.settle(byHand(WORKER, 60_000), requests);
+    const all = [...results, ...((await late) ?? [])];
+    expect(all).toHaveLength(claims.length);
+    return claims.map((job) => all.find((result) => result.job === job)!.status);
+  };
+
+  it.each<Outcome>(['completed', 'failed', 'snoozed', 'released'])(
+    'tells each claim of it apart: an older one is lost, the present one is %s',
+    async (outcome) => {
+      await add({ queue: 'q' });
+      const old = await claimOne();
+      await jobs.forceUnlockJobs();
+      const present = await claimOne();
+      const [first, second] = await settleAs([old, present], [outcome, outcome]);
+      expect(first).toBe('lost');
+      expect(second).not.toBe('lost');
+      await expectInvariants(test.sql);
+    },
+  );
+
+  it.each<Outcome>(['completed', 'failed', 'snoozed', 'cancelled'])(
+    'records the same claim once, twice told to be %s',
+    async (outcome) => {
+      const { id } = await add({ queue: 'q' });
+      const claimed = await claimOne();
+      const [one, two] = await settleAs([claimed, { ...claimed }], [outcome, outcome]);
+      expect(two).toBe(one);
+      expect(one).not.toBe('lost');
+      expect(await jobs.jobHistory(id)).toHaveLength(1);
+      await expectInvariants(test.sql);
+    },
+  );
+
+  it('records the same claim once, told to be completed and to have failed', async () => {
+    const { id } = await add();
+    const claimed = await claimOne();
+    const told = await settleAs([claimed, { ...claimed }], ['completed', 'failed']);
+    expect(told.filter((status) => status !== 'lost')).toHaveLength(1);
+    const status = await statusOf({ id });
+    expect(status).toBe(told[0] === 'completed' ? 'completed' : 'scheduled');
+    expect(await jobs.jobHistory(id)).toHaveLength(1);
+  });
+});
+
+describe('a job that took the key of one that still runs waits for it to leave', () => {
+  const takeKey = async () => {
+    await add({ jobKey: 'k' });
+    const running = await claimOne();
+    return { running, fresh: await add({ jobKey: 'k' }) };
+  };
+
+  it('also after it was failed for good and retried', async () => {
+    const { fresh } = await takeKey();
+    await jobs.permanentlyFailJobs([fresh.id]);
+    await jobs.retryJobs([fresh.id]);
+    expect(await claim(OTHER)).toEqual([]);
+  });
+
+  it('also after it was failed for good and rescheduled', async () => {
+    const { fresh } = await takeKey();
+    await jobs.permanentlyFailJobs([fresh.id]);
+    await jobs.rescheduleJobs([fresh.id], { maxAttempts: 9 });
+    expect(await claim(OTHER)).toEqual([]);
+  });
+
+  it('also where another one in between was replaced, and it was cancelled and retried', async () => {
+    await takeKey();
+    const last = await add({ jobKey: 'k' });
+    await jobs.cancelJobs([last.id]);
+    await jobs.retryJobs([last.id]);
+    expect(await claim(OTHER)).toEqual([]);
+  });
+
+  it('also where the one before it had failed for good', async () => {
+    const { fresh } = await takeKey();
+    await jobs.permanentlyFailJobs([fresh.id]);
+    await add({ jobKey: 'k' });
+    expect(await claim(OTHER)).toEqual([]);
+  });
+});
+
+it('a retried child waits for the job that has replaced its parent, however often that was replaced', async () => {
+  const parent = await add({ jobKey: 'k' });
+  const child = await add({ dependsOn: [parent.id] });
+  await jobs.permanentlyFailJobs([parent.id]);
+  expect(await statusOf(child)).toBe('cancelled');
+  await add({ jobKey: 'k' });
+  await add({ jobKey: 'k' });
+  await jobs.retryJobs([child.id]);
+  expect(await statusOf(child)).toBe('blocked');
+  await expectInvariants(test.sql);
+});
+
+describe('jobs whose pool died beside a suspect', () => {
+  const makeSuspect = async (id: string): Promise<void> =>
+    void (await test.sql(
+      `update jobs.jobs set crashes = 2, slot_only = true, lane = jobs.lane_of(queue, rate_limit_key, true) where id = $1`,
+      [id],
+    ));
+
+  it('are spared, also those that an open transaction holds at first', async () => {
+    await registerPool(jobs, OTHER);
+    const suspect = await add({ maxAttempts: 5 });
+    const [one, two] = [await add({ maxAttempts: 5 }), await add({ maxAttempts: 5 })];
+    await makeSuspect(suspect.id);
+    expect(await claimAsPool(jobs, OTHER)).toHaveLength(3);
+    await letPoolsDie(test.sql, [OTHER]);
+    await beside('select from jobs.jobs where id = $1 for update', [two.id], async () => {
+      await jobs.registry.rescue();
+    });
+    await jobs.registry.rescue();
+    const found = await readJobs(test.sql, [suspect.id, one.id, two.id]);
+    const seen = [suspect, one, two].map(({ id }) => [
+      found.get(id)!.standing,
+      found.get(id)!.crashes,
+      found.get(id)!.attempts,
+    ]);
+    expect(seen).toEqual([
+      ['exhausted', 3, 1],
+      ['waiting', 0, 0],
+      ['waiting', 0, 0],
+    ]);
+  });
+});
+
+it('a serial queue takes its jobs in order, with and without a rate limit, past those whose limit has no tokens', async () => {
+  await jobs.registerRateLimit('full', 5, 60_000);
+  await jobs.registerRateLimit('empty', 1, 60_000);
+  await add({ rateLimitKey: 'empty' });
+  await jobs.completeJobs(WORKER, await claim(), 1);
+  const limited = await add({ queue: 'q', rateLimitKey: 'full' });
+  await add({ queue: 'q', rateLimitKey: 'empty' });
+  const free = await add({ queue: 'q' });
+  const last = await add({ queue: 'q', rateLimitKey: 'full' });
+  const taken: string[] = [];
+  for (let turn = 0; turn < 3; turn++) {
+    const [job] = await jobs.getJobs(WORKER);
+    taken.push(job!.id);
+    await jobs.completeJobs(WORKER, [job!], 1);
+  }
+  expect(taken).toEqual([limited.id, free.id, last.id]);
 });

@@ -12,6 +12,15 @@ export const replayed: Action[][] = [
 ];
 
 function job(more: Partial<NewJob> = {}): NewJob {
-  const plain = { task: 'a', priority: 0, due: true, maxAttempts: 1, queue: null, limit: null, key: null };
+  const plain = {
+    task: 'a',
+    priority: 0,
+    due: true,
+    flagged: false,
+    maxAttempts: 1,
+    queue: null,
+    limit: null,
+    key: null,
+  };
   return { ...plain, mode: 'replace', parents: [], policy: 'cancel', ...more };
 }

@@ -1,14 +1,50 @@
 // What specs of this folder do to the tables beside the library: empty them, and move time.
+import { TABLES_OF_JOBS } from '../../lib/storage/statements/testing.js';
 import type { Sql } from './invariants.js';
 import type { JobState } from './transitions.js';
 
 export async function emptyTables(sql: Sql): Promise<void> {
+  const all = [...TABLES_OF_JOBS, 'job_queues', 'rate_limits', 'workers', 'job_tasks', 'crontabs'];
+  const deletes = all.map((table) => `no_${table} as (delete from jobs.${table})`);
+  await sql(`with ${deletes.join(', ')} update jobs.duties set due_at = '2000-01-01', position = 0`);
+}
+
+/**
+ * Refuses, at its commit, a claim that brings a queue over its limit, and a count of tokens over a rate limit's capacity: the
+ * claim holds the lock that keeps others from claiming then, so what is counted is true. Jobs are counted, not places.
+ */
+export async function watchLimits(sql: Sql): Promise<void> {
   await sql(`
-    with jobs as (delete from jobs.jobs), bodies as (delete from jobs.job_bodies),
-      history as (delete from jobs.job_history), receipts as (delete from jobs.settle_receipts),
-      dependencies as (delete from jobs.job_dependencies), queues as (delete from jobs.job_queues),
-      limits as (delete from jobs.rate_limits)
-    delete from jobs.workers`);
+    create or replace function jobs.watch_claims() returns trigger language plpgsql as $$
+    declare
+      most integer := (select concurrency from jobs.job_queues where name = new.queue);
+      running integer := (select count(*) from jobs.jobs where queue = new.queue and locked_by is not null);
+    begin
+      if running > most then
+        raise exception 'a claim brought % to % running jobs, the limit is %', new.queue, running, most;
+      end if;
+      if not exists (select from jobs.job_queues where name = new.queue) then
+        raise exception 'a job of %, which nobody knows, was claimed', new.queue;
+      end if;
+      if (select paused from jobs.job_queues where name = new.queue) then
+        raise exception 'a job of %, which is paused, was claimed', new.queue;
+      end if;
+      return null;
+    end $$;
+    create or replace function jobs.watch_tokens() returns trigger language plpgsql as $$
+    declare
+      most integer := (select capacity from jobs.rate_limits where key = new.key);
+    begin
+      if new.taken > most then
+        raise exception '% tokens of % were taken, there are %', new.taken, new.key, most;
+      end if;
+      return null;
+    end $$;
+    create constraint trigger watch_claims after update on jobs.jobs deferrable initially deferred for each row
+      when (old.locked_by is null and new.locked_by is not null and new.queue is not null)
+      execute function jobs.watch_claims();
+    create constraint trigger watch_tokens after insert on jobs.rate_limit_windows deferrable initially deferred for each row
+      execute function jobs.watch_tokens()`);
 }
 
 /** Where a job stands, as the tables tell it; `JobState` of transitions.ts and what others hang on it. */
@@ -30,8 +66,10 @@ export async function readJobs(sql: Sql, ids: string[] | null = null): Promise<M
       end as standing, coalesce(j.run_at <= now(), true) as due, coalesce(j.attempts, 0) as attempts,
       coalesce(j.max_attempts, b.max_attempts) as "maxAttempts", coalesce(j.crashes, 0) as crashes,
       coalesce(j.fence, h.fence, 0)::integer as fence, j.locked_by as holder, j.lease_ms is not null as "byHand",
-      coalesce(j.cancel_requested, false) as "cancelRequested", j.superseded_by is not null as superseded,
-      coalesce(h.records, '{}') as records, j.parked, coalesce(j.unmet, 0) as unmet, j.job_key as "jobKey",
+      coalesce(j.cancel_requested, false) as "cancelRequested",
+      exists (select from jobs.jobs s where s.behind = j.id and s.parked = 'key') as superseded,
+      coalesce(h.records, '{}') as records, j.parked, coalesce(j.unmet, 0) as unmet,
+      (select k.key from jobs.job_keys k where k.key = j.job_key and k.job_id = j.id) as "jobKey",
       coalesce(j.revision, 0) as revision
     from jobs.job_bodies b left join jobs.jobs j on j.id = b.id left join (
       select job_id, array_agg(status::text order by fence) as records, max(fence) as fence,
@@ -83,9 +121,13 @@ export const letLeasesEnd = (sql: Sql, workers: string[]): Promise<unknown> =>
 export const letPoolsDie = (sql: Sql, workers: string[]): Promise<unknown> =>
   sql(`update jobs.workers set heartbeat_at = now() - lease_ms * interval '2 ms' where id = any($1)`, [workers]);
 
-/** The current window of a rate limit passes. */
+/** The current window of a rate limit passes: the next one begins now. */
 export const letWindowPass = (sql: Sql, key: string): Promise<unknown> =>
   sql(
-    `update jobs.rate_limits set window_started_at = clock_timestamp() - interval_ms * interval '1 ms' where key = $1`,
+    `with passed as (
+      update jobs.rate_limits set window_started_at = clock_timestamp() - interval_ms * interval '1 ms' where key = $1
+      returning key, window_started_at
+    )
+    update jobs.rate_limit_windows w set started_at = p.window_started_at from passed p where w.key = p.key`,
     [key],
   );

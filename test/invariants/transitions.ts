@@ -38,8 +38,11 @@ export const newJob = (maxAttempts: number, due = true): JobState => ({
 /** How a holder ends its attempt. Retries and snoozes of these models lie in the future. */
 export type Outcome = 'completed' | 'failed' | 'permanent' | 'partial' | 'snoozed' | 'cancelled' | 'released';
 
-/** How an attempt ends without its holder's word. `rescue`: its pool died. */
-export type TakenAway = 'unlock' | 'revoke' | 'rescue';
+/**
+ * How an attempt ends without its holder's word. `rescue`: its pool died; `spare`: its pool died of another job, so its attempt
+ * does not count.
+ */
+export type TakenAway = 'unlock' | 'revoke' | 'rescue' | 'spare';
 
 const over = { holder: null, byHand: false } as const;
 
@@ -74,17 +77,21 @@ export function takenAway(job: JobState, how: TakenAway, maxCrashes = 3): JobSta
   if (job.cancelRequested || job.superseded)
     return { ...job, ...over, standing: 'cancelled', records: [...job.records, 'cancelled'] };
   const crashes = job.crashes + (how === 'rescue' ? 1 : 0);
-  const usedUp = how !== 'revoke' && job.attempts >= job.maxAttempts;
+  const isGivenBack = how === 'revoke' || how === 'spare';
+  const usedUp = !isGivenBack && job.attempts >= job.maxAttempts;
   const exhausted = usedUp || (how === 'rescue' && crashes >= maxCrashes);
   return {
     ...job,
     ...over,
     crashes,
-    attempts: job.attempts - (how === 'revoke' ? 1 : 0),
+    attempts: job.attempts - (isGivenBack ? 1 : 0),
     standing: exhausted ? 'exhausted' : 'waiting',
     records: [...job.records, 'failed'],
   };
 }
+
+/** Whether it is to blame, and no other, when its pool dies. */
+export const isSuspect = ({ crashes }: JobState, maxCrashes = 3): boolean => crashes > 0 && crashes >= maxCrashes - 1;
 
 /** A job that waits, or is exhausted, is cancelled: it leaves a record of an attempt that never was. */
 export const leftWaiting = (job: JobState): JobState => ({
@@ -120,9 +127,10 @@ export function retried(job: JobState): JobState {
   return { ...newJob(job.maxAttempts), fence: job.fence, records: job.records };
 }
 
-/** An operator changes run-at or the most attempts of a job that does not run. */
+/** An operator changes run-at or the most attempts of a job that does not run; only more attempts bring back what has failed for good. */
 export function rescheduled(job: JobState, due: boolean | null, maxAttempts: number | null): JobState {
   if (job.standing !== 'waiting' && job.standing !== 'exhausted') return job;
+  if (job.standing === 'exhausted' && maxAttempts === null) return job;
   const asked = maxAttempts ?? job.maxAttempts;
   return {
     ...job,

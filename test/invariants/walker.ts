@@ -2,7 +2,9 @@
 import { expect } from '@jest/globals';
 import type { ClaimedJob, JobManager } from '../../lib/index.js';
 import type { TestManager } from '../support/manager.js';
-import { settle } from './actions.js';
+import { byHand } from '../../lib/manager/worker.registry.js';
+import { asPool, claimAsPool, registerPool } from '../support/pool.claims.js';
+import { outcomeOf } from './actions.js';
 import { after, holds, MAX_CRASHES, nameOf, stepName, wayToOpen } from './explorer.js';
 import type { Edge, Graph, Step, World, Worker } from './explorer.js';
 import { letLeasesEnd, letPoolsDie, letTimeCome, readJobs, stateOf } from './tables.js';
@@ -23,6 +25,7 @@ export class Walker {
   private readonly claims: Partial<Record<Worker, ClaimedJob>> = {};
   private id = '';
   private world: World;
+  private starts = 0;
 
   constructor(
     private readonly test: TestManager,
@@ -31,7 +34,7 @@ export class Walker {
     private readonly name: string,
   ) {
     this.jobs = test.jobs;
-    this.names = { hand: `by-hand-of-${name}`, pool: `pool-of-walker-${name}` };
+    this.names = { hand: `by-hand-of-${name}`, pool: '' };
     this.world = graph.start;
   }
 
@@ -87,7 +90,7 @@ export class Walker {
           () => true,
           () => false,
         );
-        agree(await extended, before.job.holder === 'hand');
+        agree(await extended, before.job.holder === 'hand' && !before.job.cancelRequested);
         return;
       }
       case 'time passes':
@@ -100,7 +103,7 @@ export class Walker {
       case 'pool dies':
         return alone(async () => {
           await letPoolsDie(sql, [this.names.pool]);
-          await jobs.claims.rescue(MAX_CRASHES);
+          await jobs.registry.rescue(MAX_CRASHES);
           agree(await this.claim('pool'), []);
           await this.reviveThePool();
         });
@@ -130,22 +133,15 @@ export class Walker {
     const workerId = this.names[worker];
     const taskIdentifiers = [this.name];
     if (worker === 'hand') return this.jobs.getJobs(workerId, { taskIdentifiers, leaseMs: 3_600_000 });
-    const limits = { limit: 1, slots: 1, lookForSlots: true, slotPriorityLimit: null };
-    const request = {
-      workerId,
-      taskIdentifiers,
-      forbiddenFlags: null,
-      queues: null,
-      leaseMs: null,
-      cursor: [],
-      ...limits,
-    };
-    return (await this.jobs.claims.claim(request)).jobs;
+    return claimAsPool(this.jobs, workerId, { limit: 1, taskIdentifiers });
   }
 
   /** Returns the status that the library reports. */
   private async settle(worker: Worker, job: ClaimedJob, outcome: Outcome): Promise<string> {
-    return (await settle(this.jobs, [{ worker: this.names[worker], job }], outcome))[0]!;
+    const claimer = worker === 'hand' ? byHand(this.names.hand, 3_600_000) : asPool(this.names.pool);
+    const request = { job, outcome: outcomeOf(outcome), executionTimeMs: 1 };
+    const { results, late } = await this.jobs.settlement.settle(claimer, [request]);
+    return [...results, ...((await late) ?? [])][0]!.status;
   }
 
   private statusAfter(outcome: Outcome, before: World): string {
@@ -156,9 +152,10 @@ export class Walker {
     return 'retrying';
   }
 
+  /** Another incarnation: what has died claims no more. */
   private reviveThePool(): Promise<void> {
-    const identity = { id: this.names.pool, host: 'here', pid: 1, concurrency: 1, tasks: [], leaseMs: 3_600_000 };
-    return this.jobs.claims.registerWorker(identity);
+    this.names.pool = `pool-of-walker-${this.name} #${++this.starts}`;
+    return registerPool(this.jobs, this.names.pool, 3_600_000);
   }
 }
 

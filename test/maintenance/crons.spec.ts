@@ -166,7 +166,7 @@ describe('the maintenance crons', () => {
       gcJobHistory: () => new Promise<void>((resolve) => (finish = () => (log.push('history'), resolve()))),
       gcJobQueues: async () => void log.push('queues'),
       refillRateLimits: async () => void log.push('refill'),
-      claims: { mayHaveRateLimits: true, schemaGuard: { refusal: null } },
+      registry: { schemaGuard: { refusal: null } },
     } as unknown as JobManager;
     const duties = new MaintenanceDuties(jobs, createNoopEvents());
     void duties.collectGarbage();

@@ -1,9 +1,11 @@
 // What a process costs the database while it has nothing to do.
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import pg from 'pg';
-import { JobManager, JobsModule } from '../../lib/index.js';
+import { createJobManager, JobsModule } from '../../lib/index.js';
 import { applicationsOnOneDatabase, type Applications } from '../support/app.js';
 import { eventually } from '../support/database.js';
+
+const NO_MAINTENANCE = { resetLockedJobs: false, gc: false, refillRateLimits: false } as const;
 
 /** The statements that a process sends from its main thread from now on, by their names in PostgreSQL. */
 function statementsSent(): () => string[] {
@@ -24,29 +26,46 @@ describe('an idle process', () => {
   afterAll(() => apps.drop());
 
   const worker = { pollIntervalMs: 50, keepaliveMs: 1_000, leaseMs: 3_000 };
-  const maintenance = { resetLockedJobs: false, gc: false } as const;
+  /** What a pool asks in each poll interval, and what it sends now and then for all pools together. */
+  const POLLS = ['claim_plain_jobs', 'claim_lane_jobs'];
+  const SHARED =
+    /^(heartbeat|check_claims|unknown_claims|take_duty|find_untold|find_circles|free_\w+|find_expired_leases)$/;
 
-  it('sends one statement in each poll interval, once a heartbeat has told that there is nothing else to do', async () => {
-    const app = await apps.start({
-      imports: [JobsModule.forRoot({ connection: apps.database.url, worker, maintenance })],
+  const start = () =>
+    apps.start({
+      imports: [JobsModule.forRoot({ connection: apps.database.url, worker, maintenance: NO_MAINTENANCE })],
     });
-    const { claims } = app.get(JobManager);
-    await eventually(() => !claims.mayHaveRateLimits);
+  const countIn = (names: string[], name: string): number => names.filter((one) => one === name).length;
+
+  it('sends a plain claim in each poll interval, hardly more looks at lanes, and little else', async () => {
+    await start();
     const sent = statementsSent();
-    await eventually(() => sent().filter((name) => name === 'claim_jobs').length >= 50);
-    expect(sent().filter((name) => name !== 'claim_jobs')).toEqual([]);
+    await eventually(() => countIn(sent(), 'claim_plain_jobs') >= 50);
+    const names = sent();
+    expect(countIn(names, 'claim_lane_jobs')).toBeLessThanOrEqual(countIn(names, 'claim_plain_jobs') + 2);
+    expect(names.filter((name) => !POLLS.includes(name) && !SHARED.test(name))).toEqual([]);
+    expect(names.filter((name) => SHARED.test(name)).length).toBeLessThan(50);
   });
 
-  it('refills rate limits by its cron once there are any, whoever registers them', async () => {
-    const app = await apps.start({
-      imports: [JobsModule.forRoot({ connection: apps.database.url, worker, maintenance })],
-    });
-    const { claims } = app.get(JobManager);
-    await eventually(() => !claims.mayHaveRateLimits);
-    await apps.database.pool.query(
-      `insert into jobs.rate_limits values ('elsewhere', 5, 1, 0, now() - interval '1 min', null)`,
-    );
-    const left = () => apps.database.pool.query(`select from jobs.rate_limits where available = 5`);
-    expect(await eventually(async () => (await left()).rowCount === 1)).toBe(true);
+  it('shares what has to be done now and then with the others: one of those that ask at once sweeps', async () => {
+    const { url, pool } = apps.database;
+    const managers = await Promise.all([1, 2, 3, 4].map(() => createJobManager({ connection: url })));
+    for (const dueIn of ['-1 s', '1 h']) {
+      // A clock that was ahead puts nothing off.
+      await pool.query('update jobs.duties set due_at = now() + $1::interval', [dueIn]);
+      const swept = await Promise.all(managers.map(({ promoter }) => promoter.sweep()));
+      expect(swept.filter((queues) => queues !== null)).toEqual([[]]);
+    }
+    await Promise.all(managers.map((jobs) => jobs.close()));
+  });
+
+  it('begins the next window of a rate limit by its cron, for people who look, whoever has registered it', async () => {
+    await apps.start({ imports: [JobsModule.forRoot({ connection: apps.database.url, worker })] });
+    const { pool } = apps.database;
+    await pool.query(`insert into jobs.rate_limits values ('elsewhere', 5, 3600000, now() - interval '90 min')`);
+    await pool.query(`insert into jobs.rate_limit_windows values ('elsewhere', 7, now() - interval '90 min', 5)`);
+    const windows = async () => (await pool.query('select taken from jobs.rate_limit_windows')).rows;
+    await eventually(async () => (await windows())[0]?.taken === 0);
+    expect(await windows()).toEqual([{ taken: 0 }]);
   });
 });

@@ -18,6 +18,7 @@ import {
 import { createJobsTesting } from '../../lib/testing.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
 import { WORKER } from '../support/manager.js';
+import { asPool } from '../support/pool.claims.js';
 
 const OLD = { id: '2025', key: randomBytes(32) };
 const NEW = { id: '2026', key: randomBytes(32).toString('base64') };
@@ -357,7 +358,7 @@ describe('rotation', () => {
     const [claimed] = await before.getJobs(WORKER, { taskIdentifiers: ['done'] });
     for (const line of [SECRET, SECRET, SECRET]) await before.attempts.log({ job: claimed!, workerId: WORKER }, line);
     await before.scheduleCron({ id: 'c', task: 'b', schedule: '0 0 1 1 *', payload: { secret: SECRET } });
-    await before.claims.settle(WORKER, [
+    await before.settlement.settle(asPool(WORKER), [
       { job: claimed!, outcome: { kind: 'completed', result: JSON.stringify(SECRET) }, executionTimeMs: 1 },
     ]);
     const all = Object.entries(JSON_COLUMNS).flatMap(([table, columns]) =>

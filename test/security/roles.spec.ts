@@ -13,7 +13,8 @@ import {
   type RoleKind,
 } from '../../lib/index.js';
 import { MaintenanceDuties } from '../../lib/maintenance/maintenance.duties.js';
-import { TABLES_WITH_RIGHTS } from '../../lib/storage/role.rights.js';
+import { asPool } from '../support/pool.claims.js';
+import { SEQUENCES_WITH_RIGHTS, TABLES_WITH_RIGHTS } from '../../lib/storage/role.rights.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
 import { WORKER } from '../support/manager.js';
 
@@ -26,6 +27,27 @@ const roles: Record<RoleKind | 'none', string> = {
   worker: `worker_${suffix}`,
   admin: `admin_${suffix}`,
   none: `nobody_${suffix}`,
+};
+
+/** What only claims and ends write of a job. */
+const FORGED: Record<string, string> = {
+  fence: '7',
+  revision: '7',
+  attempts: '1',
+  crashes: '2',
+  locked_by: `'me'`,
+  locked_at: 'now()',
+  lease_ms: '1',
+  lease_expires_at: 'now()',
+  place: '1',
+  cancel_requested: 'true',
+  ended_before: 'true',
+  replayed: 'true',
+  snoozed: 'true',
+  behind: 'gen_random_uuid()',
+  job_key: `'theirs'`,
+  last_error: `'x'`,
+  previous: `'{}'`,
 };
 
 let database: TestDatabase;
@@ -82,13 +104,19 @@ afterAll(async () => {
 });
 
 describe('rights', () => {
-  it('are given for every table of the schema, by name', async () => {
+  it('are given for every table and sequence of the schema, by name', async () => {
     const { rows } = await database.pool.query<{ name: string }>(
       `select relname as name from pg_class where relnamespace = $1::regnamespace
        and relkind in ('r', 'p') and not relispartition`,
       [PLACE],
     );
     expect(TABLES_WITH_RIGHTS.toSorted()).toEqual(rows.map(({ name }) => name).toSorted());
+    const sequences = await database.pool.query<{ name: string }>(
+      `select relname as name from pg_class c where relnamespace = $1::regnamespace and relkind = 'S'
+       and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'i')`,
+      [PLACE],
+    );
+    expect(sequences.rows.map(({ name }) => name)).toEqual(SEQUENCES_WITH_RIGHTS);
   });
 
   it('let nobody migrate, alter, truncate, or use a partition or the version table directly', async () => {
@@ -196,7 +224,7 @@ describe('a process that may only enqueue', () => {
     const client = new pg.Client(urlOf(roles.enqueue));
     await client.connect();
     const add = (id: string, key: string): Promise<pg.QueryResult> =>
-      client.query(`select * from ${PLACE}.add_keyed_jobs($1, '[6]', null)`, [
+      client.query(`select * from ${PLACE}.add_keyed_jobs($1, '[6]', false, false)`, [
         JSON.stringify([{ id, task: 'forged', priority: 0, max_attempts: 1, job_key: key, job_key_mode: 'replace' }]),
       ]);
     // A finished job has a body, and no live row that would be in the way.
@@ -211,9 +239,9 @@ describe('a process that may only enqueue', () => {
     expect((await add(id, 'mine')).rows).toMatchObject([{ id, created: true }]);
     await client.end();
     expect(await jobs.findJob(id)).toMatchObject({ task: 'forged', payload: 6, jobKey: 'mine' });
-    expect(await refused('none', `select ${PLACE}.add_keyed_jobs('[]', '[]', null)`)).toBe('42501');
+    expect(await refused('none', `select ${PLACE}.add_keyed_jobs('[]', '[]', false, false)`)).toBe('42501');
     const mayCall = `select has_function_privilege($1, $2, 'execute') as may`;
-    const signature = `${PLACE}.add_keyed_jobs(json, json, text)`;
+    const signature = `${PLACE}.add_keyed_jobs(json, json, boolean, boolean)`;
     const { rows } = await database.pool.query(mayCall, [roles.none, signature]);
     expect(rows).toEqual([{ may: false }]);
   });
@@ -257,6 +285,14 @@ describe('a process that may only enqueue', () => {
     }
     for (const column of ['locked_by', 'priority', 'fence', 'parked']) {
       expect(await refused('enqueue', `update ${PLACE}.jobs set ${column} = null`)).toBe('42501');
+    }
+    // Nor can it add a job that seems to have run, or that nothing would ever give back.
+    const plain = `id, task, run_at, priority, max_attempts`;
+    const values = `gen_random_uuid(), 't', now(), 0, 5`;
+    expect(await refused('enqueue', `insert into ${PLACE}.jobs (${plain}) values (${values})`)).toBe(undefined);
+    for (const [column, value] of Object.entries(FORGED)) {
+      const forged = `insert into ${PLACE}.jobs (${plain}, ${column}) values (${values}, ${value})`;
+      expect([column, await refused('enqueue', forged)]).toEqual([column, '42501']);
     }
   });
 });
@@ -320,7 +356,7 @@ describe('a process that works', () => {
     const { id } = await before.addJob('secret', 1);
     const worker = await managerOf('worker', { encryption: { keys: keys.slice(1) } });
     const [job] = await worker.getJobs(WORKER, { taskIdentifiers: ['secret'] });
-    await worker.claims.settle(WORKER, [
+    await worker.settlement.settle(asPool(WORKER), [
       { job: job!, outcome: { kind: 'completed', result: '2' }, executionTimeMs: 1 },
     ]);
     expect((await before.waitForJob(id)).result).toBe(2);
@@ -331,6 +367,7 @@ describe('a process that works', () => {
     await expect(jobs.registerRateLimit('mine', 1, 1_000)).rejects.toThrow(MissingPrivilegesError);
     expect(await refused('worker', `update ${PLACE}.rate_limits set capacity = 10`)).toBe('42501');
     expect(await refused('worker', `delete from ${PLACE}.rate_limits`)).toBe('42501');
+    expect(await refused('worker', `update ${PLACE}.rate_limit_windows set taken = 0`)).toBe('42501');
     expect(await refused('worker', `update ${PLACE}.job_history set worker_id = 'me'`)).toBe('42501');
     expect(await refused('worker', `update ${PLACE}.job_logs set message = 'me'`)).toBe('42501');
   });

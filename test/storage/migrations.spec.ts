@@ -46,8 +46,9 @@ describe('migrate (migrate)', () => {
 
   it('is applied once when ten processes start at once', async () => {
     await Promise.all(Array.from({ length: 10 }, () => migrating((migrator) => migrator.migrate())));
-    const files = readdirSync(new URL('../../lib/storage/migrations', import.meta.url));
-    const shipped = files.filter((name) => name.endsWith('.up.sql')).map((name) => Number(name.slice(0, 4)));
+    const folders = readdirSync(new URL('../../lib/storage/migrations', import.meta.url));
+    const shipped = folders.filter((name) => /^\d{4}_\w+$/.test(name)).map((name) => Number(name.slice(0, 4)));
+    expect(shipped.length).toBeGreaterThan(0);
     const applied = await database.pool.query('select version from jobs.migrations order by version');
     expect(applied.rows.map(({ version }) => version as number)).toEqual(shipped);
   });

@@ -4,10 +4,12 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import type { Statement } from '../../lib/storage/database.js';
 import { addAlikeJobs, addJobs } from '../../lib/storage/statements/add-jobs.js';
-import { findCancelRequests, heartbeat } from '../../lib/storage/statements/lease-jobs.js';
-import { promoteQueued, stalledQueues } from '../../lib/storage/statements/queues.js';
+import { nextPlainPriority } from '../../lib/storage/statements/claim-jobs.js';
+import { findExpiredLeases } from '../../lib/storage/statements/claims-by-hand.js';
+import * as ends from '../../lib/storage/statements/end-jobs.js';
 import { refillRateLimits } from '../../lib/storage/statements/rate-limits.js';
-import { unblockSuccessors } from '../../lib/storage/statements/settle-jobs.js';
+import * as workers from '../../lib/storage/statements/workers.js';
+import { registerPool } from '../support/pool.claims.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 
 const BACKLOG = 40_000;
@@ -21,26 +23,32 @@ let client: pg.Client;
 let plans: string[] = [];
 
 const WORKER = 'planning-worker';
+const HAND = 'planning-by-hand';
 const none = `'{}'`;
-const claim = (slots: number, count = 10): string =>
-  `select * from jobs.claim_jobs('${WORKER}', ${count}, ${slots}, '{t}', null, null, 3600000, ${none}, ${none}, ${none},
-    ${none}, ${none}, ${none}, ${none}, null, ${slots > 0})`;
-const claimPlain = `select * from jobs.claim_plain_jobs('${WORKER}', 10, '{t}', null, ${none}, ${none}, ${none})`;
-const settle = (ids: string, fences: string): string =>
-  `select * from jobs.complete_jobs('${WORKER}', ${ids}, ${fences}, array_fill(1, array[cardinality(${ids})]),
-    array_fill(null::text, array[cardinality(${ids})]), true, 1000, null, 'direct')`;
-const fail = (input: string): string =>
-  `select * from jobs.end_attempts('${WORKER}', ${input}, true, true, 1000, null, 'skip')`;
+const claimPlain = `select * from jobs.claim_plain_jobs('${WORKER}', 10, 65536, '{t}', null, null, null, null, ${none},
+  ${none}, ${none}, null, null)`;
+const claimLanes = (worker = WORKER, lease = 'null'): string =>
+  `select * from jobs.claim_lane_jobs('${worker}', 10, 10, '{t}', null, null, null, ${lease}, null, null, null, null,
+    ${none}, ${none}, ${none}, null, ${none}, ${none}, ${none}, 200)`;
+const claimByHand = claimLanes(HAND, '3600000');
+const settle = ({ ids, fences }: Held, placed: boolean, careful: boolean): string =>
+  `select * from jobs.complete_jobs(null, '${WORKER}', ${ids}, ${fences}, array_fill(1, array[cardinality(${ids})]),
+    null, true, 1000, null, ${placed}, ${careful})`;
+const fail = ({ input }: Held): string =>
+  `select * from jobs.end_attempts(null, '${WORKER}', ${input}, true, true, 1000, null, null)`;
 
-/** What the worker holds, as parameters of the settles. */
-async function held(): Promise<{ ids: string; fences: string; input: string }> {
-  const { rows } = await test
-    .sql('select 1')
-    .then(() =>
-      client.query<{ id: string; fence: string }>(
-        `select id, fence from jobs.jobs where locked_by = '${WORKER}' limit 10`,
-      ),
-    );
+/** Claims, as parameters of the settles. */
+interface Held {
+  ids: string;
+  fences: string;
+  input: string;
+}
+
+/** What the worker holds of plain jobs, or of lanes. */
+async function held(lanes: boolean): Promise<Held> {
+  const { rows } = await client.query<{ id: string; fence: string }>(
+    `select id, fence from jobs.jobs where locked_by in ('${WORKER}', '${HAND}') and (lane is not null) = ${lanes} limit 10`,
+  );
   const input = rows.map(({ id, fence }) => ({ id, fence, kind: 'failed', delay_ms: 1e6, permanent: false }));
   return {
     ids: `'{${rows.map(({ id }) => id).join()}}'::uuid[]`,
@@ -49,18 +57,29 @@ async function held(): Promise<{ ids: string; fences: string; input: string }> {
   };
 }
 
+const SOME = '{00000000-0000-7000-8000-000000000000}';
+const spec = `'[{"id":"' || gen_random_uuid() || '","task":"t","priority":0,"max_attempts":5}]'`;
+
 /** What pools and callers run again and again beside claims and settles, prepared like theirs. Arguments in SQL. */
 const repeated: [Statement<unknown>, string][] = [
-  [addAlikeJobs, `'{' || gen_random_uuid() || '}', '1', 't', 0, 5, null, null, null`],
-  [addJobs, `('[{"id":"' || gen_random_uuid() || '","task":"t","priority":0,"max_attempts":5}]')::json, '[1]', null`],
-  [heartbeat, `'${WORKER}'`],
-  [findCancelRequests, `'${WORKER}'`],
-  [promoteQueued, `'{q0,q20}', false`],
-  [promoteQueued, `'{q0,q20}', true`],
-  [stalledQueues, ''],
-  [refillRateLimits, `'channel'`],
-  [unblockSuccessors, `'{00000000-0000-7000-8000-000000000000}', 1000`],
-  [unblockSuccessors, 'null, 1000'],
+  [addAlikeJobs, `'{' || gen_random_uuid() || '}', '1', 't', 0, 5, null, null, null, null, ''`],
+  [addJobs, `${spec}, '[1]', null, ''`],
+  [nextPlainPriority, '-5'],
+  [findExpiredLeases, 'null'],
+  [workers.heartbeat, `'${WORKER}'`],
+  [workers.endIncarnations, 'null'],
+  [workers.checkClaims, `'${SOME}', '{1}'`],
+  [workers.unknownClaims, `'${WORKER}', '${SOME}', '{1}', false`],
+  [workers.takeDuty, `'sweep', 1`],
+  [ends.freeSuccessors, `'${SOME}', 1000`],
+  [ends.freeSuccessors, 'null, 1000'],
+  [ends.freeKeys, `'{k}'`],
+  [ends.freeKeys, 'null'],
+  [ends.tellChildren, `'${SOME}', 1000`],
+  [ends.findUntold, `'00000000-0000-0000-0000-000000000000'`],
+  [ends.findCircles, ''],
+  [ends.freePlaces, ''],
+  [refillRateLimits, ''],
 ];
 
 async function prepareRepeated(): Promise<void> {
@@ -91,18 +110,21 @@ async function faultsOf(name: string, text: string): Promise<string[]> {
   ];
 }
 
+/** Claims take turns with settles of what they took; then everything else. */
 async function faults(): Promise<string[]> {
-  const claims = [
-    ...(await faultsOf('a claim of plain jobs', claimPlain)),
-    ...(await faultsOf('a claim by hand', claim(0))),
-    ...(await faultsOf('a claim of any jobs', claim(10))),
-  ];
-  const { ids, fences } = await held();
-  const completed = await faultsOf('a settle of completions', settle(ids, fences));
-  const failed = await faultsOf('a settle of failures', fail((await held()).input));
-  const others: string[] = [];
-  for (const one of repeated) others.push(...(await faultsOf(execution(one), execution(one))));
-  return [...claims, ...completed, ...failed, ...others];
+  const found = [...(await faultsOf('a claim of plain jobs', claimPlain))];
+  found.push(...(await faultsOf('a settle of completions', settle(await held(false), false, false))));
+  await client.query(claimPlain);
+  found.push(...(await faultsOf('a settle with care', settle(await held(false), false, true))));
+  await client.query(claimPlain);
+  found.push(...(await faultsOf('a settle of failures', fail(await held(false)))));
+
+  found.push(...(await faultsOf('a claim of lanes', claimLanes())));
+  found.push(...(await faultsOf('a settle of completions in queues', settle(await held(true), true, false))));
+  found.push(...(await faultsOf('a claim by hand', claimByHand)));
+  found.push(...(await faultsOf('a settle of failures in queues', fail(await held(true)))));
+  for (const one of repeated) found.push(...(await faultsOf(execution(one), execution(one))));
+  return found;
 }
 
 /** Four and more partitions of each table; the second ones take what this spec adds. */
@@ -128,6 +150,7 @@ describe.each([
     client = new pg.Client(test.url);
     await client.connect();
     client.on('notice', ({ message = '' }) => plans.push(message));
+    await registerPool(test.jobs, WORKER, 1e9);
     await client.query(`load 'auto_explain'`);
     await client.query(`set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
     set client_min_messages = log`);
@@ -141,14 +164,16 @@ describe.each([
   it('on tables that were analysed while they were empty, and planned so', async () => {
     await test.sql('vacuum analyze jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues');
     for (let round = 0; round < UNTIL_GENERIC; round++) {
-      for (const text of [claim(0), claim(10), claimPlain]) await client.query(text);
-      const { ids, fences, input } = await held();
-      await client.query(settle(ids, fences));
-      await client.query(fail(input));
+      for (const text of [claimPlain, claimLanes(), claimByHand]) await client.query(text);
+      for (const lanes of [false, true]) {
+        const claims = await held(lanes);
+        for (const careful of [false, true]) await client.query(settle(claims, lanes, careful));
+        await client.query(fail(claims));
+      }
       for (const one of repeated) await client.query(execution(one));
     }
     expect(await faultsOf('a claim of plain jobs', claimPlain)).toEqual([]);
-    expect(await faultsOf('a claim by hand', claim(0))).toEqual([]);
+    expect(await faultsOf('a claim of lanes', claimLanes())).toEqual([]);
   });
 
   it('after a load that nobody has analysed, with those very plans', async () => {
@@ -157,7 +182,9 @@ describe.each([
       const specs = Array.from({ length: 2_000 }, (_, n) => ({ task: 't', payload: n, queue: `q${added + n}` }));
       await test.jobs.addJobs(specs.map((spec, n) => (n % 20 ? { task: 't', payload: spec.payload } : spec)));
     }
+    await test.sql(`insert into jobs.job_queues (name) select distinct queue from jobs.jobs where queue is not null`);
     expect(await faults()).toEqual([]);
+    expect(await test.sql('select from jobs.job_history')).toHaveLength(50);
     const places = await test.sql(`
       select tableoid::regclass::text as place from jobs.job_bodies group by 1 order by count(*) desc limit 1`);
     expect(places).toEqual([{ place: expect.stringMatching(partitions ? /_\d{8}_/ : /_default$/) }]);

@@ -5,6 +5,7 @@ import type pg from 'pg';
 import { DataSource } from 'typeorm';
 import { createJobManager, type JobManager } from '../../lib/index.js';
 import { createTestManager, OTHER, type TestManager, WORKER } from '../support/manager.js';
+import { claimAsPool, registerPool } from '../support/pool.claims.js';
 
 let test: TestManager;
 let dataSource: DataSource;
@@ -55,7 +56,7 @@ const locksOrChanges = (plan: string): boolean =>
 /** Everything that touches bodies, once; twice where a second call takes another way. */
 async function live(): Promise<void> {
   await jobs.registerRateLimit('r', 5, '1 s');
-  await jobs.claims.registerWorker({ id: OTHER, host: 'h', pid: 1, concurrency: 1, tasks: [], leaseMs: 60_000 });
+  await registerPool(jobs, OTHER, 60_000);
   const [first, second] = await jobs.addJobs([1, 2, 3, 4].map((payload) => ({ task: 't', payload })));
   await jobs.addJobs([
     { task: 'q', payload: 1, queue: 'q' },
@@ -68,21 +69,10 @@ async function live(): Promise<void> {
   }
   const taskIdentifiers = ['t', 'q', 'r', 'keyed'];
   const claimed = await jobs.getJobs(WORKER, { batchSize: 4, taskIdentifiers });
-  const plain = await jobs.claims.claim({
-    workerId: OTHER,
-    limit: 4,
-    slots: 0,
-    lookForSlots: false,
-    slotPriorityLimit: null,
-    taskIdentifiers,
-    queues: null,
-    forbiddenFlags: null,
-    cursor: [],
-    leaseMs: null,
-  });
-  expect(plain.jobs.length).toBeGreaterThan(0);
+  const plain = await claimAsPool(jobs, OTHER, { limit: 4, taskIdentifiers });
+  expect(plain.length).toBeGreaterThan(0);
   await jobs.addJob('keyed', 2, { jobKey: 'k' });
-  const all = [...claimed, ...plain.jobs];
+  const all = [...claimed, ...plain];
   await jobs.completeJobs(WORKER, claimed.slice(0, 2), 1);
   await jobs.failJobs(WORKER, [{ job: claimed[2]!, error: new Error('boom') }], 1);
   await jobs.forceUnlockJobs();
@@ -98,6 +88,11 @@ async function live(): Promise<void> {
   await older.addJob('sealed', 1);
   await jobs.reencryptJobs();
   await jobs.resetLockedJobs();
+  await jobs.registry.check(plain);
+  await jobs.registry.releaseUnknown(OTHER, [], true);
+  await test.sql(`update jobs.duties set due_at = '2000-01-01'`);
+  await jobs.registry.audit();
+  await jobs.registry.sweep();
   await jobs.refillRateLimits();
   for (const status of ['exhausted', 'completed', 'cancelled'] as const) {
     await jobs.purgeJobs({ status, olderThanMs: 0 });

@@ -4,6 +4,7 @@ import { createCollectingEvents, InvalidArgumentError, JobTimeoutError, snooze }
 import { STORED_TIMES, TABLES_OF_JOBS } from '../../lib/storage/statements/testing.js';
 import { createJobsTesting, EndlessDrainError, type JobsTesting, type PlainParts } from '../../lib/testing.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import { claimAsPool, registerPool } from '../support/pool.claims.js';
 
 const HOUR = 3_600_000;
 
@@ -230,11 +231,9 @@ describe('time that passes', () => {
 
   it('lets a worker die that nobody hears of, so that its job runs again', async () => {
     const { jobs } = manager;
-    const worker = { id: WORKER, host: 'gone', pid: 1, concurrency: 1, tasks: ['note'], leaseMs: HOUR };
-    await jobs.claims.registerWorker(worker);
+    await registerPool(jobs, WORKER, HOUR);
     await jobs.addJob('note', 'orphan');
-    const base = { workerId: WORKER, taskIdentifiers: null, queues: null, forbiddenFlags: null, leaseMs: null };
-    await jobs.claims.claimExactly({ ...base, slotPriorityLimit: null }, 1);
+    expect(await claimAsPool(jobs, WORKER)).toHaveLength(1);
     expect(await testing.drain()).toEqual([]);
     await testing.travel(2 * HOUR);
     expect(payloads(await testing.drain())).toEqual(['orphan']);
@@ -286,7 +285,7 @@ describe('clear', () => {
       `select table_name from information_schema.tables
        where table_schema = 'jobs' and table_name not in (select relname from pg_inherits join pg_class on oid = inhrelid)`,
     );
-    const configured = ['job_queues', 'job_tasks', 'rate_limits', 'workers', 'crontabs', 'releases'];
+    const configured = ['job_queues', 'job_tasks', 'rate_limits', 'workers', 'crontabs', 'releases', 'duties'];
     const others = tables.map(({ table_name }) => table_name).filter((name) => !name.includes('migration'));
     expect(others.toSorted()).toEqual([...TABLES_OF_JOBS, ...configured].toSorted());
   });
