@@ -56,3 +56,4 @@ export {
 export { JobsMigrator, PackageFilesMissingError, type JobsMigratorOptions } from './storage/jobs.migrator.js';
 export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';
+export { CrontabLockedError } from './manager/crontab.errors.js';

@@ -7,6 +7,7 @@ import { tokensOf } from './jobs.providers.js';
 import type { JobManager } from './manager/job.manager.js';
 import { TestBench } from './manager/test.bench.js';
 import { assertionError, matchingJobs, type EnqueuedFilter } from './testing/enqueued.jobs.js';
+import { checkFilter, checkOptions } from './testing/testing.arguments.js';
 import { JobDrainer, type DrainOptions, type RanJob } from './testing/job.drainer.js';
 import { PoolRunningError } from './testing/testing.errors.js';
 import type { WorkerPool, WorkerPoolParts } from './worker/worker.pool.js';
@@ -87,9 +88,10 @@ export class JobsTesting {
    * testing.inline();
    * await signUp.register('ada@example.org'); // adds 'send-welcome', which has run by now
    */
-  inline({ onFailure = 'throw' }: { onFailure?: 'throw' | 'record' } = {}): void {
+  inline(options: { onFailure?: 'throw' | 'record' } = {}): void {
+    checkOptions('inline', options);
     this.refuseRunningPool();
-    this.mode = onFailure;
+    this.mode = options.onFailure ?? 'throw';
   }
 
   /** Ends inline mode: jobs wait for `drain` again. */
@@ -108,6 +110,7 @@ export class JobsTesting {
    * expect(ran.map(({ job, status }) => [job.task, status])).toEqual([['send-email', 'completed']]);
    */
   async drain(options: DrainOptions = {}): Promise<RanJob[]> {
+    checkOptions('drain', options);
     this.refuseRunningPool();
     // A handler that drains would wait for its own end.
     return this.drainer.insideJob ? this.drainer.drain(options) : this.inTurn(() => this.drainer.drain(options));
@@ -119,22 +122,27 @@ export class JobsTesting {
    * Jobs that wait to run, oldest first; with `status` in the filter, jobs of that status. `manager` looks into an open
    * transaction.
    *
+   * @throws InvalidArgumentError for fields that jobs do not have, and values that no job can hold
    * @example
    * const [job] = await testing.enqueued({ task: 'send-email', payload: { to: 'ada@example.org' } });
    */
-  async enqueued(filter: EnqueuedFilter = {}, { manager }: Through = {}): Promise<Job[]> {
-    return matchingJobs(await this.bench.list(manager), filter);
+  async enqueued(filter: EnqueuedFilter = {}, options: Through = {}): Promise<Job[]> {
+    checkFilter(filter);
+    checkOptions('enqueued', options);
+    return matchingJobs(await this.bench.list(options.manager), filter);
   }
 
   /**
    * As `enqueued`, but fails unless there is such a job, or exactly as many as `times`; the message lists what is
    * enqueued instead.
    *
-   * @throws AssertionError of node:assert
+   * @throws AssertionError of node:assert, InvalidArgumentError
    * @example
    * await testing.expectEnqueued({ task: 'send-email', payload: { to: 'ada@example.org' } }, { times: 1 });
    */
   async expectEnqueued(filter: EnqueuedFilter = {}, options: Through & { times?: number } = {}): Promise<Job[]> {
+    checkFilter(filter);
+    checkOptions('expectEnqueued', options);
     const { manager, times } = options;
     const jobs = await this.bench.list(manager);
     const found = matchingJobs(jobs, filter);
@@ -142,9 +150,10 @@ export class JobsTesting {
     throw assertionError({ filter, times, found, jobs, added: this.added });
   }
 
-  /** Fails if such a job is enqueued. @throws AssertionError of node:assert */
-  async expectNotEnqueued(filter: EnqueuedFilter = {}, { manager }: Through = {}): Promise<void> {
-    await this.expectEnqueued(filter, { ...(manager && { manager }), times: 0 });
+  /** Fails if such a job is enqueued. @throws AssertionError of node:assert, InvalidArgumentError */
+  async expectNotEnqueued(filter: EnqueuedFilter = {}, options: Through = {}): Promise<void> {
+    checkOptions('expectNotEnqueued', options);
+    await this.expectEnqueued(filter, { ...options, times: 0 });
   }
 
   // Time and order
@@ -152,7 +161,8 @@ export class JobsTesting {
   /**
    * Lets so many ms pass for everything that is stored: delays, backoff, snoozes, leases, rate limits' windows, crontabs
    * and retention. PostgreSQL's clock decides what is due, and it stays: what is stored moves into the past. So a job
-   * that was to run at noon shows an earlier `runAt` afterwards. Runs nothing; `drain` does.
+   * that was to run at noon shows an earlier `runAt` afterwards. Runs nothing; `drain` does. Crontabs of the tasks are
+   * known before: those whose time comes meanwhile fire at the next `drain`, however long ago that was.
    *
    * @throws InvalidArgumentError unless it is an integer of at least 0
    * @example
@@ -160,7 +170,9 @@ export class JobsTesting {
    * await testing.drain();
    */
   async travel(ms: number): Promise<void> {
+    await this.drainer.declare();
     await this.bench.travel(ms);
+    this.drainer.travelled(ms);
   }
 
   /**
@@ -171,6 +183,7 @@ export class JobsTesting {
    * beforeEach(() => testing.clear());
    */
   async clear(options: { configuration?: boolean } = {}): Promise<void> {
+    checkOptions('clear', options);
     await this.bench.clear(options);
     this.added.length = 0;
     this.drainer.forget();

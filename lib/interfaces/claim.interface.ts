@@ -1,6 +1,6 @@
 // What the manager and the runtime say to each other: claims with a cursor, outcomes, and what became of them.
 import type { LaneReport } from '../storage/statements/claim-jobs.js';
-import type { ClaimedJob, PartialResults } from './job.interface.js';
+import type { ClaimedJob, PartialResults, WorkedOnce } from './job.interface.js';
 
 /** Who claims. */
 export interface Claimer {
@@ -157,4 +157,11 @@ export interface HeartbeatReport {
   needsRescue: boolean;
   /** The version of the schema, where a newer release has changed what this one needs. */
   newerSchema: number | null;
+}
+
+/** Runs single jobs, for `workOnce`. */
+export interface JobsOnce {
+  workOnce(queues: string[] | null): Promise<WorkedOnce | null>;
+  /** Aborts what runs, and takes nothing more. */
+  close(): Promise<void>;
 }

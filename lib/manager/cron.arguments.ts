@@ -19,7 +19,9 @@ export const cronRules = {
       ? null
       : `a string of 1 to ${MAX_ID} characters without NUL and lone surrogates`) as Rule,
   schedule: ((value) =>
-    isSchedule(value) ? null : 'a crontab expression of 5 or 6 fields that comes true on some day') as Rule,
+    isSchedule(value)
+      ? null
+      : 'a crontab expression of 5 or 6 fields that comes true on some day, with no step beyond its field') as Rule,
   timeZone: ((value) => (isTimeZone(value) ? null : "the name of a time zone, such as 'Europe/Berlin'")) as Rule,
   backfillMs: rules.integer(0, MAX_BACKFILL_MS),
   overlap: rules.oneOf('skip', 'queue'),

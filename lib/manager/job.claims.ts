@@ -22,6 +22,7 @@ import {
 } from '../storage/statements/claim-jobs.js';
 import { seeTasks } from '../storage/statements/prune-jobs.js';
 import { registerQueues } from '../storage/statements/queues.js';
+import { claimsOfTheDead, endIncarnations } from '../storage/statements/workers.js';
 import { advance, inTurn, microseconds, type JobPosition } from './claim.cursor.js';
 import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js';
 import { toClaimedJob } from './job.mapper.js';
@@ -59,6 +60,8 @@ export class JobClaims {
     private readonly settlement: JobSettlement,
     private readonly cipher: JobCipher | undefined,
     private readonly schemaGuard: SchemaGuard,
+    /** After so many crashes in a row a job is exhausted. */
+    private readonly maxCrashes: number,
   ) {}
 
   /** A batch of jobs without limits. */
@@ -132,6 +135,21 @@ export class JobClaims {
     }
     await fromLanes(left(), null);
     return inTurn(jobs);
+  }
+
+  /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
+  async rescue(maxCrashes = this.maxCrashes): Promise<number> {
+    await this.database.run(endIncarnations, [null]);
+    let rescued = 0;
+    for (;;) {
+      const claims = await this.database.run(claimsOfTheDead, [maxCrashes]);
+      const spared = new Set(claims.filter(({ is_spared }) => is_spared).map(({ id }) => id));
+      const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
+      const ended = await this.settlement.end(claims, kindOf, 'worker died', { maxCrashes, patient: false });
+      rescued += ended.length;
+      // What open transactions of frozen processes hold comes later.
+      if (ended.length < 1_000) return rescued;
+    }
   }
 
   /** Names of tasks are noted again when they are met again. */

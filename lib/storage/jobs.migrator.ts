@@ -89,7 +89,10 @@ export class JobsMigrator {
 
   private async migrateNow(): Promise<void> {
     // The common start: nothing to do, no lock, no right to create anything needed.
-    if ((await this.version()) >= SCHEMA_VERSION) return void (await this.refuseNewer());
+    if ((await this.version()) >= SCHEMA_VERSION) {
+      if (await this.isRenamed()) await this.underLock((client) => this.followRename(client));
+      return void (await this.refuseNewer());
+    }
     await this.underLock((client) => this.prepare(client));
     for (const migration of MIGRATIONS) await this.applyPatiently(migration);
     await this.refuseNewer();
@@ -140,6 +143,8 @@ export class JobsMigrator {
    */
   async assertCurrent(): Promise<void> {
     const version = await this.refuseNewer();
+    if (version >= SCHEMA_VERSION && (await this.isRenamed()))
+      throw new SchemaOutdatedError(renamed(this.database.schema));
     if (version >= SCHEMA_VERSION) return;
     throw new SchemaOutdatedError(
       `Expected schema "${this.database.schema}" at version ${SCHEMA_VERSION}, got ${version || 'no tables at all'}. ` +
@@ -150,6 +155,35 @@ export class JobsMigrator {
   /** Ends the pool that the migrator opened; a DataSource's is left alone. */
   close(): Promise<void> {
     return this.database.close();
+  }
+
+  /** Functions look for tables in the schema that they were made in: after a rename, that is another one or none. */
+  private async isRenamed(): Promise<boolean> {
+    const { rowCount } = await this.translated(() =>
+      this.database.pool.query(
+        `select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+         where n.nspname = $1 and p.proname = 'claim_plain_jobs'
+           and not exists (
+             select from unnest(p.proconfig) as setting
+             where setting in ($2, 'search_path=' || quote_ident($1) || ', pg_temp')
+           )`,
+        [this.database.schema, `search_path=${this.searchPath}`],
+      ),
+    );
+    return rowCount !== 0;
+  }
+
+  private async followRename(client: pg.ClientBase): Promise<void> {
+    const { rows } = await client.query<{ name: string }>(
+      `select p.oid::regprocedure::text as name from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+       where n.nspname = $1 and exists (select from unnest(p.proconfig) as setting where setting like 'search_path=%')`,
+      [this.database.schema],
+    );
+    for (const { name } of rows) await client.query(`alter function ${name} set search_path = ${this.searchPath}`);
+  }
+
+  private get searchPath(): string {
+    return `${this.database.quotedSchema}, pg_temp`;
   }
 
   private async refuseNewer(): Promise<number> {
@@ -238,7 +272,7 @@ export class JobsMigrator {
       await client.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [`millrace:migrate:${schema}`]);
       await client.query(
         `select set_config('search_path', $1, true), set_config('standard_conforming_strings', 'on', true)`,
-        [`${quotedSchema}, pg_temp`],
+        [this.searchPath],
       );
       await work(client);
     });
@@ -252,6 +286,10 @@ export class JobsMigrator {
     }
   }
 }
+
+const renamed = (schema: string): string =>
+  `Expected schema "${schema}" to be the one that its functions were made in: it has been renamed. Run the migrations, which ` +
+  'set it right: migrate: true, or JobsMigrator.migrate().';
 
 /** What a process says that meets a schema which it does not know. */
 export const tooNew = (schema: string, version: number): string =>

@@ -420,7 +420,9 @@ export class JobQueue {
     if (more) return 0;
     const groups = [...this.groups.values()];
     const sweepInMs = Math.min(Infinity, ...groups.map(({ scan }) => scan.sweepIsDueInMs()));
-    const lanesInMs = this.takers.length ? Math.min(Infinity, ...groups.map(({ nextLookInMs }) => nextLookInMs)) : Infinity;
+    const lanesInMs = this.takers.length
+      ? Math.min(Infinity, ...groups.map(({ nextLookInMs }) => nextLookInMs))
+      : Infinity;
     return Math.max(0, Math.min(sweepInMs, Math.max(1, lanesInMs), this.idleMs(found)));
   }
 

@@ -34,6 +34,8 @@ import { WorkerIdentity } from './worker.identity.js';
 /** What adds jobs by the clock for as long as a pool runs. */
 export interface PoolScheduler {
   start(workerId: string): Promise<void>;
+  /** Tasks have been added. */
+  declare(): Promise<void>;
   /** Never rejects. */
   stop(): Promise<void>;
 }
@@ -225,6 +227,11 @@ export class WorkerPool {
   /** Resolves when the pool has stopped. */
   join(): Promise<void> {
     return this.ended;
+  }
+
+  /** Tasks were found after the start: writes down what they declare. */
+  async declareTasks(): Promise<void> {
+    await this.parts.scheduler?.declare();
   }
 
   private async prepareTransactions(): Promise<void> {

@@ -353,6 +353,29 @@ describe('looking', () => {
     await expect(jobs.listJobs({}, { limit: 0 })).rejects.toThrow(InvalidArgumentError);
   });
 
+  it.each<[string, string, string | null]>([
+    ['quotes', 'she said "hi"', null],
+    ['backslashes', 'C:\\temp\\new', null],
+    ['line breaks and tabs', 'one\ntwo\tthree', null],
+    ['wildcards of SQL', '100%_sure', null],
+    ['letters beyond ASCII', 'Zoë 🚀 ß', null],
+    ['letters that SQL has stored as escapes', 'Zoë 🚀 ß', '"Zo\\u00eb \\ud83d\\uDE80 \\u00DF"'],
+    ['slashes that SQL has stored as escapes', 'https://a/ö', '"https:\\/\\/a\\/\\u00f6"'],
+  ])('listJobs searches for texts as people write them: %s', async (_what, text, stored) => {
+    const { id } = await jobs.addJob('x', { note: `a ${text} b` });
+    if (stored) await test.sql(`update jobs.job_bodies set payload = $2 where id = $1`, [id, `{"note":${stored}}`]);
+    await jobs.addJob('x', { note: 'something else' });
+    const found = await jobs.listJobs({ search: text });
+    expect(found.items.map((job) => job.id)).toEqual([id]);
+    expect((await jobs.listJobs({ search: `${text} and more` })).items).toEqual([]);
+  });
+
+  it('listJobs searches errors, too', async () => {
+    const { id } = await jobs.addJob('x', 1);
+    await jobs.permanentlyFailJobs([id], 'no "such"\nfile');
+    expect((await jobs.listJobs({ search: '"such"\nFILE' })).items.map((job) => job.id)).toEqual([id]);
+  });
+
   it('listHistory pages through finished attempts', async () => {
     await jobs.addJobs(Array.from({ length: 7 }, (_, n) => ({ task: 'x', payload: n })));
     await jobs.completeJobs(WORKER, await jobs.getJobs(WORKER, { batchSize: 7 }), 1);

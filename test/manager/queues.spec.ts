@@ -1,6 +1,12 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import type { ClaimedJob, JobManager } from '../../lib/index.js';
+import {
+  createJobManager,
+  createWorkerPool,
+  type ClaimedJob,
+  type JobManager,
+  type WorkerPool,
+} from '../../lib/index.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 
 let test: TestManager;
@@ -135,6 +141,74 @@ describe('a declared queue', () => {
     await add('free', ...Array.from({ length: 50 }, (_, n) => n));
     expect(await claim(100)).toHaveLength(50);
     expect(await queue('free')).toMatchObject({ concurrency: Infinity, running: 50, waiting: 0 });
+  });
+
+  describe('during a rolling deploy', () => {
+    const release = async (concurrency: number): Promise<JobManager> => {
+      const manager = await createJobManager({ connection: test.url, queues: { thumbs: { concurrency } } });
+      opened.push(manager);
+      return manager;
+    };
+    const run = async (manager: JobManager): Promise<WorkerPool> => {
+      const pool = createWorkerPool({ jobs: manager, tasks: { x: () => undefined } });
+      await pool.start();
+      pools.push(pool);
+      return pool;
+    };
+    const opened: JobManager[] = [];
+    const pools: WorkerPool[] = [];
+    afterEach(async () => {
+      await Promise.all(pools.splice(0).map((pool) => pool.stop()));
+      await Promise.all(opened.splice(0).map((manager) => manager.close()));
+      await test.sql('truncate jobs.releases');
+    });
+
+    it('keeps the limit of the new release, however often processes of the old one start', async () => {
+      await run(await release(5));
+      await run(await release(10));
+      expect(await queue('thumbs')).toMatchObject({ concurrency: 10 });
+      await run(await release(5));
+      expect(await queue('thumbs')).toMatchObject({ concurrency: 10 });
+    });
+
+    it('gets the old limit back when the new release is gone: a rollback', async () => {
+      const old = await release(5);
+      const pool = await run(await release(10));
+      await old.declarations.repeatQueues();
+      expect(await queue('thumbs')).toMatchObject({ concurrency: 10 });
+      await pool.stop();
+      await old.declarations.repeatQueues();
+      expect(await queue('thumbs')).toMatchObject({ concurrency: 5 });
+    });
+  });
+
+  it('stays as declared when a process that does not declare it collects garbage, until a month has passed', async () => {
+    const other = await createJobManager({ connection: test.url });
+    await other.gcJobQueues();
+    expect(await queue('wide')).toMatchObject({ concurrency: 3 });
+    await test.sql(`update jobs.job_queues set declared_at = now() - interval '31 days' where name = 'wide'`);
+    await jobs.declareQueues();
+    await other.gcJobQueues();
+    expect(await queue('wide')).toMatchObject({ concurrency: 3 });
+    await test.sql(`update jobs.job_queues set declared_at = now() - interval '31 days' where name = 'wide'`);
+    await other.gcJobQueues();
+    expect(await queue('wide')).toBeUndefined();
+    await other.close();
+  });
+
+  it('whose row some transaction holds keeps no process from starting, and the others are declared', async () => {
+    const holder = new pg.Client(test.url);
+    await holder.connect();
+    await holder.query(`begin; select from jobs.job_queues where name = 'free' for update`);
+    const queues = { free: { concurrency: 2 }, another: { concurrency: 4 } };
+    const other = await createJobManager({ connection: test.url, queues });
+    expect(await queue('another')).toMatchObject({ concurrency: 4 });
+    expect(await queue('free')).toMatchObject({ concurrency: Infinity });
+    await holder.query('commit');
+    await holder.end();
+    await other.declareQueues();
+    expect(await queue('free')).toMatchObject({ concurrency: 2 });
+    await other.close();
   });
 
   it('keeps what configureQueue has set, whatever processes declare', async () => {

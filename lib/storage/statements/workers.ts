@@ -93,6 +93,14 @@ export const takeDuty = statement<{ position: string }>(
   { prompt: true },
 );
 
+/** When a duty is due again. $1 name, $2 ms. */
+export const putOffDuty = statement(
+  'put_off_duty',
+  (schema) => `
+  update ${schema}.duties set due_at = clock_timestamp() + $2::bigint * interval '1 ms' where name = $1`,
+  { repeatable: true, prompt: true },
+);
+
 export interface WorkerRow {
   id: string;
   host: string;

@@ -100,7 +100,7 @@ begin
     where not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence);
 end $$;
 
--- Compares a slice of the live table, in pages, with what is known: claims older than a minute are put to their incarnations
+-- Compares a slice of the live table, in pages, with what is known: claims older than 15 s are put to their incarnations
 -- as a question; jobs that run in limited queues without a place get one. Returns whether there are more pages.
 create function audit_claims(from_page bigint, pages bigint) returns boolean
 language plpgsql
@@ -111,7 +111,7 @@ begin
   insert into claims_in_question (worker, job_id, fence)
   select j.locked_by, j.id, j.fence from jobs j
   where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
-    and j.locked_by is not null and j.lease_expires_at is null and j.locked_at < clock_timestamp() - interval '1 min'
+    and j.locked_by is not null and j.lease_expires_at is null and j.locked_at < clock_timestamp() - interval '15 s'
   on conflict do nothing;
   insert into job_places (queue, number, job_id, fence)
   select q.name, nextval('job_place_numbers'), j.id, j.fence
@@ -185,9 +185,34 @@ as $$
     and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence)
 $$;
 
--- Writes a declared concurrency (null: no limit), except over configureQueue's and over what a younger process declared.
--- Returns whether it has changed. As edit_queue.
-create function declare_queue(queue_name text, new_concurrency integer, since timestamptz) returns boolean
+-- Whether a pool of this label is alive. A pool joins its release a moment before it has a row: `joined_at` covers for that.
+create function worker_is_alive(worker_label text, joined_at timestamptz) returns boolean
+language sql stable
+set search_path from current
+as $$
+  select case
+    when exists (select from workers w where w.label = worker_label) then exists (
+      select from workers w where w.label = worker_label and w.stopped_at is null
+        and w.heartbeat_at + w.lease_ms * interval '1 ms' > clock_timestamp())
+    else joined_at > clock_timestamp() - interval '1 min'
+  end
+$$;
+
+-- Whether a release may change what another one has declared: it is not older, or no pool runs the other one any more.
+create function may_change(mine text, others text) returns boolean
+language sql stable
+set search_path from current
+as $$
+  select not exists (
+    select from releases theirs join releases own on own.id = mine
+    where theirs.id = others and theirs.first_seen_at > own.first_seen_at
+      and exists (select from unnest(theirs.worker_ids) as member(label) where worker_is_alive(member.label, theirs.joined_at))
+  )
+$$;
+
+-- Writes a declared concurrency (null: no limit), except over configureQueue's and that of a newer release that runs.
+-- Returns whether it is written. As edit_queue.
+create function declare_queue(queue_name text, new_concurrency integer, new_release text) returns boolean
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
@@ -196,17 +221,17 @@ declare
   was record;
 begin
   select q.* into was from job_queues q where q.name = queue_name;
-  if found and (was.configured or was.declared_at > since
-    or (was.declared_at is not null and was.concurrency is not distinct from new_concurrency)) then
+  if found and (was.configured or not may_change(new_release, was.release)) then
     return false;
   end if;
   perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
   insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
   select q.* into was from job_queues q where q.name = queue_name for no key update;
-  if was.configured or was.declared_at > since then
+  if was.configured or not may_change(new_release, was.release) then
     return false;
   end if;
-  update job_queues q set concurrency = new_concurrency, declared_at = since where q.name = queue_name;
+  update job_queues q set concurrency = new_concurrency, release = new_release, declared_at = clock_timestamp()
+  where q.name = queue_name;
   if was.concurrency is null and new_concurrency is not null then
     perform give_places(queue_name);
   end if;
