@@ -153,8 +153,6 @@ export class JobSettlement {
       ended.push(...rows.filter(({ became }) => !['held', 'lost', 'unchanged'].includes(became)));
       open = open.filter(({ id }) => held.has(id));
       if (!open.length || !patient) break;
-      // Its handler may hold it: it hears that it must end.
-      await this.publisher.publish({ kind: 'ended', ids: [...held] });
       if (performance.now() > deadline) throw new JobHeldError([...held]);
       await pause(pauseMs);
       pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);

@@ -25,7 +25,6 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
     limit,
     share: limit,
     spare,
-    spare,
     maxCrashes: null,
     queue: null,
     memory: state,

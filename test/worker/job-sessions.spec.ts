@@ -26,6 +26,8 @@ beforeEach(async () => {
   test = await createTestManager();
   dataSource = await new DataSource({ type: 'postgres', url: test.url, poolSize: 3 }).initialize();
   master().on('connect', (client) => void client.query(SET_UP));
+  // TypeORM has opened one already.
+  await master().query(SET_UP);
   jobs = await createJobManager({ dataSource, retry: { baseDelayMs: 1, jitter: 0 } });
   events = createCollectingEvents();
   await test.sql('create table effects (what text)');
