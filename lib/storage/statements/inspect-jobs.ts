@@ -179,8 +179,6 @@ export interface ExplainRow {
   queue_known: boolean;
   queue_paused: boolean | null;
   queue_jobs: string[] | null;
-  /** Who else waits in the queue before it. */
-  queue_ahead: number;
   limit_known: boolean;
   tokens: number | null;
   refill_at: number | null;
@@ -199,11 +197,6 @@ export const explainJob = statement<ExplainRow>(
       select p.job_id from ${schema}.job_places p
       where p.queue = j.queue and p.number >= q.places_from and p.job_id <> j.id order by p.number limit 100
     ) o) as queue_jobs,
-    (select count(*)::integer from (
-      select from ${schema}.jobs o
-      where o.parked is null and o.lane is not null and o.priority = j.priority and o.lane = j.lane and o.locked_by is null
-        and (o.run_at, o.id) < (j.run_at, j.id) limit 1000
-    ) o) as queue_ahead,
     w.key is not null as limit_known, w.tokens, ${ms('w.ends_at')} as refill_at,
     case when j.parked = 'parents'
       then (select json_agg(d.parent_id order by d.parent_id) from ${schema}.job_dependencies d where d.child_id = j.id)

@@ -146,8 +146,6 @@ create index jobs_behind on jobs (behind) where behind is not null;
 create index jobs_blocked_by_key on jobs (id) where parked = 'key';
 create index jobs_exhausted on jobs (id) where parked = 'exhausted';
 create index jobs_leased_by_hand on jobs (lease_expires_at) where lease_expires_at is not null;
--- Its key is the id, not the worker, because claims must change no indexed column.
-create index jobs_to_cancel on jobs (id) where cancel_requested;
 
 -- Who owns a key. A row whose job is gone is free; ends delete what they can, a sweep the rest.
 create table job_keys (
