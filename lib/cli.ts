@@ -3,6 +3,8 @@
 import { parseArgs } from 'node:util';
 import { JobsMigrator } from './storage/jobs.migrator.js';
 import type { RoleKind } from './storage/role.rights.js';
+import { faultOf, unknownName } from './validation.js';
+import { rules } from './validation.rules.js';
 
 const USAGE = `Usage: millrace <command> [--connection <postgres URL>] [--schema <name>]
                           [--wait <ms>]
@@ -67,19 +69,33 @@ interface Call {
 function read(args: string[]): Call {
   const { values, positionals } = parse(args);
   const [name = '', ...operands] = positionals;
-  const fits = Object.hasOwn(COMMANDS, name) && operands.length === (OPERANDS[name] ?? 0);
-  const command = fits ? COMMANDS[name] : undefined;
-  if (!command) throw new UsageError(name ? `Expected one command, got "${positionals.join(' ')}".` : 'No command.');
+  if (!name) throw new UsageError('No command.');
+  if (!Object.hasOwn(COMMANDS, name)) throw new UsageError(unknownName('command', name, Object.keys(COMMANDS)));
+  const command = COMMANDS[name]!;
+  const wanted = OPERANDS[name] ?? 0;
+  if (operands.length !== wanted) {
+    throw new UsageError(
+      `Expected ${wanted} words behind ${name}, got ${operands.length}: "${positionals.join(' ')}".`,
+    );
+  }
   const connection = values.connection ?? process.env.DATABASE_URL;
   if (!connection) throw new UsageError('Expected --connection or DATABASE_URL, got neither.');
   const waitForDatabaseMs = Number(values.wait ?? 0);
+  for (const fault of faultOf('--wait', waitForDatabaseMs, rules.timer())) throw new UsageError(fault);
   return { command, operands, connection, schema: values.schema ?? 'jobs', waitForDatabaseMs };
 }
 
+const OPTIONS = { connection: { type: 'string' }, schema: { type: 'string' }, wait: { type: 'string' } } as const;
+
 function parse(args: string[]) {
-  const options = { connection: { type: 'string' }, schema: { type: 'string' }, wait: { type: 'string' } } as const;
+  const names = Object.keys(OPTIONS).map((name) => `--${name}`);
+  const { tokens } = parseArgs({ args, options: OPTIONS, strict: false, allowPositionals: true, tokens: true });
+  for (const token of tokens) {
+    if (token.kind !== 'option' || Object.hasOwn(OPTIONS, token.name)) continue;
+    throw new UsageError(unknownName('option', token.rawName, names));
+  }
   try {
-    return parseArgs({ args, options, allowPositionals: true });
+    return parseArgs({ args, options: OPTIONS, allowPositionals: true });
   } catch (error) {
     throw new UsageError((error as Error).message);
   }

@@ -77,11 +77,17 @@ export class DuplicateTaskError extends JobsError {
     readonly task: string,
     readonly handlers: [string, string],
   ) {
-    super(
-      `Expected one handler for task "${task}", got ${handlers[0]} and ${handlers[1]}. Rename one of them, or give ` +
-        'them different instances by @Task(name, { instance }).',
-    );
+    super(`Expected one handler for task "${task}", got ${handlers[0]} and ${handlers[1]}. ${adviceFor(handlers)}`);
   }
+}
+
+/** The very same method twice is one provider in two modules; its source ends with ` in <module>`. */
+function adviceFor([one, other]: [string, string]): string {
+  const methodOf = (source: string): string => source.split(' in ')[0]!;
+  return methodOf(one) === methodOf(other)
+    ? 'The provider stands in the providers of both modules: provide it in one, export it there, and import that ' +
+        'module in the other.'
+    : 'Rename one of them, or give them different instances by @Task(name, { instance }).';
 }
 
 /** One thing that is wrong with a payload. */
@@ -189,6 +195,15 @@ export class JobKeyConflictError extends JobsError {
       `Expected job keys that no other live job holds, got ${jobKeys.map((key) => `"${key}"`).join(', ')}. Cancel ` +
         'or wait for the jobs that hold them.',
     );
+  }
+}
+
+/** The job that holds the key changed hands faster than it could be replaced; nothing was inserted for these keys. */
+export class KeyContentionError extends JobsError {
+  readonly code = 'ERR_JOBS_KEY_CONTENTION';
+
+  constructor(readonly jobKeys: string[]) {
+    super(`The jobs with keys ${jobKeys.map((key) => `"${key}"`).join(', ')} kept changing. Try again.`);
   }
 }
 

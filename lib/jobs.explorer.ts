@@ -5,10 +5,13 @@ import type { JobEventMetadata } from './decorators/on-job-event.decorator.js';
 import type { TaskMetadata } from './decorators/task.decorator.js';
 import { DEFAULT_INSTANCE, instanceOf, JOB_EVENT_METADATA, TASK_METADATA } from './jobs.constants.js';
 import { isStatic, type HandlerBinder } from './jobs.handlers.js';
-import { refuse, taskFaults } from './jobs.options.js';
+import { taskFaults } from './jobs.options.js';
+import type { PayloadSchema } from './interfaces/task.interface.js';
+import type { PayloadValidator } from './manager/payload.validator.js';
 import type { TaskRegistry } from './manager/task.registry.js';
-import { JOB_EVENT_TYPES, type JobEvents } from './monitoring/job.events.js';
-import { nearest, show } from './options.checker.js';
+import { eventType, type JobEvents } from './monitoring/job.events.js';
+import { faultOf, option, refuse, section } from './validation.js';
+import { rules } from './validation.rules.js';
 
 export interface JobsExplorerParts {
   /** The name of the instance whose tasks are looked for. */
@@ -18,9 +21,13 @@ export interface JobsExplorerParts {
   binder: HandlerBinder;
   tasks: TaskRegistry;
   events: JobEvents;
-  /** Whether the parameter types of handlers can check payloads. */
-  checkClasses: boolean;
+  /** With its packages loaded. */
+  validator: PayloadValidator;
+  /** Hears what is no fault but probably not meant. */
+  warn: (message: string) => void;
 }
+
+const subscriberOptions = section({ instance: option(rules.name, DEFAULT_INSTANCE) });
 
 type Decorated = { method: string | symbol; source: string; wrapper: InstanceWrapper };
 
@@ -32,6 +39,8 @@ export class JobsExplorer {
   private readonly explored = new Set<InstanceWrapper>();
   private readonly handlers: Decorated[] = [];
   private readonly subscribers: Decorated[] = [];
+  /** Tasks whose payloads may have a DTO that nothing here can see. */
+  private untyped: string[] = [];
 
   constructor(private readonly parts: JobsExplorerParts) {}
 
@@ -42,12 +51,14 @@ export class JobsExplorer {
    */
   explore(): TaskRegistry {
     refuse([...this.instanceFaults(), ...this.exploreNew()]);
+    this.warnOfUntyped();
     return this.parts.tasks;
   }
 
   /** Adds the tasks of what factories have made by now. @throws as `explore` */
   exploreInstances(): void {
     refuse([...this.exploreNew(), ...this.handlerFaults(), ...this.subscriberFaults()]);
+    this.warnOfUntyped();
   }
 
   private exploreNew(): string[] {
@@ -85,24 +96,49 @@ export class JobsExplorer {
     return isNotMetatype && [...this.explored].some((other) => other.instance === instance);
   }
 
-  private addTask({ task, options, parameterType }: TaskMetadata, { method, source, wrapper }: Decorated): string[] {
-    const faults = taskFaults(task, options, `@Task on ${source}`);
+  private addTask(metadata: TaskMetadata, { method, source, wrapper }: Decorated): string[] {
+    const { task, options } = metadata;
+    const where = `@Task on ${source}`;
+    const faults = taskFaults(task, options, where);
     const instance = options?.instance ?? DEFAULT_INSTANCE;
     if (faults.length) return faults;
-    if (instance !== this.parts.instance) return this.refuseUnknown(instance, `@Task on ${source}`);
-    const { binder, tasks, checkClasses } = this.parts;
-    const schema = options.payload ?? (checkClasses ? parameterType : null);
+    if (instance !== this.parts.instance) return this.refuseUnknown(instance, where);
+    const { binder, tasks, validator } = this.parts;
+    const schema = this.schemaOf(metadata);
+    const missing =
+      typeof schema === 'function' && !('~standard' in schema) ? validator.missingFor(task, schema) : null;
+    if (missing) return [`${where}: ${missing.message}`];
     this.handlers.push({ method, source, wrapper });
     tasks.add({ task, options, schema, source, handler: binder.bind(wrapper, method) });
     return [];
   }
 
-  private subscribe({ type, instance }: JobEventMetadata, { method, source, wrapper }: Decorated): string[] {
+  /** A parameter's class without constraints needs no packages: it only says what the payload looks like. */
+  private schemaOf({ task, options, parameterType, isTyped }: TaskMetadata): PayloadSchema | null {
+    if (options.payload !== undefined) return options.payload || null;
+    if (!isTyped) this.untyped.push(task);
+    const { validator } = this.parts;
+    const isOfUse = parameterType && (validator.makesInstances || validator.constrains(parameterType));
+    return isOfUse ? parameterType : null;
+  }
+
+  /** Compilers such as esbuild (tsx, Vitest) leave out what tells the class of a parameter. */
+  private warnOfUntyped(): void {
+    if (!this.untyped.length) return;
+    const tasks = this.untyped.map((task) => `"${task}"`).join(', ');
+    this.untyped = [];
+    this.parts.warn(
+      `Payloads of ${tasks} are not checked: the compiler writes no types of parameters (esbuild, and so tsx, never ` +
+        'does; others need emitDecoratorMetadata). Name the DTO in the decorator, @Task(name, { payload: Dto }), or ' +
+        'say payload: false if there is none.',
+    );
+  }
+
+  private subscribe({ type, options }: JobEventMetadata, { method, source, wrapper }: Decorated): string[] {
     const where = `@OnJobEvent on ${source}`;
-    if (type !== 'all' && !JOB_EVENT_TYPES.includes(type)) {
-      const meant = nearest(String(type), JOB_EVENT_TYPES);
-      return [`${where}: Expected the type of an event, got ${show(type)}${meant ? `; did you mean ${meant}?` : '.'}`];
-    }
+    const faults = [...faultOf('type', type, eventType), ...subscriberOptions.check(options, '')];
+    if (faults.length) return faults.map((fault) => `${where}: ${fault}`);
+    const instance = options?.instance ?? DEFAULT_INSTANCE;
     if (instance !== this.parts.instance) return this.refuseUnknown(instance, where);
     this.subscribers.push({ method, source, wrapper });
     this.parts.events.on(type, (event) => (wrapper.instance as Record<string | symbol, Function>)[method]!(event));
@@ -134,7 +170,7 @@ export class JobsExplorer {
   private refuseUnknown(instance: string, where: string): string[] {
     const known = this.instances();
     if (known.includes(instance)) return [];
-    return [`${where}: Expected the name of an instance (${known.join(', ')}), got ${show(instance)}.`];
+    return faultOf('instance', instance, rules.oneOf(...known)).map((fault) => `${where}: ${fault}`);
   }
 
   private instanceFaults(): string[] {

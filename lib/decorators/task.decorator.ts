@@ -20,9 +20,11 @@ export interface TaskMetadata {
   options: TaskOptions;
   /** The payload parameter's class, which checks payloads unless the options name a schema. */
   parameterType: DtoClass | null;
+  /** Whether the compiler has written the parameters' types; a method without parameters needs none. */
+  isTyped: boolean;
 }
 
-type Handler<P> = (payload: P, context: JobContext<any>, ...decorated: any[]) => unknown;
+type Handler<P> = (payload: P, context: JobContext<P>, ...decorated: any[]) => unknown;
 
 /** Decorates methods that can take a payload of type `P`. */
 type HandlerDecorator<H> = <M extends H>(
@@ -62,6 +64,7 @@ export function Task(task: string | TaskToken, options: TaskOptions = {}): Metho
       task: token.task,
       options: schema === undefined ? options : { ...options, payload: schema },
       parameterType: payloadClassOf(target, method),
+      isTyped: isTyped(target as Record<string | symbol, unknown>, method),
     };
     const others = (Reflect.getOwnMetadata(TASK_METADATA, target) ?? []) as TaskMetadata[];
     Reflect.defineMetadata(TASK_METADATA, [...others, metadata], target);
@@ -99,6 +102,9 @@ function payloadClassOf(target: object, method: string | symbol): DtoClass | nul
   const type = types.find((_type, index) => !decorated.has(index));
   return typeof type === 'function' && !isBuiltIn(type) ? (type as DtoClass) : null;
 }
+
+const isTyped = (target: Record<string | symbol, unknown>, method: string | symbol): boolean =>
+  Reflect.hasMetadata('design:paramtypes', target, method) || (target[method] as Function | undefined)?.length === 0;
 
 /** What TypeScript writes for interfaces, unions and primitives (Object, String …), and Date, Map, Buffer and the like. */
 const isBuiltIn = (type: Function): boolean => (globalThis as Record<string, unknown>)[type.name] === type;

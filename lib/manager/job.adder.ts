@@ -1,7 +1,12 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import { JobsError, MissingPrivilegesError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import {
+  KeyContentionError,
+  MissingPrivilegesError,
+  UnknownParentError,
+  UnknownRateLimitError,
+} from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isUniqueViolation } from '../storage/database.errors.js';
 import { toDate } from '../storage/row.types.js';
@@ -179,7 +184,7 @@ export class JobAdder {
     const rows: AddedRow[] = [];
     let open = round;
     for (let race = 0; open.length; race++) {
-      if (race === KEY_RACES) throw new KeyContentionError(open);
+      if (race === KEY_RACES) throw new KeyContentionError(open.map(({ row }) => row.job_key as string));
       const answer = await this.database.run(addKeyedJobs, [...parametersOf(open), channel], executor);
       refuseMissing(answer);
       rows.push(...answer);
@@ -219,15 +224,6 @@ export class JobAdder {
   private async find(ids: string[], executor?: QueryExecutor): Promise<AddedJob[]> {
     const rows = await this.database.run(findJobs, [ids], executor);
     return rows.map((row) => ({ ...toJob(row, this.cipher), created: true }));
-  }
-}
-
-/** The job that holds the key changed hands faster than it could be replaced; nothing was inserted for these keys. */
-export class KeyContentionError extends JobsError {
-  readonly code = 'ERR_JOBS_KEY_CONTENTION';
-
-  constructor(jobs: PreparedJob[]) {
-    super(`The jobs with keys ${jobs.map(({ row }) => `"${row.job_key}"`).join(', ')} kept changing. Try again.`);
   }
 }
 

@@ -17,7 +17,7 @@ import {
   type SettledRow,
   type SettleManner,
 } from '../storage/statements/settle-jobs.js';
-import { errorText } from './error.text.js';
+import { errorText } from '../monitoring/error.text.js';
 
 export { isCertainlyRolledBack, isDataFault, isStatementTimeout, withReason } from '../storage/database.errors.js';
 

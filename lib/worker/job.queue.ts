@@ -4,11 +4,12 @@ import type { ClaimRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import { NEW_JOBS } from '../storage/job.notifier.js';
+import { after } from '../timers.js';
 import { backoffMs, pause, settledWithin } from './backoff.js';
 import { ClaimScan } from './claim.scan.js';
 import { JobBuffer } from './job.buffer.js';
 import { LostClaims } from './lost.claims.js';
-import type { JobQueueOptions } from './queue.options.js';
+import { checkQueueOptions, type JobQueueOptions } from './queue.options.js';
 
 export type { JobQueueOptions } from './queue.options.js';
 
@@ -22,7 +23,7 @@ export interface JobQueueStats {
 
 interface Taker {
   resolve: (job: ClaimedJob | null) => void;
-  timer: NodeJS.Timeout | null;
+  endTimer: (() => void) | null;
 }
 
 /** A buffer that is never empty would starve jobs for free slots: so often a slot is held for them. */
@@ -57,9 +58,9 @@ export class JobQueue {
   private retryAt = Infinity;
 
   constructor(private readonly options: JobQueueOptions) {
+    const { held, queueSize = null } = checkQueueOptions(options);
     this.workerId = options.workerId;
-    this.buffer = new JobBuffer(options.queueSize ?? null);
-    const { held } = options;
+    this.buffer = new JobBuffer(queueSize);
     const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
     this.lost = new LostClaims(options.jobs, options.workerId, all);
   }
@@ -122,8 +123,8 @@ export class JobQueue {
     const job = this.tryTakeJob();
     if (job || timeoutMs <= 0) return Promise.resolve(job);
     return new Promise((resolve) => {
-      const taker: Taker = { resolve, timer: null };
-      if (Number.isFinite(timeoutMs)) taker.timer = setTimeout(() => this.giveUp(taker), timeoutMs);
+      const taker: Taker = { resolve, endTimer: null };
+      taker.endTimer = after(timeoutMs, () => this.giveUp(taker));
       this.takers.push(taker);
       if (!this.turn) this.wake();
     });
@@ -342,7 +343,7 @@ export class JobQueue {
   }
 
   private answer(taker: Taker, job: ClaimedJob | null): void {
-    if (taker.timer) clearTimeout(taker.timer);
+    taker.endTimer?.();
     taker.resolve(job);
   }
 }

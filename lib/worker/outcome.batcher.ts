@@ -169,7 +169,8 @@ export class OutcomeBatcher {
     else if (status === 'cancelled') {
       events.emit('job.cancelled', workerId, { job, reason: outcome.kind === 'cancelled' ? outcome.reason : null });
     } else if (status === 'completed') {
-      const result = outcome.kind === 'completed' ? outcome.result : null;
+      const text = outcome.kind === 'completed' ? outcome.result : null;
+      const result: unknown = text === null ? null : JSON.parse(text);
       events.emit('job.completed', workerId, { job, executionTimeMs, result });
     } else if (outcome.kind === 'snoozed') events.emit('job.snoozed', workerId, { job, ms: outcome.delayMs });
     else if (outcome.kind === 'partial') {

@@ -161,7 +161,7 @@ describe('names of jobs', () => {
         const { queue, groupId } = given;
         const filters: JobFilter[] = [
           { task },
-          ...(queue !== undefined ? [{ queue }] : []),
+          ...(typeof queue === 'string' ? [{ queue }] : []),
           ...(groupId !== undefined ? [{ groupId }] : []),
           ...(given.tags ?? []).map((tag) => ({ tag })),
           ...(given.flags ?? []).map((flag) => ({ flag })),
