@@ -86,8 +86,13 @@ function detailsOf(error: object, withDetail: boolean): string[] {
 }
 
 /** Adds each reason that is not part of what was said before. */
-const withoutRepeats = (message: string, reasons: string[]): string =>
-  reasons.reduce((told, reason) => (told.includes(reason) ? told : `${told}: ${reason}`), message);
+function withoutRepeats(message: string, reasons: string[]): string {
+  let told = message;
+  for (const reason of reasons) {
+    if (!told.includes(reason)) told += `${told === message ? ': ' : '; '}${reason}`;
+  }
+  return told;
+}
 
 function stackOf(error: unknown, seen: Set<unknown>, depth: number): string | undefined {
   seen.add(error);
