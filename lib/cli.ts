@@ -3,7 +3,7 @@
 import { parseArgs } from 'node:util';
 import { JobsMigrator } from './storage/jobs.migrator.js';
 import type { RoleKind } from './storage/role.rights.js';
-import { faultOf, unknownName } from './validation.js';
+import { faultOf, nearest, show, unknownName } from './validation.js';
 import { rules } from './validation.rules.js';
 
 const USAGE = `Usage: millrace <command> [--connection <postgres URL>] [--schema <name>]
@@ -70,7 +70,8 @@ function read(args: string[]): Call {
   const { values, positionals } = parse(args);
   const [name = '', ...operands] = positionals;
   if (!name) throw new UsageError('No command.');
-  if (!Object.hasOwn(COMMANDS, name)) throw new UsageError(unknownName('command', name, Object.keys(COMMANDS)));
+  const known = Object.keys(COMMANDS);
+  if (!known.includes(name)) throw new UsageError(unknownName('command', show(name), known, nearest(name, known)));
   const command = COMMANDS[name]!;
   const wanted = OPERANDS[name] ?? 0;
   if (operands.length !== wanted) {

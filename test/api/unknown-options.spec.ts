@@ -52,8 +52,7 @@ const CALLS: Record<string, (wrong: any) => unknown> = {
   'JobsModule.forRoot(options)': (wrong) => startModule([JobsModule.forRoot({ connection: manager.url, ...wrong })]),
   'JobsModule.forRootAsync(options)': (wrong) => JobsModule.forRootAsync({ useFactory: () => ({}), ...wrong }),
   'Task(options)': (wrong) => startWith((type) => Task('run', withSchedule(wrong) as object)(...run(type))),
-  'OnJobEvent(options)': (wrong) =>
-    startWith((type) => OnJobEvent('job.started', wrong as object)(...(run(type) as any))),
+  'OnJobEvent(options)': (wrong) => startWith((type) => OnJobEvent('job.started', wrong as object)(...run(type))),
   'partialSuccess(results)': (wrong) => partialSuccess(wrong),
   'JobManager.addJob(options)': (wrong) => manager.jobs.addJob('x', 1, wrong),
   'JobManager.addJobs(specs)': ([wrong]) => manager.jobs.addJobs([{ task: 'x', payload: 1, ...wrong }]),
