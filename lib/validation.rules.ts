@@ -57,6 +57,8 @@ export const rules = {
       ? null
       : `a string of at most ${MAX_TEXT} characters without NUL and lone surrogates`) as Rule,
   string: ((value) => (typeof value === 'string' ? null : 'a string')) as Rule,
+  strings: ((value) =>
+    Array.isArray(value) && value.every((entry) => typeof entry === 'string') ? null : 'an array of strings') as Rule,
   flag: ((value) => (typeof value === 'boolean' ? null : 'true or false')) as Rule,
   callable: ((value) => (typeof value === 'function' ? null : 'a function')) as Rule,
   between: ((min: number, max: number) => (value: unknown) =>

@@ -133,9 +133,9 @@ export const callOptions = {
   waitForJob: section({ timeoutMs: orNull(rules.wait), signal: given(rules.signal) }),
   failures: listOf(section({ job: required(claimedJob), error: given(rules.anything) })),
   partialResults: section({
-    completedSteps: orNull(rules.names),
-    failedSteps: orNull(rules.names),
-    retryFromStep: orNull(rules.name),
+    completedSteps: orNull(rules.strings),
+    failedSteps: orNull(rules.strings),
+    retryFromStep: orNull(rules.string),
     results: given(rules.anything),
   }),
   jobFilter: section(jobFilter),

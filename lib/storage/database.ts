@@ -311,7 +311,7 @@ async function within<T>(ms: number, work: Promise<T>): Promise<T> {
 }
 
 function atStart(failure: DatabaseUnavailableError, waitedMs: number): DatabaseUnavailableError {
-  const waited = `The start has waited ${waitedMs} ms for it (waitForDatabaseMs).`;
+  const waited = `The start waited for ${waitedMs} ms (waitForDatabaseMs).`;
   const hint = isRefused(failure.cause)
     ? ''
     : 'To wait for it at start instead of failing at once, set waitForDatabaseMs.';

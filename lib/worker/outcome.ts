@@ -39,7 +39,7 @@ export const isPartialSuccess = (value: unknown): value is PartialSuccess => bra
  * @throws InvalidArgumentError unless `ms` is a number of at least 0
  */
 export function snooze(ms: number): Snooze {
-  check({ ms: [ms, rules.duration] });
+  check({ 'the ms of snooze': [ms, rules.duration] });
   return { [BRAND]: 'snooze', ms };
 }
 

@@ -9,6 +9,8 @@ export interface OptionsPlace {
   /** Properties that lead from the argument to the object; `*` is any name, `[]` an entry. */
   path: string[];
   names: string[];
+  /** Those that may be left out, but may not be undefined. */
+  neverUndefined: string[];
 }
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -49,7 +51,7 @@ class Reader {
     if (!(symbol.flags & ts.SymbolFlags.Value)) return [];
     const type = this.checker.getTypeOfSymbol(symbol);
     const calls = this.signatures(name, type.getCallSignatures());
-    if (!(symbol.flags & ts.SymbolFlags.Class) || /Error$/.test(name)) return calls;
+    if (!(symbol.flags & ts.SymbolFlags.Class) || name.endsWith('Error')) return calls;
     const made = NOT_CONSTRUCTED.has(name) ? [] : this.signatures(`new ${name}`, type.getConstructSignatures());
     const instance = this.checker.getDeclaredTypeOfSymbol(symbol);
     return [...made, ...this.methods(name, type.getProperties()), ...this.methods(name, instance.getProperties())];
@@ -91,7 +93,18 @@ class Reader {
     const deeper = properties.flatMap((property) =>
       this.inside(call, [...path, property.getName()], this.checker.getTypeOfSymbol(property)),
     );
-    return [{ call, path, names: properties.map((property) => property.getName()) }, ...deeper];
+    const names = properties.map((property) => property.getName());
+    const neverUndefined = properties.filter((property) => this.isNeverUndefined(property)).map((one) => one.getName());
+    return [{ call, path, names, neverUndefined }, ...deeper];
+  }
+
+  private isNeverUndefined(property: ts.Symbol): boolean {
+    return (property.getDeclarations() ?? []).some((declaration) => {
+      if (!ts.isPropertySignature(declaration) || !declaration.questionToken || !declaration.type) return false;
+      const type = this.checker.getTypeFromTypeNode(declaration.type);
+      const takes = ts.TypeFlags.Undefined | ts.TypeFlags.Any | ts.TypeFlags.Unknown;
+      return !(type.isUnion() ? type.types : [type]).some((part) => part.flags & takes);
+    });
   }
 
   private isOptions(type: ts.Type): boolean {

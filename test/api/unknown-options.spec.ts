@@ -143,6 +143,13 @@ describe('an unknown option', () => {
     },
   );
 
+  it('has no counterpart that may be left out but not be undefined (exactOptionalPropertyTypes)', () => {
+    const strict = places.flatMap(({ call, path, neverUndefined }) =>
+      neverUndefined.map((name) => [call, ...path, name]),
+    );
+    expect(strict).toEqual([]);
+  });
+
   it('changes nothing', async () => {
     expect((await manager.jobs.listJobs()).items.map(({ id, status }) => [id, status])).toEqual([
       [claimed.id, 'running'],

@@ -109,7 +109,7 @@ describe('a payload', () => {
     ['undefined in an array', { list: [1, undefined] }, /payload\.list\.1 is undefined/],
     // oxlint-disable-next-line no-sparse-arrays
     ['a gap in an array', [1, , 3], /payload\.1 is undefined/],
-    ['a function', { then: { f: () => 1 } }, /payload\.then\.f is a function/],
+    ['a function', { on: { end: () => 1 } }, /payload\.on\.end is a function/],
     ['a function as a field', new Box(), /payload\.hold is a function/],
     ['a symbol', { s: Symbol('x') }, /payload\.s is a symbol/],
     ['a Map', new Map([[1, 2]]), /payload is of type Map/],

@@ -75,7 +75,7 @@ describe('waitForDatabaseMs', () => {
     await migrator.close();
     // Not a matter of speed: it must not end before its time.
     expect(performance.now() - startedAt).toBeGreaterThanOrEqual(1_500);
-    expect(failure.message).toMatch(/ECONNREFUSED.*The start has waited 1500 ms for it/);
+    expect(failure.message).toMatch(/ECONNREFUSED.*The start waited for 1500 ms/);
   });
 
   it('is enough for a database that comes when the time is nearly up', async () => {

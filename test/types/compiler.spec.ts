@@ -12,13 +12,11 @@ const base = ts.parseJsonConfigFileContent(config, ts.sys, root).options;
 function faultyLines(text: string, changes: ts.CompilerOptions = {}, missing: string[] = []): string[] {
   const options = { ...base, ...changes };
   const host = ts.createCompilerHost(options);
-  const { readFile, fileExists, getSourceFile } = host;
-  host.fileExists = (name) => name === file || fileExists(name);
-  host.readFile = (name) => (name === file ? text : readFile(name));
+  const readSource = host.getSourceFile.bind(host);
+  host.fileExists = (name) => name === file || ts.sys.fileExists(name);
+  host.readFile = (name) => (name === file ? text : ts.sys.readFile(name));
   host.getSourceFile = (name, languageVersion, ...rest) =>
-    name === file
-      ? ts.createSourceFile(name, text, languageVersion, true)
-      : getSourceFile.call(host, name, languageVersion, ...rest);
+    name === file ? ts.createSourceFile(name, text, languageVersion, true) : readSource(name, languageVersion, ...rest);
   host.resolveModuleNameLiterals = (literals, containing, redirected, settings, source) =>
     literals.map((literal) =>
       missing.includes(literal.text)

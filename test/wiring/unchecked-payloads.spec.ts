@@ -29,9 +29,10 @@ const application = (provider: new () => object) => ({
 /** A class as esbuild compiles it: its parameters' types are written nowhere. */
 function untyped(options: TaskOptions, parameters = 1): new () => object {
   class Handlers {
-    send(..._: unknown[]): void {}
+    send(): void {}
   }
-  if (parameters) Handlers.prototype.send = function (this: unknown, _mail: unknown): void {};
+  if (parameters)
+    Object.defineProperty(Handlers.prototype, 'send', { value: (_mail: unknown) => undefined, writable: true });
   const descriptor = Object.getOwnPropertyDescriptor(Handlers.prototype, 'send')!;
   Task('send', options)(Handlers.prototype, 'send', descriptor as never);
   Injectable()(Handlers);

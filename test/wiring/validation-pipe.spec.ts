@@ -30,18 +30,20 @@ class Seen implements PipeTransform {
   }
 }
 
+const described = (order: Order): unknown => Object.assign({ isOrder: order instanceof Order }, order);
+
 @Injectable()
 class Orders {
   @Task('transforming')
   @UsePipes(new ValidationPipe({ transform: true, whitelist: true }))
   transforming(order: Order): unknown {
-    return { ...order, isOrder: order instanceof Order };
+    return described(order);
   }
 
   @Task('checking')
   @UsePipes(new ValidationPipe({ whitelist: true }))
   checking(order: Order): unknown {
-    return { ...order, isOrder: order instanceof Order };
+    return described(order);
   }
 
   @Task('followed')
@@ -70,7 +72,7 @@ class Orders {
 
   @Task('global')
   global(order: Order): unknown {
-    return { ...order, isOrder: order instanceof Order };
+    return described(order);
   }
 }
 
