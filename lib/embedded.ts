@@ -122,8 +122,8 @@ const embeddedOptions = section({
   settings: {
     ...settings,
     check: (value, path) => [
-      ...settings.check(value, path),
       ...(isRecord(value) ? Object.keys(value) : []).flatMap(settingProblem),
+      ...settings.check(value, path),
     ],
   },
   binaries: option(folder, undefined),

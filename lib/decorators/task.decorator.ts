@@ -64,7 +64,7 @@ export function Task(task: string | TaskToken, options: TaskOptions = {}): Metho
       task: token.task,
       options: schema === undefined ? options : { ...options, payload: schema },
       parameterType: payloadClassOf(target, method),
-      isTyped: isTyped(target as Record<string | symbol, unknown>, method),
+      isTyped: isTyped(target, method),
     };
     const others = (Reflect.getOwnMetadata(TASK_METADATA, target) ?? []) as TaskMetadata[];
     Reflect.defineMetadata(TASK_METADATA, [...others, metadata], target);
@@ -103,8 +103,11 @@ function payloadClassOf(target: object, method: string | symbol): DtoClass | nul
   return typeof type === 'function' && !isBuiltIn(type) ? (type as DtoClass) : null;
 }
 
-const isTyped = (target: Record<string | symbol, unknown>, method: string | symbol): boolean =>
-  Reflect.hasMetadata('design:paramtypes', target, method) || (target[method] as Function | undefined)?.length === 0;
+/** Without parameters there is nothing to write. */
+function isTyped(target: object, method: string | symbol): boolean {
+  const { value } = Object.getOwnPropertyDescriptor(target, method) ?? {};
+  return Reflect.hasMetadata('design:paramtypes', target, method) || (value as Function | undefined)?.length === 0;
+}
 
 /** What TypeScript writes for interfaces, unions and primitives (Object, String …), and Date, Map, Buffer and the like. */
 const isBuiltIn = (type: Function): boolean => (globalThis as Record<string, unknown>)[type.name] === type;

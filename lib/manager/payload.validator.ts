@@ -47,6 +47,8 @@ export class PayloadValidator {
   private validator: Validator | null = null;
   private loading: Promise<void> | null = null;
   private loaded = false;
+  /** Why a package could not be loaded. */
+  private reason: unknown;
   private readonly constrained = new WeakMap<DtoClass, boolean>();
 
   /**
@@ -78,7 +80,8 @@ export class PayloadValidator {
       ...(this.transformer ? [] : [TRANSFORMER]),
     ];
     if (!missing.length) return null;
-    return new MissingPackageError(missing, `Checking the payloads of task "${task}" by the class ${type.name}`);
+    const needed = `Checking the payloads of task "${task}" by the class ${type.name}`;
+    return new MissingPackageError(missing, needed, { cause: this.reason });
   }
 
   /** Whether the class, or one that it extends, carries constraints of class-validator. */
@@ -98,8 +101,12 @@ export class PayloadValidator {
 
   /** On first use, and by import(): a top-level import would make both packages a must, and require() of ours fail. */
   private async loadPackages(): Promise<void> {
-    this.transformer = await import('class-transformer').catch(() => null);
-    this.validator = await import('class-validator').catch(() => null);
+    const missing = (reason: unknown): null => {
+      this.reason = reason;
+      return null;
+    };
+    this.transformer = await import('class-transformer').catch(missing);
+    this.validator = await import('class-validator').catch(missing);
   }
 
   private byClass(task: string, type: DtoClass, payload: unknown): unknown {
