@@ -29,7 +29,9 @@ export interface JobsOptionsFactory {
 /** What factories return: all options but those that must be known before. */
 export type JobsModuleAsyncResult = Omit<JobsModuleOptions, 'name' | 'isGlobal'>;
 
-export interface JobsModuleAsyncOptions extends Pick<ModuleMetadata, 'imports'> {
+export interface JobsModuleAsyncOptions {
+  /** Modules whose providers the factory needs. */
+  imports?: ModuleMetadata['imports'] | undefined;
   /** Names the instance where an application has several. */
   name?: string | undefined;
   /** Whether `JobManager` can be injected everywhere. Default true. */
