@@ -71,7 +71,7 @@ type Room =
 
 /** In which room of the house a file lives. Files of no folder are wiring, which may use everything. */
 function roomOf(file: string): Room {
-  if (/^(interfaces\/|jobs\.errors\.ts|monitoring\/)/.test(file)) return 'leaves';
+  if (/^(interfaces\/|jobs\.errors\.ts|timers\.ts|validation\.|monitoring\/)/.test(file)) return 'leaves';
   if (file.startsWith('storage/statements/')) return 'statements';
   const folder = /^(storage|manager|worker|maintenance|testing)\//.exec(file)?.[1];
   if (folder) return folder as Room;
@@ -126,7 +126,7 @@ describe('the house', () => {
   });
 
   it('has no file that is hard to take in', () => {
-    const limits: Record<string, number> = { 'manager/job.manager.ts': 700 };
+    const limits: Record<string, number> = { 'manager/job.manager.ts': 700, 'jobs.errors.ts': 500 };
     const long = files
       .map((file) => ({ file, lines: readFileSync(join(lib, file), 'utf8').split('\n').length }))
       .filter(({ file, lines }) => lines > (limits[file] ?? 350));

@@ -8,7 +8,7 @@ import { InvalidOptionsError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import * as statements from '../storage/statements/crontabs.js';
-import { check } from './call.arguments.js';
+import { check } from '../validation.js';
 import { checkCron, cronRules } from './cron.arguments.js';
 import { lastSlotBetween, nextSlot, slotsBetween } from './cron.slots.js';
 import type { JobAdder } from './job.adder.js';

@@ -4,14 +4,15 @@ import type { JobResult } from '../interfaces/job.interface.js';
 import { JobNotFoundError, StoppedError, WaitTimeoutError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { findResults } from '../storage/statements/inspect-jobs.js';
+import { after } from '../timers.js';
 import { opened, type JobCipher } from './job.cipher.js';
 import { toJob } from './job.mapper.js';
 
 export interface WaitOptions {
   /** Reject with a WaitTimeoutError after so many milliseconds. Default: wait as long as it takes. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** Reject with its reason when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 interface Waiter {
@@ -24,7 +25,6 @@ const FIRST_LOOK_MS = 20;
 const LONGEST_PAUSE_MS = 1_000;
 const SLOWER = 1.5;
 const FINAL = ['completed', 'exhausted', 'cancelled'];
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 export class JobWaiter {
   private readonly waiters = new Set<Waiter>();
@@ -41,7 +41,7 @@ export class JobWaiter {
   async wait(id: string, { timeoutMs, signal }: WaitOptions): Promise<JobResult> {
     signal?.throwIfAborted();
     let waiter!: Waiter;
-    let timer: NodeJS.Timeout | undefined;
+    let endTimer: (() => void) | undefined;
     let onAbort: (() => void) | undefined;
     try {
       return await new Promise<JobResult>((resolve, reject) => {
@@ -49,12 +49,11 @@ export class JobWaiter {
         this.waiters.add(waiter);
         onAbort = () => reject(signal!.reason as Error);
         signal?.addEventListener('abort', onAbort);
-        if (timeoutMs !== undefined && timeoutMs <= LONGEST_TIMER_MS)
-          timer = setTimeout(() => reject(timedOut(id, timeoutMs)), timeoutMs);
+        if (typeof timeoutMs === 'number') endTimer = after(timeoutMs, () => reject(timedOut(id, timeoutMs)));
         this.lookNow();
       });
     } finally {
-      clearTimeout(timer);
+      endTimer?.();
       if (onAbort) signal?.removeEventListener('abort', onAbort);
       this.waiters.delete(waiter);
       if (!this.waiters.size) this.rest();

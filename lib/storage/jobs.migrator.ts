@@ -3,7 +3,16 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
-import { InvalidOptionsError, JobsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
+import type { PgPoolOptions } from '../interfaces/connection.interface.js';
+import {
+  InvalidOptionsError,
+  JobsError,
+  MissingPrivilegesError,
+  SchemaOutdatedError,
+  SchemaTooNewError,
+} from '../jobs.errors.js';
+import { option, refuse, section } from '../validation.js';
+import { rules } from '../validation.rules.js';
 import { isContention, translateError } from './database.errors.js';
 import { Database } from './database.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
@@ -45,13 +54,13 @@ export class PackageFilesMissingError extends JobsError {
 
 export interface JobsMigratorOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
-  connection?: string | pg.PoolConfig;
+  connection?: string | PgPoolOptions | undefined;
   /** An initialised TypeORM DataSource. */
-  dataSource?: DataSource;
+  dataSource?: DataSource | undefined;
   /** Default 'jobs'. */
-  schema?: string;
+  schema?: string | undefined;
   /** Keep trying for so long while the database cannot be reached. Default 0: fail at once. */
-  waitForDatabaseMs?: number;
+  waitForDatabaseMs?: number | undefined;
 }
 
 /**
@@ -90,9 +99,25 @@ export class JobsMigrator {
   private async migrateNow(): Promise<void> {
     // The common start: nothing to do, no lock, no right to create anything needed.
     if ((await this.version()) >= SCHEMA_VERSION) return void (await this.refuseNewer());
-    await this.underLock((client) => this.prepare(client));
-    for (const migration of MIGRATIONS) await this.applyPatiently(migration);
+    try {
+      await this.underLock((client) => this.prepare(client));
+      for (const migration of MIGRATIONS) await this.applyPatiently(migration);
+    } catch (error) {
+      throw error instanceof MissingPrivilegesError ? this.mayNotMigrate(error) : error;
+    }
     await this.refuseNewer();
+  }
+
+  /** The rights that `grant` gives are for processes that use the tables; none of them may create or alter them. */
+  private mayNotMigrate({ cause }: MissingPrivilegesError): MissingPrivilegesError {
+    const { schema } = this.database;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    return new MissingPrivilegesError(
+      `The database's role may not migrate schema "${schema}": ${reason}. Run \`npx millrace migrate\` as a role that may ` +
+        'create schemas (grant create on database … to …), or as the owner of the tables where there are some already; ' +
+        'then start this process with migrate: false, and give its role its rights by `npx millrace grant`.',
+      { cause },
+    );
   }
 
   /** Removes everything the library has created, its version table included; the schema too if nothing else is in it. */
@@ -285,16 +310,17 @@ function fromPackage<T>(file: string, work: () => T): T {
 /** Found out at once, not when the first migration or the heartbeat is needed. @throws PackageFilesMissingError */
 export const assertPackageFiles = (): void => void stepsOf(MIGRATIONS[0]!.name);
 
+const migratorOptions = section({
+  connection: option(rules.anything, undefined),
+  dataSource: option(rules.dataSource, undefined),
+  schema: option(rules.schema, 'jobs'),
+  waitForDatabaseMs: option(rules.timer(), 0),
+});
+
 function openDatabase(asked: JobsMigratorOptions): Database {
-  const { connection, dataSource, schema = 'jobs', waitForDatabaseMs = 0 } = asked;
+  refuse(migratorOptions.check(asked, ''));
+  const { connection, dataSource, schema = 'jobs' } = asked;
   const options = { schema, preparedStatements: false };
-  if (!Number.isSafeInteger(waitForDatabaseMs) || waitForDatabaseMs < 0 || waitForDatabaseMs >= 2 ** 31) {
-    throw new InvalidOptionsError([`Expected waitForDatabaseMs to be milliseconds, got ${String(waitForDatabaseMs)}.`]);
-  }
-  // PostgreSQL cuts longer names, silently.
-  if (!schema || Buffer.byteLength(schema) > 63 || schema.includes('\0') || /\p{Surrogate}/u.test(schema)) {
-    throw new InvalidOptionsError([`Expected schema to be a string of 1 to 63 bytes, got "${schema.slice(0, 80)}".`]);
-  }
   if (connection && !dataSource) return Database.fromConnection(connection, options);
   if (dataSource && !connection) return Database.fromDataSource(dataSource, options);
   throw new InvalidOptionsError([

@@ -9,7 +9,7 @@ import type { TaskToken } from '../interfaces/task.interface.js';
  * depth; arrays are compared whole. Matchers of Jest and Vitest (`expect.any(String)` …) may stand anywhere.
  */
 export interface EnqueuedFilter extends Partial<Omit<Job, 'task' | 'payload'>> {
-  task?: string | TaskToken;
+  task?: string | TaskToken | undefined;
   payload?: unknown;
 }
 

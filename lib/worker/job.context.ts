@@ -1,10 +1,12 @@
 // What a handler knows of its attempt besides the payload.
 import type { ClaimedJob, EntityManager, PartialResults, QueryExecutor } from '../interfaces/job.interface.js';
-import { InvalidArgumentError, InvalidStatusError } from '../jobs.errors.js';
+import type { Stored } from '../interfaces/json.interface.js';
+import { InvalidStatusError } from '../jobs.errors.js';
 import type { Claim } from '../manager/attempt.records.js';
-import { rules } from '../manager/call.arguments.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
 import { JobSteps } from './job.steps.js';
 
 /** The second argument of every handler. */
@@ -69,7 +71,7 @@ export class JobContext<P = unknown> {
 
   /**
    * Does something once in the life of the job, however many attempts that takes: its result is kept as JSON, and later
-   * attempts get it without calling `work` again. A step that throws is not done. In a transactional task the step is
+   * attempts get it without calling `work` again, in the form that JSON brings back (a Date as text). A step that throws is not done. In a transactional task the step is
    * kept if the attempt commits.
    *
    * @throws LeaseLostError when the job was given to another worker meanwhile; InvalidArgumentError for a result that
@@ -77,10 +79,9 @@ export class JobContext<P = unknown> {
    * @example
    * const charge = await ctx.step('charge', () => payments.charge(order.card, order.total));
    */
-  async step<T>(name: string, work: () => T | Promise<T>): Promise<T> {
-    const expected = rules.name(name);
-    if (expected) throw new InvalidArgumentError([`Expected the step's name to be ${expected}, got ${String(name)}.`]);
-    return (await this.steps.run(name, work)) as T;
+  async step<T>(name: string, work: () => T | Promise<T>): Promise<Stored<T>> {
+    check({ "the step's name": [name, rules.name], 'the work of the step': [work, rules.callable] });
+    return (await this.steps.run(name, work)) as Stored<T>;
   }
 
   /**

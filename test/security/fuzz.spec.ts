@@ -161,7 +161,7 @@ describe('names of jobs', () => {
         const { queue, groupId } = given;
         const filters: JobFilter[] = [
           { task },
-          ...(queue !== undefined ? [{ queue }] : []),
+          ...(typeof queue === 'string' ? [{ queue }] : []),
           ...(groupId !== undefined ? [{ groupId }] : []),
           ...(given.tags ?? []).map((tag) => ({ tag })),
           ...(given.flags ?? []).map((flag) => ({ flag })),
@@ -586,8 +586,7 @@ describe('the name of a schema', () => {
             await migrator.close();
           }
         };
-        const readable = isText(schema) && schema.length > 0 && Buffer.byteLength(schema) <= 63;
-        expect(await outcomeOf(migrate())).toEqual(readable ? undefined : expect.any(InvalidOptionsError));
+        expect(await outcomeOf(migrate())).toEqual(fits ? undefined : expect.any(InvalidOptionsError));
         if (!fits) return expect(outcome).toBeInstanceOf(InvalidOptionsError);
         const other = outcome as JobManager;
         try {

@@ -387,7 +387,7 @@ describe('@Task', () => {
       providers: [Lost],
     });
     expect(failure.message).toMatch(
-      /Lost\.run .*: Expected the name of an instance \(default, reports\), got "report"/,
+      /Lost\.run .*: Expected instance to be one of 'default', 'reports', got "report"; did you mean reports\?/,
     );
   });
 
