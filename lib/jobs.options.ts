@@ -94,7 +94,7 @@ const MANAGER = {
   lockTimeoutMs: option(milliseconds(1), 4 * HOUR_MS),
   taskIdentifierRetentionMs: option(milliseconds(), 7 * DAY_MS),
   maxPayloadBytes: option(rules.integer(1, 256 * MIB), MIB),
-  queues: mapOf(section({ concurrency: option(rules.concurrency, 1) })),
+  queues: mapOf(section({ concurrency: option(rules.concurrency, 1) }), rules.laneName),
   encryption: section({
     keys: option<EncryptionOptions['keys'] | null>(encryptionKeys, null),
     tasks: option<string[] | null>(rules.names, null),
@@ -124,7 +124,7 @@ const WORKER = {
   timeoutMs: option(milliseconds(1, INT4_MAX), 300_000),
   gracefulShutdownTimeoutMs: option(timer(), 30_000),
   taskIdentifiers: option<string[] | null>(rules.names, null),
-  queues: option<string[] | null>(rules.names, null),
+  queues: option<string[] | null>(rules.laneNames, null),
   forbiddenFlags: option<string[] | null>(rules.names, null),
   maxCrashes: option(rules.integer(1, MAX_ATTEMPTS), DEFAULT_MAX_CRASHES),
   listen: option(flag, true),
@@ -155,12 +155,12 @@ const moduleOptions = section({
 });
 const taskOptions = section({
   payload: option(payloadSchema, undefined),
-  queue: option(rules.name, undefined),
+  queue: option(rules.laneName, undefined),
   priority: option(priority, undefined),
   maxAttempts: option(attempts, undefined),
   timeoutMs: option(milliseconds(1, INT4_MAX), undefined),
   retry: orFunction(section(RETRY)),
-  rateLimitKey: option(rules.name, undefined),
+  rateLimitKey: option(rules.laneName, undefined),
   flags: option(rules.names, undefined),
   mask: option<Mask | undefined>(mask, undefined),
   concurrency: option(rules.integer(1, 10_000), undefined),

@@ -9,7 +9,10 @@ export const MAX_MS = 1e12;
 const MAX_SCHEMA_BYTES = 63;
 /** Node's timers fire at once beyond 2^31 ms; a little less leaves room for what is added to it. */
 const MAX_TIMER_MS = 2_147_000_000;
-const MAX_NAME = 1_000;
+/** PostgreSQL's indexes hold no longer ones, whatever the characters. */
+const MAX_NAME_BYTES = 1_000;
+const MAX_JOB_KEY_BYTES = 2_000;
+const MAX_REASON = 1_000;
 const MAX_TEXT = 10_000;
 /** Dates beyond need another notation in SQL. */
 const LAST_DATE = Date.UTC(9999, 11, 31);
@@ -28,10 +31,27 @@ const integer =
       ? null
       : `an integer from ${min} to ${max}`;
 
-const name: Rule = (value) =>
-  typeof value === 'string' && value.length > 0 && value.length <= MAX_NAME && isStorable(value)
-    ? null
-    : `a string of 1 to ${MAX_NAME} characters without NUL and lone surrogates`;
+const isName = (value: unknown, maxBytes = MAX_NAME_BYTES): boolean =>
+  typeof value === 'string' && value !== '' && Buffer.byteLength(value) <= maxBytes && isStorable(value);
+
+/** The lane of a job is made of the names of its queue and its rate limit, with control characters between them. */
+const isLaneName = (value: unknown): boolean => isName(value) && !/[^\u0020-\uffff]/.test(value as string);
+
+const ofName = (maxBytes: number): string => `of 1 to ${maxBytes} bytes of UTF-8 without NUL and lone surrogates`;
+const OF_LANE_NAME = `of 1 to ${MAX_NAME_BYTES} bytes of UTF-8 without control characters and lone surrogates`;
+
+/** A string that goes into an index. */
+const nameUpTo =
+  (maxBytes: number): Rule =>
+  (value) =>
+    isName(value, maxBytes) ? null : `a string ${ofName(maxBytes)}`;
+
+const listOf =
+  (fits: (value: unknown) => boolean, expected: string): Rule =>
+  (value) =>
+    Array.isArray(value) && value.every((entry) => fits(entry)) ? null : `an array of strings ${expected}`;
+
+const name = nameUpTo(MAX_NAME_BYTES);
 
 const oneOf = (...choices: string[]): Rule =>
   Object.assign(
@@ -48,10 +68,17 @@ export const rules = {
   oneOf,
   positive,
   anything: (() => null) as Rule,
-  names: ((value) =>
-    Array.isArray(value) && value.every((entry) => name(entry) === null)
+  nameUpTo,
+  names: listOf((value) => isName(value), ofName(MAX_NAME_BYTES)),
+  /** Of a queue, or the key of a rate limit. */
+  laneName: ((value) => (isLaneName(value) ? null : `a string ${OF_LANE_NAME}`)) as Rule,
+  laneNames: listOf(isLaneName, OF_LANE_NAME),
+  jobKey: nameUpTo(MAX_JOB_KEY_BYTES),
+  /** Why something was done by hand. */
+  reason: ((value) =>
+    typeof value === 'string' && value !== '' && value.length <= MAX_REASON && isStorable(value)
       ? null
-      : 'an array of non-empty strings without NUL and lone surrogates') as Rule,
+      : `a string of 1 to ${MAX_REASON} characters without NUL and lone surrogates`) as Rule,
   text: ((value) =>
     typeof value === 'string' && value.length <= MAX_TEXT && isStorable(value)
       ? null
@@ -85,8 +112,7 @@ export const rules = {
   uuids: ((value) => (Array.isArray(value) && value.every(isUuid) ? null : 'an array of job ids (UUIDs)')) as Rule,
   schema: ((value) => {
     if (typeof value === 'string' && value.startsWith('pg_')) return 'a name that PostgreSQL does not keep for itself';
-    const fits = name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES;
-    return fits ? null : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes`;
+    return isName(value, MAX_SCHEMA_BYTES) ? null : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes`;
   }) as Rule,
   executor: ((value) =>
     typeof (value as { query?: unknown } | null)?.query === 'function'

@@ -63,12 +63,15 @@ export const section = <T extends Options>(options: T): Option<Settings<T>> => {
   };
 };
 
-/** The same option under whatever names users choose. */
-export const mapOf = <V>(inner: Option<V>): Option<Record<string, V>> => ({
+/** The same option under names that users choose. */
+export const mapOf = <V>(inner: Option<V>, name: Rule = () => null): Option<Record<string, V>> => ({
   check: (value, path) => {
     if (value === undefined) return [];
     if (!isRecord(value)) return [notAnObject(value, path)];
-    return Object.entries(value).flatMap(([name, one]) => inner.check(one, join(path, name)));
+    return Object.entries(value).flatMap(([key, one]) => [
+      ...faultOf(`a name in ${path}`, key, name),
+      ...inner.check(one, join(path, key)),
+    ]);
   },
   read: (value) => Object.fromEntries(Object.entries(value ?? {}).map(([name, one]) => [name, inner.read(one)])),
   paths: [],

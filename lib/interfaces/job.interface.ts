@@ -78,8 +78,8 @@ export interface PartialResults {
 
 export interface AddJobOptions {
   /**
-   * The lane to run in. A queue that is declared nowhere runs one job at a time, in order. Default: the task's; `null`:
-   * none, whatever the task says.
+   * The lane to run in, 1 to 1,000 bytes without control characters. A queue that is declared nowhere runs one job at a
+   * time, in order. Default: the task's; `null`: none, whatever the task says.
    */
   queue?: string | null | undefined;
   /** Lower runs first, a 32-bit integer. Default 0. */
@@ -90,7 +90,7 @@ export interface AddJobOptions {
   delayMs?: number | undefined;
   /** From 1 to 32,767. Default: the task's, else the module's `retry.maxAttempts` (25). */
   maxAttempts?: number | undefined;
-  /** At most one live job has a given key. */
+  /** At most one live job has a given key, 1 to 2,000 bytes long. */
   jobKey?: string | undefined;
   /** Default `replace`. */
   jobKeyMode?: JobKeyMode | undefined;

@@ -26,19 +26,19 @@ const claimedJob: Rule = (value) => (isRecord(value) && value.id && value.fence 
 
 /** What `addJob` may say of a job, wherever it is described: also in `addJobs`, and in parts by crontabs. */
 export const JOB_OPTIONS = {
-  queue: orNull(rules.name),
+  queue: orNull(rules.laneName),
   priority: given(priority),
   runAt: given(rules.date),
   delayMs: given(rules.duration),
   maxAttempts: given(attempts),
-  jobKey: given(rules.name),
+  jobKey: given(rules.jobKey),
   jobKeyMode: given(rules.oneOf('replace', 'preserve_run_at', 'unsafe_dedupe')),
   flags: given(rules.names),
   tags: given(rules.names),
   groupId: given(rules.name),
   dependsOn: given(parents),
   onParentFailure: given(rules.oneOf('cancel', 'run', 'wait')),
-  rateLimitKey: given(rules.name),
+  rateLimitKey: given(rules.laneName),
   timeoutMs: given(rules.integer(1, INT4_MAX)),
 };
 
@@ -91,7 +91,7 @@ const SINCE_AND_UNTIL = { from: orNull(rules.date), to: orNull(rules.date) };
 
 const jobFilter: Record<keyof JobFilter, ReturnType<typeof given>> = {
   task: orNull(rules.name),
-  queue: orNull(rules.name),
+  queue: orNull(rules.laneName),
   status: orNull(rules.oneOf(...JOB_STATUSES)),
   tag: orNull(rules.name),
   groupId: orNull(rules.name),
@@ -113,13 +113,13 @@ const claimOptions: Record<keyof ClaimOptions, ReturnType<typeof given>> = {
   leaseMs: given(rules.integer(1, MAX_MS)),
   taskIdentifiers: orNull(rules.names),
   forbiddenFlags: orNull(rules.names),
-  queues: orNull(rules.names),
+  queues: orNull(rules.laneNames),
 };
 
 /** The objects that calls take, by call. */
 export const callOptions = {
   getJobs: section(claimOptions),
-  workOnce: section({ queues: orNull(rules.names) }),
+  workOnce: section({ queues: orNull(rules.laneNames) }),
   rescheduleJobs: section({ runAt: orNull(rules.date), priority: orNull(priority), maxAttempts: orNull(attempts) }),
   replayFailedJobs: section({ ...SINCE_AND_UNTIL, task: orNull(rules.name), maxAttempts: orNull(attempts) }),
   resetLockedJobs: section({ lockTimeoutMs: orNull(rules.integer(0, MAX_MS)) }),

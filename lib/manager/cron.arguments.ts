@@ -4,17 +4,14 @@ import { MAX_MS, rules } from '../validation.rules.js';
 import { JOB_OPTIONS, taskFaults } from './call.arguments.js';
 import { isSchedule, isTimeZone } from './cron.slots.js';
 
-/** The id becomes part of a tag, which has 1,000 characters at most. */
-const MAX_ID = 900;
+/** The id becomes part of a tag, which has 1,000 bytes at most. */
+const MAX_ID_BYTES = 900;
 
 const { queue, priority, maxAttempts, flags, tags, groupId, rateLimitKey, timeoutMs } = JOB_OPTIONS;
 
 /** What a crontab's parts must be. */
 export const cronRules = {
-  id: ((value) =>
-    rules.name(value) === null && (value as string).length <= MAX_ID
-      ? null
-      : `a string of 1 to ${MAX_ID} characters without NUL and lone surrogates`) as Rule,
+  id: rules.nameUpTo(MAX_ID_BYTES),
   schedule: ((value) =>
     isSchedule(value) ? null : 'a crontab expression of 5 or 6 fields that comes true on some day') as Rule,
   timeZone: ((value) => (isTimeZone(value) ? null : "the name of a time zone, such as 'Europe/Berlin'")) as Rule,

@@ -319,7 +319,7 @@ export class JobManager {
 
   /** Exhausts jobs, waiting or running, whatever attempts are left. Returns those that were; others are not live. */
   async permanentlyFailJobs(ids: string[], reason = 'failed by an operator'): Promise<Job[]> {
-    check({ ids: [ids, rules.uuids], reason: [reason, rules.name] });
+    check({ ids: [ids, rules.uuids], reason: [reason, rules.reason] });
     const jobs = [...new Set(ids)].map((id) => ({ id, fence: null }));
     return this.jobsOf(await this.settlement.end(jobs, 'doomed', reason));
   }
@@ -329,7 +329,7 @@ export class JobManager {
    * aborted wherever it runs, and becomes cancelled however its handler ends.
    */
   async cancelJobs(ids: string[], reason?: string): Promise<Job[]> {
-    check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.name)] });
+    check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.reason)] });
     const rows: edits.CancelledRow[] = [];
     await retryHeld([...new Set(ids)], async (open) => {
       const found = await this.cancelNow(open, reason ?? null);
@@ -415,7 +415,7 @@ export class JobManager {
 
   /** Frees places in queues that no running job takes, and wakes those who wait for one. Places do so by themselves, soon. */
   async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
-    check({ queueNames: [queueNames, rules.optional(rules.names)] });
+    check({ queueNames: [queueNames, rules.optional(rules.laneNames)] });
     await this.promoter.sweepNow();
     const names = (await this.database.run(lanes.findQueues, [queueNames ?? null])).map(({ name }) => name);
     await this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
@@ -445,18 +445,18 @@ export class JobManager {
 
   /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. */
   async pauseQueue(name: string): Promise<void> {
-    check({ name: [name, rules.name] });
+    check({ name: [name, rules.laneName] });
     await this.editQueue(name, [true, null, false]);
   }
 
   async resumeQueue(name: string): Promise<void> {
-    check({ name: [name, rules.name] });
+    check({ name: [name, rules.laneName] });
     await this.editQueue(name, [false, null, false]);
   }
 
   /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
   async configureQueue(name: string, options: { concurrency: number }): Promise<void> {
-    check({ name: [name, rules.name] }, [callOptions.configureQueue, options]);
+    check({ name: [name, rules.laneName] }, [callOptions.configureQueue, options]);
     const { concurrency } = options;
     await this.editQueue(name, concurrency === Infinity ? [null, null, true] : [null, concurrency, false]);
   }
@@ -471,7 +471,7 @@ export class JobManager {
    */
   async registerRateLimit(key: string, capacity: number, interval: number | string): Promise<RateLimit> {
     check({
-      key: [key, rules.name],
+      key: [key, rules.laneName],
       capacity: [capacity, rules.positive],
       interval: [interval, typeof interval === 'number' ? rules.integer(1, MAX_MS) : rules.name],
     });

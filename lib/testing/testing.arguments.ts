@@ -45,7 +45,7 @@ export const testingOptions = {
     maxJobs: option(rules.wait, undefined),
     timeoutMs: option(rules.wait, undefined),
     tasks: option(rules.names, undefined),
-    queues: option(rules.names, undefined),
+    queues: option(rules.laneNames, undefined),
   }),
   filter: section({
     ...Object.fromEntries(Object.keys(JOB_FIELDS).map((name) => [name, anything])),

@@ -72,7 +72,7 @@ const queueOptions = section({
   pollIntervalMs: given(timer(1)),
   maxPollIntervalMs: given(timer(1)),
   taskIdentifiers: orNull(namesOrFunction),
-  queues: orNull(rules.names),
+  queues: orNull(rules.laneNames),
   forbiddenFlags: orNull(rules.names),
   leaseMs: orNull(rules.integer(1, 1e12)),
   claimer: given(rules.callable),
