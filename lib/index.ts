@@ -62,6 +62,8 @@ export {
   type JobEventHandler,
   type JobEventType,
 } from './monitoring/job.events.js';
-export { JobsMigrator, PackageFilesMissingError, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export { PackageFilesMissingError } from './storage/migration.files.js';
 export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';
+export { CrontabLockedError } from './manager/crontab.errors.js';

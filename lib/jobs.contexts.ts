@@ -6,7 +6,7 @@ import type { ExternalExceptionFilterContext } from '@nestjs/core/exceptions/ext
 import type { ExternalExceptionsHandler } from '@nestjs/core/exceptions/external-exceptions-handler.js';
 import { ExecutionContextHost } from '@nestjs/core/helpers/execution-context-host.js';
 import type { ContextId, InstanceWrapper } from '@nestjs/core/injector/instance-wrapper.js';
-import { isObservable, lastValueFrom } from 'rxjs';
+import { isObservable, lastValueFrom, Observable, takeUntil } from 'rxjs';
 import { decoratedParameters } from './decorators/task.decorator.js';
 import { JOBS_CONTEXT, TASK_ARGS_METADATA } from './jobs.constants.js';
 import { JobsError } from './jobs.errors.js';
@@ -33,6 +33,7 @@ interface CreatorInternals {
   container: { applicationConfig: ApplicationConfig };
   filtersContextCreator: ExternalExceptionFilterContext;
   getContextModuleKey: () => string;
+  interceptorsConsumer: { intercept(interceptors: unknown, args: unknown[], ...rest: unknown[]): Promise<unknown> };
 }
 
 export class HandlerContexts {
@@ -87,10 +88,10 @@ export class HandlerContexts {
   }
 
   /**
-   * Four things Nest does otherwise: pipes are for payloads and pass the context argument by; a DTO is made once, by the
+   * Five things Nest does otherwise: pipes are for payloads and pass the context argument by; a DTO is made once, by the
    * ValidationPipe where there is one; the module in which classes of enhancers are looked for is the host's, which Nest
-   * does not find for controllers: their guards would be skipped; and a global filter may fail, because it is made for
-   * requests.
+   * does not find for controllers: their guards would be skipped; a global filter may fail, because it is made for
+   * requests; and an Observable ends with its attempt.
    */
   private adapt(): void {
     const { creator } = this;
@@ -106,6 +107,10 @@ export class HandlerContexts {
     const filters = internals.filtersContextCreator;
     const findGlobal = filters.getGlobalMetadata.bind(filters) as (...context: unknown[]) => ExceptionFilter[];
     filters.getGlobalMetadata = ((...context: unknown[]) => findGlobal(...context).map(safeFilter)) as never;
+    const { interceptorsConsumer: consumer } = internals;
+    const intercept = consumer.intercept.bind(consumer);
+    consumer.intercept = async (interceptors, args, ...rest) =>
+      resolved(await intercept(interceptors, args, ...rest), args[1] as Attempted);
   }
 }
 
@@ -128,8 +133,24 @@ const isOfClass = (value: unknown, type: unknown): boolean => typeof type === 'f
 export const original = (host: Host, method: string | symbol): Method =>
   (Object.getPrototypeOf(host) as Host)[method] ?? host[method]!;
 
-/** What Nest makes of an answer: an observable's last value. */
-export const resolved = (answer: unknown): unknown => (isObservable(answer) ? lastValueFrom(answer) : answer);
+/** What ends an Observable: the signal of the attempt that subscribes to it. */
+interface Attempted {
+  readonly signal: AbortSignal;
+}
+
+/** What Nest makes of an answer: an Observable's last value. It is unsubscribed from when the attempt is aborted. */
+export const resolved = (answer: unknown, context: Attempted): unknown =>
+  isObservable(answer) ? lastValueUntil(context.signal, answer) : answer;
+
+function lastValueUntil(signal: AbortSignal, answer: Observable<unknown>): Promise<unknown> {
+  const aborted = new Observable<never>((subscriber) => {
+    const fail = (): void => subscriber.error(signal.reason);
+    if (signal.aborted) return fail();
+    signal.addEventListener('abort', fail);
+    return () => signal.removeEventListener('abort', fail);
+  });
+  return lastValueFrom(answer.pipe(takeUntil(aborted)));
+}
 
 /** Calls by name, late, so that spies take effect; has the method's metadata by inheriting from it. */
 function lateCallback(host: Host, method: string | symbol): Method {
@@ -168,7 +189,7 @@ function safeFilter(filter: ExceptionFilter): ExceptionFilter {
   const safe = Object.create(filter) as ExceptionFilter;
   safe.catch = async (error: unknown, host) => {
     try {
-      return await resolved(filter.catch(error, host));
+      return await resolved(filter.catch(error, host), host.getArgByIndex(1));
     } catch (failure) {
       const meant = failure === error || failure instanceof JobsError || (failure as Error | null)?.cause === error;
       if (meant) throw failure;
@@ -193,7 +214,7 @@ function filtered(run: TaskHandler, filters: ExternalExceptionsHandler): TaskHan
     } catch (error) {
       const host = new ExecutionContextHost([payload, context]);
       host.setType(JOBS_CONTEXT);
-      const answer: unknown = await resolved(await filters.invokeCustomFilters(error, host));
+      const answer: unknown = await resolved(await filters.invokeCustomFilters(error, host), context as Attempted);
       if (answer === undefined || answer === null) throw error;
       return answer;
     }

@@ -92,7 +92,7 @@ export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   events.hide(new JobMask(mask, (task) => registry.get(task)?.options.mask));
   const validator = new PayloadValidator();
   jobs.runWith(new SingleRun({ jobs, tasks: registry, events, validator, options: settings }));
-  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks: registry, events });
+  const scheduler = new CronScheduler({ jobs, tasks: registry, events });
   const pool = { jobs, tasks: registry, events, validator, options: settings, scheduler };
   return { ...pool, ...(workerId && { workerId }) };
 }

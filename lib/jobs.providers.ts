@@ -153,7 +153,7 @@ const makePool = (
 ): WorkerPool | null => {
   if (!worker || !isOpenManager(jobs)) return null;
   const events = ownEvents(given);
-  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks, events });
+  const scheduler = new CronScheduler({ jobs, tasks, events });
   return new WorkerPool({ jobs, tasks, validator, events, options: worker, scheduler });
 };
 

@@ -9,7 +9,7 @@ import { TestBench } from './manager/test.bench.js';
 import { assertionError, matchingJobs, type EnqueuedFilter } from './testing/enqueued.jobs.js';
 import { JobDrainer, type DrainOptions, type RanJob } from './testing/job.drainer.js';
 import { PoolRunningError } from './testing/testing.errors.js';
-import { testingOptions } from './testing/testing.arguments.js';
+import { testingFilter, testingOptions } from './testing/testing.arguments.js';
 import { check } from './validation.js';
 import type { WorkerPool, WorkerPoolParts } from './worker/worker.pool.js';
 
@@ -134,11 +134,12 @@ export class JobsTesting {
    * Jobs that wait to run, oldest first; with `status` in the filter, jobs of that status. `manager` looks into an open
    * transaction.
    *
+   * @throws InvalidArgumentError for fields that jobs do not have, and values that no job can hold
    * @example
    * const [job] = await testing.enqueued({ task: 'send-email', payload: { to: 'ada@example.org' } });
    */
   async enqueued(filter: EnqueuedFilter = {}, options: Through = {}): Promise<Job[]> {
-    check({}, [testingOptions.filter, filter], [testingOptions.through, options]);
+    check({}, [testingFilter, filter], [testingOptions.through, options]);
     return matchingJobs(await this.bench.list(options.manager), filter);
   }
 
@@ -146,7 +147,7 @@ export class JobsTesting {
    * As `enqueued`, but fails unless there is such a job, or exactly as many as `times`; the message lists what is
    * enqueued instead.
    *
-   * @throws AssertionError of node:assert
+   * @throws AssertionError of node:assert, InvalidArgumentError
    * @example
    * await testing.expectEnqueued({ task: 'send-email', payload: { to: 'ada@example.org' } }, { times: 1 });
    */
@@ -154,7 +155,7 @@ export class JobsTesting {
     filter: EnqueuedFilter = {},
     options: Through & { times?: number | undefined } = {},
   ): Promise<Job[]> {
-    check({}, [testingOptions.filter, filter], [testingOptions.expectation, options]);
+    check({}, [testingFilter, filter], [testingOptions.expectation, options]);
     const { manager, times } = options;
     const jobs = await this.bench.list(manager);
     const found = matchingJobs(jobs, filter);
@@ -162,11 +163,10 @@ export class JobsTesting {
     throw assertionError({ filter, times, found, jobs, added: this.added });
   }
 
-  /** Fails if such a job is enqueued. @throws AssertionError of node:assert */
+  /** Fails if such a job is enqueued. @throws AssertionError of node:assert, InvalidArgumentError */
   async expectNotEnqueued(filter: EnqueuedFilter = {}, options: Through = {}): Promise<void> {
     check({}, [testingOptions.through, options]);
-    const { manager } = options;
-    await this.expectEnqueued(filter, { ...(manager && { manager }), times: 0 });
+    await this.expectEnqueued(filter, { ...options, times: 0 });
   }
 
   // Time and order
@@ -174,7 +174,8 @@ export class JobsTesting {
   /**
    * Lets so many ms pass for everything that is stored: delays, backoff, snoozes, leases, rate limits' windows, crontabs
    * and retention. PostgreSQL's clock decides what is due, and it stays: what is stored moves into the past. So a job
-   * that was to run at noon shows an earlier `runAt` afterwards. Runs nothing; `drain` does.
+   * that was to run at noon shows an earlier `runAt` afterwards. Runs nothing; `drain` does. Crontabs of the tasks are
+   * known before: those whose time comes meanwhile fire at the next `drain`, however long ago that was.
    *
    * @throws InvalidArgumentError unless it is an integer of at least 0
    * @example
@@ -182,7 +183,9 @@ export class JobsTesting {
    * await testing.drain();
    */
   async travel(ms: number): Promise<void> {
+    await this.drainer.declare();
     await this.bench.travel(ms);
+    this.drainer.travelled(ms);
   }
 
   /**
@@ -193,6 +196,7 @@ export class JobsTesting {
    * beforeEach(() => testing.clear());
    */
   async clear(options: { configuration?: boolean | undefined } = {}): Promise<void> {
+    check({}, [testingOptions.clear, options]);
     await this.bench.clear(options);
     this.added.length = 0;
     this.drainer.forget();

@@ -13,7 +13,9 @@ const { queue, priority, maxAttempts, flags, tags, groupId, rateLimitKey, timeou
 export const cronRules = {
   id: rules.nameUpTo(MAX_ID_BYTES),
   schedule: ((value) =>
-    isSchedule(value) ? null : 'a crontab expression of 5 or 6 fields that comes true on some day') as Rule,
+    isSchedule(value)
+      ? null
+      : 'a crontab expression of 5 or 6 fields that comes true on some day, with no step beyond its field') as Rule,
   timeZone: ((value) => (isTimeZone(value) ? null : "the name of a time zone, such as 'Europe/Berlin'")) as Rule,
 };
 

@@ -2,7 +2,7 @@
 // timers; what a pool needs of the manager stands at the end.
 import { inspect } from 'node:util';
 import type pg from 'pg';
-import type { Outcome } from '../interfaces/claim.interface.js';
+import type { JobsOnce, Outcome } from '../interfaces/claim.interface.js';
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type {
   AddedJob,
@@ -40,7 +40,6 @@ import {
   JobHeldError,
   JobNotFoundError,
   LeaseExpiredError,
-  MissingPrivilegesError,
   NoHandlersError,
   RevisionConflictError,
   WrongOwnerError,
@@ -61,6 +60,7 @@ import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
 import { AttemptRecords } from './attempt.records.js';
 import { callOptions, checkAdd, checkAddMany, checkWorkerId, claimedJobs } from './call.arguments.js';
 import { Crontabs } from './crontabs.js';
+import { Declarations } from './declarations.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
@@ -85,6 +85,7 @@ import { keyRules, pageOf, readCursor, readPageRequest, refusingCursor } from '.
 import type { PayloadValidator } from './payload.validator.js';
 import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
 import { repeatInDoubt } from './repeat.in.doubt.js';
+import { searchPatterns } from './search.patterns.js';
 import type { TaskRegistry } from './task.registry.js';
 
 export interface JobManagerParts {
@@ -124,6 +125,8 @@ export class JobManager {
   readonly attempts: AttemptRecords;
   /** For pools: firing what is due. */
   readonly crontabs: Crontabs;
+  /** For pools: writing down what tasks and options declare. */
+  readonly declarations: Declarations;
   /** For maintenance: making partitions ahead. */
   readonly retention: JobRetention;
   private readonly database: Database;
@@ -133,7 +136,7 @@ export class JobManager {
   private readonly transactions: TransactionSource;
   private readonly waiter: JobWaiter;
   private readonly cipher: JobCipher | undefined;
-  private singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> } | null = null;
+  private readonly singleRuns: JobsOnce[] = [];
 
   constructor(private readonly parts: JobManagerParts) {
     const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
@@ -151,8 +154,8 @@ export class JobManager {
     this.promoter = new JobPromoter(database, settings, this.publisher, failCircle);
     const notice = (ids: Set<string>): void => this.waiter.notice(ids);
     this.settlement = new JobSettlement(database, settings, tasks, cipher, this.promoter, this.publisher, notice);
-    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard);
-    this.registry = new WorkerRegistry(database, settings, this.settlement, this.promoter, schemaGuard);
+    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard, settings.maxCrashes);
+    this.registry = new WorkerRegistry(database, settings, this.claims, this.settlement, this.promoter, schemaGuard);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
     this.attempts = new AttemptRecords(database, cipher);
     this.transactions = new TransactionSource(database);
@@ -160,6 +163,8 @@ export class JobManager {
     this.adder = new JobAdder(database, preparer, this.promoter, this.publisher, ambient, cipher);
     this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
+    const tell = (names: string[]): Promise<void> => this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
+    this.declarations = new Declarations({ database, crontabs: this.crontabs, queues: settings.queues, tell });
   }
 
   // Adding
@@ -226,8 +231,9 @@ export class JobManager {
    */
   async workOnce(options: { queues?: string[] | undefined } = {}): Promise<WorkedOnce | null> {
     check({}, [callOptions.workOnce, options]);
-    if (!this.singleRun) throw new NoHandlersError();
-    return this.singleRun.workOnce(options.queues ?? null);
+    const singleRun = this.singleRuns.at(-1);
+    if (!singleRun) throw new NoHandlersError();
+    return singleRun.workOnce(options.queues ?? null);
   }
 
   /** Marks claimed jobs as done. @throws InvalidWorkerIdError, InvalidArgumentError */
@@ -476,7 +482,8 @@ export class JobManager {
       interval: [interval, typeof interval === 'number' ? rules.integer(1, MAX_MS) : rules.name],
     });
     const [ms, sql] = typeof interval === 'number' ? [interval, null] : [null, interval];
-    const rows = await this.database.run(limits.registerRateLimit, [key, capacity, ms, sql]).catch((error: unknown) => {
+    const register = () => this.database.run(limits.registerRateLimit, [key, capacity, ms, sql]);
+    const rows = await retryOnContention(register, this.database.isBound).catch((error: unknown) => {
       throw limits.refusesInterval(error)
         ? new InvalidArgumentError([
             `Expected interval to be ms or an SQL interval of at least 1 ms, got "${interval}".`,
@@ -499,7 +506,8 @@ export class JobManager {
    * Adds a job of the task at each slot of the schedule, from the first slot after now, for as long as some process
    * runs workers. A known id is described anew: another schedule takes effect from now on. See docs/crons.md.
    *
-   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError
+   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError,
+   *   CrontabLockedError where some transaction holds the crontab's row for seconds
    * @example
    * await jobs.scheduleCron({ id: 'digest', task: 'send-digest', schedule: '0 8 * * 1-5', timeZone: 'Europe/Berlin' });
    */
@@ -509,7 +517,7 @@ export class JobManager {
     return this.crontabs.schedule(cron);
   }
 
-  /** Forgets a crontab; jobs that it has added stay. Returns whether there was one. @throws InvalidArgumentError */
+  /** Forgets a crontab; jobs that it has added stay. Returns whether there was one. @throws InvalidArgumentError, CrontabLockedError */
   async unscheduleCron(id: string): Promise<boolean> {
     return this.crontabs.unschedule(id);
   }
@@ -526,7 +534,7 @@ export class JobManager {
     return this.retention.collect();
   }
 
-  /** Forgets queues without jobs, pause or settings. Returns how many. */
+  /** Forgets queues without jobs, pause or settings that no process has declared for a month. Returns how many. */
   async gcJobQueues(): Promise<number> {
     return (await this.database.run(lanes.pruneQueues, [Object.keys(this.settings.queues)])).length;
   }
@@ -567,7 +575,7 @@ export class JobManager {
       ...[filter.task, filter.queue, filter.status, filter.tag, filter.groupId, filter.flag].map(orNull),
       filter.from?.toISOString() ?? null,
       filter.to?.toISOString() ?? null,
-      filter.search == null ? null : `%${filter.search.replace(/[\\%_]/g, '\\$&')}%`,
+      filter.search == null ? null : searchPatterns(filter.search),
       ...readCursor(cursor, keyRules.uuid),
       limit + 1,
     ]);
@@ -630,9 +638,10 @@ export class JobManager {
     return (await this.database.run(listWorkers, [])).map(toWorkerInfo);
   }
 
-  /** Waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
+  /** Ends `workOnce`, waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
   async close(): Promise<void> {
     this.waiter.close();
+    await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
     const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
     await this.adder.idle();
     await this.publisher.idle();
@@ -645,25 +654,13 @@ export class JobManager {
   // For pools
 
   /** Who runs the jobs of `workOnce`. */
-  runWith(singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> }): void {
-    this.singleRun = singleRun;
+  runWith(singleRun: JobsOnce): void {
+    this.singleRuns.push(singleRun);
   }
 
-  /** Writes the declared queues' concurrency. */
+  /** Writes the declared queues' concurrency, unless a newer release that runs has declared another one. */
   async declareQueues(): Promise<void> {
-    const since = new Date(Date.now() - process.uptime() * 1_000).toISOString();
-    const changed: string[] = [];
-    try {
-      for (const [name, limit] of Object.entries(this.settings.queues)) {
-        const values = [name, limit === Infinity ? null : limit, since];
-        const [row] = await retryOnContention(() => this.database.run(lanes.declareQueue, values));
-        if (row?.changed) changed.push(name);
-      }
-    } catch (error) {
-      // A process that may only enqueue, or that looks at a standby, leaves it to those that work; theirs is what counts.
-      if (!(error instanceof MissingPrivilegesError)) throw error;
-    }
-    await this.publisher.publish(...newsOf(changed.map(lanesOfQueue)));
+    await this.declarations.declareQueues();
   }
 
   /** This manager inside a transaction: all it does is part of it. */
@@ -676,10 +673,10 @@ export class JobManager {
     await this.transactions.prepare(slots);
   }
 
-  /** A transaction for one attempt of a transactional task. Waits for a free connection. */
-  async beginTransaction(): Promise<JobTransaction> {
-    const open = await this.transactions.begin();
-    return new JobTransaction(open, this.within(open.manager), this.settlement);
+  /** A transaction for one attempt of a transactional task. Waits for a free connection; see TransactionSource. */
+  async beginTransaction(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobTransaction> {
+    const session = await this.transactions.begin(signal, onFailure);
+    return new JobTransaction(session, this.within(session.manager), this.settlement);
   }
 
   /** A LISTEN connection of its own, not started yet. */

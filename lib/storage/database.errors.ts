@@ -93,11 +93,20 @@ export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeO
 /** Whether a commit that failed has rolled back: the server said so. Where the connection broke, nobody knows. */
 export const isCertainlyRolledBack = (error: unknown): boolean => /^(40|23|25|P0|22)/.test(codeOf(error) ?? '');
 
+/** Handlers throw what they like, objects with hostile getters included. */
+function codeOfAnything(error: unknown): string | undefined {
+  try {
+    return codeOf(error);
+  } catch {
+    return undefined;
+  }
+}
+
 const SERIALIZATION: Record<string, string> = { '40001': 'serialization failure', '40P01': 'deadlock' };
 
 /** Says in words why PostgreSQL gave up a transaction that may well succeed when it is repeated. */
 export function withReason(error: unknown): unknown {
-  const reason = SERIALIZATION[codeOf(error) ?? ''];
+  const reason = SERIALIZATION[codeOfAnything(error) ?? ''];
   return reason ? new Error(`${reason}, rolled back: ${messageOf(error)}`, { cause: error }) : error;
 }
 

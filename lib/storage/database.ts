@@ -109,16 +109,16 @@ export class Database {
     return new Database(pool, false, options, dataSource);
   }
 
-  /** Whether everything runs inside one transaction. */
-  get isBound(): boolean {
-    return this.bound !== undefined;
-  }
-
   /** The same database, seen from inside a transaction: everything runs on `executor`. */
   on(executor: QueryExecutor): Database {
     const view = Object.create(this) as Database;
     view.bound = executor;
     return view;
+  }
+
+  /** Whether everything runs in a transaction that belongs to a caller. */
+  get isBound(): boolean {
+    return this.bound !== undefined;
   }
 
   /**

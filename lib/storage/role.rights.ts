@@ -37,6 +37,7 @@ const RIGHTS: Record<string, Rights> = {
   rate_limits: { enqueue: LOOKS, worker: 'select, update (available, window_started_at, parked_at)' },
   workers: { enqueue: LOOKS, worker: EVERYTHING },
   crontabs: { enqueue: LOOKS, worker: EVERYTHING },
+  releases: { enqueue: null, worker: EVERYTHING },
 };
 
 /** Its version is read at start; only the owner writes it. */

@@ -57,6 +57,7 @@ export class JobQueue {
   private failures = 0;
   private claiming = false;
   private comparing = false;
+  private readonly givingBack = new Set<Promise<void>>();
   /** How many slots were free when the claims under way began, less those that got a job of a lane. */
   private slots = 0;
   /** So many plain jobs go before lanes are looked at again. */
@@ -117,6 +118,7 @@ export class JobQueue {
     const inTime = (work: Promise<unknown>): Promise<boolean> => settledWithin(deadline - performance.now(), work);
     const ended = !this.loop || (await inTime(this.loop));
     const left = this.buffer.takeAll();
+    await inTime(Promise.all(this.givingBack));
     if (!ended) void this.loop!.then(() => this.giveBack(this.buffer.takeAll()));
     await inTime(this.giveBack(left));
     // A database that is just coming back may need more than one try.
@@ -165,6 +167,12 @@ export class JobQueue {
     this.freed.add(lanesOfQueue(job.queue!));
     if (!this.takers.length || this.state !== 'running') return this.tellFreed();
     this.tellGroups([]);
+    this.wake();
+  }
+
+  /** Looks at all lanes again: what was left to others, or for later, may run now. */
+  lookAgain(): void {
+    this.tellGroups(null);
     this.wake();
   }
 
@@ -312,7 +320,7 @@ export class JobQueue {
     const wanted = Math.min(this.slots, limit ?? Infinity) >> Math.min(this.failures, 10);
     if (wanted < 1 || group.lookAt > performance.now()) return null;
     const startedAt = performance.now();
-    const { share, ...memory } = group.lanes.next(wanted);
+    const { share, spare, ...memory } = group.lanes.next(wanted);
     group.looks();
     const result = await this.options.jobs.claims.claimLanes({
       ...this.claimer,
@@ -322,6 +330,7 @@ export class JobQueue {
       queue: group.queue,
       limit: wanted,
       share,
+      spare,
       memory,
     });
     const costMs = performance.now() - startedAt;
@@ -412,7 +421,9 @@ export class JobQueue {
     if (more) return 0;
     const groups = [...this.groups.values()];
     const sweepInMs = Math.min(Infinity, ...groups.map(({ scan }) => scan.sweepIsDueInMs()));
-    const lanesInMs = this.takers.length ? Math.min(Infinity, ...groups.map(({ lanes }) => lanes.nextInMs)) : Infinity;
+    const lanesInMs = this.takers.length
+      ? Math.min(Infinity, ...groups.map(({ nextLookInMs }) => nextLookInMs))
+      : Infinity;
     return Math.max(0, Math.min(sweepInMs, Math.max(1, lanesInMs), this.idleMs(found)));
   }
 
@@ -463,7 +474,8 @@ export class JobQueue {
   private dropStale(): void {
     const stale = this.buffer.takeOlderThan(this.options.queueTtlMs ?? 60_000);
     this.counters.staleDropped += stale.length;
-    void this.giveBack(stale);
+    const work = this.giveBack(stale).finally(() => this.givingBack.delete(work));
+    this.givingBack.add(work);
   }
 
   private async giveBack(jobs: ClaimedJob[]): Promise<void> {

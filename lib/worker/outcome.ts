@@ -2,6 +2,7 @@
 import type { Outcome } from '../interfaces/claim.interface.js';
 import type { PartialResults } from '../interfaces/job.interface.js';
 import { callOptions } from '../manager/call.arguments.js';
+import { exactJson } from '../manager/exact.json.js';
 import { check } from '../validation.js';
 import { rules } from '../validation.rules.js';
 
@@ -61,7 +62,7 @@ export function readReturned(value: unknown, delayOf: DelayOf): Reading {
 
 export function readThrown(error: unknown, delayOf: DelayOf): Outcome {
   const code = codeOf(error);
-  if (code === 'ERR_JOBS_PERMANENT_FAILURE') return { kind: 'permanent', error };
+  if (code === 'ERR_JOBS_PERMANENT_FAILURE' || code === 'ERR_JOBS_STEP_RESULT') return { kind: 'permanent', error };
   if (code === 'ERR_JOBS_CANCELLED') return { kind: 'cancelled', reason: (error as Error).message };
   const delayMs = delayOf(error);
   return delayMs === false ? { kind: 'permanent', error } : { kind: 'failed', error, delayMs };
@@ -77,8 +78,11 @@ function codeOf(error: unknown): unknown {
 }
 
 function readPartial({ results }: PartialSuccess, delayOf: DelayOf): Reading {
-  const unkept = refuse('the partial results', () => JSON.stringify(results));
-  if (unkept.problem) return { outcome: readThrown(unkept.problem, delayOf) };
+  try {
+    exactJson('the partial results', results);
+  } catch (error) {
+    return { outcome: readThrown(error, delayOf) };
+  }
   const delayMs = delayOf(undefined);
   return { outcome: { kind: 'partial', partialResults: results, delayMs: delayMs === false ? 0 : delayMs } };
 }
@@ -86,8 +90,16 @@ function readPartial({ results }: PartialSuccess, delayOf: DelayOf): Reading {
 /** A result that cannot be kept must not make the job fail: its work is done, and would be done again. */
 function readResult(value: unknown): Reading {
   const { text, problem } = refuse('the result', () => JSON.stringify(value));
+  if (text === '{}' && !isPlain(value))
+    return { outcome: { kind: 'completed', result: null }, problem: emptied(value) };
   return { outcome: { kind: 'completed', result: text ?? null }, ...(problem && { problem }) };
 }
+
+const isPlain = (value: unknown): boolean => [Object.prototype, null].includes(Object.getPrototypeOf(value) as object);
+
+/** A Map, a Set, an Error … */
+const emptied = (value: unknown): Error =>
+  new Error(`the result is a ${(value as object).constructor.name}, of which JSON keeps nothing, and was not kept`);
 
 function refuse(what: string, write: () => string | undefined): { text?: string; problem?: Error } {
   try {

@@ -35,6 +35,8 @@ import { WorkerIdentity } from './worker.identity.js';
 /** What adds jobs by the clock for as long as a pool runs. */
 export interface PoolScheduler {
   start(workerId: string): Promise<void>;
+  /** Tasks have been added. */
+  declare(): Promise<void>;
   /** Never rejects. */
   stop(): Promise<void>;
 }
@@ -230,6 +232,11 @@ export class WorkerPool {
     return this.ended;
   }
 
+  /** Tasks were found after the start: writes down what they declare. */
+  async declareTasks(): Promise<void> {
+    await this.parts.scheduler?.declare();
+  }
+
   private async prepareTransactions(): Promise<void> {
     const { jobs, tasks, options } = this.parts;
     const transactional = tasks.names().some((task) => tasks.get(task)?.options.transactional);
@@ -310,7 +317,7 @@ export class WorkerPool {
 
   private leave(job: ClaimedJob): void {
     this.active.delete(job);
-    this.isolation.leave(job);
+    if (this.isolation.leave(job)) this.queue.lookAgain();
     if (this.limitOf(job) === null) return;
     this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
     this.queue.serve();

@@ -26,7 +26,7 @@ export const findResults = statement<JobRow & { result: unknown }>(
 );
 
 /**
- * $1 task, $2 queue, $3 status, $4 tag, $5 group, $6 flag, $7 from, $8 to, $9 search (a like pattern), each or null;
+ * $1 task, $2 queue, $3 status, $4 tag, $5 group, $6 flag, $7 from, $8 to, $9 search (like patterns, any of them), each or null;
  * $10 only ids below, or null; $11 how many. Newest first. Index: job_bodies_pkey, backwards.
  */
 export const listJobs = statement<JobRow>(
@@ -43,8 +43,8 @@ export const listJobs = statement<JobRow>(
       and ($6::text is null or $6 = any(b.flags))
       and ($7::timestamptz is null or b.created_at >= $7)
       and ($8::timestamptz is null or b.created_at < $8)
-      and ($9::text is null or b.payload::text ilike $9 or b.task ilike $9
-        or coalesce(j.last_error, h.error_message) ilike $9)
+      and ($9::text[] is null or b.payload::text ilike any($9) or b.task ilike any($9)
+        or coalesce(j.last_error, h.error_message) ilike any($9))
       and ($10::uuid is null or b.id < $10)
   ) found
   where $3::text is null or status = $3
