@@ -1,6 +1,6 @@
 // Runs a method as Nest runs a route: guards, interceptors, pipes, parameter decorators, exception filters.
 import { ROUTE_ARGS_METADATA } from '@nestjs/common/constants.js';
-import { type ExceptionFilter, Logger, type Type } from '@nestjs/common';
+import { type ExceptionFilter, Logger, type PipeTransform, type Type } from '@nestjs/common';
 import { ApplicationConfig, ExternalContextCreator } from '@nestjs/core';
 import type { ExternalExceptionFilterContext } from '@nestjs/core/exceptions/external-exception-filter-context.js';
 import type { ExternalExceptionsHandler } from '@nestjs/core/exceptions/external-exceptions-handler.js';
@@ -10,8 +10,9 @@ import { isObservable, lastValueFrom, Observable, takeUntil } from 'rxjs';
 import { decoratedParameters } from './decorators/task.decorator.js';
 import { JOBS_CONTEXT, TASK_ARGS_METADATA } from './jobs.constants.js';
 import { JobsError } from './jobs.errors.js';
+import { keepStoredForm, storedFormOf } from './manager/payload.validator.js';
 import type { TaskHandler } from './manager/task.registry.js';
-import { show } from './options.checker.js';
+import { show } from './validation.js';
 
 type Method = (...args: unknown[]) => unknown;
 /** An instance that has handlers. */
@@ -21,6 +22,11 @@ export type Host = Record<string | symbol, Method> & { constructor: Type };
 const PAYLOAD = 3;
 /** A number that no parameter decorator of Nest's has. */
 const CONTEXT = 1_000;
+
+/** The part of a ValidationPipe that tells one; by its members, since there may be several copies of Nest. */
+interface TransformingPipe extends PipeTransform {
+  isTransformEnabled: boolean;
+}
 
 /** Members of Nest's creator that are private, and the same in Nest 11 and 12. */
 interface CreatorInternals {
@@ -82,15 +88,20 @@ export class HandlerContexts {
   }
 
   /**
-   * Four things Nest does otherwise: pipes are for payloads and pass the context argument by; the module in which classes
-   * of enhancers are looked for is the host's, which Nest does not find for controllers: their guards would be skipped; a
-   * global filter may fail, because it is made for requests; and an Observable ends with its attempt.
+   * Five things Nest does otherwise: pipes are for payloads and pass the context argument by; a DTO is made once, by the
+   * ValidationPipe where there is one; the module in which classes of enhancers are looked for is the host's, which Nest
+   * does not find for controllers: their guards would be skipped; a global filter may fail, because it is made for
+   * requests; and an Observable ends with its attempt.
    */
   private adapt(): void {
     const { creator } = this;
     const applyPipes = creator.getParamValue.bind(creator);
-    creator.getParamValue = async (value: any, metadata: any, pipes) =>
-      metadata.type === CONTEXT ? value : (applyPipes(value, metadata, pipes) as unknown);
+    creator.getParamValue = async (value: any, metadata: any, pipes) => {
+      if (metadata.type === CONTEXT) return value as unknown;
+      const stored = pipes.some(makesInstances) ? storedFormOf(value) : undefined;
+      if (!stored || !isOfClass(value, metadata.metatype)) return applyPipes(value, metadata, pipes) as unknown;
+      return applyPipes(structuredClone(stored), metadata, pipes.map(makingInstances)) as unknown;
+    };
     const internals = creator as unknown as CreatorInternals;
     internals.getContextModuleKey = () => this.moduleKey;
     const filters = internals.filtersContextCreator;
@@ -102,6 +113,21 @@ export class HandlerContexts {
       resolved(await intercept(interceptors, args, ...rest), args[1] as Attempted);
   }
 }
+
+/**
+ * ValidationPipe makes a DTO's instance itself. Given one that is made already it would apply `@Transform` a second time,
+ * so it gets the payload as it is stored, the way it gets a request's body.
+ */
+const makesInstances = (pipe: PipeTransform): pipe is TransformingPipe =>
+  'isTransformEnabled' in pipe && 'validatorOptions' in pipe;
+
+/** Handlers get a DTO's instance, whether or not the pipe is told to transform. */
+const makingInstances = (pipe: PipeTransform): PipeTransform =>
+  makesInstances(pipe) && !pipe.isTransformEnabled
+    ? (Object.create(pipe, { isTransformEnabled: { value: true } }) as PipeTransform)
+    : pipe;
+
+const isOfClass = (value: unknown, type: unknown): boolean => typeof type === 'function' && value instanceof type;
 
 /** What the class says, whatever has been put over it on the instance. */
 export const original = (host: Host, method: string | symbol): Method =>
@@ -149,7 +175,10 @@ function describeParameters(type: Type, method: string | symbol): void {
 function argumentOf(kind: number, property: unknown, [payload, context]: unknown[]): unknown {
   if (kind === CONTEXT) return context;
   if (kind !== PAYLOAD) return undefined;
-  return typeof property === 'string' ? (payload as Record<string, unknown> | null)?.[property] : payload;
+  if (typeof property !== 'string') return payload;
+  const part = (payload as Record<string, unknown> | null)?.[property];
+  keepStoredForm(part, (storedFormOf(payload) as Record<string, unknown> | undefined)?.[property]);
+  return part;
 }
 
 /**

@@ -77,11 +77,17 @@ export class DuplicateTaskError extends JobsError {
     readonly task: string,
     readonly handlers: [string, string],
   ) {
-    super(
-      `Expected one handler for task "${task}", got ${handlers[0]} and ${handlers[1]}. Rename one of them, or give ` +
-        'them different instances by @Task(name, { instance }).',
-    );
+    super(`Expected one handler for task "${task}", got ${handlers[0]} and ${handlers[1]}. ${adviceFor(handlers)}`);
   }
+}
+
+/** The very same method twice is one provider in two modules; its source ends with ` in <module>`. */
+function adviceFor([one, other]: [string, string]): string {
+  const methodOf = (source: string): string => source.split(' in ')[0]!;
+  return methodOf(one) === methodOf(other)
+    ? 'The provider stands in the providers of both modules: provide it in one, export it there, and import that ' +
+        'module in the other.'
+    : 'Rename one of them, or give them different instances by @Task(name, { instance }).';
 }
 
 /** One thing that is wrong with a payload. */

@@ -5,12 +5,13 @@ import { LeaseLostError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
 import * as attempts from '../storage/statements/attempts.js';
-import { check, rules } from './call.arguments.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
 import { exactJson } from './exact.json.js';
 import { ENVELOPE_START, isSealed, openText, plainLine, SEALED_LINE, sealed, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
 import { keyRules, pageOf, readCursor, readPageRequest } from './page.js';
-import { storable } from './error.text.js';
+import { storable } from '../monitoring/error.text.js';
 import { WriteBatcher } from './write.batcher.js';
 
 /** The claim in whose name something is written. */
@@ -81,7 +82,7 @@ export class AttemptRecords {
 
   /** Best effort, in order. */
   async log(claim: Claim, message: string): Promise<void> {
-    check({ message: [message, (value) => (typeof value === 'string' ? null : 'a string')] });
+    check({ message: [message, rules.string] });
     const line = storable(message, MAX_MESSAGE);
     const text = this.cipher?.covers(claim.job.task)
       ? SEALED_LINE + this.cipher.seal(['log', claim.job.id], line)

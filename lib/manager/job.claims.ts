@@ -9,6 +9,7 @@ import type {
   PlainClaim,
   PlainClaimResult,
   SettleRequest,
+  LaneReport,
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { UnreadableJobError } from '../jobs.errors.js';
@@ -18,7 +19,6 @@ import {
   claimPlainJobs,
   nextPlainPriority,
   type ClaimedText,
-  type LaneReport,
 } from '../storage/statements/claim-jobs.js';
 import { seeTasks } from '../storage/statements/prune-jobs.js';
 import { registerQueues } from '../storage/statements/queues.js';

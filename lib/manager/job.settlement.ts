@@ -17,7 +17,7 @@ import {
   type EndedRow,
   type EndKind,
 } from '../storage/statements/settle-jobs.js';
-import { errorText } from './error.text.js';
+import { errorText } from '../monitoring/error.text.js';
 import { sealed, type JobCipher } from './job.cipher.js';
 import { freedBy, newsOf, type Freed, type JobPromoter } from './job.promoter.js';
 import { lanesOfQueue, laneOf } from './lane.names.js';

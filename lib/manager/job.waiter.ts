@@ -6,14 +6,15 @@ import { isContention, isStatementTimeout } from '../storage/database.errors.js'
 import type { Database } from '../storage/database.js';
 import { findResults } from '../storage/statements/inspect-jobs.js';
 import { findEnded } from '../storage/statements/wait-jobs.js';
+import { after } from '../timers.js';
 import { opened, type JobCipher } from './job.cipher.js';
 import { toJob } from './job.mapper.js';
 
 export interface WaitOptions {
   /** Reject with a WaitTimeoutError after so many milliseconds. Default: wait as long as it takes. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** Reject with its reason when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 interface Waiter {
@@ -31,7 +32,6 @@ const SLOWER = 1.5;
 /** Waiters that are due this soon are asked for together. */
 const TOGETHER_MS = 10;
 const FINAL = ['completed', 'exhausted', 'cancelled'];
-const MAX_TIMER_MS = 2 ** 31 - 1;
 /** Payloads and results have a megabyte each at most. */
 const MAX_RESULTS = 50;
 
@@ -56,18 +56,17 @@ export class JobWaiter {
   async wait(id: string, { timeoutMs, signal }: WaitOptions): Promise<JobResult> {
     signal?.throwIfAborted();
     if (this.closed) throw closedError(id);
-    let timer: NodeJS.Timeout | undefined;
+    let endTimer: (() => void) | undefined;
     let waiter!: Waiter;
     const ended = new Promise<JobResult>((resolve, reject) => {
       waiter = { id, dueAt: 0, pauseMs: FIRST_PAUSE_MS, resolve, reject };
-      if (timeoutMs !== undefined && timeoutMs <= MAX_TIMER_MS)
-        timer = setTimeout(() => reject(timedOut(id, timeoutMs)), timeoutMs);
+      if (typeof timeoutMs === 'number') endTimer = after(timeoutMs, () => reject(timedOut(id, timeoutMs)));
     });
     this.enter(waiter, signal);
     try {
       return await ended;
     } finally {
-      clearTimeout(timer);
+      endTimer?.();
       this.leave(waiter, signal);
     }
   }

@@ -1,13 +1,16 @@
 // Typed events of pools and jobs: subscribers never harm whoever emits, and the last thousand can be looked at.
 import type { Job } from '../interfaces/job.interface.js';
-import { EventRing } from './event.ring.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
 import { openScope } from './async.scope.js';
+import { EventRing } from './event.ring.js';
 import type { JobMask } from './job.mask.js';
 
 export interface JobEventFields {
   'pool.start': { concurrency: number };
   'pool.stop': { forced: boolean };
   'job.started': { job: Job };
+  /** `result`: what the handler returned, as `waitForJob` gives it; null where that is nothing. */
   'job.completed': { job: Job; executionTimeMs: number; result?: unknown };
   'job.failed': { job: Job; error: unknown; executionTimeMs: number; retryAt: Date | null };
   'job.exhausted': { job: Job; error: unknown };
@@ -54,6 +57,9 @@ const EVENT_TYPES: Record<JobEventType, true> = {
 /** All types, for checks at run time. */
 export const JOB_EVENT_TYPES = Object.keys(EVENT_TYPES) as JobEventType[];
 
+/** A type of event, or all of them. */
+export const eventType = rules.oneOf(...JOB_EVENT_TYPES, 'all');
+
 /** What every event carries, with the fields of its type. `workerId` is null for events of no pool. */
 export type JobEvent<T extends JobEventType = JobEventType> = {
   [K in T]: { type: K; at: Date; workerId: string | null } & JobEventFields[K];
@@ -92,8 +98,10 @@ export class JobEvents {
 
   /**
    * Subscribes and returns the id to unsubscribe by. A handler's error is counted as dropped; in Nest it is logged, too.
+   * @throws InvalidArgumentError for a type that does not exist
    */
   on<T extends JobEventType | 'all'>(type: T, handler: JobEventHandler<T>): number {
+    check({ type: [type, eventType], handler: [handler, rules.callable] });
     const id = ++this.lastId;
     this.subscriptions = [...this.subscriptions, { id, type, handler: handler as AnyHandler }];
     return id;

@@ -10,7 +10,7 @@ import type { TaskToken } from '../interfaces/task.interface.js';
  * expressions in the place of texts.
  */
 export interface EnqueuedFilter extends Partial<Omit<Job, 'task' | 'payload'>> {
-  task?: string | TaskToken;
+  task?: string | TaskToken | undefined;
   payload?: unknown;
 }
 

@@ -7,6 +7,7 @@ import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
 import { InvalidArgumentError, ShutdownError } from '../jobs.errors.js';
 import { GRACE_MS } from '../manager/crontabs.js';
 import { passIntoScopes } from '../monitoring/async.scope.js';
+import { after } from '../timers.js';
 import { JobRunner } from '../worker/job.runner.js';
 import { newWorkerId } from '../worker/worker.pool.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
@@ -16,13 +17,13 @@ import { EndlessDrainError } from './testing.errors.js';
 /** Which jobs `drain` runs, and when it gives up. */
 export interface DrainOptions {
   /** Most jobs to run. Default 500: more are probably a task that adds itself again and again. */
-  maxJobs?: number;
+  maxJobs?: number | undefined;
   /** Longest time for all of them, in ms. Default 30,000; the limit of your test runner may be shorter. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** Only these tasks. Default: what the application's worker takes, that is, all that have a handler. */
-  tasks?: string[];
+  tasks?: string[] | undefined;
   /** Only these queues, one after the other. Default: what the application's worker takes, that is, all. */
-  queues?: string[];
+  queues?: string[] | undefined;
 }
 
 /** One attempt that ran in a spec. */
@@ -252,16 +253,13 @@ function detailsOf(outcome: Outcome): Pick<RanJob, 'error' | 'result'> {
   return {};
 }
 
-/** A timer for longer than 24 days would end at once. */
-const timerMs = (ms: number): number => Math.min(2 ** 31 - 1, Math.max(0, ms));
-
 /** What the work resolved to; undefined when it took too long. Leaves no timer behind. */
 async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), timerMs(ms))));
+  let endTimer!: () => void;
+  const timeout = new Promise<undefined>((resolve) => (endTimer = after(Math.max(0, ms), () => resolve(undefined))));
   try {
     return await Promise.race([work, timeout]);
   } finally {
-    clearTimeout(timer);
+    endTimer();
   }
 }

@@ -1,81 +1,80 @@
-// What calls of the testing kit may be given. A filter that can match nothing, or everything, would let an expectation pass
+// What the calls of the testing kit take. A filter that can match nothing, or everything, would let an expectation pass
 // that checks nothing.
 import { inspect, types } from 'node:util';
-import { InvalidArgumentError } from '../jobs.errors.js';
 import type { Job } from '../interfaces/job.interface.js';
-import { faultsOf, rules, type Rule } from '../manager/call.arguments.js';
-import { isMatcher, type EnqueuedFilter } from './enqueued.jobs.js';
+import { JOB_STATUSES, taskFaults } from '../manager/call.arguments.js';
+import { isRecord, option, section, type Option, type Rule } from '../validation.js';
+import { rules } from '../validation.rules.js';
+import { isMatcher } from './enqueued.jobs.js';
 
-const STATUSES = 'available scheduled blocked running snoozed exhausted cancelled completed'.split(' ');
+const isPattern = (value: unknown): boolean => isMatcher(value) || value instanceof RegExp;
 
-const orPattern =
-  (rule: Rule): Rule =>
-  (value) =>
-    isMatcher(value) || value instanceof RegExp ? null : rule(value);
-
-const task: Rule = (value) =>
-  rules.name(typeof value === 'object' ? (value as { task?: unknown } | null)?.task : value);
-
-const FILTER_RULES: Record<keyof Job, Rule> = {
-  id: orPattern(rules.anything),
-  task: orPattern(task),
-  payload: rules.anything,
-  status: orPattern(rules.oneOf(...STATUSES)),
-  priority: rules.anything,
-  queue: rules.anything,
-  rateLimitKey: rules.anything,
-  runAt: rules.anything,
-  attempts: rules.anything,
-  maxAttempts: rules.anything,
-  lastError: rules.anything,
-  jobKey: rules.anything,
-  jobKeyMode: rules.anything,
-  flags: rules.anything,
-  tags: rules.anything,
-  groupId: rules.anything,
-  timeoutMs: rules.anything,
-  lockedBy: rules.anything,
-  lockedAt: rules.anything,
-  revision: rules.anything,
-  progress: rules.anything,
-  createdAt: rules.anything,
-  updatedAt: rules.anything,
+/** What each field may be is for the filter to say: a value, a pattern, or a matcher of the test runner. */
+const anything: Option<unknown> = option(rules.anything, undefined);
+const knownStatus = rules.oneOf(...JOB_STATUSES);
+const status: Rule = Object.assign((value: unknown) => (isPattern(value) ? null : knownStatus(value)), {
+  choices: JOB_STATUSES,
+});
+const task: Option<unknown> = {
+  ...anything,
+  check: (value) => (value === undefined || isPattern(value) ? [] : taskFaults(value)),
 };
 
-const boolean: Rule = (value) => (typeof value === 'boolean' ? null : 'true or false');
-const manager: Rule = (value) =>
-  typeof (value as { query?: unknown } | null)?.query === 'function' ? null : 'something with query(text, values)';
+const FIELDS: Record<keyof Job, Option<unknown>> = {
+  id: anything,
+  task,
+  payload: anything,
+  status: option(status, undefined),
+  priority: anything,
+  queue: anything,
+  rateLimitKey: anything,
+  runAt: anything,
+  attempts: anything,
+  maxAttempts: anything,
+  lastError: anything,
+  jobKey: anything,
+  jobKeyMode: anything,
+  flags: anything,
+  tags: anything,
+  groupId: anything,
+  timeoutMs: anything,
+  lockedBy: anything,
+  lockedAt: anything,
+  revision: anything,
+  progress: anything,
+  createdAt: anything,
+  updatedAt: anything,
+};
+const fields = section(FIELDS);
 
-const OPTION_RULES = {
-  drain: {
-    maxJobs: rules.positive,
-    timeoutMs: rules.duration,
-    tasks: rules.names,
-    queues: rules.names,
-  },
-  inline: { onFailure: rules.oneOf('throw', 'record') },
-  clear: { configuration: boolean },
-  enqueued: { manager },
-  expectEnqueued: { manager, times: rules.integer(0, 1_000_000) },
-  expectNotEnqueued: { manager },
-} satisfies Record<string, Record<string, Rule>>;
+/** Which jobs are looked for: fields of jobs, with values that a job can hold. */
+export const testingFilter: Option<unknown> = {
+  ...fields,
+  check: (filter, path) => [
+    ...fields.check(filter, path),
+    ...(isRecord(filter) ? Object.entries(filter).flatMap(([name, value]) => foreignIn(value, name)) : []),
+  ],
+};
 
-/** @throws InvalidArgumentError */
-export function checkOptions(method: keyof typeof OPTION_RULES, options: object): void {
-  throwIfAny(faultsOf(OPTION_RULES[method], options));
-}
+const through = { manager: option(rules.executor, undefined) };
 
-/** @throws InvalidArgumentError */
-export function checkFilter(filter: EnqueuedFilter): void {
-  throwIfAny([
-    ...faultsOf(FILTER_RULES, filter, { path: 'filter.' }),
-    ...Object.entries(filter).flatMap(([key, value]) => foreignIn(value, `filter.${key}`)),
-  ]);
-}
+export const testingOptions = {
+  create: section({ instance: option(rules.name, undefined) }),
+  inline: section({ onFailure: option(rules.oneOf('throw', 'record'), 'throw') }),
+  drain: section({
+    maxJobs: option(rules.wait, undefined),
+    timeoutMs: option(rules.wait, undefined),
+    tasks: option(rules.names, undefined),
+    queues: option(rules.laneNames, undefined),
+  }),
+  clear: section({ configuration: option(rules.flag, false) }),
+  through: section(through),
+  expectation: section({ ...through, times: option(rules.integer(0, 1e9), undefined) }),
+};
 
 /** What no job can hold: it would match nothing, or, without fields of its own, everything. */
 function foreignIn(value: unknown, path: string): string[] {
-  if (isMatcher(value) || value instanceof RegExp || value instanceof Date) return [];
+  if (isPattern(value) || value instanceof Date) return [];
   if (['bigint', 'function', 'symbol'].includes(typeof value) || isForeign(value)) {
     return [
       `Expected ${path} to be JSON data, a Date, a regular expression or a matcher, got ${inspect(value, { depth: 0 })}.`,
@@ -87,7 +86,3 @@ function foreignIn(value: unknown, path: string): string[] {
 
 const isForeign = (value: unknown): boolean =>
   types.isMap(value) || types.isSet(value) || types.isPromise(value) || ArrayBuffer.isView(value);
-
-function throwIfAny(faults: string[]): void {
-  if (faults.length) throw new InvalidArgumentError(faults);
-}

@@ -1,8 +1,10 @@
 // What a handler knows of its attempt besides the payload.
 import type { ClaimedJob, EntityManager, PartialResults, QueryExecutor } from '../interfaces/job.interface.js';
-import { InvalidArgumentError, InvalidStatusError } from '../jobs.errors.js';
-import { rules } from '../manager/call.arguments.js';
+import type { Stored } from '../interfaces/json.interface.js';
+import { InvalidStatusError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
 import { RunningAttempt } from './running.attempt.js';
 
 /**
@@ -79,9 +81,9 @@ export class JobContext<P = unknown> {
 
   /**
    * Does something once in the life of the job, however many attempts that takes: its result is kept as JSON, and later
-   * attempts get it without calling `work` again. A step that throws is not done. In a transactional task the step is
-   * kept if the attempt commits. The attempt does not end before its steps have, awaited or not; one that fails without
-   * the handler's looking fails the attempt.
+   * attempts get it without calling `work` again, in the form that JSON brings back (a Date as text). A step that throws
+   * is not done. In a transactional task the step is kept if the attempt commits. The attempt does not end before its
+   * steps have, awaited or not; one that fails without the handler's looking fails the attempt.
    *
    * @throws the reason of `signal` when it has aborted: no step begins after that. StepResultError, which fails the job
    *   for good, for a result that JSON cannot keep or of more than 1 MiB. InvalidArgumentError for a step that would wait
@@ -89,12 +91,10 @@ export class JobContext<P = unknown> {
    * @example
    * const charge = await ctx.step('charge', () => payments.charge(order.card, order.total));
    */
-  step<T>(name: string, work: () => T | Promise<T>): Promise<T> {
+  step<T>(name: string, work: () => T | Promise<T>): Promise<Stored<T>> {
     return this.#attempt.keep(async () => {
-      const expected = rules.name(name);
-      if (expected)
-        throw new InvalidArgumentError([`Expected the step's name to be ${expected}, got ${String(name)}.`]);
-      return (await this.#attempt.steps.run(name, work)) as T;
+      check({ "the step's name": [name, rules.name], 'the work of the step': [work, rules.callable] });
+      return (await this.#attempt.steps.run(name, work)) as Stored<T>;
     });
   }
 

@@ -6,11 +6,12 @@ import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import { lanesOfQueue } from '../manager/lane.names.js';
 import { byHand } from '../manager/worker.registry.js';
 import type { News } from '../storage/job.news.js';
+import { after } from '../timers.js';
 import { backoffMs, pause, settledWithin } from './backoff.js';
 import { ClaimGroup } from './claim.group.js';
 import { JobBuffer } from './job.buffer.js';
 import { LostClaims } from './lost.claims.js';
-import type { JobQueueOptions } from './queue.options.js';
+import { checkQueueOptions, type JobQueueOptions } from './queue.options.js';
 
 export type { JobQueueOptions } from './queue.options.js';
 
@@ -24,7 +25,7 @@ export interface JobQueueStats {
 
 interface Taker {
   resolve: (job: ClaimedJob | null) => void;
-  timer: NodeJS.Timeout | null;
+  endTimer: (() => void) | null;
 }
 
 /** Handlers that never wait run one after the other: after so many, answers from the database get their turn. */
@@ -67,9 +68,9 @@ export class JobQueue {
   private dispatchedInTurn = 0;
 
   constructor(private readonly options: JobQueueOptions) {
+    const { held, queueSize = null } = checkQueueOptions(options);
     this.workerId = options.workerId;
-    this.buffer = new JobBuffer(options.queueSize ?? null);
-    const { held } = options;
+    this.buffer = new JobBuffer(queueSize);
     const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
     this.lost = new LostClaims(options.jobs, () => this.claimer.holder, all);
   }
@@ -133,8 +134,8 @@ export class JobQueue {
     const job = this.tryTakeJob();
     if (job || timeoutMs <= 0) return Promise.resolve(job);
     return new Promise((resolve) => {
-      const taker: Taker = { resolve, timer: null };
-      if (Number.isFinite(timeoutMs)) taker.timer = setTimeout(() => this.giveUp(taker), timeoutMs);
+      const taker: Taker = { resolve, endTimer: null };
+      taker.endTimer = after(timeoutMs, () => this.giveUp(taker));
       this.takers.push(taker);
       if (!this.turn) this.wake();
     });
@@ -496,7 +497,7 @@ export class JobQueue {
   }
 
   private answer(taker: Taker, job: ClaimedJob | null): void {
-    if (taker.timer) clearTimeout(taker.timer);
+    taker.endTimer?.();
     taker.resolve(job);
   }
 }

@@ -1,8 +1,10 @@
 // What a handler's answer means. Whatever it returns or throws becomes an Outcome here and nowhere else.
 import type { Outcome } from '../interfaces/claim.interface.js';
 import type { PartialResults } from '../interfaces/job.interface.js';
-import { InvalidArgumentError } from '../jobs.errors.js';
+import { callOptions } from '../manager/call.arguments.js';
 import { exactJson } from '../manager/exact.json.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
 
 /** A fixed key, so that several copies of the package understand each other. */
 const BRAND = Symbol.for('millrace:outcome');
@@ -21,10 +23,14 @@ interface Snooze {
 /**
  * Return it from a handler that got half-way: the job runs again after its backoff and finds this as `ctx.previous`.
  *
+ * @throws InvalidArgumentError
  * @example
  * return partialSuccess({ completedSteps: ['reserve'], retryFromStep: 'charge', results: { reservation: 7 } });
  */
-export const partialSuccess = (results: PartialResults): PartialSuccess => ({ [BRAND]: 'partial-success', results });
+export function partialSuccess(results: PartialResults): PartialSuccess {
+  check({}, [callOptions.partialResults, results]);
+  return { [BRAND]: 'partial-success', results };
+}
 
 /** Whether a value was made by `partialSuccess`. */
 export const isPartialSuccess = (value: unknown): value is PartialSuccess => brandOf(value) === 'partial-success';
@@ -34,10 +40,8 @@ export const isPartialSuccess = (value: unknown): value is PartialSuccess => bra
  * @throws InvalidArgumentError unless `ms` is a number of at least 0
  */
 export function snooze(ms: number): Snooze {
-  if (typeof ms === 'number' && ms >= 0 && ms <= 1e12) return { [BRAND]: 'snooze', ms };
-  throw new InvalidArgumentError([
-    `Expected snooze to get a number of milliseconds from 0 to 1e12, got ${String(ms)}.`,
-  ]);
+  check({ 'the ms of snooze': [ms, rules.duration] });
+  return { [BRAND]: 'snooze', ms };
 }
 
 const brandOf = (value: unknown): unknown =>

@@ -405,7 +405,17 @@ describe('scheduleCron', () => {
     } as unknown as CronSpec & { task: string };
     const error: unknown = await jobs.scheduleCron(wrong).catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(InvalidArgumentError);
-    for (const part of ['id', 'task', 'schedule', 'timeZone', 'backfillMs', 'overlap', 'option"', 'runAt', 'priority'])
+    for (const part of [
+      'id',
+      'task',
+      'schedule',
+      'timeZone',
+      'backfillMs',
+      'overlap',
+      'option option',
+      'runAt',
+      'priority',
+    ])
       expect((error as Error).message).toContain(part);
     await expect(jobs.scheduleCron(undefined as never)).rejects.toThrow(InvalidArgumentError);
     expect(await jobs.listCrons()).toEqual([]);

@@ -1,7 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { InvalidArgumentError, UnknownParentError, type AddJobOptions, type JobManager } from '../../lib/index.js';
-import { eventually } from '../support/database.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 
 let test: TestManager;

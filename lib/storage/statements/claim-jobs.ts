@@ -49,26 +49,6 @@ export const claimPlainJobs = statement<{ job: string }>(
   { prompt: true },
 );
 
-/** The last row of claimLaneJobs. */
-export interface LaneReport {
-  /** Where the turn goes on, after the last lane served; null: none was. */
-  priority: number | null;
-  lane: string | null;
-  /** How many lanes were served. */
-  lanes: number;
-  more: boolean;
-  /** Stretches of the walk in which nothing can be claimed now: after, up to, until when (ms) or null. */
-  blocked: [after: string, upto: string, until: number | null][];
-  /** Lanes of which others hold what is needed. */
-  held: string[];
-  /** Queues to register. */
-  unknown: string[];
-  /** Up to where lanes hold nothing for this claim. */
-  passed: [place: string, runAt: string, id: string][];
-  /** Lanes that have become due. */
-  due: string[] | null;
-}
-
 /**
  * Jobs of lanes, for free slots. $1 worker, $2 most jobs, $3 most of one lane, $4 how many more to try in a lane, $5 tasks,
  * $6 other tasks, $7 forbidden flags, $8 most crashes, $9 lease in ms, $10 worst priority, $11 queue, each or null; $12,
