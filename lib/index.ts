@@ -5,6 +5,8 @@ export {
   type JobsModuleAsyncResult,
   type JobsOptionsFactory,
 } from './jobs.module.js';
+export type { PgClientOptions, PgPoolOptions } from './interfaces/connection.interface.js';
+export type { Stored } from './interfaces/json.interface.js';
 export type {
   EncryptionOptions,
   HistoryOptions,
@@ -38,11 +40,18 @@ export type { Reencryption, ReencryptOptions } from './manager/reencryption.js';
 export type { WaitOptions } from './manager/job.waiter.js';
 export type * from './interfaces/job.interface.js';
 export type * from './interfaces/cron.interface.js';
-export { createJobManager, createWorkerPool, type PlainTask, type WorkerPoolOptions } from './jobs.factory.js';
+export {
+  createJobManager,
+  createWorkerPool,
+  type PlainHandler,
+  type PlainTask,
+  type PlainTasks,
+  type WorkerPoolOptions,
+} from './jobs.factory.js';
 export { WorkerPool, type WorkerPoolState, type WorkerPoolStats } from './worker/worker.pool.js';
 export type { CircuitState } from './worker/settle.circuit.js';
 export { JobQueue, type JobQueueOptions, type JobQueueStats } from './worker/job.queue.js';
-export { OnJobEvent } from './decorators/on-job-event.decorator.js';
+export { OnJobEvent, type OnJobEventOptions } from './decorators/on-job-event.decorator.js';
 export {
   CollectingJobEvents,
   createCollectingEvents,
@@ -53,6 +62,8 @@ export {
   type JobEventHandler,
   type JobEventType,
 } from './monitoring/job.events.js';
-export { JobsMigrator, PackageFilesMissingError, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export { PackageFilesMissingError } from './storage/migration.files.js';
 export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';
+export { CrontabLockedError } from './manager/crontab.errors.js';

@@ -22,7 +22,7 @@ export class InvalidOptionsError extends JobsError {
 
 /** Options given to a call (`addJob`, `getJobs`, …) are wrong; nothing was changed. */
 export class InvalidArgumentError extends JobsError {
-  readonly code = 'ERR_JOBS_INVALID_ARGUMENT';
+  readonly code: 'ERR_JOBS_INVALID_ARGUMENT' | 'ERR_JOBS_STEP_RESULT' = 'ERR_JOBS_INVALID_ARGUMENT';
 
   constructor(
     readonly problems: string[],
@@ -77,11 +77,17 @@ export class DuplicateTaskError extends JobsError {
     readonly task: string,
     readonly handlers: [string, string],
   ) {
-    super(
-      `Expected one handler for task "${task}", got ${handlers[0]} and ${handlers[1]}. Rename one of them, or give ` +
-        'them different instances by @Task(name, { instance }).',
-    );
+    super(`Expected one handler for task "${task}", got ${handlers[0]} and ${handlers[1]}. ${adviceFor(handlers)}`);
   }
+}
+
+/** The very same method twice is one provider in two modules; its source ends with ` in <module>`. */
+function adviceFor([one, other]: [string, string]): string {
+  const methodOf = (source: string): string => source.split(' in ')[0]!;
+  return methodOf(one) === methodOf(other)
+    ? 'The provider stands in the providers of both modules: provide it in one, export it there, and import that ' +
+        'module in the other.'
+    : 'Rename one of them, or give them different instances by @Task(name, { instance }).';
 }
 
 /** One thing that is wrong with a payload. */
@@ -326,6 +332,36 @@ export class AlreadyRunningError extends JobsError {
 /** Something that was stopped for good is used again. */
 export class StoppedError extends JobsError {
   readonly code = 'ERR_JOBS_STOPPED';
+}
+
+/**
+ * A handler used its context after its attempt had ended: after it had returned or thrown, or after its time was over.
+ * What it asked for was not done. `cause`: why the attempt was aborted, if it was.
+ */
+export class AttemptOverError extends JobsError {
+  readonly code = 'ERR_JOBS_ATTEMPT_OVER';
+
+  constructor(
+    readonly jobId: string,
+    options?: ErrorOptions,
+  ) {
+    super(
+      `This attempt of job ${jobId} has ended (a missing await, or a handler that goes on after its time).`,
+      options,
+    );
+  }
+}
+
+/** What a step returned cannot be kept. Its work is done, and a retry would do it again: the job fails for good. */
+export class StepResultError extends InvalidArgumentError {
+  override readonly code = 'ERR_JOBS_STEP_RESULT';
+
+  constructor(
+    readonly step: string,
+    reason: InvalidArgumentError,
+  ) {
+    super(reason.problems, { cause: reason.cause ?? reason });
+  }
 }
 
 /** An attempt ran longer than its `timeoutMs`. */

@@ -7,10 +7,13 @@ import { DEFAULT_INSTANCE, instanceOf, JOB_EVENT_METADATA, TASK_METADATA } from 
 import { decoratedClasses } from './decorators/decorated.method.js';
 import { isStatic, type HandlerBinder } from './jobs.handlers.js';
 import { makeOnce, type Trial } from './jobs.trial.js';
-import { refuse, taskFaults } from './jobs.options.js';
+import { taskFaults } from './jobs.options.js';
+import type { PayloadSchema } from './interfaces/task.interface.js';
+import type { PayloadValidator } from './manager/payload.validator.js';
 import type { TaskRegistry } from './manager/task.registry.js';
-import { JOB_EVENT_TYPES, type JobEvents } from './monitoring/job.events.js';
-import { nearest, show } from './options.checker.js';
+import { eventType, type JobEvents } from './monitoring/job.events.js';
+import { faultOf, option, refuse, section } from './validation.js';
+import { rules } from './validation.rules.js';
 
 export interface JobsExplorerParts {
   /** The name of the instance whose tasks are looked for. */
@@ -20,11 +23,13 @@ export interface JobsExplorerParts {
   binder: HandlerBinder;
   tasks: TaskRegistry;
   events: JobEvents;
-  /** Whether the parameter types of handlers can check payloads. */
-  checkClasses: boolean;
-  /** Hears where a provider's class could not be found out. */
+  /** With its packages loaded. */
+  validator: PayloadValidator;
+  /** Hears what is no fault but probably not meant, and where a provider's class could not be found out. */
   warn: (message: string) => void;
 }
+
+const subscriberOptions = section({ instance: option(rules.name, DEFAULT_INSTANCE) });
 
 /** Factories of Nest's core that make nothing by themselves. */
 const NESTS_OWN: unknown[] = [REQUEST, INQUIRER];
@@ -44,6 +49,8 @@ export class JobsExplorer {
   private made = false;
   private readonly handlers: Decorated[] = [];
   private readonly subscribers: Decorated[] = [];
+  /** Tasks whose payloads may have a DTO that nothing here can see. */
+  private untyped: string[] = [];
 
   constructor(private readonly parts: JobsExplorerParts) {}
 
@@ -54,6 +61,7 @@ export class JobsExplorer {
    */
   explore(): TaskRegistry {
     refuse([...this.instanceFaults(), ...this.exploreNew()]);
+    this.warnOfUntyped();
     return this.parts.tasks;
   }
 
@@ -63,6 +71,7 @@ export class JobsExplorer {
     const faults = this.exploreNew();
     if (this.missingClasses().length) faults.push(...(await this.exploreScopedFactories()));
     refuse([...faults, ...this.handlerFaults(), ...this.subscriberFaults()]);
+    this.warnOfUntyped();
   }
 
   private exploreNew(): string[] {
@@ -142,26 +151,51 @@ export class JobsExplorer {
     return [...this.explored.keys()].some((other) => other.instance === instance);
   }
 
-  private addTask({ task, options, parameterType }: TaskMetadata, decorated: Decorated): string[] {
+  private addTask(metadata: TaskMetadata, decorated: Decorated): string[] {
+    const { task, options } = metadata;
     const { method, source, wrapper } = decorated;
-    const faults = taskFaults(task, options, `@Task on ${source}`);
+    const where = `@Task on ${source}`;
+    const faults = taskFaults(task, options, where);
     const instance = options?.instance ?? DEFAULT_INSTANCE;
     if (faults.length) return faults;
-    if (instance !== this.parts.instance) return this.refuseUnknown(instance, `@Task on ${source}`);
-    const { binder, tasks, checkClasses } = this.parts;
-    const schema = options.payload ?? (checkClasses ? parameterType : null);
+    if (instance !== this.parts.instance) return this.refuseUnknown(instance, where);
+    const { binder, tasks, validator } = this.parts;
+    const schema = this.schemaOf(metadata);
+    const missing =
+      typeof schema === 'function' && !('~standard' in schema) ? validator.missingFor(task, schema) : null;
+    if (missing) return [`${where}: ${missing.message}`];
     this.handlers.push(decorated);
     tasks.add({ task, options, schema, source, handler: binder.bind(wrapper, method) });
     return [];
   }
 
-  private subscribe({ type, instance }: JobEventMetadata, decorated: Decorated): string[] {
+  /** A parameter's class without constraints needs no packages: it only says what the payload looks like. */
+  private schemaOf({ task, options, parameterType, isTyped }: TaskMetadata): PayloadSchema | null {
+    if (options.payload !== undefined) return options.payload || null;
+    if (!isTyped) this.untyped.push(task);
+    const { validator } = this.parts;
+    const isOfUse = parameterType && (validator.makesInstances || validator.constrains(parameterType));
+    return isOfUse ? parameterType : null;
+  }
+
+  /** Compilers such as esbuild (tsx, Vitest) leave out what tells the class of a parameter. */
+  private warnOfUntyped(): void {
+    if (!this.untyped.length) return;
+    const tasks = this.untyped.map((task) => `"${task}"`).join(', ');
+    this.untyped = [];
+    this.parts.warn(
+      `Payloads of ${tasks} are not checked: the compiler writes no types of parameters (esbuild, and so tsx, never ` +
+        'does; others need emitDecoratorMetadata). Name the DTO in the decorator, @Task(name, { payload: Dto }), or ' +
+        'say payload: false if there is none.',
+    );
+  }
+
+  private subscribe({ type, options }: JobEventMetadata, decorated: Decorated): string[] {
     const { method, source, wrapper } = decorated;
     const where = `@OnJobEvent on ${source}`;
-    if (type !== 'all' && !JOB_EVENT_TYPES.includes(type)) {
-      const meant = nearest(String(type), JOB_EVENT_TYPES);
-      return [`${where}: Expected the type of an event, got ${show(type)}${meant ? `; did you mean ${meant}?` : '.'}`];
-    }
+    const faults = [...faultOf('type', type, eventType), ...subscriberOptions.check(options, '')];
+    if (faults.length) return faults.map((fault) => `${where}: ${fault}`);
+    const instance = options?.instance ?? DEFAULT_INSTANCE;
     if (instance !== this.parts.instance) return this.refuseUnknown(instance, where);
     this.subscribers.push(decorated);
     const call = (event: unknown): unknown => (wrapper.instance as Record<string | symbol, Function>)[method]!(event);
@@ -194,7 +228,7 @@ export class JobsExplorer {
   private refuseUnknown(instance: string, where: string): string[] {
     const known = this.instances();
     if (known.includes(instance)) return [];
-    return [`${where}: Expected the name of an instance (${known.join(', ')}), got ${show(instance)}.`];
+    return faultOf('instance', instance, rules.oneOf(...known)).map((fault) => `${where}: ${fault}`);
   }
 
   private instanceFaults(): string[] {

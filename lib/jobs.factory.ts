@@ -1,16 +1,18 @@
 // The library without Nest: a manager, and pools from plain maps of handlers.
 import type { JobManagerOptions, WorkerOptions } from './interfaces/jobs-options.interface.js';
-import type { Mask, TaskOptions } from './interfaces/task.interface.js';
+import type { Mask, TaskOptions, TaskPayloads } from './interfaces/task.interface.js';
 import { ambientTransactionOf } from './jobs.ambient.js';
 import { openDatabase, openManager } from './jobs.connection.js';
-import { checkMask, refuse, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
+import { checkPoolParts, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
 import { CronScheduler } from './maintenance/cron.scheduler.js';
 import type { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
-import { TaskRegistry, type TaskDefinition, type TaskHandler } from './manager/task.registry.js';
+import { TaskRegistry, type TaskDefinition } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
 import { JobMask } from './monitoring/job.mask.js';
-import { show } from './options.checker.js';
+import { faultOf, isRecord, refuse } from './validation.js';
+import { rules } from './validation.rules.js';
+import type { JobContext } from './worker/job.context.js';
 import { SingleRun } from './worker/work.once.js';
 import { WorkerPool, type WorkerPoolParts } from './worker/worker.pool.js';
 
@@ -36,22 +38,30 @@ export async function createJobManager(options: JobManagerOptions): Promise<JobM
   return jobs;
 }
 
-/** A handler alone, or with the options of its task. */
-export type PlainTask = TaskHandler | ({ handler: TaskHandler } & Omit<TaskOptions, 'instance'>);
+/** The handler of a task with a payload of type `P`. */
+export type PlainHandler<P = any> = (payload: P, context: JobContext<P>) => unknown;
 
-export interface WorkerPoolOptions {
+/** A handler alone, or with the options of its task. */
+export type PlainTask<P = any> = PlainHandler<P> | ({ handler: PlainHandler<P> } & Omit<TaskOptions, 'instance'>);
+
+/** Handlers by task name, each with the payload that `TaskPayloads` declares for its task. */
+export type PlainTasks<T extends string = string> = {
+  [K in T]: PlainTask<K extends keyof TaskPayloads ? TaskPayloads[K] : any>;
+};
+
+export interface WorkerPoolOptions<T extends string = string> {
   jobs: JobManager;
   /** Handlers by task name. */
-  tasks: Record<string, PlainTask>;
+  tasks: PlainTasks<T>;
   /** Default: events of its own. */
-  events?: JobEvents;
-  options?: WorkerOptions;
+  events?: JobEvents | undefined;
+  options?: WorkerOptions | undefined;
   /** Jobs of tasks that are not in `tasks`: leave them to others, or fail them for good. Default 'leave'. */
-  unknownTasks?: 'leave' | 'exhaust';
+  unknownTasks?: 'leave' | 'exhaust' | undefined;
   /** At least 10 characters. Default: made from host, process and chance. */
-  workerId?: string;
+  workerId?: string | undefined;
   /** What events do not show of payloads and results. Handlers get everything. See docs/security.md. */
-  mask?: Mask;
+  mask?: Mask | undefined;
 }
 
 /**
@@ -63,14 +73,14 @@ export interface WorkerPoolOptions {
  * const pool = createWorkerPool({ jobs, tasks: { 'send-email': async (mail, ctx) => send(mail, ctx.signal) } });
  * await pool.start();
  */
-export function createWorkerPool(parts: WorkerPoolOptions): WorkerPool {
-  return new WorkerPool(poolPartsOf(parts));
+export function createWorkerPool<T extends string>(parts: WorkerPoolOptions<T>): WorkerPool {
+  return new WorkerPool(poolPartsOf(parts as WorkerPoolOptions));
 }
 
 /** What a pool is made of, from plain tasks. @throws InvalidOptionsError */
 export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
+  checkPoolParts(parts);
   const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId, mask } = parts;
-  checkMask(mask);
   const settings = resolveWorkerOptions(options, unknownTasks);
   const definitions = Object.entries(tasks).map(([task, plain]) => definitionOf(task, plain));
   refuse(definitions.flatMap(faultsOf));
@@ -82,17 +92,18 @@ export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   events.hide(new JobMask(mask, (task) => registry.get(task)?.options.mask));
   const validator = new PayloadValidator();
   jobs.runWith(new SingleRun({ jobs, tasks: registry, events, validator, options: settings }));
-  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks: registry, events });
+  const scheduler = new CronScheduler({ jobs, tasks: registry, events });
   const pool = { jobs, tasks: registry, events, validator, options: settings, scheduler };
   return { ...pool, ...(workerId && { workerId }) };
 }
 
 const faultsOf = ({ task, source, options, handler }: TaskDefinition): string[] => [
-  ...(typeof handler === 'function' ? [] : [`${source}: Expected handler to be a function, got ${show(handler)}.`]),
+  ...faultOf('handler', handler, rules.callable).map((fault) => `${source}: ${fault}`),
   ...taskFaults(task, options, source),
 ];
 
 function definitionOf(task: string, plain: PlainTask): TaskDefinition {
-  const { handler, ...options } = typeof plain === 'function' ? { handler: plain } : plain;
-  return { task, options, schema: (options as TaskOptions).payload ?? null, handler, source: `tasks["${task}"]` };
+  const { handler, ...options } = isRecord(plain) ? plain : { handler: plain };
+  const { payload } = options as TaskOptions;
+  return { task, options, schema: payload || null, handler, source: `tasks["${task}"]` };
 }

@@ -71,7 +71,7 @@ export class HandlerBinder {
 const plain =
   (host: Host, method: string | symbol): TaskHandler =>
   async (payload, context) =>
-    resolved(await host[method]!(payload, context));
+    resolved(await host[method]!(payload, context), context as JobContext);
 
 const enhancersOf = (key: string, host: Host, method: string | symbol): unknown[] =>
   [host.constructor, original(host, method)].flatMap((place) => (Reflect.getMetadata(key, place) ?? []) as unknown[]);

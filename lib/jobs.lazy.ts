@@ -45,6 +45,6 @@ export class LazyTasks {
     if (transactional.length && !transactional.some((task) => known.includes(task))) {
       await jobs.prepareTransactions(concurrency);
     }
-    await jobs.crontabs.declare(definitions);
+    await this.parts.pool?.declareTasks();
   }
 }

@@ -16,6 +16,8 @@ import { InvalidOptionsError } from './jobs.errors.js';
 import type { ResolvedOptions } from './jobs.options.js';
 import { PoolOrchestrator, startLast, type ManagerOrchestrator } from './jobs.orchestrator.js';
 import { coreProviders, ownPool, readOptions, tokensOf } from './jobs.providers.js';
+import { option, refuse, section } from './validation.js';
+import { rules } from './validation.rules.js';
 import { maintenanceSchedule } from './maintenance/maintenance.schedule.js';
 import type { WorkerPool } from './worker/worker.pool.js';
 
@@ -27,19 +29,32 @@ export interface JobsOptionsFactory {
 /** What factories return: all options but those that must be known before. */
 export type JobsModuleAsyncResult = Omit<JobsModuleOptions, 'name' | 'isGlobal'>;
 
-export interface JobsModuleAsyncOptions extends Pick<ModuleMetadata, 'imports'> {
+export interface JobsModuleAsyncOptions {
+  /** Modules whose providers the factory needs. */
+  imports?: ModuleMetadata['imports'] | undefined;
   /** Names the instance where an application has several. */
-  name?: string;
+  name?: string | undefined;
   /** Whether `JobManager` can be injected everywhere. Default true. */
-  isGlobal?: boolean;
-  useFactory?: (...args: any[]) => JobsModuleAsyncResult | Promise<JobsModuleAsyncResult>;
+  isGlobal?: boolean | undefined;
+  useFactory?: ((...args: any[]) => JobsModuleAsyncResult | Promise<JobsModuleAsyncResult>) | undefined;
   /** What `useFactory` gets. */
-  inject?: (InjectionToken | OptionalFactoryDependency)[];
+  inject?: (InjectionToken | OptionalFactoryDependency)[] | undefined;
   /** Made for this alone. */
-  useClass?: Type<JobsOptionsFactory>;
+  useClass?: Type<JobsOptionsFactory> | undefined;
   /** A provider of the imported modules, or a global one. */
-  useExisting?: InjectionToken<JobsOptionsFactory>;
+  useExisting?: InjectionToken<JobsOptionsFactory> | undefined;
 }
+
+const anything = option(rules.anything, undefined);
+const asyncOptions = section({
+  name: option(rules.name, undefined),
+  isGlobal: option(rules.flag, undefined),
+  imports: anything,
+  inject: anything,
+  useFactory: option(rules.callable, undefined),
+  useClass: option(rules.callable, undefined),
+  useExisting: anything,
+});
 
 @Module({})
 export class JobsCoreModule {}
@@ -71,6 +86,7 @@ export class JobsModule {
    * })
    */
   static forRootAsync(options: JobsModuleAsyncOptions): DynamicModule {
+    refuse(asyncOptions.check(options, ''));
     return layOut(options);
   }
 }

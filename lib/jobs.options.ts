@@ -2,8 +2,8 @@
 // lists all that is wrong.
 import { createSecretKey } from 'node:crypto';
 import { validateCronExpression } from 'cron';
-import type pg from 'pg';
 import type { DataSource } from 'typeorm';
+import type { PgClientOptions, PgPoolOptions } from './interfaces/connection.interface.js';
 import type {
   EncryptionOptions,
   EncryptionSettings,
@@ -15,49 +15,44 @@ import type {
 } from './interfaces/jobs-options.interface.js';
 import type { Mask } from './interfaces/task.interface.js';
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
-import { InvalidOptionsError } from './jobs.errors.js';
-import { rules } from './manager/call.arguments.js';
-import { cronRules } from './manager/cron.arguments.js';
-import { mapOf, option, orFalse, section, show, type Option, type Rule, type Settings } from './options.checker.js';
+import { attempts, priority, workerIdFaults } from './manager/call.arguments.js';
+import { cronRules, taskCron } from './manager/cron.arguments.js';
+import { JobEvents } from './monitoring/job.events.js';
+import {
+  faultOf,
+  isRecord,
+  mapOf,
+  option,
+  orFalse,
+  refuse,
+  required,
+  section,
+  show,
+  type Option,
+  type Rule,
+  type Settings,
+} from './validation.js';
+import { INT4_MAX, MAX_ATTEMPTS, MAX_MS, rules } from './validation.rules.js';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 const MIB = 1_048_576;
-const INT4_MAX = 2_147_483_647;
-/** Node's timers fire at once beyond 2^31 ms; a little less leaves room for what is added to it. */
-const LONGEST_TIMER_MS = 2_147_000_000;
-const LONGEST_MS = 1e12;
-/** PostgreSQL cuts longer names, silently. */
-const MAX_SCHEMA_BYTES = 63;
 /** Crashed workers are looked for at each beat, so that must not be rare. */
 const LONGEST_KEEPALIVE_MS = 10_000;
 const DEFAULT_MAX_CRASHES = 3;
 
-const milliseconds = (min = 0, max = LONGEST_MS): Rule => rules.integer(min, max);
-const timer = (min = 0): Rule => rules.integer(min, LONGEST_TIMER_MS);
-const flag: Rule = (value) => (typeof value === 'boolean' ? null : 'true or false');
-const between =
-  (min: number, max: number): Rule =>
-  (value) =>
-    typeof value === 'number' && value >= min && value <= max ? null : `a number from ${min} to ${max}`;
-const slots: Rule = (value) =>
-  value === Infinity || rules.positive(value) === null ? null : `an integer from 1 to ${INT4_MAX}, or Infinity`;
-const schemaName: Rule = (value) => {
-  if (typeof value === 'string' && value.startsWith('pg_')) return 'a name that PostgreSQL does not keep for itself';
-  return rules.name(value) === null && Buffer.byteLength(value as string) <= MAX_SCHEMA_BYTES
-    ? null
-    : `a string of 1 to ${MAX_SCHEMA_BYTES} bytes`;
-};
-const dataSource: Rule = (value) =>
-  typeof value === 'object' && value !== null && 'driver' in value ? null : 'a TypeORM DataSource';
+const milliseconds = (min = 0, max = MAX_MS): Rule => rules.integer(min, max);
+const { between, flag, timer } = rules;
 const crontab: Rule = (value) =>
   value === false || (typeof value === 'string' && validateCronExpression(value).valid)
     ? null
     : 'a crontab expression of 5 or 6 fields, or false';
 const payloadSchema: Rule = (value) =>
-  typeof value === 'function' || (typeof value === 'object' && value !== null && '~standard' in value)
+  value === false ||
+  typeof value === 'function' ||
+  (typeof value === 'object' && value !== null && '~standard' in value)
     ? null
-    : 'a DTO class or a Standard Schema';
+    : 'a DTO class, a Standard Schema, or false';
 
 /** Never shows a key. */
 const encryptionKeys: Rule = (value) => {
@@ -90,8 +85,8 @@ const RETRY = {
 };
 
 const MANAGER = {
-  schema: option(schemaName, 'jobs'),
-  retry: section({ ...RETRY, maxAttempts: option(rules.integer(1, 32_767), 25) }),
+  schema: option(rules.schema, 'jobs'),
+  retry: section({ ...RETRY, maxAttempts: option(attempts, 25) }),
   history: section({
     keep: option<'all' | 'failures' | 'none'>(rules.oneOf('all', 'failures', 'none'), 'all'),
     retentionMs: option(milliseconds(1_000), 30 * DAY_MS),
@@ -99,7 +94,7 @@ const MANAGER = {
   lockTimeoutMs: option(milliseconds(1), 4 * HOUR_MS),
   taskIdentifierRetentionMs: option(milliseconds(), 7 * DAY_MS),
   maxPayloadBytes: option(rules.integer(1, 256 * MIB), MIB),
-  queues: mapOf(section({ concurrency: option(slots, 1) })),
+  queues: mapOf(section({ concurrency: option(rules.concurrency, 1) }), rules.laneName),
   encryption: section({
     keys: option<EncryptionOptions['keys'] | null>(encryptionKeys, null),
     tasks: option<string[] | null>(rules.names, null),
@@ -107,11 +102,11 @@ const MANAGER = {
 };
 
 const CONNECTION = {
-  connection: connectionOption<string | pg.PoolConfig>('a pg pool configuration'),
-  dataSource: option<DataSource | undefined>(dataSource, undefined),
+  connection: connectionOption<string | PgPoolOptions>('a pg pool configuration'),
+  dataSource: option<DataSource | undefined>(rules.dataSource, undefined),
   migrate: option(flag, true),
   waitForDatabaseMs: option(timer(), 0),
-  listenConnection: connectionOption<string | pg.ClientConfig>('a pg client configuration'),
+  listenConnection: connectionOption<string | PgClientOptions>('a pg client configuration'),
   preparedStatements: option<boolean | null>(flag, null),
 };
 
@@ -129,9 +124,9 @@ const WORKER = {
   timeoutMs: option(milliseconds(1, INT4_MAX), 300_000),
   gracefulShutdownTimeoutMs: option(timer(), 30_000),
   taskIdentifiers: option<string[] | null>(rules.names, null),
-  queues: option<string[] | null>(rules.names, null),
+  queues: option<string[] | null>(rules.laneNames, null),
   forbiddenFlags: option<string[] | null>(rules.names, null),
-  maxCrashes: option(rules.integer(1, 32_767), DEFAULT_MAX_CRASHES),
+  maxCrashes: option(rules.integer(1, MAX_ATTEMPTS), DEFAULT_MAX_CRASHES),
   listen: option(flag, true),
   autoStart: option(flag, true),
 };
@@ -158,33 +153,38 @@ const moduleOptions = section({
   globalEnhancers: option(flag, false),
   mask: option<Mask | undefined>(mask, undefined),
 });
-const taskCron = section({
-  schedule: option(cronRules.schedule, undefined),
-  timeZone: option(cronRules.timeZone, undefined),
-  payload: option(rules.anything, undefined),
-  backfillMs: option(cronRules.backfillMs, undefined),
-  key: option(cronRules.id, undefined),
-  overlap: option(cronRules.overlap, undefined),
-});
 const taskOptions = section({
   payload: option(payloadSchema, undefined),
-  queue: option(rules.name, undefined),
-  priority: option(rules.integer(-INT4_MAX - 1, INT4_MAX), undefined),
-  maxAttempts: option(rules.integer(1, 32_767), undefined),
+  queue: option(rules.laneName, undefined),
+  priority: option(priority, undefined),
+  maxAttempts: option(attempts, undefined),
   timeoutMs: option(milliseconds(1, INT4_MAX), undefined),
   retry: orFunction(section(RETRY)),
-  rateLimitKey: option(rules.name, undefined),
+  rateLimitKey: option(rules.laneName, undefined),
   flags: option(rules.names, undefined),
   mask: option<Mask | undefined>(mask, undefined),
   concurrency: option(rules.integer(1, 10_000), undefined),
   transactional: option(flag, undefined),
-  cron: orExpression(taskCron),
+  cron: taskCron,
   instance: option(rules.name, DEFAULT_INSTANCE),
 });
 
-/** @throws InvalidOptionsError where `mask` is none */
-export function checkMask(value: unknown): void {
-  refuse(option(mask, undefined).check(value, 'mask'));
+/** What `createWorkerPool` and the testing kit take besides the pool's own options. */
+const poolParts = section({
+  jobs: required((value) => (isRecord(value) && 'claims' in value ? null : 'a JobManager')),
+  tasks: mapOf(option(rules.anything, undefined)),
+  events: option((value) => (value instanceof JobEvents ? null : 'a JobEvents'), undefined),
+  // Checked by themselves, as the module's `worker`.
+  options: option(rules.anything, undefined),
+  unknownTasks: UNKNOWN_TASKS,
+  workerId: option(rules.string, undefined),
+  mask: option(mask, undefined),
+});
+
+/** The parts of a pool outside Nest, its options aside. @throws InvalidOptionsError listing every fault */
+export function checkPoolParts(parts: object): void {
+  const { workerId } = Object(parts) as { workerId?: unknown };
+  refuse([...poolParts.check(parts, ''), ...(workerId === undefined ? [] : workerIdFaults(workerId))]);
 }
 
 /** How to reach the database, and what to do there at start. */
@@ -239,14 +239,8 @@ export function resolveWorkerOptions(
 
 /** What is wrong with a @Task decoration, or a task of `createWorkerPool`; `source` says where it stands. */
 export function taskFaults(task: unknown, options: unknown, source: string): string[] {
-  const expected = rules.name(task);
-  const name = expected === null ? [] : [`Expected the task's name to be ${expected}, got ${show(task)}.`];
+  const name = faultOf("the task's name", task, rules.name);
   return [...name, ...taskOptions.check(options, '')].map((fault) => `${source}: ${fault}`);
-}
-
-/** @throws InvalidOptionsError if there is any fault */
-export function refuse(faults: string[]): void {
-  if (faults.length) throw new InvalidOptionsError(faults);
 }
 
 function managerSettings(settings: Settings<typeof MANAGER>, maxCrashes: number): ManagerSettings {
@@ -315,22 +309,14 @@ function connectionOption<V>(configuration: string): Option<V | undefined> {
   };
 }
 
+/** A function must answer at once: a promise of a delay would be taken for no answer. */
 function orFunction<V>(inner: Option<V>): Option<V> {
-  return { ...inner, check: (value, path) => (typeof value === 'function' ? [] : inner.check(value, path)) };
-}
-
-/** The schedule alone, or beside other things. */
-function orExpression<V>(inner: Option<V>): Option<V | string> {
-  const lone = option(cronRules.schedule, undefined);
-  return {
-    ...inner,
-    check: (value, path) => {
-      if (typeof value === 'string') return lone.check(value, path);
-      const faults = inner.check(value, path);
-      const lacks = typeof value === 'object' && value !== null && !('schedule' in value);
-      return lacks ? [...faults, `Expected ${path}.schedule to be a crontab expression, got nothing.`] : faults;
-    },
+  const check = (value: unknown, path: string): string[] => {
+    if (typeof value !== 'function') return inner.check(value, path);
+    const isAsync = value.constructor.name === 'AsyncFunction';
+    return isAsync ? [`Expected ${path} to be a function that returns at once, got an async function.`] : [];
   };
+  return { ...inner, check };
 }
 
 const isPostgresUrl = (text: string): boolean => /^(postgres(ql)?:\/\/|socket:|\/)/i.test(text);

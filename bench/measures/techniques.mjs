@@ -13,7 +13,6 @@ const named = (cases, name) => cases.find((one) => one.name === name);
 
 const shownBy = {
   'batched claims': named(drains, '1 process'),
-  'claims as texts': named(drains, '1 process'),
   'gathered settles': named(drains, '1 process'),
   'prepared statements': named(drains, '1 process'),
   'pinned plans': named(statistics, 'worker started on empty, analysed tables'),

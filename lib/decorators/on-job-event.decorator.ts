@@ -1,14 +1,19 @@
 // @OnJobEvent subscribes a method to the events of jobs and pools. Metadata only.
 import 'reflect-metadata';
-import { DEFAULT_INSTANCE, JOB_EVENT_METADATA } from '../jobs.constants.js';
+import { JOB_EVENT_METADATA } from '../jobs.constants.js';
 import type { JobEvent, JobEventType } from '../monitoring/job.events.js';
 import { registerDecoration } from './decorated.method.js';
+
+export interface OnJobEventOptions {
+  /** The module instance (`forRoot({ name })`) whose events are meant. Default: the unnamed one. */
+  instance?: string | undefined;
+}
 
 /** One @OnJobEvent decoration, as it stands on the prototype of its class. */
 export interface JobEventMetadata {
   method: string | symbol;
   type: JobEventType | 'all';
-  instance: string;
+  options: OnJobEventOptions | undefined;
 }
 
 type EventOf<T extends JobEventType | 'all'> = T extends JobEventType ? JobEvent<T> : JobEvent;
@@ -22,7 +27,7 @@ type EventOf<T extends JobEventType | 'all'> = T extends JobEventType ? JobEvent
  * alert({ job, error }: JobEvent<'job.exhausted'>): void { … }
  */
 export const OnJobEvent =
-  <T extends JobEventType | 'all'>(type: T, { instance = DEFAULT_INSTANCE }: { instance?: string } = {}) =>
+  <T extends JobEventType | 'all'>(type: T, options?: OnJobEventOptions) =>
   <M extends (event: EventOf<T>) => unknown>(
     target: object,
     method: string | symbol,
@@ -30,5 +35,5 @@ export const OnJobEvent =
   ): void => {
     registerDecoration('@OnJobEvent', target, method, descriptor);
     const others = (Reflect.getOwnMetadata(JOB_EVENT_METADATA, target) ?? []) as JobEventMetadata[];
-    Reflect.defineMetadata(JOB_EVENT_METADATA, [...others, { method, type, instance }], target);
+    Reflect.defineMetadata(JOB_EVENT_METADATA, [...others, { method, type, options }], target);
   };

@@ -20,9 +20,11 @@ export interface TaskMetadata {
   options: TaskOptions;
   /** The payload parameter's class, which checks payloads unless the options name a schema. */
   parameterType: DtoClass | null;
+  /** Whether the compiler has written the parameters' types; a method without parameters needs none. */
+  isTyped: boolean;
 }
 
-type Handler<P> = (payload: P, context: JobContext<any>, ...decorated: any[]) => unknown;
+type Handler<P> = (payload: P, context: JobContext<P>, ...decorated: any[]) => unknown;
 
 /** Decorates methods that can take a payload of type `P`. */
 type HandlerDecorator<H> = <M extends H>(
@@ -62,6 +64,7 @@ export function Task(task: string | TaskToken, options: TaskOptions = {}): Metho
       task: token.task,
       options: schema === undefined ? options : { ...options, payload: schema },
       parameterType: payloadClassOf(target, method),
+      isTyped: isTyped(target, method),
     };
     const others = (Reflect.getOwnMetadata(TASK_METADATA, target) ?? []) as TaskMetadata[];
     Reflect.defineMetadata(TASK_METADATA, [...others, metadata], target);
@@ -98,6 +101,12 @@ function payloadClassOf(target: object, method: string | symbol): DtoClass | nul
   const types = (Reflect.getMetadata('design:paramtypes', target, method) ?? []) as unknown[];
   const type = types.find((_type, index) => !decorated.has(index));
   return typeof type === 'function' && !isBuiltIn(type) ? (type as DtoClass) : null;
+}
+
+/** Without parameters there is nothing to write. */
+function isTyped(target: object, method: string | symbol): boolean {
+  const { value } = Object.getOwnPropertyDescriptor(target, method) ?? {};
+  return Reflect.hasMetadata('design:paramtypes', target, method) || (value as Function | undefined)?.length === 0;
 }
 
 /** What TypeScript writes for interfaces, unions and primitives (Object, String …), and Date, Map, Buffer and the like. */

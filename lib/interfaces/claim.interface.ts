@@ -1,6 +1,5 @@
 // What the manager and the runtime say to each other: claims with a cursor, outcomes, and what became of them.
-import type { LaneReport } from '../storage/statements/claim-jobs.js';
-import type { ClaimedJob, PartialResults } from './job.interface.js';
+import type { ClaimedJob, PartialResults, WorkedOnce } from './job.interface.js';
 
 /** Who claims. */
 export interface Claimer {
@@ -53,6 +52,8 @@ export interface LaneClaim extends Claimer, ClaimFilter {
   limit: number;
   /** Most jobs of one lane. */
   share: number;
+  /** How many more jobs of a lane to try, because others hold some. */
+  spare: number;
   /** Only jobs that have crashed at most so often; `null`: any. */
   maxCrashes: number | null;
   /** Only this queue. */
@@ -86,6 +87,26 @@ export interface PlainClaimResult extends ClaimResult {
   /** Hand it to the next claim of the same scan. */
   cursor: CursorPosition[];
   quiet: QuietStretch | null;
+}
+
+/** What a claim of lanes tells of them, beside the jobs. */
+export interface LaneReport {
+  /** Where the turn goes on, after the last lane served; null: none was. */
+  priority: number | null;
+  lane: string | null;
+  /** How many lanes were served. */
+  lanes: number;
+  more: boolean;
+  /** Stretches of the walk in which nothing can be claimed now: after, up to, until when (ms) or null. */
+  blocked: [after: string, upto: string, until: number | null][];
+  /** Lanes of which others hold what is needed. */
+  held: string[];
+  /** Queues to register. */
+  unknown: string[];
+  /** Up to where lanes hold nothing for this claim. */
+  passed: [place: string, runAt: string, id: string][];
+  /** Lanes that have become due. */
+  due: string[] | null;
 }
 
 export interface LaneClaimResult extends ClaimResult {
@@ -155,4 +176,11 @@ export interface HeartbeatReport {
   needsRescue: boolean;
   /** The version of the schema, where a newer release has changed what this one needs. */
   newerSchema: number | null;
+}
+
+/** Runs single jobs, for `workOnce`. */
+export interface JobsOnce {
+  workOnce(queues: string[] | null): Promise<WorkedOnce | null>;
+  /** Aborts what runs, and takes nothing more. */
+  close(): Promise<void>;
 }

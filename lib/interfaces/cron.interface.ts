@@ -15,11 +15,11 @@ export interface CronTiming {
   /** 5 fields: minute, hour, day of the month, month, day of the week; or 6, with the second before them. */
   schedule: string;
   /** Whose clocks the schedule goes by, such as 'Europe/Berlin'. Default 'UTC'. */
-  timeZone?: string;
+  timeZone?: string | undefined;
   /** Slots that were missed within so many ms are made up for. Default 0: within the grace of a minute only. */
-  backfillMs?: number;
+  backfillMs?: number | undefined;
   /** Default 'skip'. */
-  overlap?: CronOverlap;
+  overlap?: CronOverlap | undefined;
 }
 
 /** The `cron` of a task. */
@@ -27,7 +27,7 @@ export interface TaskCron extends CronTiming {
   /** Default null. */
   payload?: unknown;
   /** The crontab's id. Default: the task's name. */
-  key?: string;
+  key?: string | undefined;
 }
 
 /** A crontab for `scheduleCron`. */
@@ -35,9 +35,9 @@ export interface CronSpec<P = unknown> extends CronTiming {
   /** Names it from now on: at most 900 characters. */
   id: string;
   /** Default null. */
-  payload?: P;
+  payload?: P | undefined;
   /** Default: those of the task. */
-  options?: CronJobOptions;
+  options?: CronJobOptions | undefined;
 }
 
 /** A crontab as the database knows it. */

@@ -70,53 +70,59 @@ export interface JobLogEntry {
 
 /** What an attempt that got only half-way reports, and the next attempt gets as `ctx.previous`. */
 export interface PartialResults {
-  completedSteps?: string[];
-  failedSteps?: string[];
-  retryFromStep?: string | null;
+  completedSteps?: string[] | undefined;
+  failedSteps?: string[] | undefined;
+  retryFromStep?: string | null | undefined;
   results?: unknown;
 }
 
 export interface AddJobOptions {
-  /** The lane to run in. A queue that is declared nowhere runs one job at a time, in order. */
-  queue?: string;
+  /**
+   * The lane to run in, 1 to 1,000 bytes without control characters. A queue that is declared nowhere runs one job at a
+   * time, in order. Default: the task's; `null`: none, whatever the task says.
+   */
+  queue?: string | null | undefined;
   /** Lower runs first, a 32-bit integer. Default 0. */
-  priority?: number;
+  priority?: number | undefined;
   /** Not before this moment, by the database's clock. */
-  runAt?: Date;
+  runAt?: Date | undefined;
   /** Not before so many milliseconds from now; instead of `runAt`. */
-  delayMs?: number;
+  delayMs?: number | undefined;
   /** From 1 to 32,767. Default: the task's, else the module's `retry.maxAttempts` (25). */
-  maxAttempts?: number;
-  /** At most one live job has a given key. */
-  jobKey?: string;
+  maxAttempts?: number | undefined;
+  /** At most one live job has a given key, 1 to 2,000 bytes long. */
+  jobKey?: string | undefined;
   /** Default `replace`. */
-  jobKeyMode?: JobKeyMode;
+  jobKeyMode?: JobKeyMode | undefined;
   /** Labels that a worker may refuse by `forbiddenFlags`. */
-  flags?: string[];
+  flags?: string[] | undefined;
   /** Labels to search by. */
-  tags?: string[];
+  tags?: string[] | undefined;
   /** Names a group of jobs, to list them by. */
-  groupId?: string;
+  groupId?: string | undefined;
   /** Ids of jobs that must complete before this one runs; they must exist. */
-  dependsOn?: string[];
+  dependsOn?: string[] | undefined;
   /**
    * When a parent is exhausted or cancelled: `cancel` this job, with all that depends on it; `run` it all the same; or
    * `wait` until somebody retries the parent. Default `cancel`.
    */
-  onParentFailure?: 'cancel' | 'run' | 'wait';
+  onParentFailure?: 'cancel' | 'run' | 'wait' | undefined;
   /** Must have been registered with `registerRateLimit`. */
-  rateLimitKey?: string;
+  rateLimitKey?: string | undefined;
   /** How long one attempt may run. Default: the task's, else the worker's `timeoutMs`. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /**
    * Insert on this connection, in its transaction: a TypeORM `EntityManager` or `QueryRunner`, a `pg` client, or
    * anything with `query(text, values)`. Default: the active transaction of typeorm-transactional or
    * @nestjs-cls/transactional on the module's `dataSource`, else a commit of its own.
    */
-  manager?: QueryExecutor;
+  manager?: QueryExecutor | undefined;
   /** `false`: do not wake idle workers; they find the job at their next poll. Default true. */
-  notify?: boolean;
+  notify?: boolean | undefined;
 }
+
+/** Options of `addJobs`, for all its jobs together. */
+export type AddJobsOptions = Pick<AddJobOptions, 'manager' | 'notify'>;
 
 /** One job of `addJobs`. */
 export interface JobSpec<P = unknown> extends Omit<AddJobOptions, 'manager' | 'notify'> {
@@ -139,15 +145,15 @@ export interface QueryExecutor {
 
 export interface ClaimOptions {
   /** Default 1. */
-  batchSize?: number;
+  batchSize?: number | undefined;
   /** Claim only these tasks. Default: any. */
-  taskIdentifiers?: string[];
+  taskIdentifiers?: string[] | undefined;
   /** Skip jobs that carry one of these flags. */
-  forbiddenFlags?: string[];
+  forbiddenFlags?: string[] | undefined;
   /** Claim only from these queues, in the given order; jobs without a queue are left alone. */
-  queues?: string[];
+  queues?: string[] | undefined;
   /** How long the claim holds unless `extendLease` renews it. Default: `lockTimeoutMs` (4 h). */
-  leaseMs?: number;
+  leaseMs?: number | undefined;
 }
 
 /** What became of the jobs handed to a settling call. */
@@ -220,34 +226,34 @@ export interface Page<T> {
 
 export interface PageRequest {
   /** 1 to 1,000. Default 50. */
-  limit?: number;
-  cursor?: string | null;
+  limit?: number | undefined;
+  cursor?: string | null | undefined;
 }
 
 export interface JobFilter {
-  task?: string;
-  queue?: string;
-  status?: JobStatus;
-  tag?: string;
-  groupId?: string;
-  flag?: string;
+  task?: string | undefined;
+  queue?: string | undefined;
+  status?: JobStatus | undefined;
+  tag?: string | undefined;
+  groupId?: string | undefined;
+  flag?: string | undefined;
   /** Created at or after. */
-  from?: Date;
+  from?: Date | undefined;
   /** Created before. */
-  to?: Date;
+  to?: Date | undefined;
   /** Text contained in the payload, the task's name or the last error, in any case. */
-  search?: string;
+  search?: string | undefined;
 }
 
 export interface HistoryFilter {
-  jobId?: string;
-  task?: string;
-  status?: Exclude<HistoryStatus, 'started'>;
-  workerId?: string;
+  jobId?: string | undefined;
+  task?: string | undefined;
+  status?: Exclude<HistoryStatus, 'started'> | undefined;
+  workerId?: string | undefined;
   /** Finished at or after. */
-  from?: Date;
+  from?: Date | undefined;
   /** Finished before. */
-  to?: Date;
+  to?: Date | undefined;
 }
 
 export interface JobCounts {
@@ -294,6 +300,17 @@ export interface JobResult {
   result: unknown;
   error: string | null;
   job: Job;
+}
+
+/** Which exhausted jobs `replayFailedJobs` adds again, and with how many attempts. */
+export interface ReplayWindow {
+  /** Exhausted at or after. Default: ever. */
+  from?: Date | undefined;
+  /** Exhausted before. */
+  to?: Date | undefined;
+  task?: string | undefined;
+  /** Default: as many as the old job had. */
+  maxAttempts?: number | undefined;
 }
 
 /** What `workOnce` has done. */

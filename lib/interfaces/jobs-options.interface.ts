@@ -1,70 +1,70 @@
 // The options of JobsModule.forRoot, createJobManager and createWorkerPool, as users write them.
 import type { KeyObject } from 'node:crypto';
-import type pg from 'pg';
 import type { DataSource } from 'typeorm';
+import type { PgClientOptions, PgPoolOptions } from './connection.interface.js';
 import type { Mask, RetryOptions } from './task.interface.js';
 
 export interface WorkerOptions {
   /** Jobs run at once. Default 10. */
-  concurrency?: number;
+  concurrency?: number | undefined;
   /** Most jobs held in the local buffer. Default: adaptive, 50 to 1,000 jobs and at most 16 MiB of payloads. */
-  queueSize?: number;
+  queueSize?: number | undefined;
   /** A job that waited longer in the buffer goes back to the database. Default 60,000. */
-  queueTtlMs?: number;
+  queueTtlMs?: number | undefined;
   /** Fetch more as soon as the buffer holds no more than this. Default: half of the buffer. */
-  refetchThreshold?: number;
+  refetchThreshold?: number | undefined;
   /** Pause after a fetch that brought nothing although more had been expected. Default 1,000. */
-  refetchDelayMs?: number;
+  refetchDelayMs?: number | undefined;
   /** How often an idle pool looks for jobs that no notification announced. Default 2,000. */
-  pollIntervalMs?: number;
+  pollIntervalMs?: number | undefined;
   /** Idle polling backs off from `pollIntervalMs` up to this, with jitter. Default: `pollIntervalMs` (no backoff). */
-  maxPollIntervalMs?: number;
+  maxPollIntervalMs?: number | undefined;
   /** How long a silent worker keeps its jobs, at least 1,000. Default 30,000. */
-  leaseMs?: number;
+  leaseMs?: number | undefined;
   /** How often the lease is renewed. Default 0.7 × `leaseMs`, at most 10,000. */
-  keepaliveMs?: number;
+  keepaliveMs?: number | undefined;
   /** How long one attempt may run unless task or job say otherwise. Default 300,000. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** How long a stopping pool waits for running jobs before it aborts their signals. Default 30,000. */
-  gracefulShutdownTimeoutMs?: number;
+  gracefulShutdownTimeoutMs?: number | undefined;
   /** Run only these tasks. Default: all that this process has a handler for. */
-  taskIdentifiers?: string[];
+  taskIdentifiers?: string[] | undefined;
   /** Take only from these queues, strictly in this order. */
-  queues?: string[];
+  queues?: string[] | undefined;
   /** Leave jobs that carry one of these flags to others. */
-  forbiddenFlags?: string[];
+  forbiddenFlags?: string[] | undefined;
   /**
    * A job whose attempts have taken their process down so often in a row is exhausted ("worker died"). Before its last
    * chance it runs alone in its process, so that no innocent neighbour is blamed. Default 3.
    */
-  maxCrashes?: number;
+  maxCrashes?: number | undefined;
   /** `false`: no LISTEN connection, polling only. Default true. */
-  listen?: boolean;
+  listen?: boolean | undefined;
   /** `false`: the pool waits for `start()`. Default true. */
-  autoStart?: boolean;
+  autoStart?: boolean | undefined;
 }
 
 export interface QueueOptions {
   /** Jobs of the queue that run at once over all processes; `Infinity` for no limit. Default 1. */
-  concurrency?: number;
+  concurrency?: number | undefined;
 }
 
 export interface HistoryOptions {
   /** Which attempts leave a record. Default 'all'. */
-  keep?: 'all' | 'failures' | 'none';
+  keep?: 'all' | 'failures' | 'none' | undefined;
   /** How long records are kept. Default 30 days. */
-  retentionMs?: number;
+  retentionMs?: number | undefined;
 }
 
 export interface MaintenanceOptions {
   /** Crontab expression (seconds allowed), or `false` for never. Default `* * * * *`. */
-  resetLockedJobs?: string | false;
+  resetLockedJobs?: string | false | undefined;
   /** Default `* * * * * *` (every second). */
-  refillRateLimits?: string | false;
+  refillRateLimits?: string | false | undefined;
   /** Default `0 3 * * *`. */
-  gc?: string | false;
+  gc?: string | false | undefined;
   /** Time zone of these expressions. Default 'UTC'. */
-  timeZone?: string;
+  timeZone?: string | undefined;
 }
 
 export interface EncryptionOptions {
@@ -74,58 +74,58 @@ export interface EncryptionOptions {
    */
   keys: { id: string; key: string | Uint8Array }[];
   /** Only jobs of these tasks are encrypted. Default: all jobs. */
-  tasks?: string[];
+  tasks?: string[] | undefined;
 }
 
 export interface JobManagerOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
-  connection?: string | pg.PoolConfig;
+  connection?: string | PgPoolOptions | undefined;
   /** An initialised TypeORM DataSource whose pool is shared. */
-  dataSource?: DataSource;
+  dataSource?: DataSource | undefined;
   /** The PostgreSQL schema that holds the library's tables. Default 'jobs'. */
-  schema?: string;
+  schema?: string | undefined;
   /** Bring the schema up to date at start; `false`: fail if it is behind. Default true. */
-  migrate?: boolean;
-  retry?: RetryOptions & { maxAttempts?: number };
-  history?: HistoryOptions;
+  migrate?: boolean | undefined;
+  retry?: (RetryOptions & { maxAttempts?: number | undefined }) | undefined;
+  history?: HistoryOptions | undefined;
   /** How long a claim made by hand (`getJobs`) holds. Default 4 hours. */
-  lockTimeoutMs?: number;
+  lockTimeoutMs?: number | undefined;
   /** `gcTaskIdentifiers` forgets names unused for so long. Default 7 days. */
-  taskIdentifierRetentionMs?: number;
+  taskIdentifierRetentionMs?: number | undefined;
   /** Keep trying for so long at start while the database cannot be reached. Default 0: fail at once. */
-  waitForDatabaseMs?: number;
+  waitForDatabaseMs?: number | undefined;
   /** A direct URL for LISTEN when `connection` goes through a transaction pooler. */
-  listenConnection?: string | pg.ClientConfig;
+  listenConnection?: string | PgClientOptions | undefined;
   /**
    * Whether statements are prepared under names, which saves PostgreSQL from parsing them again and a pooler in transaction
    * mode may not keep. Default: unless a pooler is found between this process and the database.
    */
-  preparedStatements?: boolean;
+  preparedStatements?: boolean | undefined;
   /** Largest payload accepted, in bytes of JSON. Default 1,048,576. */
-  maxPayloadBytes?: number;
+  maxPayloadBytes?: number | undefined;
   /**
    * Encrypts (AES-256-GCM) what jobs carry before it reaches the database: payloads, results, partial results, steps,
    * progress and logs. Every process that reads them needs the keys. Default: nothing is encrypted. See docs/security.md.
    */
-  encryption?: EncryptionOptions;
+  encryption?: EncryptionOptions | undefined;
   /** Queues with a concurrency other than one. */
-  queues?: Record<string, QueueOptions>;
+  queues?: Record<string, QueueOptions> | undefined;
 }
 
 export interface JobsModuleOptions extends JobManagerOptions {
   /** Names the instance where an application has several. */
-  name?: string;
+  name?: string | undefined;
   /** Whether `JobManager` can be injected everywhere. Default true. */
-  isGlobal?: boolean;
+  isGlobal?: boolean | undefined;
   /** Options of the worker pool; `false`: this process only enqueues. */
-  worker?: WorkerOptions | false;
-  maintenance?: MaintenanceOptions;
+  worker?: WorkerOptions | false | undefined;
+  maintenance?: MaintenanceOptions | undefined;
   /** What events and the log do not show of payloads and results. Handlers get everything. See docs/security.md. */
-  mask?: Mask;
+  mask?: Mask | undefined;
   /** Jobs of tasks without a handler here: leave them to other processes, or fail them for good. Default 'leave'. */
-  unknownTasks?: 'leave' | 'exhaust';
+  unknownTasks?: 'leave' | 'exhaust' | undefined;
   /** `true`: APP_GUARD, APP_INTERCEPTOR, APP_PIPE and APP_FILTER run on jobs too. Default false. */
-  globalEnhancers?: boolean;
+  globalEnhancers?: boolean | undefined;
 }
 
 /** Retry settings with every default filled in. */

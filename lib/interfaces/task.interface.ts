@@ -49,13 +49,13 @@ export interface TaskToken<Input = any, Output = Input> {
 
 export interface RetryOptions {
   /** Delay before the second attempt. Default 1,000. */
-  baseDelayMs?: number;
+  baseDelayMs?: number | undefined;
   /** Each further delay is so many times the last one. Default 2. */
-  multiplier?: number;
+  multiplier?: number | undefined;
   /** Upper bound of the delay, jitter included. Default 3,600,000 (an hour). */
-  maxDelayMs?: number;
+  maxDelayMs?: number | undefined;
   /** Random share added to the delay, 0 to 1. Default 0.1. */
-  jitter?: number;
+  jitter?: number | undefined;
 }
 
 /** Gets the attempt that failed (from 1) and its error; returns the delay in ms, or `false` to give up at once. */
@@ -71,30 +71,33 @@ export type MaskedPart = 'payload' | 'result' | 'partialResults' | 'progress';
 export type Mask = string[] | ((value: any, task: string, part: MaskedPart) => unknown);
 
 export interface TaskOptions {
-  /** What a payload must satisfy, at enqueue and again before the handler. Default: the handler's parameter type. */
-  payload?: PayloadSchema;
-  queue?: string;
-  priority?: number;
-  maxAttempts?: number;
+  /**
+   * What a payload must satisfy, at enqueue and again before the handler. Default: the handler's parameter type, if that is
+   * a class; `false`: payloads are not checked.
+   */
+  payload?: PayloadSchema | false | undefined;
+  queue?: string | undefined;
+  priority?: number | undefined;
+  maxAttempts?: number | undefined;
   /** How long one attempt may run. Default: the worker's `timeoutMs`. */
-  timeoutMs?: number;
-  retry?: RetryOptions | RetryFunction;
-  rateLimitKey?: string;
-  flags?: string[];
+  timeoutMs?: number | undefined;
+  retry?: RetryOptions | RetryFunction | undefined;
+  rateLimitKey?: string | undefined;
+  flags?: string[] | undefined;
   /** What events and the log do not show of the task's payloads and results, besides the module's `mask`. */
-  mask?: Mask;
+  mask?: Mask | undefined;
   /**
    * Runs the handler in a database transaction (`ctx.manager`, a TypeORM EntityManager) in which the job is settled:
    * what it writes and the job's completion are committed together, or not at all. Needs TypeORM. Default false.
    */
-  transactional?: boolean;
+  transactional?: boolean | undefined;
   /** Jobs of this task that one process runs at once. Default: the pool's concurrency. */
-  concurrency?: number;
+  concurrency?: number | undefined;
   /**
    * Adds a job of this task at each slot: a crontab expression (its time zone is UTC), or one with more to it. Written
    * down when a pool starts whose process has the task; see docs/crons.md.
    */
-  cron?: string | TaskCron;
+  cron?: string | TaskCron | undefined;
   /** The module instance (`forRoot({ name })`) that the task belongs to. Default: the unnamed one. */
-  instance?: string;
+  instance?: string | undefined;
 }

@@ -1,7 +1,9 @@
 // Fires recurring jobs for as long as its pool runs: sleeps until the next slot, then lets the manager fire what is
 // due. Every pool does so; whose timer is first does not matter, and clocks of processes are never asked for the time.
+import { CrontabLockedError } from '../manager/crontab.errors.js';
 import type { Crontabs } from '../manager/crontabs.js';
-import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
+import type { Declarations, TaskDeclarations } from '../manager/declarations.js';
+import type { TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 
 /** Other processes may have changed something. Well within the grace that a slot has. */
@@ -10,8 +12,13 @@ const LONGEST_SLEEP_MS = 30_000;
 const MARGIN_MS = 1;
 const FIRST_RETRY_MS = 1_000;
 
+/** Another release may have ended. */
+const REPEAT_MS = 25_000;
+/** A crontab that a transaction holds for so many tries is reported. */
+const HELD_TRIES = 4;
+
 export interface CronSchedulerParts {
-  crontabs: Crontabs;
+  jobs: { readonly crontabs: Crontabs; readonly declarations: Declarations };
   tasks: TaskRegistry;
   events: JobEvents;
 }
@@ -32,6 +39,9 @@ export class CronScheduler {
   private unsubscribe: (() => void) | null = null;
   private loop: Promise<void> | null = null;
 
+  private declared: TaskDeclarations | null = null;
+  private repeatAt = Infinity;
+
   constructor(private readonly parts: CronSchedulerParts) {}
 
   /**
@@ -39,11 +49,19 @@ export class CronScheduler {
    * @throws InvalidOptionsError, InvalidArgumentError, PayloadValidationError and what the database throws
    */
   async start(workerId: string): Promise<void> {
-    const { crontabs, tasks } = this.parts;
     this.workerId = workerId;
-    await crontabs.declare(tasks.names().map((name) => tasks.get(name) as TaskDefinition));
-    this.unsubscribe = crontabs.onChange(() => this.wake());
+    await this.declare();
+    this.unsubscribe = this.parts.jobs.crontabs.onChange(() => this.wake());
     this.loop = this.run();
+  }
+
+  /** Writes down what the tasks declare: at the start, and when tasks of a lazy module have been found. */
+  async declare(): Promise<void> {
+    const { jobs, tasks } = this.parts;
+    const definitions = tasks.names().flatMap((name) => tasks.get(name) ?? []);
+    this.declared = await jobs.declarations.ofTasks(definitions, this.workerId);
+    await this.declared.declare();
+    this.repeatAt = performance.now() + REPEAT_MS;
   }
 
   /** Begins nothing more, and waits for what is under way. Never rejects. */
@@ -52,13 +70,17 @@ export class CronScheduler {
     this.unsubscribe?.();
     this.wake();
     await this.loop;
+    // Where the database is away, the heartbeat that ends tells other releases as well.
+    await this.declared?.withdraw().catch(() => undefined);
   }
 
   /** Fires what is due and returns in how many ms to look again. Never rejects. */
   async tick(): Promise<number> {
     try {
-      const { due, nextInMs } = await this.parts.crontabs.look();
+      await this.repeatDeclarations();
+      const { due, nextInMs } = await this.parts.jobs.crontabs.look();
       this.failures = 0;
+      for (const id of this.troubles.keys()) if (!due.includes(id)) this.troubles.delete(id);
       const waits = [nextInMs + MARGIN_MS, LONGEST_SLEEP_MS];
       for (const id of due) waits.push(await this.fire(id));
       return Math.min(...waits);
@@ -66,6 +88,12 @@ export class CronScheduler {
       this.report(error, 'looking for crontabs that are due');
       return retryMs(this.failures++);
     }
+  }
+
+  private async repeatDeclarations(): Promise<void> {
+    if (performance.now() < this.repeatAt) return;
+    await this.declared?.repeat();
+    this.repeatAt = performance.now() + REPEAT_MS;
   }
 
   private async run(): Promise<void> {
@@ -78,16 +106,27 @@ export class CronScheduler {
     const restMs = trouble.until - performance.now();
     if (restMs > 0 || this.stopped) return Math.max(0, restMs);
     try {
-      const { fired, more } = await this.parts.crontabs.fire(id);
-      this.troubles.delete(id);
+      const { fired, more, held } = await this.parts.jobs.crontabs.fire(id);
       for (const slot of fired) this.parts.events.emit('cron.fired', this.workerId, { cronId: id, ...slot });
+      if (held) return this.restHeld(id, trouble);
+      this.troubles.delete(id);
       return more ? 0 : Infinity;
     } catch (error) {
       this.report(error, `firing the crontab "${id}"`);
-      const waitMs = retryMs(trouble.failures);
-      this.troubles.set(id, { failures: trouble.failures + 1, until: performance.now() + waitMs });
-      return waitMs;
+      return this.rest(id, trouble);
     }
+  }
+
+  /** Mostly another process fires it at this moment: then it is not due any more the next time. */
+  private restHeld(id: string, trouble: Trouble): number {
+    if (trouble.failures + 1 === HELD_TRIES) this.report(new CrontabLockedError(id), `firing the crontab "${id}"`);
+    return this.rest(id, trouble);
+  }
+
+  private rest(id: string, { failures }: Trouble): number {
+    const waitMs = retryMs(failures);
+    this.troubles.set(id, { failures: failures + 1, until: performance.now() + waitMs });
+    return waitMs;
   }
 
   private async sleep(ms: number): Promise<void> {

@@ -1,15 +1,17 @@
 // What running attempts leave behind before they end: steps, progress, log lines. Each is written in the name of a
-// claim, so that nobody who has lost his job writes over those who have it now.
+// claim, so that a worker that has lost the job cannot write over the one that has it now.
 import type { ClaimedJob, JobLogEntry, Page, PageRequest, QueryExecutor } from '../interfaces/job.interface.js';
-import { InvalidArgumentError, LeaseLostError } from '../jobs.errors.js';
+import { LeaseLostError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
 import * as attempts from '../storage/statements/attempts.js';
-import { check, rules } from './call.arguments.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
+import { exactJson } from './exact.json.js';
 import { ENVELOPE_START, isSealed, openText, plainLine, SEALED_LINE, sealed, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
 import { keyRules, pageOf, readCursor, readPageRequest } from './page.js';
-import { storable } from './error.text.js';
+import { storable } from '../monitoring/error.text.js';
 import { WriteBatcher } from './write.batcher.js';
 
 /** The claim in whose name something is written. */
@@ -20,6 +22,8 @@ export interface Claim {
 
 export interface Step {
   name: string;
+  /** Grows with each step that is done: steps that run side by side have an order, too. */
+  position: number;
   /** JSON text; null: the step returned nothing. */
   result: string | null;
 }
@@ -29,11 +33,13 @@ interface Written {
   text: string;
 }
 
-const MAX_JSON_BYTES = 1_048_576;
 const MAX_MESSAGE = 10_000;
 
 export class AttemptRecords {
-  private readonly progress = new WriteBatcher<Written>((entries) => this.saveProgress(entries));
+  private readonly progress = new WriteBatcher<Written>(
+    (entries) => this.saveProgress(entries),
+    ({ claim: { job } }) => job.id + job.fence,
+  );
   private readonly logs = new WriteBatcher<Written>((entries) => this.saveLogs(entries));
 
   constructor(
@@ -42,40 +48,41 @@ export class AttemptRecords {
   ) {}
 
   /** @throws LeaseLostError where the claim is no longer valid; else it stays so until `executor`'s transaction ends */
-  async assertOwned({ job, workerId }: Claim, executor: QueryExecutor): Promise<void> {
-    const rows = await this.database.run(attempts.assertOwned, [job.id, job.fence, workerId], executor);
+  async assertOwned({ job }: Claim, executor: QueryExecutor): Promise<void> {
+    const rows = await this.database.run(attempts.assertOwned, [job.id, job.fence], executor);
     if (!rows.length) throw new LeaseLostError(job.id);
   }
 
   /** The steps that this job's attempts have done so far, oldest first. */
   async findSteps(jobId: string, executor?: QueryExecutor): Promise<Step[]> {
     const steps = await this.database.run(attempts.findSteps, [jobId], executor);
-    return steps.map(({ name, result }) => ({ name, result: this.openStep(jobId, name, result) }));
+    return steps.map(({ name, position, result }) => ({ name, position, result: this.openStep(jobId, name, result) }));
   }
 
   /** Keeps a step's result for good. @throws LeaseLostError */
-  async saveStep({ job, workerId }: Claim, step: Step, position: number, executor?: QueryExecutor): Promise<void> {
+  async saveStep({ job }: Claim, step: Step, executor?: QueryExecutor): Promise<void> {
     const result =
       step.result === null ? null : sealed(this.cipher, job.task, stepField(step.name), job.id, step.result);
-    const values = [job.id, job.fence, workerId, step.name, position, result];
+    const values = [job.id, job.fence, step.name, step.position, result];
     const rows = await this.database.run(attempts.saveStep, values, executor);
     if (!rows.length) throw new LeaseLostError(job.id);
   }
 
-  /** Forgets a step and what was done after it, so that the next attempt does them again. */
-  async forgetSteps({ job, workerId }: Claim, from: string, executor?: QueryExecutor): Promise<void> {
-    await this.database.run(attempts.forgetSteps, [job.id, job.fence, workerId, from], executor);
+  /** Forgets steps, so that the next attempt does them again. */
+  async forgetSteps({ job }: Claim, names: string[], executor?: QueryExecutor): Promise<void> {
+    await this.database.run(attempts.forgetSteps, [job.id, job.fence, names], executor);
   }
 
-  /** Best effort: the last value counts, and a database that is away keeps nobody from working. */
+  /** Best effort: the last value counts, and a database that is away keeps no handler from working. */
   async setProgress(claim: Claim, value: unknown): Promise<void> {
-    const text = jsonOf('progress', value) ?? 'null';
-    return this.progress.write({ claim, text: sealed(this.cipher, claim.job.task, 'progress', claim.job.id, text) });
+    const { job } = claim;
+    const text = sealed(this.cipher, job.task, 'progress', job.id, exactJson('progress', value) ?? 'null');
+    return this.progress.write({ claim, text });
   }
 
   /** Best effort, in order. */
   async log(claim: Claim, message: string): Promise<void> {
-    check({ message: [message, (value) => (typeof value === 'string' ? null : 'a string')] });
+    check({ message: [message, rules.string] });
     const line = storable(message, MAX_MESSAGE);
     const text = this.cipher?.covers(claim.job.task)
       ? SEALED_LINE + this.cipher.seal(['log', claim.job.id], line)
@@ -116,16 +123,12 @@ export class AttemptRecords {
   }
 
   private async saveProgress(entries: Written[]): Promise<void> {
-    for (const workerId of new Set(entries.map(({ claim }) => claim.workerId))) {
-      const written = entries.filter(({ claim }) => claim.workerId === workerId);
-      const last = [...new Map(written.map((entry) => [entry.claim.job.id, entry])).values()];
-      await this.database.run(attempts.saveProgress, [
-        last.map(({ claim }) => claim.job.id),
-        last.map(({ claim }) => claim.job.fence),
-        workerId,
-        last.map(({ text }) => text),
-      ]);
-    }
+    const last = [...new Map(entries.map((entry) => [entry.claim.job.id + entry.claim.job.fence, entry])).values()];
+    await this.database.run(attempts.saveProgress, [
+      last.map(({ claim }) => claim.job.id),
+      last.map(({ claim }) => claim.job.fence),
+      last.map(({ text }) => text),
+    ]);
   }
 
   private async saveLogs(entries: Written[]): Promise<void> {
@@ -138,17 +141,3 @@ export class AttemptRecords {
 }
 
 const stepField = (name: string): string => `step ${name}`;
-
-/** JSON text of a value, undefined for none. @throws InvalidArgumentError where there is no such text */
-export function jsonOf(what: string, value: unknown): string | undefined {
-  let text: string | undefined;
-  try {
-    text = JSON.stringify(value);
-  } catch (cause) {
-    throw new InvalidArgumentError([`Expected ${what} to be JSON-serialisable, got a value that is not.`], { cause });
-  }
-  if (text === undefined || Buffer.byteLength(text) <= MAX_JSON_BYTES) return text;
-  throw new InvalidArgumentError([
-    `Expected ${what} to be at most ${MAX_JSON_BYTES} bytes of JSON, got ${Buffer.byteLength(text)}.`,
-  ]);
-}

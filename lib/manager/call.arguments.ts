@@ -1,191 +1,163 @@
-// What calls may be given: every fault of a call is found before anything happens, and named in one error.
-import type { AddJobOptions, ClaimedJob, HistoryFilter, JobFilter } from '../interfaces/job.interface.js';
-import { InvalidArgumentError, InvalidWorkerIdError } from '../jobs.errors.js';
-import { isUuid } from './job.id.js';
+// What the calls of a JobManager may be given: every object of options by the names and rules of its parts.
+import type { AddJobOptions, ClaimedJob, ClaimOptions, HistoryFilter, JobFilter } from '../interfaces/job.interface.js';
+import type { TaskToken } from '../interfaces/task.interface.js';
+import { InvalidWorkerIdError } from '../jobs.errors.js';
+import { faultOf, isRecord, listOf, option, refuseCall, required, section, show, type Rule } from '../validation.js';
+import { INT4_MAX, isStorable, isUuid, MAX_ATTEMPTS, MAX_MS, rules } from '../validation.rules.js';
 
-const INT4_MAX = 2_147_483_647;
-const MAX_ATTEMPTS = 32_767;
 const MIN_WORKER_ID = 10;
-const MAX_NAME = 1_000;
 const MAX_PARENTS = 1_000;
-const MAX_SEARCH = 10_000;
-/** Dates beyond need another notation in SQL; nobody waits that long. */
-const LAST_DATE = Date.UTC(9999, 11, 31);
-const FIRST_DATE = Date.UTC(1, 0, 1);
+const MAX_BATCH = 10_000;
+const MAX_AGE_MS = 1e14;
 
-/** A rule returns what it expected where the value does not meet it. */
-export type Rule = (value: unknown) => string | null;
+const given = (rule: Rule) => option<any>(rule, undefined);
+/** `null` counts as left out. */
+const orNull = (rule: Rule) => given(rules.optional(rule));
 
-const integer =
-  (min: number, max: number): Rule =>
-  (value) =>
-    Number.isInteger(value) && (value as number) >= min && (value as number) <= max
-      ? null
-      : `an integer from ${min} to ${max}`;
+export const priority = rules.integer(-INT4_MAX - 1, INT4_MAX);
+export const attempts = rules.integer(1, MAX_ATTEMPTS);
 
-const name: Rule = (value) =>
-  typeof value === 'string' && value.length > 0 && value.length <= MAX_NAME && isStorable(value)
+const parents: Rule = (value) =>
+  Array.isArray(value) && value.length <= MAX_PARENTS && value.every(isUuid)
     ? null
-    : `a string of 1 to ${MAX_NAME} characters without NUL and lone surrogates`;
+    : `an array of at most ${MAX_PARENTS} job ids (UUIDs)`;
 
-const names: Rule = (value) =>
-  Array.isArray(value) && value.every((entry) => name(entry) === null)
-    ? null
-    : 'an array of non-empty strings without NUL and lone surrogates';
+const claimedJob: Rule = (value) => (isRecord(value) && value.id && value.fence ? null : 'a job that getJobs returned');
 
-const date: Rule = (value) =>
-  value instanceof Date && value.getTime() >= FIRST_DATE && value.getTime() <= LAST_DATE
-    ? null
-    : 'a valid Date between the years 1 and 9999';
-
-const duration: Rule = (value) =>
-  typeof value === 'number' && value >= 0 && value <= 1e12 ? null : 'a number of milliseconds from 0 to 1e12';
-
-const oneOf =
-  (...allowed: string[]): Rule =>
-  (value) =>
-    allowed.includes(value as string) ? null : `one of ${allowed.map((entry) => `'${entry}'`).join(', ')}`;
-
-const anything: Rule = () => null;
-
-/** Rules for the options of a job. */
-export const JOB_OPTION_RULES: Record<keyof AddJobOptions, Rule> = {
-  queue: name,
-  priority: integer(-INT4_MAX - 1, INT4_MAX),
-  runAt: date,
-  delayMs: duration,
-  maxAttempts: integer(1, MAX_ATTEMPTS),
-  jobKey: name,
-  jobKeyMode: oneOf('replace', 'preserve_run_at', 'unsafe_dedupe'),
-  flags: names,
-  tags: names,
-  groupId: name,
-  dependsOn: (value) =>
-    Array.isArray(value) && value.length <= MAX_PARENTS && value.every(isUuid)
-      ? null
-      : `an array of at most ${MAX_PARENTS} job ids (UUIDs)`,
-  onParentFailure: oneOf('cancel', 'run', 'wait'),
-  rateLimitKey: name,
-  timeoutMs: integer(1, INT4_MAX),
-  manager: (value) =>
-    typeof (value as { query?: unknown } | null)?.query === 'function' ? null : 'something with query(text, values)',
-  notify: (value) => (typeof value === 'boolean' ? null : 'true or false'),
+/** What `addJob` may say of a job, wherever it is described: also in `addJobs`, and in parts by crontabs. */
+export const JOB_OPTIONS = {
+  queue: orNull(rules.laneName),
+  priority: given(priority),
+  runAt: given(rules.date),
+  delayMs: given(rules.duration),
+  maxAttempts: given(attempts),
+  jobKey: given(rules.jobKey),
+  jobKeyMode: given(rules.oneOf('replace', 'preserve_run_at', 'unsafe_dedupe')),
+  flags: given(rules.names),
+  tags: given(rules.names),
+  groupId: given(rules.name),
+  dependsOn: given(parents),
+  onParentFailure: given(rules.oneOf('cancel', 'run', 'wait')),
+  rateLimitKey: given(rules.laneName),
+  timeoutMs: given(rules.integer(1, INT4_MAX)),
 };
 
-/** Options of addJob and of each spec of addJobs. @throws InvalidArgumentError */
-export function checkAddOptions(task: unknown, options: AddJobOptions): void {
-  const problems = [
-    ...problemOf('task', task, name),
-    ...faultsOf(JOB_OPTION_RULES, options),
-    ...(options.runAt && options.delayMs !== undefined ? ['Expected runAt or delayMs, got both.'] : []),
-    ...(options.onParentFailure && !options.dependsOn?.length
-      ? ['Expected dependsOn beside onParentFailure, got none.']
-      : []),
-    ...(options.jobKeyMode && options.jobKey === undefined ? ['Expected a jobKey beside jobKeyMode, got none.'] : []),
-  ];
-  refuse(problems);
+/** Where jobs are inserted, and whether pools are told. */
+const TARGET = { manager: given(rules.executor), notify: given(rules.flag) };
+
+const addOptions = section({ ...JOB_OPTIONS, ...TARGET });
+const addManyOptions = section(TARGET);
+const jobSpec = section({ task: required(rules.name), payload: given(rules.anything), ...JOB_OPTIONS });
+
+const conflictsOf = (options: Partial<AddJobOptions>, path: string): string[] => [
+  ...(options.runAt && options.delayMs !== undefined ? [`Expected ${path}runAt or delayMs, got both.`] : []),
+  ...(options.onParentFailure && !options.dependsOn?.length
+    ? [`Expected ${path}dependsOn beside onParentFailure, got none.`]
+    : []),
+  ...(options.jobKeyMode && options.jobKey === undefined
+    ? [`Expected a ${path}jobKey beside jobKeyMode, got none.`]
+    : []),
+];
+
+/** The task and options of `addJob`. @throws InvalidArgumentError */
+export function checkAdd(task: string | TaskToken, options: AddJobOptions): void {
+  const faults = [...taskFaults(task), ...addOptions.check(options, '')];
+  refuseCall(faults.length ? faults : conflictsOf(options, ''));
 }
 
-const optional =
-  (rule: Rule): Rule =>
-  (value) =>
-    value === undefined || value === null ? null : rule(value);
+/** The arguments of `addJobs`. @throws InvalidArgumentError */
+export function checkAddMany(specs: unknown, options: unknown): void {
+  refuseCall([...specList.check(specs, 'specs'), ...addManyOptions.check(options, '')]);
+}
 
-const text: Rule = (value) =>
-  typeof value === 'string' && value.length <= MAX_SEARCH && isStorable(value)
-    ? null
-    : `a string of at most ${MAX_SEARCH} characters without NUL and lone surrogates`;
+const specList = listOf({
+  ...jobSpec,
+  check: (value, path) => {
+    const faults = jobSpec.check(value, path);
+    return faults.length ? faults : conflictsOf(value as AddJobOptions, `${path}.`);
+  },
+});
 
-const JOB_STATUSES = 'available scheduled blocked running snoozed exhausted cancelled completed'.split(' ');
+/** What is wrong with a task's name, or with its token. */
+export function taskFaults(task: unknown): string[] {
+  if (typeof task === 'string') return faultOf('task', task, rules.name);
+  if (isRecord(task)) return faultOf('task.task', task.task, rules.name);
+  return faultOf('task', task, () => "a task's name or a token of defineTask");
+}
+
+export const JOB_STATUSES = 'available scheduled blocked running snoozed exhausted cancelled completed'.split(' ');
 const RECORD_STATUSES = 'completed failed partial_success snoozed cancelled'.split(' ');
-const SINCE_AND_UNTIL = { from: optional(date), to: optional(date) };
+const SINCE_AND_UNTIL = { from: orNull(rules.date), to: orNull(rules.date) };
 
-/** Filters of listJobs. */
-const JOB_FILTER_RULES: Record<keyof JobFilter, Rule> = {
-  task: optional(name),
-  queue: optional(name),
-  status: optional(oneOf(...JOB_STATUSES)),
-  tag: optional(name),
-  groupId: optional(name),
-  flag: optional(name),
-  search: optional(text),
+const jobFilter: Record<keyof JobFilter, ReturnType<typeof given>> = {
+  task: orNull(rules.name),
+  queue: orNull(rules.laneName),
+  status: orNull(rules.oneOf(...JOB_STATUSES)),
+  tag: orNull(rules.name),
+  groupId: orNull(rules.name),
+  flag: orNull(rules.name),
+  search: orNull(rules.text),
   ...SINCE_AND_UNTIL,
 };
 
-/** Filters of listHistory. */
-const HISTORY_FILTER_RULES: Record<keyof HistoryFilter, Rule> = {
-  jobId: optional((value) => rules.uuid(value)),
-  task: optional(name),
-  status: optional(oneOf(...RECORD_STATUSES)),
-  workerId: optional(text),
+const historyFilter: Record<keyof HistoryFilter, ReturnType<typeof given>> = {
+  jobId: orNull(rules.uuid),
+  task: orNull(rules.name),
+  status: orNull(rules.oneOf(...RECORD_STATUSES)),
+  workerId: orNull(rules.text),
   ...SINCE_AND_UNTIL,
 };
 
-/** @throws InvalidArgumentError */
-export const checkJobFilter = (filter: JobFilter): void => refuse(faultsOf(JOB_FILTER_RULES, filter));
-
-/** @throws InvalidArgumentError */
-export const checkHistoryFilter = (filter: HistoryFilter): void => refuse(faultsOf(HISTORY_FILTER_RULES, filter));
-
-/** The faults of options, each by its rule; what no rule is for is one, what is undefined only where it is `required`. */
-export function faultsOf(known: Record<string, Rule>, options: object, { path = '', required = false } = {}): string[] {
-  return Object.entries(options).flatMap(([key, value]) => {
-    const rule = Object.hasOwn(known, key) ? known[key] : undefined;
-    if (!rule) return [`Unknown option "${path}${key}"; known are ${Object.keys(known).join(', ')}.`];
-    return value === undefined && !required ? [] : problemOf(path + key, value, rule);
-  });
-}
-
-const problemOf = (key: string, value: unknown, rule: Rule): string[] => {
-  const expected = rule(value);
-  return expected ? [`Expected ${key} to be ${expected}, got ${show(value)}.`] : [];
+const claimOptions: Record<keyof ClaimOptions, ReturnType<typeof given>> = {
+  batchSize: given(rules.integer(1, MAX_BATCH)),
+  leaseMs: given(rules.integer(1, MAX_MS)),
+  taskIdentifiers: orNull(rules.names),
+  forbiddenFlags: orNull(rules.names),
+  queues: orNull(rules.laneNames),
 };
 
-/** Checks named values: `check({ limit: [limit, rules.positive] })`. @throws InvalidArgumentError */
-export function check(values: Record<string, [value: unknown, rule: Rule]>): void {
-  refuse(Object.entries(values).flatMap(([key, [value, rule]]) => problemOf(key, value, rule)));
-}
-
-/** Rules for `check`; `optional` lets undefined and null pass. */
-export const rules = {
-  integer,
-  name,
-  names,
-  date,
-  duration,
-  oneOf,
-  anything,
-  positive: integer(1, INT4_MAX),
-  concurrency: ((value) =>
-    value === Infinity || rules.positive(value) === null ? null : 'a positive integer or Infinity') as Rule,
-  claimedJobs: ((value) =>
-    Array.isArray(value) && value.every((job: Partial<ClaimedJob> | null) => job?.id && job.fence)
-      ? null
-      : 'an array of jobs that getJobs returned') as Rule,
-  uuid: ((value) => (isUuid(value) ? null : 'a job id (UUID)')) as Rule,
-  uuids: ((value) => (Array.isArray(value) && value.every(isUuid) ? null : 'an array of job ids (UUIDs)')) as Rule,
-  optional,
+/** The objects that calls take, by call. */
+export const callOptions = {
+  getJobs: section(claimOptions),
+  workOnce: section({ queues: orNull(rules.laneNames) }),
+  rescheduleJobs: section({ runAt: orNull(rules.date), priority: orNull(priority), maxAttempts: orNull(attempts) }),
+  replayFailedJobs: section({ ...SINCE_AND_UNTIL, task: orNull(rules.name), maxAttempts: orNull(attempts) }),
+  resetLockedJobs: section({ lockTimeoutMs: orNull(rules.integer(0, MAX_MS)) }),
+  purgeJobs: section({
+    status: required(rules.oneOf('exhausted', 'completed', 'cancelled')),
+    olderThanMs: required(rules.integer(0, MAX_AGE_MS)),
+  }),
+  configureQueue: section({ concurrency: required(rules.concurrency) }),
+  gcTaskIdentifiers: section({ keepSinceMs: orNull(rules.integer(0, MAX_AGE_MS)) }),
+  reencryptJobs: section({ batchSize: orNull(rules.integer(1, MAX_BATCH)), signal: given(rules.signal) }),
+  waitForJob: section({ timeoutMs: orNull(rules.wait), signal: given(rules.signal) }),
+  failures: listOf(section({ job: required(claimedJob), error: given(rules.anything) })),
+  partialResults: section({
+    completedSteps: orNull(rules.strings),
+    failedSteps: orNull(rules.strings),
+    retryFromStep: orNull(rules.string),
+    results: given(rules.anything),
+  }),
+  jobFilter: section(jobFilter),
+  historyFilter: section(historyFilter),
 };
+
+/** Jobs handed to a settling call. */
+export const claimedJobs: Rule = (value) =>
+  Array.isArray(value) && value.every((job: Partial<ClaimedJob> | null) => claimedJob(job) === null)
+    ? null
+    : 'an array of jobs that getJobs returned';
+
+/** What is wrong with a worker's id. */
+export const workerIdFaults = (workerId: unknown): string[] =>
+  typeof workerId === 'string' && workerId.length >= MIN_WORKER_ID && isStorable(workerId)
+    ? []
+    : [
+        `Expected a worker id of at least ${MIN_WORKER_ID} characters, got ${show(workerId)}. Use something unique to ` +
+          'the process, such as a UUID: two workers with one id could settle each other’s jobs.',
+      ];
 
 /** @throws InvalidWorkerIdError */
 export function checkWorkerId(workerId: unknown): void {
-  if (typeof workerId === 'string' && workerId.length >= MIN_WORKER_ID && isStorable(workerId)) return;
-  throw new InvalidWorkerIdError(
-    `Expected a worker id of at least ${MIN_WORKER_ID} characters, got ${show(workerId)}. Use something unique to ` +
-      'the process, such as a UUID: two workers with one id could settle each other’s jobs.',
-  );
-}
-
-function refuse(problems: string[]): void {
-  if (problems.length) throw new InvalidArgumentError(problems);
-}
-
-/** PostgreSQL's text knows neither NUL nor lone surrogates. */
-const isStorable = (text: string): boolean => !text.includes('\0') && !/\p{Surrogate}/u.test(text);
-
-function show(value: unknown): string {
-  if (typeof value === 'string') return value.length > 60 ? `"${value.slice(0, 60)}…"` : `"${value}"`;
-  if (value instanceof Date) return Number.isNaN(value.getTime()) ? 'an invalid Date' : value.toISOString();
-  if (Array.isArray(value)) return `[${value.slice(0, 5).map(show).join(', ')}]`;
-  return typeof value === 'object' && value !== null ? 'an object' : String(value);
+  for (const fault of workerIdFaults(workerId)) throw new InvalidWorkerIdError(fault);
 }

@@ -21,9 +21,23 @@ export function isTimeZone(name: unknown): boolean {
   }
 }
 
-/** Whether it is a crontab expression of 5 or 6 fields that ever comes true: "0 0 30 2 *" does not. */
+/** How many values each field has: second, minute, hour, day of the month, month, day of the week. */
+const FIELD_SIZES = [60, 60, 24, 31, 12, 7];
+
+/**
+ * Whether it is a crontab expression of 5 or 6 fields that ever comes true: "0 0 30 2 *" does not. A step beyond its
+ * field does not mean what it says: one of 90 minutes comes once in an hour.
+ */
 export const isSchedule = (expression: unknown): boolean =>
-  typeof expression === 'string' && nextSlot(expression, 'UTC', Date.now()) !== null;
+  typeof expression === 'string' && hasUsefulSteps(expression) && nextSlot(expression, 'UTC', Date.now()) !== null;
+
+function hasUsefulSteps(expression: string): boolean {
+  const fields = expression.trim().split(/\s+/);
+  const sizes = FIELD_SIZES.slice(-fields.length);
+  return fields.every((field, index) =>
+    field.split(',').every((part) => Number(part.split('/')[1] ?? 1) <= (sizes[index] ?? 0)),
+  );
+}
 
 /**
  * The first slot after a moment, both in ms since 1970; null where none comes within eight years.

@@ -2,14 +2,17 @@
 // slot. Any number of processes may fire: the row's lock lets one in at a time, and its last slot tells the next.
 import { setImmediate } from 'node:timers/promises';
 import type { CronInfo, CronSpec, TaskCron } from '../interfaces/cron.interface.js';
-import type { Job, JobSpec } from '../interfaces/job.interface.js';
+import type { Job, JobSpec, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import { InvalidOptionsError } from '../jobs.errors.js';
-import type { Database } from '../storage/database.js';
+import { InvalidOptionsError, TransactionOverError } from '../jobs.errors.js';
+import type { Database, Statement } from '../storage/database.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import * as statements from '../storage/statements/crontabs.js';
-import { check } from './call.arguments.js';
+import { check } from '../validation.js';
+import { tryBriefly } from './brief.lock.js';
 import { checkCron, cronRules } from './cron.arguments.js';
+import { CrontabLockedError } from './crontab.errors.js';
+import { digestOf } from './digest.js';
 import { lastSlotBetween, nextSlot, slotsBetween } from './cron.slots.js';
 import type { JobAdder } from './job.adder.js';
 import { opened, sealed, shown, type JobCipher } from './job.cipher.js';
@@ -17,9 +20,12 @@ import type { JobPreparer } from './job.preparer.js';
 import type { TaskDefinition } from './task.registry.js';
 
 /** A slot is fired up to this late without a backfill: pools look twice a minute, and restarts take a while. */
-const GRACE_MS = 60_000;
+export const GRACE_MS = 60_000;
 /** Slots that are made up for in one transaction. */
 const MOST_AT_ONCE = 100;
+/** What scheduling by hand does where some transaction holds the crontab's row. */
+const TRIES = 10;
+const PAUSE_MS = 150;
 
 /** What is due, and in how many ms something will be; `Infinity` where nothing is known. */
 export interface CronOutlook {
@@ -30,6 +36,23 @@ export interface CronOutlook {
 export interface FiredSlot {
   slot: Date;
   job: Job;
+}
+
+export interface Firing {
+  fired: FiredSlot[];
+  /** There are more slots to make up for: call again. */
+  more: boolean;
+  /** Another process fires it at this moment, or some transaction holds its row. */
+  held: boolean;
+}
+
+/** A crontab as it is stored. */
+export interface PreparedCrontab {
+  id: string;
+  /** For putCrontab. */
+  values: unknown[];
+  /** A digest of what was scheduled or declared. */
+  content: string;
 }
 
 type AnyCronSpec = CronSpec & { task: string | TaskToken };
@@ -53,16 +76,19 @@ export class Crontabs {
     private readonly cipher: JobCipher | undefined,
   ) {}
 
+  /** @throws CrontabLockedError besides what is said at JobManager.scheduleCron */
   async schedule(spec: AnyCronSpec): Promise<CronInfo> {
     checkCron(spec);
-    const row = await this.put(spec, false);
+    const { values } = await this.prepare(spec);
+    const [row] = await this.patiently(spec.id, statements.putCrontab, values);
     this.changed();
     return this.describe(row as statements.CrontabRow);
   }
 
+  /** @throws CrontabLockedError */
   async unschedule(id: string): Promise<boolean> {
     check({ id: [id, cronRules.id] });
-    const dropped = await this.database.run(statements.dropCrontab, [id]);
+    const dropped = await this.patiently(id, statements.dropCrontab, [id]);
     this.changed();
     return dropped.length > 0;
   }
@@ -73,22 +99,19 @@ export class Crontabs {
     return crons;
   }
 
-  /**
-   * Writes down the crontabs of the tasks that a process handles, and forgets those that a release before it declared
-   * for the same tasks. Those that `scheduleCron` has set stay as they are.
-   */
-  async declare(definitions: TaskDefinition[]): Promise<void> {
+  /** The crontabs of tasks, as they are stored. @throws InvalidOptionsError, InvalidArgumentError, PayloadValidationError */
+  async prepareDeclared(definitions: TaskDefinition[]): Promise<PreparedCrontab[]> {
     const specs = definitions.flatMap(declaredBy);
     refuseDuplicates(specs);
     specs.forEach(checkCron);
-    const tasks = definitions.map(({ task }) => task);
-    // One by one, not in one transaction: processes of two releases that start at once must not wait for each other.
-    for (const spec of specs) await this.put(spec, true);
-    await this.database.run(statements.dropUndeclared, [tasks, specs.map(({ id }) => id)]);
+    return Promise.all(specs.map((spec) => this.prepare(spec)));
   }
 
-  /** What is due now, in no order, so that processes do not queue up for the same rows; and when to look again. */
-  async look(): Promise<CronOutlook> {
+  /**
+   * What is due now, in no order, so that processes do not queue up for the same rows; and when to look again. Slots are
+   * due for `graceMs` in any case.
+   */
+  async look(graceMs = GRACE_MS): Promise<CronOutlook> {
     const rows = await this.database.run(statements.listCronTimings, []);
     const readAt = performance.now();
     const known = this.upcoming;
@@ -96,7 +119,7 @@ export class Crontabs {
     const due: string[] = [];
     let nextInMs = Infinity;
     for (const row of rows) {
-      const pending = await this.slotAfter(row, openFrom(row), known.get(row.id));
+      const pending = await this.slotAfter(row, openFrom(row, graceMs), known.get(row.id));
       const isDue = pending !== null && pending <= row.now;
       if (isDue) due.splice(Math.floor(Math.random() * (due.length + 1)), 0, row.id);
       const next = isDue ? await this.slotAfter(row, row.now) : pending;
@@ -105,18 +128,19 @@ export class Crontabs {
     return { due, nextInMs: Math.max(0, nextInMs - (performance.now() - readAt)) };
   }
 
-  /** Adds the jobs of a crontab's due slots, once: whoever comes second finds none due. `more`: call again. */
-  async fire(id: string): Promise<{ fired: FiredSlot[]; more: boolean }> {
+  /** Adds the jobs of a crontab's due slots, once: a process that comes second finds none due. */
+  async fire(id: string, graceMs = GRACE_MS): Promise<Firing> {
     return this.database.transaction(async (executor) => {
       const [row] = await this.database.run(statements.lockCrontab, [id], executor);
-      const slots = row ? dueSlots(row) : [];
-      if (!row || !slots.length) return { fired: [], more: false };
-      const passes = row.overlap === 'skip' && row.busy;
+      if (!row) return { fired: [], more: false, held: true };
+      const slots = dueSlots(row, graceMs);
+      if (!slots.length) return { fired: [], more: false, held: false };
+      const passes = row.overlap === 'skip' && (await this.isBusy(row, executor));
       const specs = passes ? [] : slots.map(() => jobOf(row, this.cipher));
       const jobs = await this.adder.addMany(specs, { manager: executor, notify: true });
       await this.database.run(statements.advanceCrontab, [id, slots.at(-1), jobs.at(-1)?.id ?? null], executor);
       const fired = jobs.map((job, index) => ({ slot: toDate(slots[index] as number), job }));
-      return { fired, more: slots.length === MOST_AT_ONCE };
+      return { fired, more: slots.length === MOST_AT_ONCE, held: false };
     });
   }
 
@@ -126,7 +150,7 @@ export class Crontabs {
     return () => void this.listeners.delete(listener);
   }
 
-  private async put(spec: AnyCronSpec, declared: boolean): Promise<statements.CrontabRow | undefined> {
+  private async prepare(spec: AnyCronSpec): Promise<PreparedCrontab> {
     const {
       id,
       task,
@@ -139,13 +163,33 @@ export class Crontabs {
     } = spec;
     const { row, json } = await this.preparer.prepare(task, payload, options);
     const stored = sealed(this.cipher, row.task, 'crontab', id, json);
-    const timing = [schedule, timeZone, stored, JSON.stringify(options), backfillMs, overlap];
-    const [put] = await this.database.run(statements.putCrontab, [id, row.task, ...timing, declared]);
-    return put;
+    const values = [id, row.task, schedule, timeZone, stored, JSON.stringify(options), backfillMs, overlap];
+    const content = JSON.stringify(values.with(4, json));
+    // Whatever is encrypted must not be guessed from its digest.
+    const digest = this.cipher?.covers(row.task) ? this.cipher.digest(content) : digestOf(content);
+    return { id, values, content: digest };
+  }
+
+  private async isBusy({ last_job_id }: statements.CrontabRow, executor: QueryExecutor): Promise<boolean> {
+    const [row] = await this.database.run(statements.isBusy, [last_job_id], executor);
+    return row!.busy;
+  }
+
+  /** Tries for some seconds, each time waiting 100 ms at most. */
+  private async patiently<Row>(id: string, statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
+    for (let tries = 1; tries <= TRIES; tries++) {
+      const rows = await tryBriefly(this.database, statement, values).catch((error: unknown) => {
+        // The caller's own transaction, which the first try has aborted.
+        throw tries > 1 && error instanceof TransactionOverError ? new CrontabLockedError(id) : error;
+      });
+      if (rows) return rows;
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    }
+    throw new CrontabLockedError(id);
   }
 
   private async describe(row: statements.CrontabRow): Promise<CronInfo> {
-    return toCronInfo(row, this.cipher, await this.slotAfter(row, openFrom(row), this.upcoming.get(row.id)));
+    return toCronInfo(row, this.cipher, await this.slotAfter(row, openFrom(row, GRACE_MS), this.upcoming.get(row.id)));
   }
 
   /** Remembered, because `cron` takes about a millisecond; thousands of these must leave time for others. */
@@ -167,12 +211,12 @@ const isWithin = ({ after, slot }: Upcoming, moment: number): boolean =>
   slot !== null && after <= moment && moment < slot;
 
 /** Slots after this moment are to be fired: later than the last one, but not those that were missed too long ago. */
-const openFrom = ({ open_since, now, backfill_ms }: statements.CronTimingRow): number =>
-  Math.max(open_since, now - Math.max(Number(backfill_ms), GRACE_MS));
+const openFrom = ({ open_since, now, backfill_ms }: statements.CronTimingRow, graceMs: number): number =>
+  Math.max(open_since, now - Math.max(Number(backfill_ms), graceMs));
 
 /** Where one job at a time is wanted, the last slot stands for all that were missed. */
-function dueSlots(row: statements.CrontabRow): number[] {
-  const from = openFrom(row);
+function dueSlots(row: statements.CrontabRow, graceMs: number): number[] {
+  const from = openFrom(row, graceMs);
   if (row.overlap === 'queue') return slotsBetween(row.schedule, row.time_zone, from, row.now, MOST_AT_ONCE);
   const slot = lastSlotBetween(row.schedule, row.time_zone, from, row.now);
   return slot === null ? [] : [slot];

@@ -1,6 +1,6 @@
 // Encryption at rest (AES-256-GCM): what users put into jobs becomes an envelope on its way to the database, and comes
 // out of it again. Each value is bound to its place, so that nobody can pass one off as another.
-import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHmac, randomBytes } from 'node:crypto';
 import type { EncryptionSettings } from '../interfaces/jobs-options.interface.js';
 import { DecryptionError } from '../jobs.errors.js';
 
@@ -63,6 +63,11 @@ export class JobCipher {
     const body = [cipher.update(text, 'utf8'), cipher.final()];
     const data = Buffer.concat([iv, ...body, cipher.getAuthTag()]).toString('base64');
     return `${ENVELOPE_START}${JSON.stringify(this.keyId)},"data":"${data}"${bound ? `,"bound":"${bound}"` : ''}}`;
+  }
+
+  /** Tells whether a text is the same as another one, and nothing else of it to those without the key. */
+  digest(text: string): string {
+    return createHmac('sha256', this.keys.get(this.keyId)!).update(text).digest('base64url');
   }
 
   /** @throws DecryptionError */

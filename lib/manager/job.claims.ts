@@ -9,6 +9,7 @@ import type {
   PlainClaim,
   PlainClaimResult,
   SettleRequest,
+  LaneReport,
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { UnreadableJobError } from '../jobs.errors.js';
@@ -18,10 +19,10 @@ import {
   claimPlainJobs,
   nextPlainPriority,
   type ClaimedText,
-  type LaneReport,
 } from '../storage/statements/claim-jobs.js';
 import { seeTasks } from '../storage/statements/prune-jobs.js';
 import { registerQueues } from '../storage/statements/queues.js';
+import { claimsOfTheDead, endIncarnations } from '../storage/statements/workers.js';
 import { advance, inTurn, microseconds, type JobPosition } from './claim.cursor.js';
 import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js';
 import { toClaimedJob } from './job.mapper.js';
@@ -59,6 +60,8 @@ export class JobClaims {
     private readonly settlement: JobSettlement,
     private readonly cipher: JobCipher | undefined,
     private readonly schemaGuard: SchemaGuard,
+    /** After so many crashes in a row a job is exhausted. */
+    private readonly maxCrashes: number,
   ) {}
 
   /** A batch of jobs without limits. */
@@ -134,6 +137,21 @@ export class JobClaims {
     return inTurn(jobs);
   }
 
+  /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
+  async rescue(maxCrashes = this.maxCrashes): Promise<number> {
+    await this.database.run(endIncarnations, [null]);
+    let rescued = 0;
+    for (;;) {
+      const claims = await this.database.run(claimsOfTheDead, [maxCrashes]);
+      const spared = new Set(claims.filter(({ is_spared }) => is_spared).map(({ id }) => id));
+      const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
+      const ended = await this.settlement.end(claims, kindOf, 'worker died', { maxCrashes, patient: false });
+      rescued += ended.length;
+      // What open transactions of frozen processes hold comes later.
+      if (ended.length < 1_000) return rescued;
+    }
+  }
+
   /** Names of tasks are noted again when they are met again. */
   forgetTasks(): void {
     this.seenTasks.clear();
@@ -159,10 +177,13 @@ export class JobClaims {
     while (jobs.length < limit) {
       const wanted = limit - jobs.length;
       const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
-      const found = await this.claimLanes({ ...base, memory: memory.next(wanted), share: wanted });
+      const { share: _share, spare, ...state } = memory.next(wanted);
+      const found = await this.claimLanes({ ...base, memory: state, share: wanted, spare });
       memory.learn(found, 0);
       jobs.push(...found.jobs);
-      if (!found.jobs.length && !found.more && !found.report?.passed.length) break;
+      // What others hold is tried once more, with some to spare.
+      const isHeld = spare === 0 && (found.report?.held.length ?? 0) > 0;
+      if (!found.jobs.length && !found.more && !found.report?.passed.length && !isHeld) break;
     }
     return jobs;
   }
@@ -195,6 +216,7 @@ export class JobClaims {
       request.holder,
       request.limit,
       request.share,
+      request.spare,
       request.taskIdentifiers,
       request.otherTasks,
       request.forbiddenFlags,

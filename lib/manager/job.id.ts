@@ -53,7 +53,3 @@ export function correlationIdOf(jobId: string, fence: string): string {
   const low = parseInt(jobId.slice(30), 16) ^ (count & 0xffffff);
   return `${jobId.slice(0, 14)}8${jobId.slice(15, 24)}${hex(high, 6)}${hex(low, 6)}`;
 }
-
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
-
-export const isUuid = (value: unknown): value is string => typeof value === 'string' && UUID.test(value);

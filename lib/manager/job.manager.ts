@@ -2,11 +2,12 @@
 // timers; what a pool needs of the manager stands at the end.
 import { inspect } from 'node:util';
 import type pg from 'pg';
-import type { Outcome } from '../interfaces/claim.interface.js';
+import type { JobsOnce, Outcome } from '../interfaces/claim.interface.js';
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type {
   AddedJob,
   AddJobOptions,
+  AddJobsOptions,
   ClaimedJob,
   ClaimOptions,
   HistoryFilter,
@@ -26,6 +27,7 @@ import type {
   QueryExecutor,
   QueueState,
   RateLimit,
+  ReplayWindow,
   SettleReport,
   WorkedOnce,
   WorkerInfo,
@@ -38,7 +40,6 @@ import {
   JobHeldError,
   JobNotFoundError,
   LeaseExpiredError,
-  MissingPrivilegesError,
   NoHandlersError,
   RevisionConflictError,
   WrongOwnerError,
@@ -54,9 +55,12 @@ import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
+import { check } from '../validation.js';
+import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
 import { AttemptRecords } from './attempt.records.js';
-import { check, checkHistoryFilter, checkJobFilter, checkWorkerId, rules } from './call.arguments.js';
+import { callOptions, checkAdd, checkAddMany, checkWorkerId, claimedJobs } from './call.arguments.js';
 import { Crontabs } from './crontabs.js';
+import { Declarations } from './declarations.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
 import { JobAdder } from './job.adder.js';
@@ -81,6 +85,7 @@ import { keyRules, pageOf, readCursor, readPageRequest, refusingCursor } from '.
 import type { PayloadValidator } from './payload.validator.js';
 import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
 import { repeatInDoubt } from './repeat.in.doubt.js';
+import { searchPatterns } from './search.patterns.js';
 import type { TaskRegistry } from './task.registry.js';
 
 export interface JobManagerParts {
@@ -120,6 +125,8 @@ export class JobManager {
   readonly attempts: AttemptRecords;
   /** For pools: firing what is due. */
   readonly crontabs: Crontabs;
+  /** For pools: writing down what tasks and options declare. */
+  readonly declarations: Declarations;
   /** For maintenance: making partitions ahead. */
   readonly retention: JobRetention;
   private readonly database: Database;
@@ -129,7 +136,7 @@ export class JobManager {
   private readonly transactions: TransactionSource;
   private readonly waiter: JobWaiter;
   private readonly cipher: JobCipher | undefined;
-  private singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> } | null = null;
+  private readonly singleRuns: JobsOnce[] = [];
 
   constructor(private readonly parts: JobManagerParts) {
     const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
@@ -147,8 +154,8 @@ export class JobManager {
     this.promoter = new JobPromoter(database, settings, this.publisher, failCircle);
     const notice = (ids: Set<string>): void => this.waiter.notice(ids);
     this.settlement = new JobSettlement(database, settings, tasks, cipher, this.promoter, this.publisher, notice);
-    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard);
-    this.registry = new WorkerRegistry(database, settings, this.settlement, this.promoter, schemaGuard);
+    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard, settings.maxCrashes);
+    this.registry = new WorkerRegistry(database, settings, this.claims, this.settlement, this.promoter, schemaGuard);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
     this.attempts = new AttemptRecords(database, cipher);
     this.transactions = new TransactionSource(database);
@@ -156,6 +163,8 @@ export class JobManager {
     this.adder = new JobAdder(database, preparer, this.promoter, this.publisher, ambient, cipher);
     this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
+    const tell = (names: string[]): Promise<void> => this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
+    this.declarations = new Declarations({ database, crontabs: this.crontabs, queues: settings.queues, tell });
   }
 
   // Adding
@@ -177,6 +186,7 @@ export class JobManager {
   addJob<T extends string>(task: T, payload: PayloadOf<T>, options?: AddJobOptions): Promise<AddedJob<PayloadOf<T>>>;
   addJob<P>(task: TaskToken<P, any>, payload: NoInfer<P>, options?: AddJobOptions): Promise<AddedJob<P>>;
   async addJob(task: string | TaskToken, payload: unknown, options: AddJobOptions = {}): Promise<AddedJob> {
+    checkAdd(task, options);
     return this.adder.addOne(task, payload, options);
   }
 
@@ -187,11 +197,9 @@ export class JobManager {
    * @example
    * await jobs.addJobs(recipients.map((to) => ({ task: 'send-email', payload: { to }, queue: to.domain })));
    */
-  addJobs<const T extends readonly string[]>(
-    specs: JobSpecs<T>,
-    options?: { manager?: QueryExecutor; notify?: boolean },
-  ): Promise<AddedJob[]>;
-  async addJobs(specs: JobSpec[], options: { manager?: QueryExecutor; notify?: boolean } = {}): Promise<AddedJob[]> {
+  addJobs<const T extends readonly string[]>(specs: JobSpecs<T>, options?: AddJobsOptions): Promise<AddedJob[]>;
+  async addJobs(specs: JobSpec[], options: AddJobsOptions = {}): Promise<AddedJob[]> {
+    checkAddMany(specs, options);
     return this.adder.addMany(specs, { manager: options.manager, notify: options.notify !== false });
   }
 
@@ -204,15 +212,9 @@ export class JobManager {
    * @throws InvalidWorkerIdError for ids shorter than 10 characters, InvalidArgumentError
    */
   async getJobs(workerId: string, options: ClaimOptions = {}): Promise<ClaimedJob[]> {
-    const { batchSize = 1, leaseMs = this.settings.lockTimeoutMs } = options;
     checkWorkerId(workerId);
-    check({
-      batchSize: [batchSize, rules.integer(1, 10_000)],
-      leaseMs: [leaseMs, rules.integer(1, 1e12)],
-      taskIdentifiers: [options.taskIdentifiers, rules.optional(rules.names)],
-      forbiddenFlags: [options.forbiddenFlags, rules.optional(rules.names)],
-      queues: [options.queues, rules.optional(rules.names)],
-    });
+    check({}, [callOptions.getJobs, options]);
+    const { batchSize = 1, leaseMs = this.settings.lockTimeoutMs } = options;
     const { taskIdentifiers = null, forbiddenFlags = null, queues = null } = options;
     const claim = { ...byHand(workerId, leaseMs), taskIdentifiers, forbiddenFlags };
     return this.claims.claimExactly(claim, queues, batchSize);
@@ -227,10 +229,11 @@ export class JobManager {
    * @example
    * while (await jobs.workOnce({ queues: ['urgent', 'mail'] })) {}
    */
-  async workOnce({ queues }: { queues?: string[] } = {}): Promise<WorkedOnce | null> {
-    check({ queues: [queues, rules.optional(rules.names)] });
-    if (!this.singleRun) throw new NoHandlersError();
-    return this.singleRun.workOnce(queues ?? null);
+  async workOnce(options: { queues?: string[] | undefined } = {}): Promise<WorkedOnce | null> {
+    check({}, [callOptions.workOnce, options]);
+    const singleRun = this.singleRuns.at(-1);
+    if (!singleRun) throw new NoHandlersError();
+    return singleRun.workOnce(options.queues ?? null);
   }
 
   /** Marks claimed jobs as done. @throws InvalidWorkerIdError, InvalidArgumentError */
@@ -247,7 +250,7 @@ export class JobManager {
     failures: { job: ClaimedJob; error: unknown }[],
     executionTimeMs: number,
   ): Promise<SettleReport> {
-    check({ failures: [failures, (value) => (Array.isArray(value) ? null : 'an array of { job, error }')] });
+    check({}, [callOptions.failures, failures, 'failures']);
     const errors = new Map(failures.map(({ job, error }) => [job, error]));
     return this.settleByHand(workerId, executionTimeMs, [...errors.keys()], (job) => {
       const error = errors.get(job);
@@ -267,6 +270,7 @@ export class JobManager {
     partialResults: PartialResults,
     executionTimeMs: number,
   ): Promise<SettleReport> {
+    check({}, [callOptions.partialResults, partialResults]);
     return this.settleByHand(workerId, executionTimeMs, [job], () => {
       const delayMs = this.settlement.retryDelayMs(job, undefined);
       return { kind: 'partial', partialResults, delayMs: delayMs === false ? 0 : delayMs };
@@ -307,7 +311,7 @@ export class JobManager {
    * @throws JobNotFoundError, InvalidStatusError, RevisionConflictError
    */
   async revokeLease(jobId: string, revision: number): Promise<Job> {
-    check({ jobId: [jobId, rules.uuid], revision: [revision, rules.integer(0, 2_147_483_647)] });
+    check({ jobId: [jobId, rules.uuid], revision: [revision, rules.integer(0, INT4_MAX)] });
     const found = await this.database.run(byHandClaims.findClaimAt, [jobId, revision]);
     const ended = await this.settlement.end(found, 'revoked', 'lease revoked');
     const job = await this.findJob(jobId);
@@ -321,7 +325,7 @@ export class JobManager {
 
   /** Exhausts jobs, waiting or running, whatever attempts are left. Returns those that were; others are not live. */
   async permanentlyFailJobs(ids: string[], reason = 'failed by an operator'): Promise<Job[]> {
-    check({ ids: [ids, rules.uuids], reason: [reason, rules.name] });
+    check({ ids: [ids, rules.uuids], reason: [reason, rules.reason] });
     const jobs = [...new Set(ids)].map((id) => ({ id, fence: null }));
     return this.jobsOf(await this.settlement.end(jobs, 'doomed', reason));
   }
@@ -331,7 +335,7 @@ export class JobManager {
    * aborted wherever it runs, and becomes cancelled however its handler ends.
    */
   async cancelJobs(ids: string[], reason?: string): Promise<Job[]> {
-    check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.name)] });
+    check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.reason)] });
     const rows: edits.CancelledRow[] = [];
     await retryHeld([...new Set(ids)], async (open) => {
       const found = await this.cancelNow(open, reason ?? null);
@@ -360,15 +364,10 @@ export class JobManager {
    */
   async rescheduleJobs(
     ids: string[],
-    changes: { runAt?: Date; priority?: number; maxAttempts?: number },
+    changes: { runAt?: Date | undefined; priority?: number | undefined; maxAttempts?: number | undefined },
   ): Promise<Job[]> {
+    check({ ids: [ids, rules.uuids] }, [callOptions.rescheduleJobs, changes]);
     const { runAt, priority, maxAttempts } = changes;
-    check({
-      ids: [ids, rules.uuids],
-      runAt: [runAt, rules.optional(rules.date)],
-      priority: [priority, rules.optional(rules.integer(-2_147_483_648, 2_147_483_647))],
-      maxAttempts: [maxAttempts, rules.optional(rules.integer(1, 32_767))],
-    });
     const values = [ids, runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null];
     const rows: edits.EditedRow[] = [];
     await retryHeld([...new Set(ids)], async (open) => {
@@ -395,14 +394,10 @@ export class JobManager {
    * Adds one new job for each job that was exhausted in the window [from, to), with the flag `replay` and the old id
    * as its key. A job is replayed once: a second call finds nothing.
    */
-  async replayFailedJobs(window: { from?: Date; to?: Date; task?: string; maxAttempts?: number } = {}): Promise<Job[]> {
-    const { from = ALWAYS[0], to = ALWAYS[1], task, maxAttempts } = window;
-    check({
-      from: [from, rules.date],
-      to: [to, rules.date],
-      task: [task, rules.optional(rules.name)],
-      maxAttempts: [maxAttempts, rules.optional(rules.integer(1, 32_767))],
-    });
+  async replayFailedJobs(window: ReplayWindow = {}): Promise<Job[]> {
+    check({}, [callOptions.replayFailedJobs, window]);
+    const { task, maxAttempts } = window;
+    const [from, to] = [window.from ?? ALWAYS[0], window.to ?? ALWAYS[1]];
     return this.database.transaction(async (manager) => {
       const values = [from.toISOString(), to.toISOString(), task ?? null];
       const taken = await this.database.run(edits.takeJobsToReplay, values, manager);
@@ -426,7 +421,7 @@ export class JobManager {
 
   /** Frees places in queues that no running job takes, and wakes those who wait for one. Places do so by themselves, soon. */
   async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
-    check({ queueNames: [queueNames, rules.optional(rules.names)] });
+    check({ queueNames: [queueNames, rules.optional(rules.laneNames)] });
     await this.promoter.sweepNow();
     const names = (await this.database.run(lanes.findQueues, [queueNames ?? null])).map(({ name }) => name);
     await this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
@@ -437,20 +432,18 @@ export class JobManager {
    * Takes away claims made by hand that were not extended in time (by their own lease, or since `lockTimeoutMs`), and
    * those of workers that died. Returns how many.
    */
-  async resetLockedJobs({ lockTimeoutMs }: { lockTimeoutMs?: number } = {}): Promise<number> {
-    check({ lockTimeoutMs: [lockTimeoutMs, rules.optional(rules.integer(0, 1e12))] });
-    const reset = await this.registry.resetExpired(lockTimeoutMs ?? null);
+  async resetLockedJobs(options: { lockTimeoutMs?: number | undefined } = {}): Promise<number> {
+    check({}, [callOptions.resetLockedJobs, options]);
+    const reset = await this.registry.resetExpired(options.lockTimeoutMs ?? null);
     const rescued = await this.registry.rescue();
     await this.promoter.sweepNow();
     return reset + rescued;
   }
 
   /** Removes jobs that ended so long ago, with their history; who waits for one is cancelled. Returns how many. */
-  async purgeJobs({ status, olderThanMs }: { status: JobStatus; olderThanMs: number }): Promise<number> {
-    check({
-      status: [status, rules.oneOf('exhausted', 'completed', 'cancelled')],
-      olderThanMs: [olderThanMs, rules.integer(0, 1e14)],
-    });
+  async purgeJobs(options: { status: JobStatus; olderThanMs: number }): Promise<number> {
+    check({}, [callOptions.purgeJobs, options]);
+    const { status, olderThanMs } = options;
     return this.database.transaction((executor) => this.revival.purge(status, olderThanMs, executor));
   }
 
@@ -458,18 +451,19 @@ export class JobManager {
 
   /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. */
   async pauseQueue(name: string): Promise<void> {
-    check({ name: [name, rules.name] });
+    check({ name: [name, rules.laneName] });
     await this.editQueue(name, [true, null, false]);
   }
 
   async resumeQueue(name: string): Promise<void> {
-    check({ name: [name, rules.name] });
+    check({ name: [name, rules.laneName] });
     await this.editQueue(name, [false, null, false]);
   }
 
   /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
-  async configureQueue(name: string, { concurrency }: { concurrency: number }): Promise<void> {
-    check({ name: [name, rules.name], concurrency: [concurrency, rules.concurrency] });
+  async configureQueue(name: string, options: { concurrency: number }): Promise<void> {
+    check({ name: [name, rules.laneName] }, [callOptions.configureQueue, options]);
+    const { concurrency } = options;
     await this.editQueue(name, concurrency === Infinity ? [null, null, true] : [null, concurrency, false]);
   }
 
@@ -483,12 +477,13 @@ export class JobManager {
    */
   async registerRateLimit(key: string, capacity: number, interval: number | string): Promise<RateLimit> {
     check({
-      key: [key, rules.name],
+      key: [key, rules.laneName],
       capacity: [capacity, rules.positive],
-      interval: [interval, typeof interval === 'number' ? rules.integer(1, 1e12) : rules.name],
+      interval: [interval, typeof interval === 'number' ? rules.integer(1, MAX_MS) : rules.name],
     });
     const [ms, sql] = typeof interval === 'number' ? [interval, null] : [null, interval];
-    const rows = await this.database.run(limits.registerRateLimit, [key, capacity, ms, sql]).catch((error: unknown) => {
+    const register = () => this.database.run(limits.registerRateLimit, [key, capacity, ms, sql]);
+    const rows = await retryOnContention(register, this.database.isBound).catch((error: unknown) => {
       throw limits.refusesInterval(error)
         ? new InvalidArgumentError([
             `Expected interval to be ms or an SQL interval of at least 1 ms, got "${interval}".`,
@@ -511,7 +506,8 @@ export class JobManager {
    * Adds a job of the task at each slot of the schedule, from the first slot after now, for as long as some process
    * runs workers. A known id is described anew: another schedule takes effect from now on. See docs/crons.md.
    *
-   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError
+   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError,
+   *   CrontabLockedError where some transaction holds the crontab's row for seconds
    * @example
    * await jobs.scheduleCron({ id: 'digest', task: 'send-digest', schedule: '0 8 * * 1-5', timeZone: 'Europe/Berlin' });
    */
@@ -521,7 +517,7 @@ export class JobManager {
     return this.crontabs.schedule(cron);
   }
 
-  /** Forgets a crontab; jobs that it has added stay. Returns whether there was one. @throws InvalidArgumentError */
+  /** Forgets a crontab; jobs that it has added stay. Returns whether there was one. @throws InvalidArgumentError, CrontabLockedError */
   async unscheduleCron(id: string): Promise<boolean> {
     return this.crontabs.unschedule(id);
   }
@@ -538,15 +534,16 @@ export class JobManager {
     return this.retention.collect();
   }
 
-  /** Forgets queues without jobs, pause or settings. Returns how many. */
+  /** Forgets queues without jobs, pause or settings that no process has declared for a month. Returns how many. */
   async gcJobQueues(): Promise<number> {
     return (await this.database.run(lanes.pruneQueues, [Object.keys(this.settings.queues)])).length;
   }
 
   /** Forgets names of tasks without jobs that were not seen for so long (default 7 days). Returns how many. */
-  async gcTaskIdentifiers({ keepSinceMs }: { keepSinceMs?: number } = {}): Promise<number> {
-    check({ keepSinceMs: [keepSinceMs, rules.optional(rules.integer(0, 1e14))] });
-    const [row] = await this.database.run(garbage.pruneTasks, [keepSinceMs ?? this.settings.taskIdentifierRetentionMs]);
+  async gcTaskIdentifiers(options: { keepSinceMs?: number | undefined } = {}): Promise<number> {
+    check({}, [callOptions.gcTaskIdentifiers, options]);
+    const keepSinceMs = options.keepSinceMs ?? this.settings.taskIdentifierRetentionMs;
+    const [row] = await this.database.run(garbage.pruneTasks, [keepSinceMs]);
     this.claims.forgetTasks();
     return row?.pruned ?? 0;
   }
@@ -556,7 +553,7 @@ export class JobManager {
    * docs/security.md. Repeat it until nothing is left. @throws InvalidArgumentError where nothing is to be encrypted
    */
   async reencryptJobs(options: ReencryptOptions = {}): Promise<Reencryption> {
-    check({ batchSize: [options.batchSize, rules.optional(rules.integer(1, 10_000))] });
+    check({}, [callOptions.reencryptJobs, options]);
     if (!this.cipher) throw new InvalidArgumentError(['Expected the option encryption.keys, got none.']);
     return reencrypt(this.database, this.cipher, options);
   }
@@ -572,13 +569,13 @@ export class JobManager {
 
   /** Jobs, newest first. */
   async listJobs(filter: JobFilter = {}, page?: PageRequest): Promise<Page<Job>> {
-    checkJobFilter(filter);
+    check({}, [callOptions.jobFilter, filter]);
     const { limit, cursor } = readPageRequest(page);
     const rows = await this.database.run(inspections.listJobs, [
       ...[filter.task, filter.queue, filter.status, filter.tag, filter.groupId, filter.flag].map(orNull),
       filter.from?.toISOString() ?? null,
       filter.to?.toISOString() ?? null,
-      filter.search == null ? null : `%${filter.search.replace(/[\\%_]/g, '\\$&')}%`,
+      filter.search == null ? null : searchPatterns(filter.search),
       ...readCursor(cursor, keyRules.uuid),
       limit + 1,
     ]);
@@ -598,7 +595,7 @@ export class JobManager {
 
   /** Finished attempts, newest first. */
   async listHistory(filter: HistoryFilter = {}, page?: PageRequest): Promise<Page<HistoryRecord>> {
-    checkHistoryFilter(filter);
+    check({}, [callOptions.historyFilter, filter]);
     const { limit, cursor } = readPageRequest(page);
     const values = [
       ...[filter.jobId, filter.task, filter.status, filter.workerId].map(orNull),
@@ -632,7 +629,7 @@ export class JobManager {
    * const { status, result } = await jobs.waitForJob(job.id, { timeoutMs: 30_000 });
    */
   async waitForJob(id: string, options: WaitOptions = {}): Promise<JobResult> {
-    check({ id: [id, rules.uuid], timeoutMs: [options.timeoutMs, rules.optional(rules.duration)] });
+    check({ id: [id, rules.uuid] }, [callOptions.waitForJob, options]);
     return this.waiter.wait(id, options);
   }
 
@@ -641,9 +638,10 @@ export class JobManager {
     return (await this.database.run(listWorkers, [])).map(toWorkerInfo);
   }
 
-  /** Waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
+  /** Ends `workOnce`, waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
   async close(): Promise<void> {
     this.waiter.close();
+    await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
     const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
     await this.adder.idle();
     await this.publisher.idle();
@@ -656,25 +654,13 @@ export class JobManager {
   // For pools
 
   /** Who runs the jobs of `workOnce`. */
-  runWith(singleRun: { workOnce(queues: string[] | null): Promise<WorkedOnce | null> }): void {
-    this.singleRun = singleRun;
+  runWith(singleRun: JobsOnce): void {
+    this.singleRuns.push(singleRun);
   }
 
-  /** Writes the declared queues' concurrency. */
+  /** Writes the declared queues' concurrency, unless a newer release that runs has declared another one. */
   async declareQueues(): Promise<void> {
-    const since = new Date(Date.now() - process.uptime() * 1_000).toISOString();
-    const changed: string[] = [];
-    try {
-      for (const [name, limit] of Object.entries(this.settings.queues)) {
-        const values = [name, limit === Infinity ? null : limit, since];
-        const [row] = await retryOnContention(() => this.database.run(lanes.declareQueue, values));
-        if (row?.changed) changed.push(name);
-      }
-    } catch (error) {
-      // A process that may only enqueue, or that looks at a standby, leaves it to those that work; theirs is what counts.
-      if (!(error instanceof MissingPrivilegesError)) throw error;
-    }
-    await this.publisher.publish(...newsOf(changed.map(lanesOfQueue)));
+    await this.declarations.declareQueues();
   }
 
   /** This manager inside a transaction: all it does is part of it. */
@@ -687,10 +673,10 @@ export class JobManager {
     await this.transactions.prepare(slots);
   }
 
-  /** A transaction for one attempt of a transactional task. Waits for a free connection. */
-  async beginTransaction(): Promise<JobTransaction> {
-    const open = await this.transactions.begin();
-    return new JobTransaction(open, this.within(open.manager), this.settlement);
+  /** A transaction for one attempt of a transactional task. Waits for a free connection; see TransactionSource. */
+  async beginTransaction(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobTransaction> {
+    const session = await this.transactions.begin(signal, onFailure);
+    return new JobTransaction(session, this.within(session.manager), this.settlement);
   }
 
   /** A LISTEN connection of its own, not started yet. */
@@ -720,7 +706,7 @@ export class JobManager {
     outcomeOf: (job: ClaimedJob) => Outcome,
   ): Promise<SettleReport> {
     checkWorkerId(workerId);
-    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, rules.claimedJobs] });
+    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobs] });
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
     const claimer = byHand(workerId, this.settings.lockTimeoutMs);

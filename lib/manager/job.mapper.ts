@@ -157,7 +157,7 @@ export const replayOf = (job: Job, maxAttempts: number | undefined): JobSpec => 
   flags: [...new Set([...job.flags, 'replay'])],
   tags: job.tags,
   jobKey: job.id,
-  ...(job.queue !== null && { queue: job.queue }),
+  queue: job.queue,
   ...(job.rateLimitKey !== null && { rateLimitKey: job.rateLimitKey }),
   ...(job.groupId !== null && { groupId: job.groupId }),
   ...(job.timeoutMs !== null && { timeoutMs: job.timeoutMs }),

@@ -1,12 +1,13 @@
-// Turns what a caller asks for into a row, or refuses it whole: options, payload schema, JSON, size.
+// Turns what a caller asks for into a row, or refuses it whole: JSON, size, payload schema. The schema sees what will be
+// stored, so a payload that it accepts here is one that it accepts before the handler.
 import type { AddJobOptions, JobKeyMode } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema, TaskToken } from '../interfaces/task.interface.js';
-import { InvalidArgumentError, PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
+import { PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
 import type { NewJob } from '../storage/statements/add-jobs.js';
-import { checkAddOptions } from './call.arguments.js';
 import { newJobId } from './job.id.js';
 import { EncryptedValue, payloadPlace, type JobCipher } from './job.cipher.js';
+import { lossIn } from './json.loss.js';
 import type { PayloadValidator } from './payload.validator.js';
 import type { TaskRegistry } from './task.registry.js';
 
@@ -26,28 +27,22 @@ export class JobPreparer {
     private readonly cipher: JobCipher | undefined,
   ) {}
 
-  /**
-   * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError
-   */
+  /** @throws PayloadNotSerializableError, PayloadTooLargeError, PayloadValidationError, MissingPackageError */
   async prepare(token: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<PreparedJob> {
     const { task, schema } = this.resolve(token);
-    checkAddOptions(task, options);
-    if (schema) await this.validator.validate(task, schema, payload);
-    const row = this.toRow(task, options);
+    this.tasks.notice(task);
     const json = this.toJson(task, payload);
+    if (schema) await this.validator.validate(task, schema, JSON.parse(json));
+    const row = this.toRow(task, options);
     const sealed = this.cipher && this.seal(this.cipher, row, json);
     row.payload_kib = kibOf(sealed ?? json);
     return { row, json, sealed };
   }
 
   private resolve(token: string | TaskToken): { task: string; schema: PayloadSchema | null } {
-    if (typeof token === 'string') return { task: token, schema: this.tasks.get(token)?.schema ?? null };
-    if (typeof token?.task !== 'string') {
-      throw new InvalidArgumentError([
-        `Expected a task's name or a token of defineTask, got ${token === null ? 'null' : typeof token}.`,
-      ]);
-    }
-    return { task: token.task, schema: token.payload ?? this.tasks.get(token.task)?.schema ?? null };
+    const task = typeof token === 'string' ? token : token.task;
+    const given = typeof token === 'string' ? undefined : token.payload;
+    return { task, schema: given ?? this.tasks.get(task)?.schema ?? null };
   }
 
   private toRow(task: string, options: AddJobOptions): NewJob {
@@ -60,7 +55,7 @@ export class JobPreparer {
       delay_ms: options.delayMs ?? null,
       max_attempts: options.maxAttempts ?? defaults.maxAttempts ?? this.settings.retry.maxAttempts,
       timeout_ms: options.timeoutMs ?? null,
-      queue: options.queue ?? defaults.queue ?? null,
+      queue: (options.queue === undefined ? defaults.queue : options.queue) ?? null,
       rate_limit_key: options.rateLimitKey ?? defaults.rateLimitKey ?? null,
       job_key: options.jobKey ?? null,
       job_key_mode: keyModeOf(options),
@@ -105,35 +100,22 @@ function stringify(task: string, payload: unknown): string {
   if (payload instanceof EncryptedValue) {
     throw new PayloadNotSerializableError(task, `it could not be decrypted here (key "${payload.keyId}").`);
   }
+  const value = payload === undefined ? null : payload;
   let json: string | undefined;
+  let loss: string | null;
   try {
-    json = JSON.stringify(payload === undefined ? null : payload);
+    json = JSON.stringify(value);
+    loss = lossIn(value, 'payload');
   } catch (error) {
     throw new PayloadNotSerializableError(task, reasonOf(error), { cause: error });
   }
-  if (json === undefined) throw new PayloadNotSerializableError(task, `it is a ${typeof payload}.`);
-  // JSON writes NaN as null and a Map as {}: silently wrong. Only texts that contain these need the closer look.
-  if (json.includes('null') || json.includes('{}')) refuseSilentLoss(task, payload, 'payload', new Set());
+  if (loss !== null || json === undefined) throw new PayloadNotSerializableError(task, loss ?? NOTHING);
   return json;
 }
+
+const NOTHING = 'its toJSON returns undefined.';
 
 const reasonOf = (error: unknown): string => {
   const message = error instanceof Error ? error.message.split('\n')[0] : String(error);
   return error instanceof RangeError ? 'it is nested too deeply.' : `${message}.`;
 };
-
-function refuseSilentLoss(task: string, value: unknown, path: string, seen: Set<unknown>): void {
-  if (typeof value === 'number' && !Number.isFinite(value)) {
-    throw new PayloadNotSerializableError(
-      task,
-      `${path} is ${value}, which JSON cannot express. Use null or a string.`,
-    );
-  }
-  if (value instanceof Map || value instanceof Set) {
-    const kind = value instanceof Map ? 'a Map' : 'a Set';
-    throw new PayloadNotSerializableError(task, `${path} is ${kind}. Use a plain object or an array.`);
-  }
-  if (typeof value !== 'object' || value === null || seen.has(value) || 'toJSON' in value) return;
-  seen.add(value);
-  for (const [key, inner] of Object.entries(value)) refuseSilentLoss(task, inner, `${path}.${key}`, seen);
-}

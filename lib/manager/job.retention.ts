@@ -43,6 +43,7 @@ export class JobRetention {
     this.changed = false;
     const records = (await this.dropHistory(at)) + (await this.sweepHistory(at));
     await this.database.run(garbage.pruneReceipts, []);
+    await this.database.run(garbage.pruneReplacements, []);
     await this.removeBodies(at);
     await this.database.run(garbage.pruneWorkers, [this.history.retentionMs]);
     await this.makePartitions(at);

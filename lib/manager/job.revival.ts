@@ -53,6 +53,8 @@ export class JobRevival {
     if (taken.length) throw new JobKeyConflictError(taken);
     if (!keyed.length) return;
     const values = [keyed.map(({ job_key }) => job_key), keyed.map(({ id }) => id)];
+    await this.database.run(edits.claimFreeKeys, values, executor);
+    await this.database.run(edits.lockKeys, [values[0]], executor);
     const keys = new Set((await this.database.run(edits.takeKeys, values, executor)).map(({ key }) => key));
     const refused = keyed.filter(({ job_key }) => !keys.has(job_key!)).map(({ job_key }) => job_key!);
     if (refused.length) throw new JobKeyConflictError(refused);

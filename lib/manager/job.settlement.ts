@@ -17,7 +17,7 @@ import {
   type EndedRow,
   type EndKind,
 } from '../storage/statements/settle-jobs.js';
-import { errorText } from './error.text.js';
+import { errorText } from '../monitoring/error.text.js';
 import { sealed, type JobCipher } from './job.cipher.js';
 import { freedBy, newsOf, type Freed, type JobPromoter } from './job.promoter.js';
 import { lanesOfQueue, laneOf } from './lane.names.js';
@@ -91,11 +91,12 @@ export class JobSettlement {
    * and nothing tells whether its commit went through.
    */
   async settle(claimer: Claimer, requests: SettleRequest[], { repeated = false } = {}): Promise<SettleAnswer> {
-    const sealed = this.encrypted(requests);
-    const settled = await this.settleBatch(this.database, claimer, sealed);
+    const once = claimer.leaseMs === null ? requests : withoutRepeats(requests);
+    const settled = await this.settleBatch(this.database, claimer, this.encrypted(once));
     await this.announce(settled, claimer);
     const earlier = repeated && settled.lost.length ? await this.findEarlier(claimer, settled.lost) : null;
     const results = [...settled.results, ...(earlier?.results ?? []), ...(earlier ?? settled).lost.map(lost)];
+    for (const request of once === requests ? [] : requests) if (!once.includes(request)) results.push(lost(request));
     const late = settled.held.length
       ? Promise.all(settled.held.map((request) => this.settleLate(claimer, request)))
       : null;
@@ -152,8 +153,6 @@ export class JobSettlement {
       ended.push(...rows.filter(({ became }) => !['held', 'lost', 'unchanged'].includes(became)));
       open = open.filter(({ id }) => held.has(id));
       if (!open.length || !patient) break;
-      // Its handler may hold it: it hears that it must end.
-      await this.publisher.publish({ kind: 'ended', ids: [...held] });
       if (performance.now() > deadline) throw new JobHeldError([...held]);
       await pause(pauseMs);
       pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
@@ -179,8 +178,8 @@ export class JobSettlement {
   /** Most batches meet no row that others hold; one that does is repeated with care. */
   private async complete(database: Database, claimer: Claimer, requests: SettleRequest[]): Promise<CompletedRow[]> {
     const values = this.completionOf(claimer, requests);
-    // In a caller's transaction a failure would end everything.
-    if (database.isBound) return database.run(completeJobs, [...values, true]);
+    // In a caller's transaction a failure would end everything; and by hand it matters who holds the claim.
+    if (database.isBound || claimer.leaseMs !== null) return database.run(completeJobs, [...values, true]);
     try {
       return await database.run(completeJobs, [...values, false]);
     } catch (error) {
@@ -322,6 +321,12 @@ export class JobSettlement {
       return request;
     });
   }
+}
+
+/** A claim that is named twice is settled by the first; the others are answered as lost. */
+function withoutRepeats(requests: SettleRequest[]): SettleRequest[] {
+  const named = new Set<string>();
+  return requests.filter(({ job }) => named.size !== named.add(job.id + job.fence).size);
 }
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

@@ -2,7 +2,7 @@
 // itself are committed together.
 import type { Claimer, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { EntityManager } from '../interfaces/job.interface.js';
-import type { OpenTransaction } from '../storage/transaction.source.js';
+import type { JobSession } from '../storage/job.session.js';
 import type { JobSettlement } from './job.settlement.js';
 import type { JobManager } from './job.manager.js';
 
@@ -10,40 +10,41 @@ export class JobTransaction {
   private promote: (() => Promise<void>) | null = null;
 
   constructor(
-    private readonly open: OpenTransaction,
+    private readonly session: JobSession,
     /** Bound to the transaction: what it adds is committed with it. */
     readonly jobs: JobManager,
     private readonly settlement: JobSettlement,
   ) {}
 
   get manager(): EntityManager {
-    return this.open.manager;
+    return this.session.manager;
   }
 
-  isOpen(): boolean {
-    return this.open.isOpen();
-  }
-
-  /** Settles the attempt inside the transaction; nobody sees it before `commit`. */
+  /**
+   * Settles the attempt inside the transaction; nobody sees it before `commit`.
+   * @throws TransactionOverError unless the transaction is the one that was begun, and healthy
+   */
   async settle(claimer: Claimer, request: SettleRequest): Promise<SettleResult> {
-    const { result, promote } = await this.settlement.settleWithin(this.open.manager, claimer, request);
+    const { session, settlement } = this;
+    const settle = () => settlement.settleWithin(session.manager, claimer, request);
+    const { result, promote } = await session.undisturbed(settle);
     this.promote = promote;
     return result;
   }
 
   async commit(): Promise<void> {
-    await this.open.commit();
+    await this.session.commit();
     // Committed is committed: what does not go on now is found by a sweep.
     await this.promote?.().catch(() => undefined);
   }
 
   /** Never rejects. */
   async rollback(): Promise<void> {
-    await this.open.rollback();
+    await this.session.rollback();
   }
 
   /** Ends it whatever the handler still does on it. Never rejects. */
   async destroy(): Promise<void> {
-    await this.open.destroy().catch(() => undefined);
+    await this.session.destroy().catch(() => undefined);
   }
 }

@@ -1,37 +1,52 @@
-// Waits for jobs to end, wherever they run: one query for all that this process waits for, now and then; at once for
-// those that it settles itself.
+// Waits for jobs to end, wherever they run: one loop asks the database for the jobs whose turn has come, at once for
+// those that this process settles itself. Payloads and results are read once, when a job has ended.
 import type { JobResult } from '../interfaces/job.interface.js';
-import { JobNotFoundError, StoppedError, WaitTimeoutError } from '../jobs.errors.js';
+import { DatabaseUnavailableError, JobNotFoundError, StoppedError, WaitTimeoutError } from '../jobs.errors.js';
+import { isContention, isStatementTimeout } from '../storage/database.errors.js';
 import type { Database } from '../storage/database.js';
 import { findResults } from '../storage/statements/inspect-jobs.js';
+import { findEnded } from '../storage/statements/wait-jobs.js';
+import { after } from '../timers.js';
 import { opened, type JobCipher } from './job.cipher.js';
 import { toJob } from './job.mapper.js';
 
 export interface WaitOptions {
   /** Reject with a WaitTimeoutError after so many milliseconds. Default: wait as long as it takes. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** Reject with its reason when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 interface Waiter {
   id: string;
+  /** When to ask for the job again, by `performance.now()`. */
+  dueAt: number;
+  pauseMs: number;
   resolve: (result: JobResult) => void;
   reject: (reason: unknown) => void;
 }
 
-const FIRST_LOOK_MS = 20;
-const LONGEST_PAUSE_MS = 1_000;
+const FIRST_PAUSE_MS = 20;
+const MAX_PAUSE_MS = 1_000;
 const SLOWER = 1.5;
+/** Waiters that are due this soon are asked for together. */
+const TOGETHER_MS = 10;
 const FINAL = ['completed', 'exhausted', 'cancelled'];
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+/** Payloads and results have a megabyte each at most. */
+const MAX_RESULTS = 50;
 
+/**
+ * idle ──first wait──▶ looping ──last waiter leaves──▶ idle
+ *
+ * What is to be asked stands in the waiters (`dueAt`), so that nothing that happens while the loop asks is lost, and the
+ * loop decides to end and ends in one turn.
+ */
 export class JobWaiter {
   private readonly waiters = new Set<Waiter>();
-  private pauseMs = FIRST_LOOK_MS;
-  private timer: NodeJS.Timeout | null = null;
-  private looking: Promise<void> | null = null;
-  private again = false;
+  private readonly signals = new Map<AbortSignal, SharedSignal>();
+  private looping = false;
+  private closed = false;
+  private wakeUp: (() => void) | null = null;
 
   constructor(
     private readonly database: Database,
@@ -40,87 +55,152 @@ export class JobWaiter {
 
   async wait(id: string, { timeoutMs, signal }: WaitOptions): Promise<JobResult> {
     signal?.throwIfAborted();
+    if (this.closed) throw closedError(id);
+    let endTimer: (() => void) | undefined;
     let waiter!: Waiter;
-    let timer: NodeJS.Timeout | undefined;
-    let onAbort: (() => void) | undefined;
+    const ended = new Promise<JobResult>((resolve, reject) => {
+      waiter = { id, dueAt: 0, pauseMs: FIRST_PAUSE_MS, resolve, reject };
+      if (typeof timeoutMs === 'number') endTimer = after(timeoutMs, () => reject(timedOut(id, timeoutMs)));
+    });
+    this.enter(waiter, signal);
     try {
-      return await new Promise<JobResult>((resolve, reject) => {
-        waiter = { id, resolve, reject };
-        this.waiters.add(waiter);
-        onAbort = () => reject(signal!.reason as Error);
-        signal?.addEventListener('abort', onAbort);
-        if (timeoutMs !== undefined && timeoutMs <= LONGEST_TIMER_MS)
-          timer = setTimeout(() => reject(timedOut(id, timeoutMs)), timeoutMs);
-        this.lookNow();
-      });
+      return await ended;
     } finally {
-      clearTimeout(timer);
-      if (onAbort) signal?.removeEventListener('abort', onAbort);
-      this.waiters.delete(waiter);
-      if (!this.waiters.size) this.rest();
+      endTimer?.();
+      this.leave(waiter, signal);
     }
   }
 
   /** These jobs have been settled by this process. */
   notice(ids: Set<string>): void {
-    for (const { id } of this.waiters) if (ids.has(id)) return this.lookNow();
+    let known = false;
+    for (const waiter of this.waiters) {
+      if (!ids.has(waiter.id)) continue;
+      waiter.dueAt = 0;
+      known = true;
+    }
+    if (known) this.wakeUp?.();
   }
 
   close(): void {
-    this.rest();
-    for (const { id, reject } of this.waiters) {
-      reject(new StoppedError(`Nobody waits for job ${id} any more: the JobManager was closed.`));
+    this.closed = true;
+    for (const { id, reject } of this.waiters) reject(closedError(id));
+  }
+
+  private enter(waiter: Waiter, signal: AbortSignal | undefined): void {
+    this.waiters.add(waiter);
+    if (signal) {
+      const shared = this.signals.get(signal) ?? new SharedSignal(signal);
+      this.signals.set(signal, shared);
+      shared.add(waiter);
+    }
+    this.wakeUp?.();
+    if (!this.looping) void this.loop();
+  }
+
+  private leave(waiter: Waiter, signal: AbortSignal | undefined): void {
+    this.waiters.delete(waiter);
+    if (signal && this.signals.get(signal)?.remove(waiter)) this.signals.delete(signal);
+    if (!this.waiters.size) this.wakeUp?.();
+  }
+
+  private async loop(): Promise<void> {
+    this.looping = true;
+    while (this.waiters.size) {
+      const due = this.takeDue();
+      if (due.length) await this.ask(due);
+      else await this.sleep();
+    }
+    this.looping = false;
+  }
+
+  /** Those whose turn has come. Their next turn is set first: `notice` may bring it forward while they are asked for. */
+  private takeDue(): Waiter[] {
+    const now = performance.now();
+    const due = [...this.waiters].filter(({ dueAt }) => dueAt <= now + TOGETHER_MS);
+    for (const waiter of due) {
+      waiter.dueAt = now + waiter.pauseMs;
+      waiter.pauseMs = Math.min(MAX_PAUSE_MS, waiter.pauseMs * SLOWER);
+    }
+    return due;
+  }
+
+  private async sleep(): Promise<void> {
+    let next = Infinity;
+    for (const { dueAt } of this.waiters) next = Math.min(next, dueAt);
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve) => {
+      this.wakeUp = resolve;
+      timer = setTimeout(resolve, Math.max(0, next - performance.now()));
+    });
+    clearTimeout(timer);
+    this.wakeUp = null;
+  }
+
+  /** Never rejects. A database that is away is asked again; any other failure is one of everybody who waits. */
+  private async ask(asked: Waiter[]): Promise<void> {
+    try {
+      const rows = await this.database.run(findEnded, [[...new Set(asked.map(({ id }) => id))]]);
+      const endedOf = new Map(rows.map(({ id, ended }) => [id, ended]));
+      for (const { id, reject } of asked) if (!endedOf.has(id)) reject(new JobNotFoundError(id));
+      const ended = asked.filter(({ id }) => endedOf.get(id));
+      for (let from = 0; from < ended.length; from += MAX_RESULTS) {
+        await this.answer(ended.slice(from, from + MAX_RESULTS));
+      }
+    } catch (error) {
+      if (mayPass(error)) return;
+      for (const { reject } of asked) reject(error);
     }
   }
 
-  private lookNow(): void {
-    this.pauseMs = FIRST_LOOK_MS;
-    this.again = true;
-    this.rest();
-    this.looking ??= this.look().finally(() => (this.looking = null));
-  }
-
-  private async look(): Promise<void> {
-    while (this.again) {
-      this.again = false;
-      // A database that is away is asked again; whoever does not want to wait so long has a timeout.
-      await this.ask().catch(() => undefined);
-    }
-    if (!this.waiters.size) return;
-    this.timer = setTimeout(() => {
-      this.timer = null;
-      this.again = true;
-      this.looking ??= this.look().finally(() => (this.looking = null));
-    }, this.pauseMs);
-    this.pauseMs = Math.min(LONGEST_PAUSE_MS, this.pauseMs * SLOWER);
-  }
-
-  private async ask(): Promise<void> {
-    const asked = [...this.waiters];
-    const rows = await this.database.run(findResults, [[...new Set(asked.map(({ id }) => id))]]);
+  /** A job that was retried meanwhile is waited for again. */
+  private async answer(ended: Waiter[]): Promise<void> {
+    const rows = await this.database.run(findResults, [[...new Set(ended.map(({ id }) => id))]]);
     const found = new Map(rows.map((row) => [row.id, row]));
-    for (const { id, resolve, reject } of asked) {
+    for (const { id, resolve, reject } of ended) {
       const row = found.get(id);
       if (!row) reject(new JobNotFoundError(id));
-      else if (FINAL.includes(row.status)) this.answer(row, resolve, reject);
+      else if (FINAL.includes(row.status)) this.resolve(row, resolve, reject);
     }
   }
 
-  private answer(row: ResultRow, resolve: Waiter['resolve'], reject: Waiter['reject']): void {
+  private resolve(row: ResultRow, resolve: Waiter['resolve'], reject: Waiter['reject']): void {
     try {
       resolve(toResult(row, this.cipher));
     } catch (error) {
       reject(error);
     }
   }
+}
 
-  private rest(): void {
-    if (this.timer) clearTimeout(this.timer);
-    this.timer = null;
+/** One listener for all that wait with the same signal: Node.js warns of a leak from the eleventh on. */
+class SharedSignal {
+  private readonly waiters = new Set<Waiter>();
+  private readonly onAbort = (): void => {
+    for (const { reject } of this.waiters) reject(this.signal.reason);
+  };
+
+  constructor(private readonly signal: AbortSignal) {
+    signal.addEventListener('abort', this.onAbort);
+  }
+
+  add(waiter: Waiter): void {
+    this.waiters.add(waiter);
+  }
+
+  /** Returns whether it was the last one: then the signal is left alone. */
+  remove(waiter: Waiter): boolean {
+    this.waiters.delete(waiter);
+    if (this.waiters.size) return false;
+    this.signal.removeEventListener('abort', this.onAbort);
+    return true;
   }
 }
 
 type ResultRow = Parameters<typeof toJob>[0] & { result: unknown };
+
+const mayPass = (error: unknown): boolean =>
+  error instanceof DatabaseUnavailableError || isContention(error) || isStatementTimeout(error);
 
 /** @throws DecryptionError for a result that cannot be decrypted */
 const toResult = (row: ResultRow, cipher: JobCipher | undefined): JobResult => ({
@@ -132,3 +212,6 @@ const toResult = (row: ResultRow, cipher: JobCipher | undefined): JobResult => (
 
 const timedOut = (id: string, timeoutMs: number): WaitTimeoutError =>
   new WaitTimeoutError(`Job ${id} has not ended within ${timeoutMs} ms; it goes on. Wait longer, or ask explain(id).`);
+
+const closedError = (id: string): StoppedError =>
+  new StoppedError(`Expected an open JobManager to wait for job ${id}, got one that was closed.`);

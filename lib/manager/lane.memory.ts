@@ -12,6 +12,8 @@ interface Stretch {
   until: number;
 }
 
+/** How many jobs of a lane are tried beyond what is wanted, where others hold some. */
+const SPARE = 20;
 const MAX_STRETCHES = 100;
 const MAX_TOLD = 100;
 const MAX_POSITIONS = 100;
@@ -50,7 +52,7 @@ export class LaneMemory {
   }
 
   /** For the next claim of so many jobs. */
-  next(wanted: number): LaneMemoryState & { share: number } {
+  next(wanted: number): LaneMemoryState & { share: number; spare: number } {
     const now = performance.now();
     if (now - this.forgottenAt > Math.max(this.periodMs, this.costMs * PERIOD_PER_COST)) this.forget();
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
@@ -63,6 +65,7 @@ export class LaneMemory {
       dueSince: this.stretches.length ? this.lookedAt : null,
       positions: this.positionsAhead(),
       share: Math.max(1, Math.ceil(wanted / Math.max(1, this.lanes))),
+      spare: this.heldMs > 0 ? SPARE : 0,
     };
   }
 

@@ -2,17 +2,21 @@
 import type { Page, PageRequest } from '../interfaces/job.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import { isMalformed } from '../storage/database.errors.js';
-import { check, rules } from './call.arguments.js';
-import { isUuid } from './job.id.js';
+import { check, option, section } from '../validation.js';
+import { isUuid, rules } from '../validation.rules.js';
 
 const DEFAULT_LIMIT = 50;
 const MAX_LIMIT = 1_000;
 
+const pageRequest = section({
+  limit: option(rules.integer(1, MAX_LIMIT), DEFAULT_LIMIT),
+  cursor: option<string | null>(rules.optional(rules.name), null),
+});
+
 /** @throws InvalidArgumentError */
-export function readPageRequest(page: PageRequest = {}): { limit: number; cursor: string | null } {
-  const { limit = DEFAULT_LIMIT, cursor = null } = page;
-  check({ limit: [limit, rules.integer(1, MAX_LIMIT)], cursor: [cursor, rules.optional(rules.name)] });
-  return { limit, cursor };
+export function readPageRequest(page?: PageRequest): { limit: number; cursor: string | null } {
+  check({}, [pageRequest, page]);
+  return pageRequest.read(page);
 }
 
 /** What a cursor's keys must look like. */

@@ -8,21 +8,48 @@ interface Violation {
   children?: Violation[];
 }
 
-/** The part of the optional class-transformer and class-validator that is used. */
-interface ClassPackages {
-  plainToInstance: (type: DtoClass, plain: object) => object;
-  validate: (instance: object, options: object) => Promise<Violation[]>;
-  /** Whether the class, or one that it extends, carries constraints of its own. */
-  hasConstraints: (type: DtoClass) => boolean;
+/** Where class-validator keeps what its decorators have said; one for all copies of it in a process. */
+interface Constraints {
+  getTargetValidationMetadatas(type: DtoClass, schema: string, always: boolean, strict: boolean): unknown[];
+}
+
+/** The part of the optional class-transformer that is used. */
+interface Transformer {
+  plainToInstance(type: DtoClass, plain: object): unknown;
+}
+
+/** The part of the optional class-validator that is used. */
+interface Validator {
+  validate(instance: object, options: object): Promise<unknown[]>;
 }
 
 /** A class without constraints is no fault: it only says what the payload looks like. */
 const VALIDATION = { forbidUnknownValues: false };
-const PACKAGES = ['class-validator', 'class-transformer'];
+const VALIDATOR = 'class-validator';
+const TRANSFORMER = 'class-transformer';
+
+const isObject = (value: unknown): value is object => typeof value === 'object' && value !== null;
+
+/** What a DTO's instance was made of. */
+const plainOf = new WeakMap<object, object>();
+
+/** The payload that `instance` was made of by a DTO class, as it is stored; undefined for anything else. */
+export const storedFormOf = (instance: unknown): object | undefined =>
+  isObject(instance) ? plainOf.get(instance) : undefined;
+
+/** The same for a part of such an instance. */
+export function keepStoredForm(instance: unknown, stored: unknown): void {
+  if (isObject(instance) && isObject(stored)) plainOf.set(instance, stored);
+}
 
 export class PayloadValidator {
-  private packages: ClassPackages | null = null;
-  private loading: Promise<ClassPackages> | null = null;
+  private transformer: Transformer | null = null;
+  private validator: Validator | null = null;
+  private loading: Promise<void> | null = null;
+  private loaded = false;
+  /** Why a package could not be loaded. */
+  private reason: unknown;
+  private readonly constrained = new WeakMap<DtoClass, boolean>();
 
   /**
    * The payload as the handler gets it: a DTO's instance, or the schema's output. A promise only where the schema's
@@ -33,29 +60,82 @@ export class PayloadValidator {
    */
   validate(task: string, schema: PayloadSchema, payload: unknown): unknown {
     if (isStandardSchema(schema)) return bySchema(task, schema, payload);
-    if (this.packages) return byClass(task, schema, payload, this.packages);
-    return this.load(schema).then((packages) => byClass(task, schema, payload, packages));
+    if (this.loaded) return this.byClass(task, schema, payload);
+    return this.load().then(() => this.byClass(task, schema, payload));
   }
 
-  /** Whether DTO classes can be checked here; loads what that takes, so that the first payload need not wait. */
-  async supportsClasses(): Promise<boolean> {
-    return this.load().then(
-      () => true,
-      () => false,
-    );
+  /** Loads what checking by classes takes, as far as it is installed, so that the first payload need not wait. */
+  async load(): Promise<void> {
+    await (this.loading ??= this.loadPackages());
+    this.loaded = true;
   }
 
-  private load(type?: DtoClass): Promise<ClassPackages> {
-    this.loading ??= loadPackages(type).then(
-      (packages) => (this.packages = packages),
-      (error: unknown) => {
-        this.loading = null;
-        throw error;
-      },
+  /**
+   * What is missing to check payloads by the class, or to make instances of it; null where nothing is. Known once the
+   * packages are loaded.
+   */
+  missingFor(task: string, type: DtoClass): MissingPackageError | null {
+    const missing = [
+      ...(!this.validator && this.constrains(type) ? [VALIDATOR] : []),
+      ...(this.transformer ? [] : [TRANSFORMER]),
+    ];
+    if (!missing.length) return null;
+    const needed = `Checking the payloads of task "${task}" by the class ${type.name}`;
+    return new MissingPackageError(missing, needed, { cause: this.reason });
+  }
+
+  /** Whether the class, or one that it extends, carries constraints of class-validator. */
+  constrains(type: DtoClass): boolean {
+    let known = this.constrained.get(type);
+    if (known === undefined) {
+      known = (constraints()?.getTargetValidationMetadatas(type, '', true, false).length ?? 0) > 0;
+      this.constrained.set(type, known);
+    }
+    return known;
+  }
+
+  /** Whether instances of DTO classes can be made here. */
+  get makesInstances(): boolean {
+    return this.transformer !== null;
+  }
+
+  /** On first use, and by import(): a top-level import would make both packages a must, and require() of ours fail. */
+  private async loadPackages(): Promise<void> {
+    const missing = (reason: unknown): null => {
+      this.reason = reason;
+      return null;
+    };
+    this.transformer = await import('class-transformer').catch(missing);
+    this.validator = await import('class-validator').catch(missing);
+  }
+
+  private byClass(task: string, type: DtoClass, payload: unknown): unknown {
+    const missing = this.missingFor(task, type);
+    if (missing) throw missing;
+    const constrained = this.constrains(type);
+    if (typeof payload !== 'object' || payload === null || Array.isArray(payload)) {
+      if (!constrained) return payload;
+      throw new PayloadValidationError(task, [
+        { path: '', message: `expected an object (${type.name}), got ${kindOf(payload)}` },
+      ]);
+    }
+    const instance = this.transformer!.plainToInstance(type, payload) as object;
+    plainOf.set(instance, payload);
+    return constrained ? this.check(task, instance) : instance;
+  }
+
+  private async check(task: string, instance: object): Promise<object> {
+    const violations = (await this.validator!.validate(instance, VALIDATION)) as Violation[];
+    if (!violations.length) return instance;
+    throw new PayloadValidationError(
+      task,
+      violations.flatMap((violation) => issuesOf(violation, '')),
     );
-    return this.loading;
   }
 }
+
+const constraints = (): Constraints | undefined =>
+  (globalThis as { classValidatorMetadataStorage?: Constraints }).classValidatorMetadataStorage;
 
 /** Whether a schema speaks the Standard Schema interface; some libraries' schemas are functions, like classes. */
 const isStandardSchema = (schema: PayloadSchema): schema is StandardSchema => '~standard' in schema;
@@ -74,51 +154,11 @@ function outputOf(task: string, result: StandardResult<unknown>): unknown {
 const segmentOf = (segment: PropertyKey | { readonly key: PropertyKey }): string =>
   String(typeof segment === 'object' ? segment.key : segment);
 
-function byClass(task: string, type: DtoClass, payload: unknown, packages: ClassPackages): unknown {
-  const constrained = packages.hasConstraints(type);
-  if (typeof payload !== 'object' || payload === null || Array.isArray(payload)) {
-    if (!constrained) return payload;
-    throw new PayloadValidationError(task, [
-      { path: '', message: `expected an object (${type.name}), got ${kindOf(payload)}` },
-    ]);
-  }
-  const instance = packages.plainToInstance(type, payload);
-  return constrained ? checked(task, instance, packages) : instance;
-}
-
-async function checked(task: string, instance: object, { validate }: ClassPackages): Promise<object> {
-  const violations = await validate(instance, VALIDATION);
-  if (!violations.length) return instance;
-  throw new PayloadValidationError(
-    task,
-    violations.flatMap((violation) => issuesOf(violation, '')),
-  );
-}
-
-function issuesOf({ property, constraints = {}, children = [] }: Violation, parent: string): PayloadIssue[] {
+function issuesOf({ property, constraints: broken = {}, children = [] }: Violation, parent: string): PayloadIssue[] {
   const path = parent ? `${parent}.${property}` : property;
-  const own = Object.values(constraints).map((message) => ({ path, message }));
+  const own = Object.values(broken).map((message) => ({ path, message }));
   return [...own, ...children.flatMap((child) => issuesOf(child, path))];
 }
 
 const kindOf = (payload: unknown): string =>
   payload === null ? 'null' : Array.isArray(payload) ? 'an array' : typeof payload;
-
-/** On first use, and by import(): a top-level import would make both packages a must, and require() of ours fail. */
-async function loadPackages(type?: DtoClass): Promise<ClassPackages> {
-  try {
-    const [{ plainToInstance }, { getMetadataStorage, validate }] = await Promise.all([
-      import('class-transformer'),
-      import('class-validator'),
-    ]);
-    const known = new WeakMap<DtoClass, boolean>();
-    const hasConstraints = (dto: DtoClass): boolean => {
-      if (!known.has(dto))
-        known.set(dto, getMetadataStorage().getTargetValidationMetadatas(dto, '', true, false).length > 0);
-      return known.get(dto)!;
-    };
-    return { plainToInstance, validate, hasConstraints };
-  } catch (cause) {
-    throw new MissingPackageError(PACKAGES, `Checking payloads by the class ${type?.name ?? ''}`, { cause });
-  }
-}

@@ -7,9 +7,9 @@ import { ENVELOPE_START, type JobCipher, payloadPlace, type Place, SEALED_LINE }
 
 export interface ReencryptOptions {
   /** Values that are read and written at once. Default 500. */
-  batchSize?: number;
+  batchSize?: number | undefined;
   /** Ends the pass after the batch under way, without an error. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 export interface Reencryption {

@@ -4,7 +4,8 @@ import type { AddedJob, Job, QueryExecutor } from '../interfaces/job.interface.j
 import type { Database } from '../storage/database.js';
 import { listJobs } from '../storage/statements/inspect-jobs.js';
 import { clearConfiguration, clearJobs, moveTimes } from '../storage/statements/testing.js';
-import { check, rules } from './call.arguments.js';
+import { check, option, section } from '../validation.js';
+import { MAX_MS, rules } from '../validation.rules.js';
 import type { JobAdder } from './job.adder.js';
 import type { JobManager } from './job.manager.js';
 import { toJob } from './job.mapper.js';
@@ -12,6 +13,7 @@ import { toJob } from './job.mapper.js';
 /** Stands around an add: runs it, and may do something about what was added before the caller hears of it. */
 export type AddObserver = (add: () => Promise<AddedJob[]>, inTransaction: boolean) => Promise<AddedJob[]>;
 
+const CLEAR = section({ configuration: option(rules.flag, false) });
 const observersOf = new WeakMap<JobAdder, Set<AddObserver>>();
 
 export class TestBench {
@@ -26,12 +28,14 @@ export class TestBench {
 
   /** Makes everything stored older by so many ms. @throws InvalidArgumentError */
   async travel(ms: number): Promise<void> {
-    check({ ms: [ms, rules.integer(0, 1e12)] });
+    check({ ms: [ms, rules.integer(0, MAX_MS)] });
     await this.database.run(moveTimes, [ms]);
   }
 
   /** Removes all jobs and their history; with `configuration` also what calls have configured. */
-  async clear({ configuration = false } = {}): Promise<void> {
+  async clear(options: { configuration?: boolean | undefined } = {}): Promise<void> {
+    check({}, [CLEAR, options]);
+    const { configuration } = CLEAR.read(options);
     await this.adder.idle();
     await this.database.run(clearJobs, []);
     if (!configuration) return;

@@ -3,9 +3,11 @@
 import type { Claimer, HeartbeatPlan, HeartbeatReport, WorkerRegistration } from '../interfaces/claim.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
+import { retryOnContention } from '../storage/contention.js';
 import type { ReachabilityListener } from '../storage/reachability.js';
 import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
 import * as statements from '../storage/statements/workers.js';
+import type { JobClaims } from './job.claims.js';
 import { executionEnvironment, type JobSettlement } from './job.settlement.js';
 import type { JobPromoter } from './job.promoter.js';
 import type { SchemaGuard } from './schema.guard.js';
@@ -21,7 +23,10 @@ export interface CheckedClaim extends ClaimName {
   reason: string | null;
 }
 
+/** How often the live table is compared with what is known: more often where that costs little. */
 const AUDIT_MS = 60_000;
+const FIRST_AUDIT_MS = 15_000;
+const AUDIT_PER_COST = 200;
 /** 80 MB of the live table: some 100 ms. */
 const AUDIT_PAGES = 10_000;
 
@@ -29,6 +34,7 @@ export class WorkerRegistry {
   constructor(
     private readonly database: Database,
     private readonly settings: ManagerSettings,
+    private readonly claims: JobClaims,
     private readonly settlement: JobSettlement,
     private readonly promoter: JobPromoter,
     readonly schemaGuard: SchemaGuard,
@@ -69,7 +75,8 @@ export class WorkerRegistry {
    * claim or a release whose answer was lost; no claim of its own may be under way then.
    */
   async releaseUnknown(incarnation: string, held: ClaimName[], everywhere: boolean): Promise<number> {
-    const unknown = await this.database.run(statements.unknownClaims, [incarnation, ...namesOf(held), everywhere]);
+    const find = everywhere ? statements.unknownClaimsAnywhere : statements.unknownClaims;
+    const unknown = await this.database.run(find, [incarnation, ...namesOf(held)]);
     if (!unknown.length) return 0;
     return (await this.settlement.end(unknown, 'unknown', 'its holder does not know of the claim', { patient: false }))
       .length;
@@ -81,18 +88,8 @@ export class WorkerRegistry {
   }
 
   /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
-  async rescue(maxCrashes = this.settings.maxCrashes): Promise<number> {
-    await this.database.run(statements.endIncarnations, [null]);
-    let rescued = 0;
-    for (;;) {
-      const claims = await this.database.run(statements.claimsOfTheDead, [maxCrashes]);
-      const spared = new Set(claims.filter(({ is_spared }) => is_spared).map(({ id }) => id));
-      const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
-      const ended = await this.settlement.end(claims, kindOf, 'worker died', { maxCrashes, patient: false });
-      rescued += ended.length;
-      // What open transactions of frozen processes hold comes later.
-      if (ended.length < 1_000) return rescued;
-    }
+  rescue(maxCrashes?: number): Promise<number> {
+    return this.claims.rescue(maxCrashes);
   }
 
   /** Claims by hand whose lease has run out. Returns how many were taken away. */
@@ -106,13 +103,18 @@ export class WorkerRegistry {
     }
   }
 
-  /** Once a minute for all pools together: puts old claims to their holders, and finds those of the dead. */
-  async audit(maxCrashes = this.settings.maxCrashes): Promise<void> {
+  /** Once a minute or more often, for all pools together: puts old claims to their holders, and finds those of the dead. */
+  async audit(maxCrashes?: number): Promise<void> {
     if (!(await this.database.run(statements.takeDuty, ['audit', AUDIT_MS])).length) return;
+    const startedAt = performance.now();
     for (let page = 0, more = true; more; page += AUDIT_PAGES) {
-      [{ more }] = (await this.database.run(statements.auditClaims, [page, AUDIT_PAGES])) as [{ more: boolean }];
+      [{ more }] = (await retryOnContention(() => this.database.run(statements.auditClaims, [page, AUDIT_PAGES]))) as [
+        { more: boolean },
+      ];
     }
     await this.rescue(maxCrashes);
+    const pauseMs = Math.min(AUDIT_MS, Math.max(FIRST_AUDIT_MS, (performance.now() - startedAt) * AUDIT_PER_COST));
+    await this.database.run(statements.putOffDuty, ['audit', Math.round(pauseMs)]);
   }
 
   /** What was left undone, wherever: see JobPromoter. */

@@ -1,11 +1,16 @@
 // Typed events of pools and jobs: subscribers never harm whoever emits, and the last thousand can be looked at.
 import type { Job } from '../interfaces/job.interface.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
+import { openScope } from './async.scope.js';
+import { EventRing } from './event.ring.js';
 import type { JobMask } from './job.mask.js';
 
 export interface JobEventFields {
   'pool.start': { concurrency: number };
   'pool.stop': { forced: boolean };
   'job.started': { job: Job };
+  /** `result`: what the handler returned, as `waitForJob` gives it; null where that is nothing. */
   'job.completed': { job: Job; executionTimeMs: number; result?: unknown };
   'job.failed': { job: Job; error: unknown; executionTimeMs: number; retryAt: Date | null };
   'job.exhausted': { job: Job; error: unknown };
@@ -52,6 +57,9 @@ const EVENT_TYPES: Record<JobEventType, true> = {
 /** All types, for checks at run time. */
 export const JOB_EVENT_TYPES = Object.keys(EVENT_TYPES) as JobEventType[];
 
+/** A type of event, or all of them. */
+export const eventType = rules.oneOf(...JOB_EVENT_TYPES, 'all');
+
 /** What every event carries, with the fields of its type. `workerId` is null for events of no pool. */
 export type JobEvent<T extends JobEventType = JobEventType> = {
   [K in T]: { type: K; at: Date; workerId: string | null } & JobEventFields[K];
@@ -72,8 +80,6 @@ interface Subscription {
   handler: AnyHandler;
 }
 
-const REMEMBERED = 1_000;
-
 /**
  * Where pools report what happens to jobs.
  *
@@ -83,7 +89,7 @@ const REMEMBERED = 1_000;
 export class JobEvents {
   /** A new list with each change, so that a handler may subscribe or unsubscribe while events are delivered. */
   private subscriptions: readonly Subscription[] = [];
-  private readonly ring = new Ring();
+  private readonly ring = new EventRing();
   private readonly masks: JobMask[] = [];
   private lastId = 0;
   private emitted = 0;
@@ -92,8 +98,10 @@ export class JobEvents {
 
   /**
    * Subscribes and returns the id to unsubscribe by. A handler's error is counted as dropped; in Nest it is logged, too.
+   * @throws InvalidArgumentError for a type that does not exist
    */
   on<T extends JobEventType | 'all'>(type: T, handler: JobEventHandler<T>): number {
+    check({ type: [type, eventType], handler: [handler, rules.callable] });
     const id = ++this.lastId;
     this.subscriptions = [...this.subscriptions, { id, type, handler: handler as AnyHandler }];
     return id;
@@ -107,9 +115,12 @@ export class JobEvents {
     return known;
   }
 
-  /** The last 1,000 events, oldest first. */
+  /**
+   * The last 1,000 events, oldest first. Payloads, progress, results and errors of more than about 4 kB are not kept:
+   * `'[too large to remember]'`, or a shortened error, stands in their place. Subscribers get them whole.
+   */
   events(): JobEvent[] {
-    return this.ring.events();
+    return this.ring.read(eventOf);
   }
 
   stats(): { emitted: number; dropped: number } {
@@ -142,7 +153,8 @@ export class JobEvents {
 
   private deliver(handler: AnyHandler, event: JobEvent): void {
     try {
-      const answer = handler(event);
+      // In a context of its own: what a listener enters is not seen by those after it, or by handlers.
+      const answer: unknown = openScope().runInAsyncScope(handler, null, event);
       if (answer instanceof Promise) answer.catch((error: unknown) => this.drop(error, event, handler));
     } catch (error) {
       this.drop(error, event, handler);
@@ -159,33 +171,10 @@ export class JobEvents {
   }
 }
 
-const eventOf = (type: JobEventType, at: number, workerId: string | null, fields: object): JobEvent =>
-  ({ type, at: new Date(at), workerId, ...fields }) as unknown as JobEvent;
-
-/** The last events, in parts: most are never looked at, and three for each job would be a good part of its garbage. */
-class Ring {
-  private readonly types: JobEventType[] = [];
-  private readonly times = new Float64Array(REMEMBERED);
-  private readonly workerIds: (string | null)[] = [];
-  private readonly fields: object[] = [];
-  private next = 0;
-
-  remember(type: JobEventType, at: number, workerId: string | null, fields: object): void {
-    const index = this.next;
-    this.types[index] = type;
-    this.times[index] = at;
-    this.workerIds[index] = workerId;
-    this.fields[index] = fields;
-    this.next = (index + 1) % REMEMBERED;
-  }
-
-  /** Oldest first. */
-  events(): JobEvent[] {
-    const events = this.types.map((type, index) =>
-      eventOf(type, this.times[index]!, this.workerIds[index]!, this.fields[index]!),
-    );
-    return [...events.slice(this.next), ...events.slice(0, this.next)];
-  }
+/** With a copy of the job: the pool settles by its own record, which listeners must not be able to change. */
+function eventOf(type: JobEventType, at: number, workerId: string | null, fields: object): JobEvent {
+  const { job } = fields as { job?: Job };
+  return { type, at: new Date(at), workerId, ...fields, ...(job && { job: { ...job } }) } as unknown as JobEvent;
 }
 
 /** Events that also keep everything they were given, for tests. */

@@ -1,5 +1,6 @@
 // The one subscriber that logs. Never payloads, never connection strings.
 import { DatabaseUnavailableError } from '../jobs.errors.js';
+import { errorMessage } from './error.text.js';
 import type { JobEvents } from './job.events.js';
 
 /** The part of Nest's Logger that is used. */
@@ -17,7 +18,7 @@ const SAME_TROUBLE_MS = 5_000;
 /** However many ways there are to say it: all of them are the same trouble. */
 const UNAVAILABLE = 'the database is away';
 
-/** Tells people what they should know: warnings for jobs that failed for good, retries only at the debug level. */
+/** Tells people what they should know: a warning for each attempt that failed, and for jobs that are lost or over. */
 export class JobLogger {
   private readonly lastErrors = new Map<string, { at: number; hidden: number }>();
   /** Workers whose database is known to be away, and whether that was logged. */
@@ -34,9 +35,11 @@ export class JobLogger {
       sink.log(`Worker ${workerId} stopped${forced ? ' by force' : ''}`),
     );
     events.on('job.failed', ({ job, error, retryAt }) => {
-      const next = retryAt ? `runs again at ${retryAt.toISOString()}` : 'does not run again';
-      sink.debug(
-        `${nameOf(job)} failed in attempt ${job.attempts} of ${job.maxAttempts} and ${next}: ${describe(error)}`,
+      // The last failure is told by the job's exhaustion.
+      if (!retryAt) return;
+      sink.warn(
+        `${nameOf(job)} failed in attempt ${job.attempts} of ${job.maxAttempts} and runs again at ` +
+          `${retryAt.toISOString()}: ${describe(error)}`,
       );
     });
     events.on('job.exhausted', ({ job, error }) => {
@@ -108,14 +111,7 @@ const nameOf = ({ task, id }: { task: string; id: string }): string => `Job ${id
 
 const seconds = (ms: number): string => `${(ms / 1_000).toFixed(1)} s`;
 
-/** The message of whatever was thrown, hostile getters included. */
-function describe(error: unknown): string {
-  try {
-    return withoutSecrets(error instanceof Error ? error.message : String(error));
-  } catch {
-    return 'an error that cannot be described';
-  }
-}
+const describe = (error: unknown): string => withoutSecrets(errorMessage(error));
 
 /** Some drivers put the URL that they were given into their messages. */
 const withoutSecrets = (text: string): string => text.replace(/\b([a-z][a-z0-9+.-]*:\/\/)[^\s@/]*@/gi, '$1***@');

@@ -42,7 +42,7 @@ export class JobMask {
     const secrets = new Set(ofJob);
     const shown: Record<string, unknown> = { ...fields, job };
     if ('result' in shown) {
-      shown.result = inText(shown.result, (result) => maskValue(result, task, 'result', masks, secrets));
+      shown.result = maskValue(shown.result, task, 'result', masks, secrets);
     }
     if ('partialResults' in shown) {
       shown.partialResults = maskValue(shown.partialResults, task, 'partialResults', masks, secrets);
@@ -81,18 +81,6 @@ function maskValue(
   );
   if (masked !== value) noteSecrets(value, new Set(leavesOf(masked)), secrets);
   return masked;
-}
-
-/** Events carry results as JSON text, the way they were stored. */
-function inText(text: unknown, mask: (value: unknown) => unknown): unknown {
-  if (typeof text !== 'string') return mask(text);
-  try {
-    const value = JSON.parse(text) as unknown;
-    const masked = mask(value);
-    return masked === value ? text : JSON.stringify(masked);
-  } catch {
-    return MASKED;
-  }
 }
 
 /** A mask that fails must not show what it was to hide. */

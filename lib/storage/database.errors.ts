@@ -6,6 +6,7 @@ import {
   JobsError,
   MissingPrivilegesError,
   SchemaOutdatedError,
+  StoppedError,
   TransactionOverError,
 } from '../jobs.errors.js';
 
@@ -56,6 +57,7 @@ const MISSING_SCHEMA = new Set(['42P01', '3F000', '42703', '42704']); // table, 
 /** What pg says without a code. */
 const NOT_BEGUN_MESSAGE =
   /timeout exceeded when trying to connect|timeout expired|due to connection timeout|Client (has encountered a connection error|was closed) and is not queryable/;
+const CLOSED_MESSAGE = /Cannot use a pool after calling end on the pool/;
 const CUT_MESSAGE = /Connection terminated|Query read timeout/;
 
 /** PostgreSQL undid the statement, or the whole transaction, because of what others did meanwhile. */
@@ -91,11 +93,20 @@ export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeO
 /** Whether a commit that failed has rolled back: the server said so. Where the connection broke, nobody knows. */
 export const isCertainlyRolledBack = (error: unknown): boolean => /^(40|23|25|P0|22)/.test(codeOf(error) ?? '');
 
+/** Handlers throw what they like, objects with hostile getters included. */
+function codeOfAnything(error: unknown): string | undefined {
+  try {
+    return codeOf(error);
+  } catch {
+    return undefined;
+  }
+}
+
 const SERIALIZATION: Record<string, string> = { '40001': 'serialization failure', '40P01': 'deadlock' };
 
 /** Says in words why PostgreSQL gave up a transaction that may well succeed when it is repeated. */
 export function withReason(error: unknown): unknown {
-  const reason = SERIALIZATION[codeOf(error) ?? ''];
+  const reason = SERIALIZATION[codeOfAnything(error) ?? ''];
   return reason ? new Error(`${reason}, rolled back: ${messageOf(error)}`, { cause: error }) : error;
 }
 
@@ -109,6 +120,9 @@ export const isUniqueViolation = (error: unknown): boolean => codeOf(error) === 
 
 /** Whether PostgreSQL could not read a value's text (invalid, overflowing or endless date, time or interval). */
 export const isMalformed = (error: unknown): boolean => MALFORMED.has(codeOf(error) ?? '');
+
+/** Whether the server does not know the role, the password or the database: waiting for it does not help. */
+export const isRefused = (error: unknown): boolean => REFUSED.has(codeOf(error) ?? '');
 
 /** Puts a typed error in place of the driver's where the cause is known; keeps the original as `cause`. */
 export function translateError(error: unknown, schema: string): unknown {
@@ -144,6 +158,12 @@ export function translateError(error: unknown, schema: string): unknown {
     return new DatabaseUnavailableError(
       `The database takes no writes: ${message}. It is a standby, a primary that was demoted, or the role has ` +
         'default_transaction_read_only; "connection" must lead to the primary.',
+      cause,
+    );
+  }
+  if (CLOSED_MESSAGE.test(message)) {
+    return new StoppedError(
+      'The connection pool was closed: the JobManager, or its DataSource, is not in use any more.',
       cause,
     );
   }

@@ -6,7 +6,7 @@ import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
-import { isConflict, refuseIfOver, translateError } from './database.errors.js';
+import { isConflict, isRefused, refuseIfOver, translateError } from './database.errors.js';
 import { endOrCut, hearErrors, poolConfig, portable, singleConnection } from './connection.settings.js';
 import { Reachability } from './reachability.js';
 import { rowTypes } from './row.types.js';
@@ -52,6 +52,9 @@ const ANSWER_MS = 60_000;
 const RETRY_CONNECT_MS = 250;
 const LONGEST_RETRY_CONNECT_MS = 2_000;
 const REPEATS = 3;
+/** What the last of the tries at start gets for an answer. */
+const LAST_TRY_MS = 250;
+
 export class Database {
   readonly schema: string;
   /** The schema's name, quoted for SQL. */
@@ -106,16 +109,16 @@ export class Database {
     return new Database(pool, false, options, dataSource);
   }
 
-  /** Whether everything runs inside one transaction. */
-  get isBound(): boolean {
-    return this.bound !== undefined;
-  }
-
   /** The same database, seen from inside a transaction: everything runs on `executor`. */
   on(executor: QueryExecutor): Database {
     const view = Object.create(this) as Database;
     view.bound = executor;
     return view;
+  }
+
+  /** Whether everything runs in a transaction that belongs to a caller. */
+  get isBound(): boolean {
+    return this.bound !== undefined;
   }
 
   /**
@@ -155,16 +158,21 @@ export class Database {
    */
   async whenReachable<T>(timeoutMs: number, work: () => Promise<T>): Promise<T> {
     const deadline = performance.now() + timeoutMs;
+    let last: DatabaseUnavailableError | undefined;
     for (let failures = 0; ; failures++) {
       const retryMs = Math.min(LONGEST_RETRY_CONNECT_MS, RETRY_CONNECT_MS * 2 ** failures) * (0.75 + Math.random() / 4);
       try {
-        return await within(timeoutMs && Math.max(1, deadline - performance.now()), work());
+        return await within(timeoutMs && Math.max(LAST_TRY_MS, deadline - performance.now()), work());
       } catch (error) {
         const failure = translateError(error, this.schema);
         if (!(failure instanceof DatabaseUnavailableError)) throw failure;
-        if (performance.now() + retryMs > deadline) throw atStart(failure, timeoutMs);
+        // Silence at the end says less than the reason before it.
+        last = failure.cause === undefined ? (last ?? failure) : failure;
       }
-      await pause(retryMs);
+      const leftMs = deadline - performance.now();
+      if (leftMs <= 0) throw atStart(last, timeoutMs);
+      // The last try is made when the time is up, not before.
+      await pause(Math.min(retryMs, leftMs));
     }
   }
 
@@ -307,14 +315,11 @@ async function within<T>(ms: number, work: Promise<T>): Promise<T> {
   return Promise.race([work, silence]).finally(() => clearTimeout(timer));
 }
 
-const atStart = (failure: DatabaseUnavailableError, waitedMs: number): DatabaseUnavailableError =>
-  new DatabaseUnavailableError(
-    `${failure.message} ` +
-      (waitedMs
-        ? `It was waited for ${waitedMs} ms (waitForDatabaseMs).`
-        : 'To wait for it at start instead of failing at once, set waitForDatabaseMs.'),
-    { cause: failure.cause },
-  );
+function atStart({ message, cause }: DatabaseUnavailableError, waitedMs: number): DatabaseUnavailableError {
+  const waited = `The start waited for ${waitedMs} ms (waitForDatabaseMs).`;
+  const hint = isRefused(cause) ? '' : 'To wait for it at start instead of failing at once, set waitForDatabaseMs.';
+  return new DatabaseUnavailableError(`${message} ${waitedMs ? waited : hint}`.trimEnd(), { cause });
+}
 
 const rowsOf = <Row>(result: { rows: unknown[] }): Row[] => result.rows as Row[];
 

@@ -1,11 +1,14 @@
 // Brings the library's schema up to date, or takes it down again: plain SQL files, each in one transaction under one
 // advisory lock, so that any number of processes may start at once.
-import { readdirSync, readFileSync } from 'node:fs';
 import type pg from 'pg';
 import type { DataSource } from 'typeorm';
-import { InvalidOptionsError, JobsError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
+import type { PgPoolOptions } from '../interfaces/connection.interface.js';
+import { InvalidOptionsError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
+import { option, refuse, section } from '../validation.js';
+import { rules } from '../validation.rules.js';
 import { isContention, translateError } from './database.errors.js';
 import { Database } from './database.js';
+import { readFiles, stepsOf } from './migration.files.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
 
 interface Migration {
@@ -38,20 +41,15 @@ const LOCK_TIMEOUT_MS = 2_000;
 const LOCK_TRIES = 60;
 const LOCK_PAUSE_MS = 1_000;
 
-/** Files of the package are not where its code is: it was bundled. See docs/bundlers.md. */
-export class PackageFilesMissingError extends JobsError {
-  readonly code = 'ERR_JOBS_PACKAGE_FILES_MISSING';
-}
-
 export interface JobsMigratorOptions {
   /** A PostgreSQL URL or a `pg` pool configuration. */
-  connection?: string | pg.PoolConfig;
+  connection?: string | PgPoolOptions | undefined;
   /** An initialised TypeORM DataSource. */
-  dataSource?: DataSource;
+  dataSource?: DataSource | undefined;
   /** Default 'jobs'. */
-  schema?: string;
+  schema?: string | undefined;
   /** Keep trying for so long while the database cannot be reached. Default 0: fail at once. */
-  waitForDatabaseMs?: number;
+  waitForDatabaseMs?: number | undefined;
 }
 
 /**
@@ -89,10 +87,35 @@ export class JobsMigrator {
 
   private async migrateNow(): Promise<void> {
     // The common start: nothing to do, no lock, no right to create anything needed.
-    if ((await this.version()) >= SCHEMA_VERSION) return void (await this.refuseNewer());
-    await this.underLock((client) => this.prepare(client));
-    for (const migration of MIGRATIONS) await this.applyPatiently(migration);
+    if ((await this.version()) >= SCHEMA_VERSION) {
+      if (await this.isRenamed()) await this.asOwner(() => this.underLock((client) => this.followRename(client)));
+      return void (await this.refuseNewer());
+    }
+    await this.asOwner(async () => {
+      await this.underLock((client) => this.prepare(client));
+      for (const migration of MIGRATIONS) await this.applyPatiently(migration);
+    });
     await this.refuseNewer();
+  }
+
+  private async asOwner(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      throw error instanceof MissingPrivilegesError ? this.mayNotMigrate(error) : error;
+    }
+  }
+
+  /** The rights that `grant` gives are for processes that use the tables; none of them may create or alter them. */
+  private mayNotMigrate({ cause }: MissingPrivilegesError): MissingPrivilegesError {
+    const { schema } = this.database;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    return new MissingPrivilegesError(
+      `The database's role may not migrate schema "${schema}": ${reason}. Run \`npx millrace migrate\` as a role that may ` +
+        'create schemas (grant create on database … to …), or as the owner of the tables where there are some already; ' +
+        'then start this process with migrate: false, and give its role its rights by `npx millrace grant`.',
+      { cause },
+    );
   }
 
   /** Removes everything the library has created, its version table included; the schema too if nothing else is in it. */
@@ -102,7 +125,7 @@ export class JobsMigrator {
       // How to undo a newer one, only its release knows.
       if (applied > SCHEMA_VERSION) throw new SchemaTooNewError(this.tooNew(applied));
       for (const { version, name } of MIGRATIONS.toReversed()) {
-        if (version <= applied) await client.query(read(name, ['down.sql']));
+        if (version <= applied) await client.query(readFiles(name, ['down.sql']));
       }
       await client.query(`drop table if exists ${this.database.quotedSchema}.migrations`);
       if (await this.isEmpty(client)) await client.query(`drop schema if exists ${this.database.quotedSchema}`);
@@ -140,6 +163,8 @@ export class JobsMigrator {
    */
   async assertCurrent(): Promise<void> {
     const version = await this.refuseNewer();
+    if (version >= SCHEMA_VERSION && (await this.isRenamed()))
+      throw new SchemaOutdatedError(renamed(this.database.schema));
     if (version >= SCHEMA_VERSION) return;
     throw new SchemaOutdatedError(
       `Expected schema "${this.database.schema}" at version ${SCHEMA_VERSION}, got ${version || 'no tables at all'}. ` +
@@ -150,6 +175,35 @@ export class JobsMigrator {
   /** Ends the pool that the migrator opened; a DataSource's is left alone. */
   close(): Promise<void> {
     return this.database.close();
+  }
+
+  /** Functions look for tables in the schema that they were made in: after a rename, that is another one or none. */
+  private async isRenamed(): Promise<boolean> {
+    const { rowCount } = await this.translated(() =>
+      this.database.pool.query(
+        `select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+         where n.nspname = $1 and p.proname = 'claim_plain_jobs'
+           and not exists (
+             select from unnest(p.proconfig) as setting
+             where setting in ($2, 'search_path=' || quote_ident($1) || ', pg_temp')
+           )`,
+        [this.database.schema, `search_path=${this.searchPath}`],
+      ),
+    );
+    return rowCount !== 0;
+  }
+
+  private async followRename(client: pg.ClientBase): Promise<void> {
+    const { rows } = await client.query<{ name: string }>(
+      `select p.oid::regprocedure::text as name from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+       where n.nspname = $1 and exists (select from unnest(p.proconfig) as setting where setting like 'search_path=%')`,
+      [this.database.schema],
+    );
+    for (const { name } of rows) await client.query(`alter function ${name} set search_path = ${this.searchPath}`);
+  }
+
+  private get searchPath(): string {
+    return `${this.database.quotedSchema}, pg_temp`;
   }
 
   private async refuseNewer(): Promise<number> {
@@ -195,7 +249,7 @@ export class JobsMigrator {
   private async apply(client: pg.ClientBase, { version, name, compatibleFrom }: Migration): Promise<void> {
     if ((await this.versionOn(client)) >= version) return;
     await client.query(`select set_config('lock_timeout', $1, true)`, [`${LOCK_TIMEOUT_MS}ms`]);
-    await client.query(read(name, stepsOf(name)));
+    await client.query(readFiles(name, stepsOf(name)));
     await client.query(
       `insert into ${this.database.quotedSchema}.migrations (version, name, compatible_from) values ($1, $2, $3)`,
       [version, name, compatibleFrom],
@@ -232,13 +286,13 @@ export class JobsMigrator {
 
   /** One transaction, alone among all migrators of this schema, with the schema as its search path. */
   private async underLock(work: (client: pg.ClientBase) => Promise<void>): Promise<void> {
-    const { schema, quotedSchema } = this.database;
+    const { schema } = this.database;
     await this.database.transaction(async (executor) => {
       const client = executor as pg.PoolClient;
       await client.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [`millrace:migrate:${schema}`]);
       await client.query(
         `select set_config('search_path', $1, true), set_config('standard_conforming_strings', 'on', true)`,
-        [`${quotedSchema}, pg_temp`],
+        [this.searchPath],
       );
       await work(client);
     });
@@ -253,48 +307,29 @@ export class JobsMigrator {
   }
 }
 
+const renamed = (schema: string): string =>
+  `Expected schema "${schema}" to be the one that its functions were made in: it has been renamed. Run the migrations, which ` +
+  'set it right: migrate: true, or JobsMigrator.migrate().';
+
 /** What a process says that meets a schema which it does not know. */
 export const tooNew = (schema: string, version: number): string =>
   `Expected schema "${schema}" at version ${SCHEMA_VERSION} or one that is compatible with it, got ${version}: a newer ` +
   'millrace has migrated it. Update this process to that release, or give it a schema of its own.';
 
-const folderOf = (name: string): URL => new URL(`./migrations/${name}/`, import.meta.url);
-
-/** A migration is read in the order of its files' numbers. */
-const stepsOf = (name: string): string[] =>
-  fromPackage(name, () => readdirSync(folderOf(name)))
-    .filter((file) => /^\d+_\w+\.sql$/.test(file))
-    .sort();
-
-const read = (name: string, files: string[]): string =>
-  files.map((file) => fromPackage(file, () => readFileSync(new URL(file, folderOf(name)), 'utf8'))).join('\n');
-
-function fromPackage<T>(file: string, work: () => T): T {
-  try {
-    return work();
-  } catch (cause) {
-    throw new PackageFilesMissingError(
-      `Expected ${file} among the package's files, got none beside ${import.meta.url}: a bundler has put millrace into a ` +
-        'bundle without its migrations and its heartbeat thread. Keep it out of the bundle: `externals` of webpack, ' +
-        '`--external:millrace` of esbuild; see docs/bundlers.md.',
-      { cause },
-    );
-  }
-}
-
 /** Found out at once, not when the first migration or the heartbeat is needed. @throws PackageFilesMissingError */
 export const assertPackageFiles = (): void => void stepsOf(MIGRATIONS[0]!.name);
 
+const migratorOptions = section({
+  connection: option(rules.anything, undefined),
+  dataSource: option(rules.dataSource, undefined),
+  schema: option(rules.schema, 'jobs'),
+  waitForDatabaseMs: option(rules.timer(), 0),
+});
+
 function openDatabase(asked: JobsMigratorOptions): Database {
-  const { connection, dataSource, schema = 'jobs', waitForDatabaseMs = 0 } = asked;
+  refuse(migratorOptions.check(asked, ''));
+  const { connection, dataSource, schema = 'jobs' } = asked;
   const options = { schema, preparedStatements: false };
-  if (!Number.isSafeInteger(waitForDatabaseMs) || waitForDatabaseMs < 0 || waitForDatabaseMs >= 2 ** 31) {
-    throw new InvalidOptionsError([`Expected waitForDatabaseMs to be milliseconds, got ${String(waitForDatabaseMs)}.`]);
-  }
-  // PostgreSQL cuts longer names, silently.
-  if (!schema || Buffer.byteLength(schema) > 63 || schema.includes('\0') || /\p{Surrogate}/u.test(schema)) {
-    throw new InvalidOptionsError([`Expected schema to be a string of 1 to 63 bytes, got "${schema.slice(0, 80)}".`]);
-  }
   if (connection && !dataSource) return Database.fromConnection(connection, options);
   if (dataSource && !connection) return Database.fromDataSource(dataSource, options);
   throw new InvalidOptionsError([

@@ -2,6 +2,8 @@
 // here, a role cannot do: nobody but the tables' owner may migrate, alter or truncate.
 import type pg from 'pg';
 import { InvalidArgumentError } from '../jobs.errors.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
 import { quoteIdentifier } from './database.js';
 
 /**
@@ -45,6 +47,7 @@ const RIGHTS: Record<string, Rights> = {
   duties: { enqueue: null, worker: 'select, update' },
   claims_in_question: { enqueue: null, worker: 'select, insert, delete' },
   crontabs: { enqueue: LOOKS, worker: EVERYTHING },
+  releases: { enqueue: null, worker: EVERYTHING },
 };
 
 /** Its version is read at start; only the owner writes it. */
@@ -58,11 +61,7 @@ export const SEQUENCES_WITH_RIGHTS = ['job_place_numbers'];
 
 /** Gives the role exactly the rights of one kind, whatever it had before. In a transaction. */
 export async function grantRights(client: pg.ClientBase, schema: string, kind: RoleKind, role: string): Promise<void> {
-  if (!ROLE_KINDS.includes(kind)) {
-    throw new InvalidArgumentError([
-      `Expected the kind of process to be one of ${ROLE_KINDS.join(', ')}, got "${kind}".`,
-    ]);
-  }
+  check({ 'the kind of process': [kind, rules.oneOf(...ROLE_KINDS)], role: [role, rules.name] });
   await revokeRights(client, schema, role);
   const to = quoteIdentifier(role);
   const place = quoteIdentifier(schema);

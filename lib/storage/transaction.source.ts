@@ -2,32 +2,23 @@
 // library's pool. Slots cannot starve claims and settles of connections: so many stay free of job transactions.
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
-import type { EntityManager } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError, MissingPackageError } from '../jobs.errors.js';
-import { cut, endOrCut, hearErrors } from './connection.settings.js';
+import { endOrCut, hearErrors } from './connection.settings.js';
 import type { Database } from './database.js';
-
-/** One transaction on a connection of its own. */
-export interface OpenTransaction {
-  readonly manager: EntityManager;
-  /** Whether nobody has ended it behind our back. */
-  isOpen(): boolean;
-  commit(): Promise<void>;
-  rollback(): Promise<void>;
-  /** Cuts the connection, whatever it is doing; PostgreSQL rolls back. */
-  destroy(): Promise<void>;
-}
+import { JobSession } from './job.session.js';
+import { Probing } from './probing.js';
 
 /** Claims, settles and whatever else the application asks its own pool for. */
 const RESERVED = 2;
-const ANSWER_MS = 60_000;
-const HANG_UP_MS = 1_000;
+/** What a slot waits for a transaction that cannot begin, before it lets others run. */
+const PATIENCE_MS = 10_000;
 
 export class TransactionSource {
   private source: Promise<DataSource> | null = null;
   private places = 0;
   private free = 0;
   private readonly waiting: (() => void)[] = [];
+  private readonly probing = new Probing();
 
   constructor(private readonly database: Database) {}
 
@@ -46,10 +37,15 @@ export class TransactionSource {
     this.free = max - RESERVED;
   }
 
-  async begin(): Promise<OpenTransaction> {
-    await this.takePlace();
+  /**
+   * Waits for a place, and for a database that can be reached: `onFailure` hears of each try that fails. One slot at a time
+   * tries again, after longer and longer pauses.
+   * @throws the signal's reason, DatabaseUnavailableError after 10 s, and what keeps a transaction from beginning
+   */
+  async begin(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobSession> {
+    await this.takePlace(signal);
     try {
-      return await this.open();
+      return await this.open(signal, onFailure);
     } catch (error) {
       this.givePlace();
       throw error;
@@ -63,53 +59,56 @@ export class TransactionSource {
   }
 
   private async prepareOwn(slots: number): Promise<void> {
-    this.source ??= openOwn(this.database.connectionConfig());
-    const pool = poolOf(await this.source);
-    this.free += slots;
-    pool.options.max = this.places += slots;
-  }
-
-  private async open(): Promise<OpenTransaction> {
-    const runner = (await this.source!).createQueryRunner();
-    const client = (await runner.connect()) as pg.PoolClient;
-    let hasPlace = true;
-    const release = async (): Promise<void> => {
-      if (!runner.isReleased) await runner.release();
-      if (hasPlace) this.givePlace();
-      hasPlace = false;
-    };
-    const destroy = async (): Promise<void> => {
-      if (!runner.isReleased) await hangUp(client);
-      await release();
-    };
-    const end = async (work: () => Promise<void>): Promise<void> => {
-      try {
-        await work();
-      } catch (error) {
-        await destroy();
-        throw error;
-      }
-      await release();
-    };
+    const source = (this.source ??= openOwn(this.database.connectionConfig()));
     try {
-      await answered(runner.startTransaction());
+      const pool = poolOf(await source);
+      this.addPlaces(slots);
+      pool.options.max = this.places;
     } catch (error) {
-      await hangUp(client);
-      if (!runner.isReleased) await runner.release();
-      throw error;
+      // The next start, or the next workOnce, tries again.
+      if (this.source === source) this.source = null;
+      throw this.database.explain(error);
     }
-    return {
-      manager: runner.manager,
-      isOpen: () => runner.isTransactionActive && !runner.isReleased,
-      commit: () => end(() => answered(runner.commitTransaction())),
-      rollback: () => end(() => answered(runner.rollbackTransaction())).catch(() => undefined),
-      destroy,
-    };
   }
 
-  private async takePlace(): Promise<void> {
-    if (this.free > 0) this.free--;
-    else await new Promise<void>((resolve) => this.waiting.push(resolve));
+  private async open(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobSession> {
+    const giveUpAt = performance.now() + PATIENCE_MS;
+    for (;;) {
+      const round = await this.probing.turn(signal);
+      try {
+        const session = await JobSession.begin(await this.source!, () => this.givePlace());
+        this.probing.succeeded();
+        return session;
+      } catch (error) {
+        const reason = this.database.explain(error);
+        this.probing.failed(round);
+        if (!(reason instanceof DatabaseUnavailableError)) throw reason;
+        onFailure(reason);
+        if (performance.now() > giveUpAt) throw reason;
+      }
+    }
+  }
+
+  private addPlaces(count: number): void {
+    this.places += count;
+    for (let place = 0; place < count; place++) this.givePlace();
+  }
+
+  private async takePlace(signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    if (this.free > 0) return void this.free--;
+    await new Promise<void>((resolve, reject) => {
+      const onAbort = (): void => {
+        this.waiting.splice(this.waiting.indexOf(take), 1);
+        reject(signal.reason as Error);
+      };
+      const take = (): void => {
+        signal.removeEventListener('abort', onAbort);
+        resolve();
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.waiting.push(take);
+    });
   }
 
   private givePlace(): void {
@@ -117,26 +116,6 @@ export class TransactionSource {
     if (next) next();
     else this.free++;
   }
-}
-
-/** No word for a minute: the connection is dead, and what became of the statement is to be found out on another. */
-async function answered(work: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const silence = new Promise<never>((_, reject) => {
-    const error = new DatabaseUnavailableError('The database does not answer.');
-    error.inDoubt = true;
-    timer = setTimeout(() => reject(error), ANSWER_MS);
-  });
-  await Promise.race([work, silence]).finally(() => clearTimeout(timer));
-}
-
-/** Cuts the connection and waits until its pool knows: it must not be handed to anybody else. */
-async function hangUp(client: pg.PoolClient): Promise<void> {
-  const ended = new Promise((resolve) => client.once('end', resolve));
-  cut(client);
-  let timer: NodeJS.Timeout | undefined;
-  await Promise.race([ended, new Promise((resolve) => (timer = setTimeout(resolve, HANG_UP_MS)))]);
-  clearTimeout(timer);
 }
 
 async function openOwn(config: pg.ClientConfig): Promise<DataSource> {

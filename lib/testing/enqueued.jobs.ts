@@ -6,10 +6,11 @@ import type { TaskToken } from '../interfaces/task.interface.js';
 
 /**
  * What is looked for: fields of `Job`, compared as far as they are given. A payload needs to hold what is given, at any
- * depth; arrays are compared whole. Matchers of Jest and Vitest (`expect.any(String)` …) may stand anywhere.
+ * depth; arrays are compared whole. Matchers of Jest and Vitest (`expect.any(String)` …) may stand anywhere, and regular
+ * expressions in the place of texts.
  */
 export interface EnqueuedFilter extends Partial<Omit<Job, 'task' | 'payload'>> {
-  task?: string | TaskToken;
+  task?: string | TaskToken | undefined;
   payload?: unknown;
 }
 
@@ -18,11 +19,9 @@ const WAITING = ['available', 'scheduled', 'blocked', 'snoozed'];
 const MOST_LISTED = 20;
 const SHOWN: InspectOptions = { depth: 6, breakLength: Infinity, compact: true };
 
-/** Waiting jobs that match, or jobs of the status that the filter names. */
+/** Waiting jobs that match, or jobs of the status that the filter names. The filter must have no faults. */
 export function matchingJobs<J extends Job>(jobs: J[], filter: EnqueuedFilter): J[] {
-  const { task, ...rest } = filter;
-  const name = typeof task === 'object' ? task.task : task;
-  const expected = given({ ...rest, task: name });
+  const expected = given({ ...filter, task: nameOf(filter) });
   return waiting(jobs, filter).filter((job) => matches(job, expected));
 }
 
@@ -35,6 +34,7 @@ const given = (fields: object): object =>
 function matches(actual: unknown, expected: unknown): boolean {
   if (isMatcher(expected)) return expected.asymmetricMatch(actual);
   if (typeof expected !== 'object' || expected === null) return Object.is(actual, expected);
+  if (expected instanceof RegExp) return typeof actual === 'string' && new RegExp(expected).test(actual);
   // Stored as JSON, a date of a payload is a string.
   if (expected instanceof Date)
     return inspect(actual) === inspect(typeof actual === 'string' ? expected.toJSON() : expected);
@@ -43,7 +43,7 @@ function matches(actual: unknown, expected: unknown): boolean {
   return Object.entries(expected).every(([key, value]) => matches((actual as Record<string, unknown>)[key], value));
 }
 
-const isMatcher = (value: unknown): value is { asymmetricMatch: (actual: unknown) => boolean } =>
+export const isMatcher = (value: unknown): value is { asymmetricMatch: (actual: unknown) => boolean } =>
   typeof (value as { asymmetricMatch?: unknown } | null | undefined)?.asymmetricMatch === 'function';
 
 /** What a spec expected and did not get. */
@@ -102,7 +102,9 @@ function hintsOf(filter: EnqueuedFilter, times: number | undefined, jobs: Job[],
   ];
 }
 
-const nameOf = ({ task }: EnqueuedFilter): string | undefined => (typeof task === 'object' ? task.task : task);
+/** A name, a pattern for it, or undefined. */
+const nameOf = ({ task }: EnqueuedFilter): unknown =>
+  typeof task === 'object' && !isMatcher(task) && !(task instanceof RegExp) ? task.task : task;
 
 const show = (value: unknown): string => inspect(isRecord(value) ? given(value) : value, SHOWN);
 

@@ -5,6 +5,9 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Outcome, SettledStatus, SettleResult } from '../interfaces/claim.interface.js';
 import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
 import { InvalidArgumentError, ShutdownError } from '../jobs.errors.js';
+import { GRACE_MS } from '../manager/crontabs.js';
+import { passIntoScopes } from '../monitoring/async.scope.js';
+import { after } from '../timers.js';
 import { JobRunner } from '../worker/job.runner.js';
 import { newWorkerId } from '../worker/worker.pool.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
@@ -14,13 +17,13 @@ import { EndlessDrainError } from './testing.errors.js';
 /** Which jobs `drain` runs, and when it gives up. */
 export interface DrainOptions {
   /** Most jobs to run. Default 500: more are probably a task that adds itself again and again. */
-  maxJobs?: number;
+  maxJobs?: number | undefined;
   /** Longest time for all of them, in ms. Default 30,000; the limit of your test runner may be shorter. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** Only these tasks. Default: what the application's worker takes, that is, all that have a handler. */
-  tasks?: string[];
+  tasks?: string[] | undefined;
   /** Only these queues, one after the other. Default: what the application's worker takes, that is, all. */
-  queues?: string[];
+  queues?: string[] | undefined;
 }
 
 /** One attempt that ran in a spec. */
@@ -40,6 +43,10 @@ export type Family = Set<string>;
 
 type Limits = Pick<DrainOptions, 'maxJobs' | 'timeoutMs'>;
 
+/** The family of the job that runs where this is asked. */
+const running = new AsyncLocalStorage<{ drainer: JobDrainer; family: Family }>();
+passIntoScopes(running);
+
 const MAX_JOBS = 500;
 const TIMEOUT_MS = 30_000;
 
@@ -52,12 +59,12 @@ export class JobDrainer {
   private readonly batcher: OutcomeBatcher;
   private readonly results = new Map<ClaimedJob, SettleResult>();
   private readonly abandoned = new WeakSet<ClaimedJob>();
-  private readonly running = new AsyncLocalStorage<Family>();
   private readonly families = new Map<string, Family>();
   private readonly adding = new Set<Promise<unknown>>();
 
-  private prepared: Promise<void> | null = null;
-  private declared: Promise<void> | null = null;
+  private prepared = false;
+  private declared = '';
+  private travelledMs = 0;
 
   constructor(private readonly parts: WorkerPoolParts) {
     const { workerId } = this;
@@ -73,7 +80,7 @@ export class JobDrainer {
 
   /** Whether the caller is a handler, or an event of its job. */
   get insideJob(): boolean {
-    return this.running.getStore() !== undefined;
+    return this.family !== undefined;
   }
 
   /** Runs what is due, best priority first, then by run-at and id. Returns what ran. */
@@ -94,7 +101,7 @@ export class JobDrainer {
 
   /** An add is under way: inside a job it is waited for, even where the handler does not wait. */
   async watch(add: () => Promise<AddedJob[]>): Promise<AddedJob[]> {
-    const family = this.running.getStore();
+    const { family } = this;
     if (!family) return add();
     const work = add();
     const watched = work.then((added) => added.forEach(({ id }) => this.join(id, family))).catch(() => undefined);
@@ -111,6 +118,28 @@ export class JobDrainer {
   forget(): void {
     this.ran.length = 0;
     this.families.clear();
+    this.travelledMs = 0;
+  }
+
+  /** Writes down the crontabs that the tasks declare. */
+  async declare(): Promise<void> {
+    const { jobs, tasks } = this.parts;
+    const names = tasks.names();
+    const declared = JSON.stringify(names);
+    // Nest finds tasks only when the application is initialised.
+    if (declared === this.declared) return;
+    await (await jobs.declarations.ofTasks(names.flatMap((name) => tasks.get(name) ?? []))).declare();
+    this.declared = declared;
+  }
+
+  /** Time was made to pass. */
+  travelled(ms: number): void {
+    this.travelledMs += ms;
+  }
+
+  private get family(): Family | undefined {
+    const store = running.getStore();
+    return store?.drainer === this ? store.family : undefined;
   }
 
   private async runAll(options: DrainOptions, limits: Required<Limits>, first: number): Promise<void> {
@@ -124,12 +153,29 @@ export class JobDrainer {
     }
   }
 
-  /** As a pool does: writes down what the tasks declare, then fires what is due. */
+  /**
+   * As a pool does, and as if one had run while time was made to pass: slots of that time are not missed. A crontab that
+   * cannot be fired is reported and keeps nothing else from running.
+   */
   private async fireCrontabs(): Promise<void> {
-    const { jobs, tasks } = this.parts;
-    const definitions = tasks.names().flatMap((name) => tasks.get(name) ?? []);
-    await (this.declared ??= jobs.crontabs.declare(definitions));
-    for (const id of (await jobs.crontabs.look()).due) while ((await jobs.crontabs.fire(id)).more);
+    await this.declare();
+    const { crontabs } = this.parts.jobs;
+    const graceMs = GRACE_MS + this.travelledMs;
+    for (const id of (await crontabs.look(graceMs)).due) await this.fireCrontab(id, graceMs);
+    this.travelledMs = 0;
+  }
+
+  private async fireCrontab(cronId: string, graceMs: number): Promise<void> {
+    const { jobs, events } = this.parts;
+    try {
+      for (let more = true; more;) {
+        const firing = await jobs.crontabs.fire(cronId, graceMs);
+        for (const slot of firing.fired) events.emit('cron.fired', this.workerId, { cronId, ...slot });
+        ({ more } = firing);
+      }
+    } catch (error) {
+      events.emit('worker.error', this.workerId, { error, context: `firing the crontab "${cronId}"` });
+    }
   }
 
   private join(id: string, family: Family): Family {
@@ -155,7 +201,7 @@ export class JobDrainer {
   }
 
   private async inFamily(job: ClaimedJob): Promise<true> {
-    await this.running.run(this.familyOf(job.id), () => this.attempt(job));
+    await running.run({ drainer: this, family: this.familyOf(job.id) }, () => this.attempt(job));
     return true;
   }
 
@@ -173,8 +219,9 @@ export class JobDrainer {
     this.ran.push({ job, status, ...detailsOf(attempt.outcome) });
   }
 
-  private prepareTransactions(): Promise<void> {
-    return (this.prepared ??= this.parts.jobs.prepareTransactions(1));
+  private async prepareTransactions(): Promise<void> {
+    if (!this.prepared) await this.parts.jobs.prepareTransactions(1);
+    this.prepared = true;
   }
 
   /** Leaves the job as it was before its claim, and says what kept the spec from its end. */
@@ -206,16 +253,13 @@ function detailsOf(outcome: Outcome): Pick<RanJob, 'error' | 'result'> {
   return {};
 }
 
-/** A timer for longer than 24 days would end at once. */
-const timerMs = (ms: number): number => Math.min(2 ** 31 - 1, Math.max(0, ms));
-
 /** What the work resolved to; undefined when it took too long. Leaves no timer behind. */
 async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), timerMs(ms))));
+  let endTimer!: () => void;
+  const timeout = new Promise<undefined>((resolve) => (endTimer = after(Math.max(0, ms), () => resolve(undefined))));
   try {
     return await Promise.race([work, timeout]);
   } finally {
-    clearTimeout(timer);
+    endTimer();
   }
 }

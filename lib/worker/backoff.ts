@@ -1,5 +1,6 @@
 // Waiting: after so many failures in a row, with jitter, so that many processes do not come back as one; and for work
 // that may take too long.
+import { after } from '../timers.js';
 
 const FIRST_MS = 100;
 const LONGEST_MS = 10_000;
@@ -13,10 +14,11 @@ export const pause = (ms: number): Promise<void> => new Promise((resolve) => set
 
 /** Whether the work ended within the time. Leaves no timer behind. */
 export async function settledWithin(ms: number, work: Promise<unknown>): Promise<boolean> {
-  if (!Number.isFinite(ms)) return work.then(() => true);
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), ms)));
-  const ended = await Promise.race([work.then(() => true as const), timeout]);
-  clearTimeout(timer);
-  return ended;
+  let endTimer!: () => void;
+  const timeout = new Promise<false>((resolve) => (endTimer = after(ms, () => resolve(false))));
+  try {
+    return await Promise.race([work.then(() => true as const), timeout]);
+  } finally {
+    endTimer();
+  }
 }

@@ -40,6 +40,12 @@ export class ClaimGroup {
     return Math.min(this.lookedAt + pauseMs, performance.now() + this.lanes.nextInMs);
   }
 
+  /** In how many ms a look may find more than the last one did. */
+  get nextLookInMs(): number {
+    const now = performance.now();
+    return this.busy ? this.lookAt - now : this.lanes.nextInMs;
+  }
+
   /** A look is on its way. */
   looks(): void {
     this.lookedAt = performance.now();

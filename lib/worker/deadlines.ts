@@ -1,4 +1,5 @@
 // Timeouts of all running jobs on one timer: a timer for each job would cost more than many a job.
+import { outsideOfScopes } from '../monitoring/async.scope.js';
 import { InProgress } from './in.progress.js';
 
 export interface Deadline {
@@ -33,7 +34,8 @@ export class Deadlines {
   private schedule(at: number): void {
     if (this.timer) clearTimeout(this.timer);
     this.timerAt = at;
-    this.timer = setTimeout(() => this.expireDue(), Math.min(2 ** 31 - 1, Math.max(1, at - performance.now())));
+    const ms = Math.min(2 ** 31 - 1, Math.max(1, at - performance.now()));
+    this.timer = outsideOfScopes(() => setTimeout(() => this.expireDue(), ms));
     // A deadline alone keeps no process alive: the pool does.
     this.timer.unref();
   }

@@ -20,9 +20,11 @@ export class Isolation {
     return suspects.filter((job) => job !== this.suspect);
   }
 
-  /** The job has ended, or goes back unstarted. */
-  leave(job: ClaimedJob): void {
-    if (job === this.suspect) this.suspect = null;
+  /** The job has ended, or goes back unstarted. Returns whether another suspect may be claimed now. */
+  leave(job: ClaimedJob): boolean {
+    if (job !== this.suspect) return false;
+    this.suspect = null;
+    return true;
   }
 
   private isSuspect({ crashes }: ClaimedJob): boolean {

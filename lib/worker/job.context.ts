@@ -1,86 +1,101 @@
 // What a handler knows of its attempt besides the payload.
 import type { ClaimedJob, EntityManager, PartialResults, QueryExecutor } from '../interfaces/job.interface.js';
-import { InvalidArgumentError, InvalidStatusError } from '../jobs.errors.js';
-import type { Claim } from '../manager/attempt.records.js';
-import { rules } from '../manager/call.arguments.js';
+import type { Stored } from '../interfaces/json.interface.js';
+import { InvalidStatusError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
-import type { JobTransaction } from '../manager/job.transaction.js';
-import { JobSteps } from './job.steps.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
+import { RunningAttempt } from './running.attempt.js';
 
-/** The second argument of every handler. */
+/**
+ * The second argument of every handler. After the attempt has ended, `step`, `progress`, `log` and `assertOwned` refuse
+ * with an `AttemptOverError`, and so do the `jobs` of a transactional task; its `manager` refuses every query.
+ */
 export class JobContext<P = unknown> {
-  private controller: AbortController | null = null;
-  private aborted: { reason: unknown } | null = null;
-  private stepsDone: JobSteps | null = null;
-  private writes: Set<Promise<void>> | null = null;
+  readonly #attempt: RunningAttempt;
+  #job: ClaimedJob<P> | null = null;
 
   constructor(
-    readonly job: ClaimedJob<P>,
-    private readonly plainJobs: JobManager,
-    readonly workerId: string,
-    private readonly transaction: JobTransaction | null = null,
-  ) {}
+    job: ClaimedJob<P>,
+    jobs: JobManager,
+    workerId: string,
+    attempt: RunningAttempt = new RunningAttempt(job, jobs, workerId),
+  ) {
+    this.#attempt = attempt;
+  }
+
+  /** The job as it was claimed: a copy, which the library does not read. */
+  get job(): ClaimedJob<P> {
+    return (this.#job ??= { ...(this.#attempt.job as ClaimedJob<P>) });
+  }
+
+  get workerId(): string {
+    return this.#attempt.workerId;
+  }
 
   /**
-   * Aborts on timeout, shutdown, cancellation and a lost lease; `signal.reason` is the error that says which. Hand it
-   * to whatever takes long.
+   * Aborts on timeout, shutdown, cancellation and a lost lease, and when the handler throws while steps are under way;
+   * `signal.reason` is the error that says which. Hand it to whatever takes long.
    */
   get signal(): AbortSignal {
-    if (!this.controller) {
-      // Made on demand: most handlers never look at it, and it costs more than the rest of the run loop.
-      this.controller = new AbortController();
-      if (this.aborted) this.controller.abort(this.aborted.reason);
-    }
-    return this.controller.signal;
+    return this.#attempt.signal;
   }
 
   /** Which attempt this is, from 1. */
   get attempt(): number {
-    return this.job.attempts;
+    return this.#attempt.job.attempts;
   }
 
   /** What the last partially successful attempt left behind; attempts that failed outright do not erase it. */
   get previous(): PartialResults | null {
-    return this.job.previous;
+    return this.#attempt.job.previous;
   }
 
   /** A decimal number that only grows with each claim of the job: a guard for the handler's own writes. */
   get fence(): string {
-    return this.job.fence;
+    return this.#attempt.job.fence;
   }
 
   /**
-   * TypeORM's EntityManager of the transaction in which this attempt will be settled. Transactional tasks only.
+   * TypeORM's EntityManager of the transaction in which this attempt will be settled. Transactional tasks only. Commit,
+   * rollback and release belong to the library.
    * @throws InvalidStatusError in tasks that are not `transactional`
    */
   get manager(): EntityManager {
-    if (this.transaction) return this.transaction.manager;
+    const { transaction, job } = this.#attempt;
+    if (transaction) return transaction.manager;
     throw new InvalidStatusError(
-      this.job.id,
-      `of task "${this.job.task}", which is not`,
+      job.id,
+      `of task "${job.task}", which is not`,
       'of a task with the option `transactional: true`, because ctx.manager was asked for',
     );
   }
 
-  /** The JobManager; in a transactional task what it adds is committed, or rolled back, with the attempt. */
+  /**
+   * The JobManager. In a transactional task what it adds is committed, or rolled back, with the attempt, which waits for
+   * its calls even where the handler does not.
+   */
   get jobs(): JobManager {
-    return this.transaction?.jobs ?? this.plainJobs;
+    return this.#attempt.jobs;
   }
 
   /**
    * Does something once in the life of the job, however many attempts that takes: its result is kept as JSON, and later
-   * attempts get it without calling `work` again. A step that throws is not done. In a transactional task the step is
-   * kept if the attempt commits.
+   * attempts get it without calling `work` again, in the form that JSON brings back (a Date as text). A step that throws
+   * is not done. In a transactional task the step is kept if the attempt commits. The attempt does not end before its
+   * steps have, awaited or not; one that fails without the handler's looking fails the attempt.
    *
-   * @throws LeaseLostError when the job was given to another worker meanwhile; InvalidArgumentError for a result that
-   *   JSON cannot express or of more than 1 MiB
+   * @throws the reason of `signal` when it has aborted: no step begins after that. StepResultError, which fails the job
+   *   for good, for a result that JSON cannot keep or of more than 1 MiB. InvalidArgumentError for a step that would wait
+   *   for itself. LeaseLostError when the job was given to another worker meanwhile. AttemptOverError
    * @example
    * const charge = await ctx.step('charge', () => payments.charge(order.card, order.total));
    */
-  async step<T>(name: string, work: () => T | Promise<T>): Promise<T> {
-    const expected = rules.name(name);
-    if (expected) throw new InvalidArgumentError([`Expected the step's name to be ${expected}, got ${String(name)}.`]);
-    return (await this.steps.run(name, work)) as T;
+  step<T>(name: string, work: () => T | Promise<T>): Promise<Stored<T>> {
+    return this.#attempt.keep(async () => {
+      check({ "the step's name": [name, rules.name], 'the work of the step': [work, rules.callable] });
+      return (await this.#attempt.steps.run(name, work)) as Stored<T>;
+    });
   }
 
   /**
@@ -88,26 +103,30 @@ export class JobContext<P = unknown> {
    * last value counts; it is written beside the attempt's transaction. Resolves when it is stored, and never rejects
    * because of the database. A new attempt does not erase it.
    *
-   * @throws InvalidArgumentError for what JSON cannot express
+   * @throws InvalidArgumentError for what JSON cannot keep, AttemptOverError
    */
   progress(value: unknown): Promise<void> {
-    return this.write(this.plainJobs.attempts.setProgress(this.claim, value));
+    const attempt = this.#attempt;
+    return attempt.keepAside(() => attempt.manager.attempts.setProgress(attempt, value));
   }
 
   /**
    * Writes a line to the job's log; read it with `jobLogs(id)`. At most 10,000 characters. Resolves when it is stored,
    * and never rejects because of the database.
+   *
+   * @throws AttemptOverError
    */
   log(message: string): Promise<void> {
-    return this.write(this.plainJobs.attempts.log(this.claim, message));
+    const attempt = this.#attempt;
+    return attempt.keepAside(() => attempt.manager.attempts.log(attempt, message));
   }
 
   /**
    * Makes sure, inside a transaction of the handler's own, that the job is still this worker's: until that transaction
-   * ends nobody can take it away.
+   * ends no other worker can take it.
    *
    * @param manager the transaction; default: the one of a transactional task
-   * @throws LeaseLostError if the claim was taken away
+   * @throws LeaseLostError if the claim was taken away, AttemptOverError
    * @example
    * await dataSource.transaction(async (manager) => {
    *   await ctx.assertOwned(manager);
@@ -115,50 +134,7 @@ export class JobContext<P = unknown> {
    * });
    */
   async assertOwned(manager: QueryExecutor = this.manager): Promise<void> {
-    await this.plainJobs.attempts.assertOwned(this.claim, manager);
-  }
-
-  /** The reason of an abort so far, whether anybody looked at the signal or not. */
-  get abortReason(): unknown {
-    return this.aborted?.reason;
-  }
-
-  /** For the pool: aborts the signal; the first reason stays. */
-  abort(reason: unknown): void {
-    if (this.aborted) return;
-    this.aborted = { reason };
-    this.controller?.abort(reason);
-  }
-
-  /** For the pool: partial results together with what the steps know. */
-  withSteps(reported: PartialResults): Promise<PartialResults> {
-    return this.steps.complete(reported);
-  }
-
-  /** For the pool: whether progress or log lines are on their way. */
-  get isWriting(): boolean {
-    return this.writes !== null && this.writes.size > 0;
-  }
-
-  /** For the pool: resolves when progress and log lines are stored. */
-  async written(): Promise<void> {
-    if (this.writes) await Promise.allSettled(this.writes);
-  }
-
-  private get claim(): Claim {
-    return { job: this.job, workerId: this.workerId };
-  }
-
-  private get steps(): JobSteps {
-    return (this.stepsDone ??= new JobSteps(this.plainJobs.attempts, this.claim, this.transaction?.manager));
-  }
-
-  /** A promise that nobody awaits must not end the process; what is wrong with the value is the caller's to hear. */
-  private write(work: Promise<void>): Promise<void> {
-    const writes = (this.writes ??= new Set());
-    const kept = work.finally(() => writes.delete(kept));
-    kept.catch(() => undefined);
-    writes.add(kept);
-    return kept;
+    this.#attempt.assertOpen();
+    await this.#attempt.manager.attempts.assertOwned(this.#attempt, manager);
   }
 }

@@ -6,11 +6,12 @@ import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import { lanesOfQueue } from '../manager/lane.names.js';
 import { byHand } from '../manager/worker.registry.js';
 import type { News } from '../storage/job.news.js';
+import { after } from '../timers.js';
 import { backoffMs, pause, settledWithin } from './backoff.js';
 import { ClaimGroup } from './claim.group.js';
 import { JobBuffer } from './job.buffer.js';
 import { LostClaims } from './lost.claims.js';
-import type { JobQueueOptions } from './queue.options.js';
+import { checkQueueOptions, type JobQueueOptions } from './queue.options.js';
 
 export type { JobQueueOptions } from './queue.options.js';
 
@@ -24,7 +25,7 @@ export interface JobQueueStats {
 
 interface Taker {
   resolve: (job: ClaimedJob | null) => void;
-  timer: NodeJS.Timeout | null;
+  endTimer: (() => void) | null;
 }
 
 /** Handlers that never wait run one after the other: after so many, answers from the database get their turn. */
@@ -56,6 +57,7 @@ export class JobQueue {
   private failures = 0;
   private claiming = false;
   private comparing = false;
+  private readonly givingBack = new Set<Promise<void>>();
   /** How many slots were free when the claims under way began, less those that got a job of a lane. */
   private slots = 0;
   /** So many plain jobs go before lanes are looked at again. */
@@ -66,9 +68,9 @@ export class JobQueue {
   private dispatchedInTurn = 0;
 
   constructor(private readonly options: JobQueueOptions) {
+    const { held, queueSize = null } = checkQueueOptions(options);
     this.workerId = options.workerId;
-    this.buffer = new JobBuffer(options.queueSize ?? null);
-    const { held } = options;
+    this.buffer = new JobBuffer(queueSize);
     const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
     this.lost = new LostClaims(options.jobs, () => this.claimer.holder, all);
   }
@@ -116,6 +118,7 @@ export class JobQueue {
     const inTime = (work: Promise<unknown>): Promise<boolean> => settledWithin(deadline - performance.now(), work);
     const ended = !this.loop || (await inTime(this.loop));
     const left = this.buffer.takeAll();
+    await inTime(Promise.all(this.givingBack));
     if (!ended) void this.loop!.then(() => this.giveBack(this.buffer.takeAll()));
     await inTime(this.giveBack(left));
     // A database that is just coming back may need more than one try.
@@ -131,8 +134,8 @@ export class JobQueue {
     const job = this.tryTakeJob();
     if (job || timeoutMs <= 0) return Promise.resolve(job);
     return new Promise((resolve) => {
-      const taker: Taker = { resolve, timer: null };
-      if (Number.isFinite(timeoutMs)) taker.timer = setTimeout(() => this.giveUp(taker), timeoutMs);
+      const taker: Taker = { resolve, endTimer: null };
+      taker.endTimer = after(timeoutMs, () => this.giveUp(taker));
       this.takers.push(taker);
       if (!this.turn) this.wake();
     });
@@ -164,6 +167,12 @@ export class JobQueue {
     this.freed.add(lanesOfQueue(job.queue!));
     if (!this.takers.length || this.state !== 'running') return this.tellFreed();
     this.tellGroups([]);
+    this.wake();
+  }
+
+  /** Looks at all lanes again: what was left to others, or for later, may run now. */
+  lookAgain(): void {
+    this.tellGroups(null);
     this.wake();
   }
 
@@ -311,7 +320,7 @@ export class JobQueue {
     const wanted = Math.min(this.slots, limit ?? Infinity) >> Math.min(this.failures, 10);
     if (wanted < 1 || group.lookAt > performance.now()) return null;
     const startedAt = performance.now();
-    const { share, ...memory } = group.lanes.next(wanted);
+    const { share, spare, ...memory } = group.lanes.next(wanted);
     group.looks();
     const result = await this.options.jobs.claims.claimLanes({
       ...this.claimer,
@@ -321,6 +330,7 @@ export class JobQueue {
       queue: group.queue,
       limit: wanted,
       share,
+      spare,
       memory,
     });
     const costMs = performance.now() - startedAt;
@@ -411,7 +421,9 @@ export class JobQueue {
     if (more) return 0;
     const groups = [...this.groups.values()];
     const sweepInMs = Math.min(Infinity, ...groups.map(({ scan }) => scan.sweepIsDueInMs()));
-    const lanesInMs = this.takers.length ? Math.min(Infinity, ...groups.map(({ lanes }) => lanes.nextInMs)) : Infinity;
+    const lanesInMs = this.takers.length
+      ? Math.min(Infinity, ...groups.map(({ nextLookInMs }) => nextLookInMs))
+      : Infinity;
     return Math.max(0, Math.min(sweepInMs, Math.max(1, lanesInMs), this.idleMs(found)));
   }
 
@@ -462,7 +474,8 @@ export class JobQueue {
   private dropStale(): void {
     const stale = this.buffer.takeOlderThan(this.options.queueTtlMs ?? 60_000);
     this.counters.staleDropped += stale.length;
-    void this.giveBack(stale);
+    const work = this.giveBack(stale).finally(() => this.givingBack.delete(work));
+    this.givingBack.add(work);
   }
 
   private async giveBack(jobs: ClaimedJob[]): Promise<void> {
@@ -484,7 +497,7 @@ export class JobQueue {
   }
 
   private answer(taker: Taker, job: ClaimedJob | null): void {
-    if (taker.timer) clearTimeout(taker.timer);
+    taker.endTimer?.();
     taker.resolve(job);
   }
 }

@@ -3,17 +3,24 @@ import type { Claimer, Outcome, SettleRequest, SettleResult } from '../interface
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema } from '../interfaces/task.interface.js';
-import { JobTimeoutError, LeaseLostError, ShutdownError, UnknownTaskError } from '../jobs.errors.js';
+import {
+  DatabaseUnavailableError,
+  JobTimeoutError,
+  LeaseLostError,
+  ShutdownError,
+  UnknownTaskError,
+} from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
-import type { JobTransaction } from '../manager/job.transaction.js';
-import { withReason } from '../storage/database.errors.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
+import { withReason } from '../storage/database.errors.js';
+import { openScope } from '../monitoring/async.scope.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { Deadlines, type Deadline } from './deadlines.js';
 import { InProgress } from './in.progress.js';
 import { JobContext } from './job.context.js';
 import { readReturned, readThrown, type DelayOf } from './outcome.js';
+import { RunningAttempt } from './running.attempt.js';
 import { settleInside } from './transactional.settle.js';
 
 export interface JobRunnerParts {
@@ -37,46 +44,62 @@ export interface Attempt extends SettleRequest {
 /** An attempt whose handler has ended: by an answer, or by throwing. */
 type Ended = Attempt & { thrown: boolean };
 
+/** Until a job is tried again whose transaction could not begin. */
+const NOT_BEGUN_MS = 10_000;
+
 export class JobRunner {
   private readonly deadlines = new Deadlines();
-  private readonly contexts = new InProgress<JobContext>();
+  private readonly running = new InProgress<RunningAttempt>();
 
   constructor(private readonly parts: JobRunnerParts) {}
 
-  /** Never rejects. Resolves when the handler has ended, or has run out of its time. */
+  /**
+   * Never rejects. Resolves when the handler, and all that the library does for it, has ended or has run out of its time.
+   * Everything of the attempt runs in an async context of its own.
+   */
   run(job: ClaimedJob): Promise<Attempt> {
-    const startedAt = performance.now();
-    const definition = this.parts.tasks.get(job.task);
-    if (definition && !definition.schema && !definition.options.transactional) {
-      return this.attempt(job, definition, job.payload, null, startedAt);
-    }
-    return this.prepareAndRun(job, definition, startedAt);
+    const scope = openScope();
+    return scope.runInAsyncScope(() =>
+      this.begin(new RunningAttempt(job, this.parts.jobs, this.parts.workerId, scope)),
+    );
   }
 
   /** Aborts the signal of one running job, or of one claim of it. */
   abort(jobId: string, reason: unknown, fence?: string): void {
-    for (const context of this.contexts.all()) {
-      if (context.job.id === jobId && (fence === undefined || context.job.fence === fence)) context.abort(reason);
+    for (const running of this.running.all()) {
+      if (running.job.id === jobId && (fence === undefined || running.job.fence === fence)) running.abort(reason);
     }
   }
 
-  isRunning(jobId: string): boolean {
-    return this.contexts.all().some(({ job }) => job.id === jobId);
+  abortAll(reasonOf: (job: ClaimedJob) => unknown): void {
+    for (const running of this.running.all()) running.abort(reasonOf(running.job));
   }
 
-  abortAll(reasonOf: (job: ClaimedJob) => unknown): void {
-    for (const context of this.contexts.all()) context.abort(reasonOf(context.job));
+  isRunning(jobId: string): boolean {
+    return this.running.all().some(({ job }) => job.id === jobId);
   }
 
   stop(): void {
     this.deadlines.clear();
   }
 
+  private begin(running: RunningAttempt): Promise<Attempt> {
+    const startedAt = performance.now();
+    const { job } = running;
+    const definition = this.parts.tasks.get(job.task);
+    this.running.add(running);
+    if (definition && !definition.schema && !definition.options.transactional) {
+      return this.attempt(running, definition, job.payload, startedAt);
+    }
+    return this.prepareAndRun(running, definition, startedAt).finally(() => this.running.delete(running));
+  }
+
   private async prepareAndRun(
-    job: ClaimedJob,
+    running: RunningAttempt,
     definition: TaskDefinition | undefined,
     startedAt: number,
   ): Promise<Attempt> {
+    const { job } = running;
     if (!definition) return ended(job, { kind: 'permanent', error: unknownTask(job.task) }, startedAt);
     let { payload } = job;
     if (definition.schema) {
@@ -84,45 +107,56 @@ export class JobRunner {
       if ('error' in checked) return ended(job, { kind: 'permanent', error: checked.error }, startedAt);
       payload = checked.payload;
     }
-    if (definition.options.transactional) return this.runInTransaction(job, definition, payload, startedAt);
-    return this.attempt(job, definition, payload, null, startedAt);
+    if (definition.options.transactional) return this.runInTransaction(running, definition, payload, startedAt);
+    return this.attempt(running, definition, payload, startedAt);
   }
 
   /** What the handler writes through `ctx.manager` is committed together with the job's settling, or not at all. */
   private async runInTransaction(
-    job: ClaimedJob,
+    running: RunningAttempt,
     definition: TaskDefinition,
     payload: unknown,
     startedAt: number,
   ): Promise<Attempt> {
-    let transaction: JobTransaction;
+    const { job } = running;
     try {
-      transaction = await this.parts.jobs.beginTransaction();
+      running.transaction = await this.beginTransaction(running);
     } catch (error) {
-      // Nothing has begun: the attempt does not count.
-      this.parts.onError(error, `beginning the transaction of job ${job.id}`);
-      return ended(job, { kind: 'released' }, startedAt);
+      return ended(job, this.readNotBegun(error, running, definition), startedAt);
     }
-    const attempt = await this.attempt(job, definition, payload, transaction, startedAt);
-    if (!attempt.thrown) {
-      const delayOf = this.delayOf(job, definition);
-      return settleInside(transaction, this.parts.claimer(), attempt, delayOf);
+    const { transaction } = running;
+    const attempt = await this.attempt(running, definition, payload, startedAt);
+    if (!attempt.thrown && !running.leftBehind) {
+      return settleInside(transaction, this.parts.claimer(), attempt, this.delayOf(job, definition));
     }
     // A handler that was left behind must not go on writing in a transaction that ends without it.
-    await (isLeftBehind(attempt.outcome) ? transaction.destroy() : transaction.rollback());
+    await (running.leftBehind || isLeftBehind(running) ? transaction.destroy() : transaction.rollback());
     return attempt;
+  }
+
+  private beginTransaction({ job, signal }: RunningAttempt) {
+    const report = (error: unknown): void => this.parts.onError(error, `beginning the transaction of job ${job.id}`);
+    return this.parts.jobs.beginTransaction(signal, report);
+  }
+
+  /** Nothing has begun: the attempt does not count, and the job comes back after a while. */
+  private readNotBegun(error: unknown, running: RunningAttempt, definition: TaskDefinition): Outcome {
+    if (running.isAborted) return this.readFailure(running.abortReason, running, definition);
+    if (!(error instanceof DatabaseUnavailableError)) {
+      this.parts.onError(error, `beginning the transaction of job ${running.job.id}`);
+    }
+    return { kind: 'snoozed', delayMs: NOT_BEGUN_MS * (0.5 + Math.random()), error };
   }
 
   /** Calls the handler. One promise and a few closures for each job: at this rate, what is allocated is what costs. */
   private attempt(
-    job: ClaimedJob,
+    running: RunningAttempt,
     definition: TaskDefinition,
     payload: unknown,
-    transaction: JobTransaction | null,
     startedAt: number,
   ): Promise<Ended> {
-    const context = new JobContext(job, this.parts.jobs, this.parts.workerId, transaction);
-    this.contexts.add(context);
+    const { job } = running;
+    const context = new JobContext(job, this.parts.jobs, this.parts.workerId, running);
     return new Promise((resolve) => {
       let deadline: Deadline | null = null;
       let over = false;
@@ -130,13 +164,15 @@ export class JobRunner {
         over = true;
         if (deadline) this.deadlines.remove(deadline);
         const attempt = ended(job, outcome, startedAt, thrown);
-        const unfinished = outcome.kind === 'partial' || context.isWriting;
-        if (!unfinished) this.contexts.delete(context);
-        resolve(unfinished ? this.finish(context, definition, attempt) : attempt);
+        if (outcome.kind === 'partial' || running.isUnfinished) {
+          return resolve(this.finish(running, definition, attempt, startedAt));
+        }
+        this.close(running);
+        resolve(attempt);
       };
       // What a handler does after its time is over goes nowhere, rejections included.
       const fail = (error: unknown): void => {
-        if (!over) end(this.readFailure(error, context, definition), true);
+        if (!over) end(this.readFailure(error, running, definition), true);
       };
       const answer = (value: unknown): void => {
         if (over) return;
@@ -149,7 +185,7 @@ export class JobRunner {
       try {
         const returned = definition.handler(payload, context);
         if (!isThenable(returned)) return answer(returned);
-        deadline = this.limitTime(context, definition, fail);
+        deadline = this.limitTime(running, definition, fail);
         returned.then(answer, fail);
       } catch (error) {
         fail(error);
@@ -157,35 +193,70 @@ export class JobRunner {
     });
   }
 
-  private limitTime(context: JobContext, definition: TaskDefinition, fail: (error: Error) => void): Deadline {
-    const { job } = context;
-    const timeoutMs = job.timeoutMs ?? definition.options.timeoutMs ?? this.parts.options.timeoutMs;
-    return this.deadlines.add(timeoutMs, () => {
-      const error = new JobTimeoutError(timeoutMs);
-      context.abort(error);
-      this.parts.events.emit('job.timeout', this.parts.workerId, { job, timeoutMs });
-      fail(error);
-    });
+  private limitTime(running: RunningAttempt, definition: TaskDefinition, fail: (error: Error) => void): Deadline {
+    const timeoutMs = this.timeoutOf(running, definition);
+    return this.deadlines.add(timeoutMs, () =>
+      running.scope.runInAsyncScope(fail, null, this.expire(running, timeoutMs)),
+    );
   }
 
-  /** What the handler has said last is on its way to the database, or steps belong to what it leaves behind. */
-  private async finish(context: JobContext, definition: TaskDefinition, attempt: Ended): Promise<Ended> {
-    const { outcome } = attempt;
+  private expire(running: RunningAttempt, timeoutMs: number): JobTimeoutError {
+    const { job } = running;
+    const error = new JobTimeoutError(timeoutMs);
+    running.abort(error);
+    this.parts.events.emit('job.timeout', this.parts.workerId, { job, timeoutMs });
+    return error;
+  }
+
+  private timeoutOf({ job }: RunningAttempt, definition: TaskDefinition): number {
+    return job.timeoutMs ?? definition.options.timeoutMs ?? this.parts.options.timeoutMs;
+  }
+
+  /**
+   * The handler has ended, but steps, or what it has said last, are under way: they belong to this attempt, and must not go
+   * on beside the next one. Then what they know is added to the outcome.
+   */
+  private async finish(
+    running: RunningAttempt,
+    definition: TaskDefinition,
+    attempt: Ended,
+    startedAt: number,
+  ): Promise<Ended> {
+    const timeoutMs = this.timeoutOf(running, definition);
+    const leftMs = timeoutMs - (performance.now() - startedAt);
+    const late = attempt.thrown
+      ? await running.endEarly(leftMs)
+      : await running.ended(leftMs, () => this.expire(running, timeoutMs));
+    const failure = late ?? running.unheardFailure();
     try {
-      if (outcome.kind !== 'partial') return attempt;
-      return { ...attempt, outcome: { ...outcome, partialResults: await context.withSteps(outcome.partialResults) } };
+      if (attempt.thrown) return attempt;
+      if (failure) throw failure.error;
+      return await this.complete(running, attempt);
     } catch (error) {
-      return { ...attempt, outcome: this.readFailure(error, context, definition), thrown: true };
+      return { ...attempt, outcome: this.readFailure(error, running, definition), thrown: true };
     } finally {
-      await context.written();
-      this.contexts.delete(context);
+      await running.written();
+      this.close(running);
     }
   }
 
-  private readFailure(error: unknown, context: JobContext, definition: TaskDefinition): Outcome {
-    if (context.abortReason instanceof ShutdownError) return { kind: 'released' };
+  private async complete(running: RunningAttempt, attempt: Ended): Promise<Ended> {
+    const { outcome, job } = attempt;
+    if (outcome.kind !== 'partial') return attempt;
+    const { partialResults, problem } = await running.complete(outcome.partialResults);
+    if (problem) this.parts.onError(problem, `task ${job.task}, job ${job.id}`);
+    return { ...attempt, outcome: { ...outcome, partialResults } };
+  }
+
+  private close(running: RunningAttempt): void {
+    running.close();
+    this.running.delete(running);
+  }
+
+  private readFailure(error: unknown, running: RunningAttempt, definition: TaskDefinition): Outcome {
+    if (running.abortReason instanceof ShutdownError) return { kind: 'released' };
     const reason = definition.options.transactional ? withReason(error) : error;
-    return readThrown(reason, this.delayOf(context.job, definition));
+    return readThrown(reason, this.delayOf(running.job, definition));
   }
 
   private readAnswer(returned: unknown, job: ClaimedJob, definition: TaskDefinition): Outcome {
@@ -198,7 +269,7 @@ export class JobRunner {
     return (error) => this.parts.jobs.settlement.retryDelayMs(job, error, definition.options.retry);
   }
 
-  /** What was stored before a release may not satisfy the schema after it; repeating would not mend that. */
+  /** What was stored before a release may not satisfy the schema after it, and a retry would fail in the same way. */
   private async check(
     schema: PayloadSchema,
     { task, payload }: ClaimedJob,
@@ -218,8 +289,8 @@ function ended(job: ClaimedJob, outcome: Outcome, startedAt: number, thrown = fa
 const isThenable = (answer: unknown): answer is PromiseLike<unknown> =>
   typeof (answer as PromiseLike<unknown> | null | undefined)?.then === 'function';
 
-const isLeftBehind = (outcome: Outcome): boolean =>
-  'error' in outcome && (outcome.error instanceof JobTimeoutError || outcome.error instanceof LeaseLostError);
+const isLeftBehind = ({ abortReason }: RunningAttempt): boolean =>
+  abortReason instanceof JobTimeoutError || abortReason instanceof LeaseLostError;
 
 const unknownTask = (task: string): UnknownTaskError =>
   new UnknownTaskError(

@@ -176,7 +176,8 @@ export class OutcomeBatcher {
         reason: reason ?? (outcome.kind === 'cancelled' ? outcome.reason : null),
       });
     } else if (status === 'completed') {
-      const result = outcome.kind === 'completed' ? outcome.result : null;
+      const text = outcome.kind === 'completed' ? outcome.result : null;
+      const result: unknown = text === null ? null : JSON.parse(text);
       events.emit('job.completed', workerId, { job, executionTimeMs, result });
     } else if (outcome.kind === 'snoozed') events.emit('job.snoozed', workerId, { job, ms: outcome.delayMs });
     else if (outcome.kind === 'partial') {

@@ -1,7 +1,10 @@
 // What a handler's answer means. Whatever it returns or throws becomes an Outcome here and nowhere else.
 import type { Outcome } from '../interfaces/claim.interface.js';
 import type { PartialResults } from '../interfaces/job.interface.js';
-import { InvalidArgumentError } from '../jobs.errors.js';
+import { callOptions } from '../manager/call.arguments.js';
+import { exactJson } from '../manager/exact.json.js';
+import { check } from '../validation.js';
+import { rules } from '../validation.rules.js';
 
 /** A fixed key, so that several copies of the package understand each other. */
 const BRAND = Symbol.for('millrace:outcome');
@@ -20,10 +23,14 @@ interface Snooze {
 /**
  * Return it from a handler that got half-way: the job runs again after its backoff and finds this as `ctx.previous`.
  *
+ * @throws InvalidArgumentError
  * @example
  * return partialSuccess({ completedSteps: ['reserve'], retryFromStep: 'charge', results: { reservation: 7 } });
  */
-export const partialSuccess = (results: PartialResults): PartialSuccess => ({ [BRAND]: 'partial-success', results });
+export function partialSuccess(results: PartialResults): PartialSuccess {
+  check({}, [callOptions.partialResults, results]);
+  return { [BRAND]: 'partial-success', results };
+}
 
 /** Whether a value was made by `partialSuccess`. */
 export const isPartialSuccess = (value: unknown): value is PartialSuccess => brandOf(value) === 'partial-success';
@@ -33,10 +40,8 @@ export const isPartialSuccess = (value: unknown): value is PartialSuccess => bra
  * @throws InvalidArgumentError unless `ms` is a number of at least 0
  */
 export function snooze(ms: number): Snooze {
-  if (typeof ms === 'number' && ms >= 0 && ms <= 1e12) return { [BRAND]: 'snooze', ms };
-  throw new InvalidArgumentError([
-    `Expected snooze to get a number of milliseconds from 0 to 1e12, got ${String(ms)}.`,
-  ]);
+  check({ 'the ms of snooze': [ms, rules.duration] });
+  return { [BRAND]: 'snooze', ms };
 }
 
 const brandOf = (value: unknown): unknown =>
@@ -57,7 +62,7 @@ export function readReturned(value: unknown, delayOf: DelayOf): Reading {
 
 export function readThrown(error: unknown, delayOf: DelayOf): Outcome {
   const code = codeOf(error);
-  if (code === 'ERR_JOBS_PERMANENT_FAILURE') return { kind: 'permanent', error };
+  if (code === 'ERR_JOBS_PERMANENT_FAILURE' || code === 'ERR_JOBS_STEP_RESULT') return { kind: 'permanent', error };
   if (code === 'ERR_JOBS_CANCELLED') return { kind: 'cancelled', reason: (error as Error).message };
   const delayMs = delayOf(error);
   return delayMs === false ? { kind: 'permanent', error } : { kind: 'failed', error, delayMs };
@@ -73,8 +78,11 @@ function codeOf(error: unknown): unknown {
 }
 
 function readPartial({ results }: PartialSuccess, delayOf: DelayOf): Reading {
-  const unkept = refuse('the partial results', () => JSON.stringify(results));
-  if (unkept.problem) return { outcome: readThrown(unkept.problem, delayOf) };
+  try {
+    exactJson('the partial results', results);
+  } catch (error) {
+    return { outcome: readThrown(error, delayOf) };
+  }
   const delayMs = delayOf(undefined);
   return { outcome: { kind: 'partial', partialResults: results, delayMs: delayMs === false ? 0 : delayMs } };
 }
@@ -82,8 +90,16 @@ function readPartial({ results }: PartialSuccess, delayOf: DelayOf): Reading {
 /** A result that cannot be kept must not make the job fail: its work is done, and would be done again. */
 function readResult(value: unknown): Reading {
   const { text, problem } = refuse('the result', () => JSON.stringify(value));
+  if (text === '{}' && !isPlain(value))
+    return { outcome: { kind: 'completed', result: null }, problem: emptied(value) };
   return { outcome: { kind: 'completed', result: text ?? null }, ...(problem && { problem }) };
 }
+
+const isPlain = (value: unknown): boolean => [Object.prototype, null].includes(Object.getPrototypeOf(value) as object);
+
+/** A Map, a Set, an Error … */
+const emptied = (value: unknown): Error =>
+  new Error(`the result is a ${(value as object).constructor.name}, of which JSON keeps nothing, and was not kept`);
 
 function refuse(what: string, write: () => string | undefined): { text?: string; problem?: Error } {
   try {

@@ -27,6 +27,7 @@ import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
+import { checkWait, queueSettingsOf } from './queue.options.js';
 import type { CircuitState } from './settle.circuit.js';
 import type { TaskRoom } from './claim.group.js';
 import { WorkerIdentity } from './worker.identity.js';
@@ -34,6 +35,8 @@ import { WorkerIdentity } from './worker.identity.js';
 /** What adds jobs by the clock for as long as a pool runs. */
 export interface PoolScheduler {
   start(workerId: string): Promise<void>;
+  /** Tasks have been added. */
+  declare(): Promise<void>;
   /** Never rejects. */
   stop(): Promise<void>;
 }
@@ -92,6 +95,7 @@ export class WorkerPool {
   private markEnded!: () => void;
   private current: WorkerPoolState = 'new';
   private stopping: Promise<void> | null = null;
+  private forced = false;
   private unwatch: (() => void) | null = null;
   private slots: Promise<void>[] = [];
 
@@ -112,7 +116,7 @@ export class WorkerPool {
     const held = (): ClaimedJob[] => [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
     this.isolation = new Isolation(options.maxCrashes);
     this.queue = new JobQueue({
-      ...options,
+      ...queueSettingsOf(options),
       jobs,
       workerId,
       notifier,
@@ -209,6 +213,7 @@ export class WorkerPool {
    * to their lease. Resolves when every outcome is settled.
    */
   async stop(timeoutMs = this.parts.options.gracefulShutdownTimeoutMs): Promise<void> {
+    checkWait(timeoutMs);
     return this.shutDown(timeoutMs, false);
   }
 
@@ -227,6 +232,11 @@ export class WorkerPool {
     return this.ended;
   }
 
+  /** Tasks were found after the start: writes down what they declare. */
+  async declareTasks(): Promise<void> {
+    await this.parts.scheduler?.declare();
+  }
+
   private async prepareTransactions(): Promise<void> {
     const { jobs, tasks, options } = this.parts;
     const transactional = tasks.names().some((task) => tasks.get(task)?.options.transactional);
@@ -237,13 +247,14 @@ export class WorkerPool {
     if (this.current === 'new') return this.terminate();
     if (this.current === 'terminated') return;
     const first = this.stopping === null;
-    this.stopping ??= this.drain(timeoutMs, forced);
+    this.forced ||= forced;
+    this.stopping ??= this.drain(timeoutMs);
     // A second, more urgent call while the first still waits: abort now.
     if (!first && Number.isFinite(timeoutMs)) void this.abortAfter(timeoutMs);
     await this.stopping;
   }
 
-  private async drain(timeoutMs: number, forced: boolean): Promise<void> {
+  private async drain(timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs + ABORT_GRACE_MS;
     const scheduled = this.parts.scheduler?.stop();
     const emptied = this.queue.stop(Math.min(LONGEST_JOIN_MS, Math.max(SHORTEST_JOIN_MS, timeoutMs)));
@@ -259,7 +270,7 @@ export class WorkerPool {
     await settledWithin(LAST_STEPS_MS, lastSteps());
     this.runner.stop();
     this.terminate();
-    this.parts.events.emit('pool.stop', this.workerId, { forced });
+    this.parts.events.emit('pool.stop', this.workerId, { forced: this.forced });
   }
 
   /** Waits for the last outcomes to be written, and says which could not be. Where settles fail, until the deadline. */
@@ -306,7 +317,7 @@ export class WorkerPool {
 
   private leave(job: ClaimedJob): void {
     this.active.delete(job);
-    this.isolation.leave(job);
+    if (this.isolation.leave(job)) this.queue.lookAgain();
     if (this.limitOf(job) === null) return;
     this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
     this.queue.serve();

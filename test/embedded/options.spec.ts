@@ -77,7 +77,7 @@ it('options that make no sense are all named before anything is started', async 
   const refusal = (await refusalOf(options as object)) as unknown as InvalidArgumentError;
   expect(refusal).toBeInstanceOf(InvalidArgumentError);
   expect(refusal.problems).toEqual([
-    'Unknown option "datadir"; known are dataDir, port, settings, binaries.',
+    'Unknown option datadir; did you mean dataDir?',
     'Expected dataDir to be the path of a folder, got "".',
     'Expected port to be an integer from 0 to 65535, got 65536.',
     'Expected settings without "listen_addresses": the server listens on 127.0.0.1 only; see the options port and dataDir.',

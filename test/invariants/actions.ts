@@ -140,7 +140,8 @@ export async function claimForPool(
   const claimed: ClaimedJob[] = [];
   for (;;) {
     const limit = batch - claimed.length;
-    const look = { ...request, limit, share, maxCrashes: null, queue: null, memory: memory.next(limit) };
+    const { share: _share, spare, ...state } = memory.next(limit);
+    const look = { ...request, limit, share, spare, maxCrashes: null, queue: null, memory: state };
     const found = await jobs.claims.claimLanes(look);
     memory.learn(found, 0);
     claimed.push(...found.jobs);

@@ -6,6 +6,7 @@ import {
   createJobManager,
   createWorkerPool,
   type CollectingJobEvents,
+  CrontabLockedError,
   type CronSpec,
   InvalidArgumentError,
   InvalidOptionsError,
@@ -19,10 +20,12 @@ import {
 } from '../../lib/index.js';
 import { CronScheduler } from '../../lib/maintenance/cron.scheduler.js';
 import type { Crontabs } from '../../lib/manager/crontabs.js';
+import { poolPartsOf } from '../../lib/jobs.factory.js';
+import type { TaskDeclarations } from '../../lib/manager/declarations.js';
 import { TaskRegistry } from '../../lib/manager/task.registry.js';
 import { applicationsOnOneDatabase } from '../support/app.js';
 import { eventually } from '../support/database.js';
-import { createTestManager, type TestManager, WORKER } from '../support/manager.js';
+import { createTestManager, OTHER, type TestManager, WORKER } from '../support/manager.js';
 
 let test: TestManager;
 let jobs: JobManager;
@@ -44,7 +47,7 @@ afterEach(async () => {
 
 const MINUTE = 60_000;
 const schedulerOf = (manager: JobManager): CronScheduler =>
-  new CronScheduler({ crontabs: manager.crontabs, tasks: new TaskRegistry(), events });
+  new CronScheduler({ jobs: manager, tasks: new TaskRegistry(), events });
 /** As if by a process that has just started. */
 const tick = (): Promise<number> => schedulerOf(jobs).tick();
 const added = async (): Promise<string[]> => (await jobs.listJobs()).items.map(({ id }) => id);
@@ -141,21 +144,40 @@ describe('a recurring job', () => {
     expect(events.ofType('worker.error')).toEqual([]);
   });
 
-  it('waits for the scheduler that fires the same slot, and then adds nothing', async () => {
+  it('is left to the transaction that holds it, which keeps no other crontab from firing', async () => {
     await due(10_000, { overlap: 'queue' });
-    const first = new pg.Client(test.url);
-    await first.connect();
-    await first.query(`begin`);
-    await first.query(`select from jobs.crontabs where id = 'report' for update`);
-    const second = tick();
-    await eventually(
-      async () => (await test.sql(`select from pg_stat_activity where wait_event_type = 'Lock'`)).length,
+    const { schedule } = await daily(10_000);
+    await jobs.scheduleCron({ id: 'other', task: 'other', schedule });
+    await knownFor(15_000);
+    const holder = new pg.Client(test.url);
+    await holder.connect();
+    await holder.query(`begin; select from jobs.crontabs where id = 'report' for update`);
+    const scheduler = schedulerOf(jobs);
+    expect(await scheduler.tick()).toBeLessThanOrEqual(1_000);
+    expect((await jobs.listJobs()).items.map(({ task }) => task)).toEqual(['other']);
+    expect(events.ofType('worker.error')).toEqual([]);
+    await holder.query(`update jobs.crontabs set last_slot_at = clock_timestamp() where id = 'report'; commit`);
+    await holder.end();
+    await tick();
+    expect(await added()).toHaveLength(1);
+  });
+
+  it('that stays held by a transaction is reported', async () => {
+    await due();
+    const holder = new pg.Client(test.url);
+    await holder.connect();
+    await holder.query(`begin; select from jobs.crontabs where id = 'report' for update`);
+    const scheduler = schedulerOf(jobs);
+    jest.spyOn(performance, 'now').mockImplementation(
+      (
+        (past) => () =>
+          (past += 60_000)
+      )(0),
     );
-    await first.query(`update jobs.crontabs set last_slot_at = clock_timestamp()`);
-    await first.query(`commit`);
-    await first.end();
-    await second;
-    expect(await added()).toEqual([]);
+    for (let n = 0; n < 8; n++) await scheduler.tick();
+    jest.restoreAllMocks();
+    expect(events.ofType('worker.error').map(({ error }) => error)).toEqual([expect.any(CrontabLockedError)]);
+    await holder.end();
   });
 
   it('goes by the database’s clock: a process whose clock is an hour ahead or behind fires the same', async () => {
@@ -277,6 +299,30 @@ describe('while the last job of a crontab is not finished', () => {
     expect(await added()).toHaveLength(3);
   });
 
+  it('no other is added by a process that looks for a due slot while the job is being added', async () => {
+    await jobs.scheduleCron({ id: 'beat', task: 'beat', schedule: '* * * * * *' });
+    await knownFor(3_000);
+    const first = new pg.Client(test.url);
+    await first.connect();
+    await first.query('begin');
+    await first.query(`select from jobs.crontabs for update`);
+    const { id } = await jobs.addJob('beat', null, { manager: first });
+    // A slot was fired, and another is due already.
+    await first.query(`update jobs.crontabs set last_job_id = $1, last_slot_at = clock_timestamp() - interval '2 s'`, [
+      id,
+    ]);
+    let over = false;
+    const second = tick().then(() => (over = true));
+    await eventually(
+      async () => over || (await test.sql(`select from pg_stat_activity where wait_event_type = 'Lock'`)).length > 0,
+    );
+    await first.query('commit');
+    await first.end();
+    await second;
+    await tick();
+    expect(await added()).toEqual([id]);
+  });
+
   it('another is added all the same where the crontab says queue', async () => {
     await due(10_000, { overlap: 'queue' });
     await tick();
@@ -335,6 +381,17 @@ describe('scheduleCron', () => {
     expect(await jobs.listCrons()).toMatchObject([{ lastSlotAt: slot, payload: 'newer' }]);
   });
 
+  it('lets a crontab fire again that a clock which was ahead once has kept silent', async () => {
+    const { schedule, slot } = await daily(-20_000);
+    await jobs.scheduleCron({ id: 'report', task: 'report', schedule });
+    await test.sql(
+      `update jobs.crontabs set last_slot_at = now() + interval '1 year', known_since = now() + interval '1 year'`,
+    );
+    expect((await jobs.listCrons())[0]!.nextSlotAt!.getTime()).toBeGreaterThan(slot.getTime() + 300 * 86_400_000);
+    const cured = await jobs.scheduleCron({ id: 'report', task: 'report', schedule });
+    expect(cured).toMatchObject({ nextSlotAt: slot, lastSlotAt: null });
+  });
+
   it('names every fault in one error, and stores nothing', async () => {
     const wrong = {
       id: '',
@@ -348,7 +405,17 @@ describe('scheduleCron', () => {
     } as unknown as CronSpec & { task: string };
     const error: unknown = await jobs.scheduleCron(wrong).catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(InvalidArgumentError);
-    for (const part of ['id', 'task', 'schedule', 'timeZone', 'backfillMs', 'overlap', 'option"', 'runAt', 'priority'])
+    for (const part of [
+      'id',
+      'task',
+      'schedule',
+      'timeZone',
+      'backfillMs',
+      'overlap',
+      'option option',
+      'runAt',
+      'priority',
+    ])
       expect((error as Error).message).toContain(part);
     await expect(jobs.scheduleCron(undefined as never)).rejects.toThrow(InvalidArgumentError);
     expect(await jobs.listCrons()).toEqual([]);
@@ -403,7 +470,11 @@ describe('the scheduler', () => {
 
   it('reports a database that does not answer and asks it ever less often', async () => {
     const crontabs = { look: () => Promise.reject(new Error('away')) } as unknown as Crontabs;
-    const scheduler = new CronScheduler({ crontabs, tasks: new TaskRegistry(), events });
+    const scheduler = new CronScheduler({
+      jobs: { declarations: jobs.declarations, crontabs },
+      tasks: new TaskRegistry(),
+      events,
+    });
     const waits: number[] = [];
     for (let n = 0; n < 7; n++) waits.push(await scheduler.tick());
     const ceilings = [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000];
@@ -456,6 +527,14 @@ describe('a crontab that a task declares', () => {
   };
   const handler = (): void => undefined;
   const ids = async (): Promise<string[]> => (await jobs.listCrons()).map(({ id }) => id);
+  /** As a pool of this worker would write them. */
+  const declarationsOf = (tasks: Record<string, PlainTask>, workerId: string): Promise<TaskDeclarations> => {
+    const { tasks: registry } = poolPartsOf({ jobs, tasks });
+    return jobs.declarations.ofTasks(
+      registry.names().map((name) => registry.get(name)!),
+      workerId,
+    );
+  };
 
   it('is written down when a pool starts, under the task’s name or its key', async () => {
     const night = { schedule: '0 3 * * *', timeZone: 'Europe/Berlin', payload: { all: true }, key: 'night' };
@@ -489,10 +568,144 @@ describe('a crontab that a task declares', () => {
 
   it('goes when a process that handles the task does not declare it any more', async () => {
     await start({ clean: { handler, cron: NEVER }, report: { handler, cron: NEVER } });
-    await start({ other: handler });
-    expect(await ids()).toEqual(['clean', 'report']);
     await start({ clean: handler, report: { handler, cron: { schedule: NEVER, key: 'weekly' } } });
     expect(await ids()).toEqual(['weekly']);
+  });
+
+  it('stays while some pool handles its task, whatever else newer processes handle', async () => {
+    const kind = pool({ clean: { handler, cron: NEVER } });
+    await kind.start();
+    await start({ other: handler });
+    expect(await ids()).toEqual(['clean']);
+  });
+
+  it('goes with the release that declared it, when a newer one without the task runs', async () => {
+    const old = pool({ 'old-name': { handler, cron: NEVER } });
+    await old.start();
+    const renamed = await declarationsOf({ 'new-name': { handler, cron: NEVER } }, WORKER);
+    await renamed.declare();
+    expect(await ids()).toEqual(['new-name', 'old-name']);
+    await old.stop();
+    await renamed.repeat();
+    expect(await ids()).toEqual(['new-name']);
+  });
+
+  it('is not removed by an older release, while its own has no process for a moment', async () => {
+    const [older, newer] = [{ other: handler }, { clean: { handler, cron: NEVER } }];
+    await start(older);
+    await start(newer);
+    await start(older);
+    expect(await ids()).toEqual(['clean']);
+  });
+
+  it('comes back as it was when its task comes back within a day, with the slots that are due', async () => {
+    const slot = await due();
+    const { schedule } = (await jobs.listCrons())[0]!;
+    await jobs.unscheduleCron('report');
+    const tasks = { report: { handler, cron: { schedule, backfillMs: MINUTE } } };
+    await start(tasks);
+    await knownFor(15_000);
+    await start({ another: handler });
+    expect(await ids()).toEqual([]);
+    await tick();
+    expect(await added()).toEqual([]);
+    await start(tasks);
+    await tick();
+    expect(await added()).toHaveLength(1);
+    expect((await jobs.listCrons())[0]!.lastSlotAt).toEqual(slot);
+  });
+
+  it('comes back as a new one after that', async () => {
+    const { schedule } = await daily(10_000);
+    const tasks = { report: { handler, cron: { schedule, backfillMs: MINUTE } } };
+    await start(tasks);
+    await start({ another: handler });
+    await knownFor(15_000);
+    await test.sql(`update jobs.crontabs set retired_at = retired_at - interval '2 days'`);
+    await start(tasks);
+    await tick();
+    expect(await added()).toEqual([]);
+  });
+
+  describe('during a rolling deploy', () => {
+    const [MAY, JUNE] = ['0 0 1 5 *', '0 0 1 6 *'];
+    const schedules = async (): Promise<string[][]> =>
+      (await jobs.listCrons()).map(({ id, schedule }) => [id, schedule]);
+
+    it.each<[string, Record<string, PlainTask>, Record<string, PlainTask>, string[][]]>([
+      ['another schedule', { t: { handler, cron: MAY } }, { t: { handler, cron: JUNE } }, [['t', JUNE]]],
+      [
+        'another key',
+        { t: { handler, cron: MAY } },
+        { t: { handler, cron: { schedule: MAY, key: 'k' } } },
+        [['k', MAY]],
+      ],
+      ['the first crontab', { t: handler }, { t: { handler, cron: JUNE } }, [['t', JUNE]]],
+      ['no crontab', { t: { handler, cron: MAY } }, { t: handler }, []],
+    ])('an old process that starts again changes nothing of the new release: %s', async (_what, old, now, expected) => {
+      await start(old);
+      const newer = pool(now);
+      await newer.start();
+      expect(await schedules()).toEqual(expected);
+      const restarted = await declarationsOf(old, OTHER);
+      await restarted.declare();
+      await restarted.repeat();
+      expect(await schedules()).toEqual(expected);
+    });
+
+    it('the older release has the say again once the newer one is gone: a rollback', async () => {
+      await start({ t: { handler, cron: MAY } });
+      const newer = pool({ t: { handler, cron: JUNE } });
+      await newer.start();
+      const rolledBack = await declarationsOf({ t: { handler, cron: MAY } }, OTHER);
+      await rolledBack.declare();
+      expect(await schedules()).toEqual([['t', JUNE]]);
+      await newer.stop();
+      await rolledBack.repeat();
+      expect(await schedules()).toEqual([['t', MAY]]);
+    });
+
+    it('a newer release whose processes were killed has the say until their heartbeats are overdue', async () => {
+      await (await declarationsOf({ t: { handler, cron: MAY } }, OTHER)).declare();
+      const newer = pool({ t: { handler, cron: JUNE } });
+      await newer.start();
+      const older = await declarationsOf({ t: { handler, cron: MAY } }, OTHER);
+      await older.repeat();
+      expect(await schedules()).toEqual([['t', JUNE]]);
+      await newer.forceStop();
+      await test.sql(`update jobs.releases set worker_ids = array[$1]`, [newer.workerId]);
+      await test.sql(`update jobs.workers set stopped_at = null, heartbeat_at = now() - interval '1 day'`);
+      await older.repeat();
+      expect(await schedules()).toEqual([['t', MAY]]);
+    });
+
+    it('what an operator has removed does not come back before a pool starts', async () => {
+      const running = await declarationsOf({ t: { handler, cron: MAY } }, OTHER);
+      await running.declare();
+      await jobs.unscheduleCron('t');
+      await running.repeat();
+      expect(await schedules()).toEqual([]);
+      await running.declare();
+      expect(await schedules()).toEqual([['t', MAY]]);
+    });
+  });
+
+  it('whose row some transaction holds keeps no pool from starting, and is written later', async () => {
+    await start({ clean: { handler, cron: '0 0 1 5 *' } });
+    const holder = new pg.Client(test.url);
+    await holder.connect();
+    await holder.query(`begin; select from jobs.crontabs for update`);
+    const tasks = { clean: { handler, cron: '0 0 1 6 *' } };
+    await pool(tasks).start();
+    expect(await jobs.listCrons()).toMatchObject([{ schedule: '0 0 1 5 *' }]);
+    await expect(jobs.scheduleCron({ id: 'clean', task: 'clean', schedule: NEVER })).rejects.toThrow(
+      CrontabLockedError,
+    );
+    await expect(jobs.unscheduleCron('clean')).rejects.toThrow(CrontabLockedError);
+    await holder.query('commit');
+    await holder.end();
+    await (await declarationsOf(tasks, OTHER)).repeat();
+    expect(await jobs.listCrons()).toMatchObject([{ schedule: '0 0 1 6 *' }]);
   });
 
   it('leaves alone what was scheduled by hand under the same id, and for the same task', async () => {

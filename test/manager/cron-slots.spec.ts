@@ -173,7 +173,7 @@ describe('the last slot within a time', () => {
 });
 
 describe('a schedule', () => {
-  it.each(['* * * * *', '*/5 8-18 * * 1-5', '0 0 29 2 *', '30 0 3 * * *', '0 8 * jan mon'])(
+  it.each(['* * * * *', '*/5 8-18 * * 1-5', '0 0 29 2 *', '30 0 3 * * *', '0 8 * jan mon', '*/60 */24 */31 */12 */7'])(
     'may be "%s"',
     (expression) => {
       expect(isSchedule(expression)).toBe(true);
@@ -182,6 +182,13 @@ describe('a schedule', () => {
 
   it.each(['', 'soon', '* * * *', '60 * * * *', '0 0 30 2 *', '* * * * * * *', 5, null])(
     'may not be %p',
+    (expression) => {
+      expect(isSchedule(expression)).toBe(false);
+    },
+  );
+
+  it.each(['*/61 * * * *', '0,*/90 * * * *', '5/70 * * * *', '0 */25 * * *', '0 0 */32 * *', '*/61 * * * * *'])(
+    'may not step beyond its field, where it would not mean what it says: "%s"',
     (expression) => {
       expect(isSchedule(expression)).toBe(false);
     },

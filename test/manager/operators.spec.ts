@@ -11,6 +11,7 @@ import {
   type JobManager,
 } from '../../lib/index.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+import { claimAsPool, registerPool } from '../support/pool.claims.js';
 
 let test: TestManager;
 let jobs: JobManager;
@@ -218,18 +219,9 @@ describe('resetLockedJobs (reset-locked-jobs)', () => {
       { task: 'x', payload: 1 },
       { task: 'x', payload: 2, maxAttempts: 1 },
     ]);
-    await jobs.claims.registerWorker({ id: WORKER, host: 'h', pid: 1, concurrency: 1, tasks: [], leaseMs: 30_000 });
-    await jobs.claims.registerWorker({ id: OTHER, host: 'h', pid: 2, concurrency: 1, tasks: [], leaseMs: 30_000 });
-    const request = {
-      taskIdentifiers: null,
-      forbiddenFlags: null,
-      queues: null,
-      leaseMs: null,
-      cursor: [],
-      slotPriorityLimit: null,
-      lookForSlots: true,
-    };
-    const { jobs: claimed } = await jobs.claims.claim({ ...request, workerId: WORKER, limit: 2, slots: 2 });
+    await registerPool(jobs, WORKER);
+    await registerPool(jobs, OTHER);
+    const claimed = await claimAsPool(jobs, WORKER, { limit: 2 });
     expect(claimed).toHaveLength(2);
     expect(await jobs.resetLockedJobs()).toBe(0);
     await test.sql(`update jobs.workers set heartbeat_at = heartbeat_at - interval '31 s' where id = $1`, [WORKER]);
@@ -239,9 +231,8 @@ describe('resetLockedJobs (reset-locked-jobs)', () => {
       ['available', 'worker died'],
     ]);
     expect((await jobs.workers()).map(({ id }) => id)).toEqual([OTHER]);
-    expect(await jobs.claims.heartbeat(WORKER)).toMatchObject({ expired: true });
-    const { jobs: refused } = await jobs.claims.claim({ ...request, workerId: WORKER, limit: 2, slots: 2 });
-    expect(refused).toEqual([]);
+    expect(await jobs.registry.heartbeat(WORKER)).toMatchObject({ expired: true });
+    expect(await claimAsPool(jobs, WORKER, { limit: 2 })).toEqual([]);
   });
 });
 
@@ -362,6 +353,29 @@ describe('looking', () => {
     await expect(jobs.listJobs({}, { limit: 0 })).rejects.toThrow(InvalidArgumentError);
   });
 
+  it.each<[string, string, string | null]>([
+    ['quotes', 'she said "hi"', null],
+    ['backslashes', 'C:\\temp\\new', null],
+    ['line breaks and tabs', 'one\ntwo\tthree', null],
+    ['wildcards of SQL', '100%_sure', null],
+    ['letters beyond ASCII', 'Zoë 🚀 ß', null],
+    ['letters that SQL has stored as escapes', 'Zoë 🚀 ß', '"Zo\\u00eb \\ud83d\\uDE80 \\u00DF"'],
+    ['slashes that SQL has stored as escapes', 'https://a/ö', '"https:\\/\\/a\\/\\u00f6"'],
+  ])('listJobs searches for texts as people write them: %s', async (_what, text, stored) => {
+    const { id } = await jobs.addJob('x', { note: `a ${text} b` });
+    if (stored) await test.sql(`update jobs.job_bodies set payload = $2 where id = $1`, [id, `{"note":${stored}}`]);
+    await jobs.addJob('x', { note: 'something else' });
+    const found = await jobs.listJobs({ search: text });
+    expect(found.items.map((job) => job.id)).toEqual([id]);
+    expect((await jobs.listJobs({ search: `${text} and more` })).items).toEqual([]);
+  });
+
+  it('listJobs searches errors, too', async () => {
+    const { id } = await jobs.addJob('x', 1);
+    await jobs.permanentlyFailJobs([id], 'no "such"\nfile');
+    expect((await jobs.listJobs({ search: '"such"\nFILE' })).items.map((job) => job.id)).toEqual([id]);
+  });
+
   it('listHistory pages through finished attempts', async () => {
     await jobs.addJobs(Array.from({ length: 7 }, (_, n) => ({ task: 'x', payload: n })));
     await jobs.completeJobs(WORKER, await jobs.getJobs(WORKER, { batchSize: 7 }), 1);
@@ -399,7 +413,7 @@ describe('looking', () => {
     expect(await jobs.explain(id)).toMatchObject({ status: 'scheduled', reason: 'future', until: expect.any(Date) });
     const now = await jobs.addJob('x', 1);
     expect(await jobs.explain(now.id)).toMatchObject({ reason: 'no_worker' });
-    await jobs.claims.registerWorker({ id: WORKER, host: 'h', pid: 1, concurrency: 1, tasks: ['y'], leaseMs: 30_000 });
+    await registerPool(jobs, WORKER);
     expect(await jobs.explain(now.id)).toMatchObject({ reason: 'no_handler', message: expect.stringContaining('"x"') });
     await expect(jobs.explain(NOBODY)).rejects.toThrow(JobNotFoundError);
   });

@@ -1,6 +1,12 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import type { ClaimedJob, JobManager } from '../../lib/index.js';
+import {
+  createJobManager,
+  createWorkerPool,
+  type ClaimedJob,
+  type JobManager,
+  type WorkerPool,
+} from '../../lib/index.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 
 let test: TestManager;
@@ -12,7 +18,7 @@ beforeAll(async () => {
 });
 afterAll(() => test.close());
 beforeEach(async () => {
-  await test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues`);
+  await test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places`);
   await jobs.declareQueues();
 });
 
@@ -47,8 +53,6 @@ describe('a queue that is declared nowhere', () => {
     await add('serial', 'first', 'second');
     await claim();
     await claim(10, OTHER);
-    // Nobody has been made to wait for a while.
-    await test.sql(`update jobs.job_queues set parked_at = now() - interval '1 hour'`);
     await jobs.forceUnlockJobs();
     const again = await claim();
     expect(payloads(again)).toEqual(['first']);
@@ -139,6 +143,74 @@ describe('a declared queue', () => {
     expect(await queue('free')).toMatchObject({ concurrency: Infinity, running: 50, waiting: 0 });
   });
 
+  describe('during a rolling deploy', () => {
+    const release = async (concurrency: number): Promise<JobManager> => {
+      const manager = await createJobManager({ connection: test.url, queues: { thumbs: { concurrency } } });
+      opened.push(manager);
+      return manager;
+    };
+    const run = async (manager: JobManager): Promise<WorkerPool> => {
+      const pool = createWorkerPool({ jobs: manager, tasks: { x: () => undefined } });
+      await pool.start();
+      pools.push(pool);
+      return pool;
+    };
+    const opened: JobManager[] = [];
+    const pools: WorkerPool[] = [];
+    afterEach(async () => {
+      await Promise.all(pools.splice(0).map((pool) => pool.stop()));
+      await Promise.all(opened.splice(0).map((manager) => manager.close()));
+      await test.sql('truncate jobs.releases');
+    });
+
+    it('keeps the limit of the new release, however often processes of the old one start', async () => {
+      await run(await release(5));
+      await run(await release(10));
+      expect(await queue('thumbs')).toMatchObject({ concurrency: 10 });
+      await run(await release(5));
+      expect(await queue('thumbs')).toMatchObject({ concurrency: 10 });
+    });
+
+    it('gets the old limit back when the new release is gone: a rollback', async () => {
+      const old = await release(5);
+      const pool = await run(await release(10));
+      await old.declarations.repeatQueues();
+      expect(await queue('thumbs')).toMatchObject({ concurrency: 10 });
+      await pool.stop();
+      await old.declarations.repeatQueues();
+      expect(await queue('thumbs')).toMatchObject({ concurrency: 5 });
+    });
+  });
+
+  it('stays as declared when a process that does not declare it collects garbage, until a month has passed', async () => {
+    const other = await createJobManager({ connection: test.url });
+    await other.gcJobQueues();
+    expect(await queue('wide')).toMatchObject({ concurrency: 3 });
+    await test.sql(`update jobs.job_queues set declared_at = now() - interval '31 days' where name = 'wide'`);
+    await jobs.declareQueues();
+    await other.gcJobQueues();
+    expect(await queue('wide')).toMatchObject({ concurrency: 3 });
+    await test.sql(`update jobs.job_queues set declared_at = now() - interval '31 days' where name = 'wide'`);
+    await other.gcJobQueues();
+    expect(await queue('wide')).toBeUndefined();
+    await other.close();
+  });
+
+  it('whose row some transaction holds keeps no process from starting, and the others are declared', async () => {
+    const holder = new pg.Client(test.url);
+    await holder.connect();
+    await holder.query(`begin; select from jobs.job_queues where name = 'free' for update`);
+    const queues = { free: { concurrency: 2 }, another: { concurrency: 4 } };
+    const other = await createJobManager({ connection: test.url, queues });
+    expect(await queue('another')).toMatchObject({ concurrency: 4 });
+    expect(await queue('free')).toMatchObject({ concurrency: Infinity });
+    await holder.query('commit');
+    await holder.end();
+    await other.declareQueues();
+    expect(await queue('free')).toMatchObject({ concurrency: 2 });
+    await other.close();
+  });
+
   it('keeps what configureQueue has set, whatever processes declare', async () => {
     await jobs.configureQueue('wide', { concurrency: 1 });
     await jobs.declareQueues();
@@ -163,10 +235,9 @@ describe('pauseQueue and resumeQueue', () => {
 });
 
 describe('forceUnlockQueues (force-unlock-queues)', () => {
-  it('sets the places taken to what the jobs say', async () => {
+  it('frees places whose claim is over', async () => {
     await add('serial', 1, 2);
     await claim();
-    await test.sql(`update jobs.job_queues set running = 5 where name = 'serial'`);
     await test.sql(`update jobs.jobs set locked_by = null, locked_at = null where locked_by is not null`);
     expect(await claim()).toEqual([]);
     expect(await jobs.forceUnlockQueues(['serial'])).toMatchObject([{ name: 'serial', running: 0, lockedBy: null }]);
@@ -175,32 +246,42 @@ describe('forceUnlockQueues (force-unlock-queues)', () => {
 });
 
 describe('races', () => {
-  it('a job parked while its predecessor is being settled is not forgotten', async () => {
+  it('a claim takes nothing of a queue that an open transaction holds, and waits for nothing', async () => {
     await add('serial', 1);
-    const first = await claim();
+    await add('wide', 2);
+    await jobs.completeJobs(WORKER, await claim(), 1);
+    await add('serial', 3);
+    await add('wide', 4);
     const holder = new pg.Client(test.url);
     await holder.connect();
     await holder.query('begin');
     await holder.query(`select from jobs.job_queues where name = 'serial' for update`);
-    await add('serial', 2);
-    // The claim waits for the queue's row first, and will park job 2; the settle starts before it has done so.
-    const parking = claim(10, OTHER);
-    await waiters(1);
-    const settling = jobs.completeJobs(WORKER, first, 1);
-    await waiters(2);
-    await holder.query('commit');
+    expect(payloads(await claim())).toEqual([4]);
+    await holder.query('rollback');
     await holder.end();
-    const claimed = [...(await parking), ...(await settling.then(() => claim()))];
-    expect(payloads(claimed)).toEqual([2]);
+    expect(payloads(await claim())).toEqual([3]);
+  });
+
+  it('a pause that has committed is followed by no claim, of an unlimited queue too', async () => {
+    for (let round = 0; round < 10; round++) {
+      await add('free', ...Array.from({ length: 20 }, (_, n) => n));
+      const claims = Promise.all([1, 2, 3, 4].map((n) => claim(5, `${WORKER}-${n}`)));
+      await jobs.pauseQueue('free');
+      const [{ paused_at }] = (await test.sql('select clock_timestamp() as paused_at')) as [{ paused_at: Date }];
+      for (const job of (await claims).flat()) expect(job.lockedAt!.getTime()).toBeLessThanOrEqual(paused_at.getTime());
+      expect(await claim(100)).toEqual([]);
+      await jobs.resumeQueue('free');
+      await test.sql('truncate jobs.jobs, jobs.job_bodies');
+    }
+  });
+
+  it('a limit that appears counts what runs already', async () => {
+    await add('free', 1, 2, 3, 4, 5);
+    const running = await claim(3);
+    await jobs.configureQueue('free', { concurrency: 4 });
+    expect(await claim(100)).toHaveLength(1);
+    await jobs.completeJobs(WORKER, running, 1);
+    expect(await claim(100)).toHaveLength(1);
+    expect((await test.sql(`select from jobs.job_places`)).length).toBe(2);
   });
 });
-
-/** Resolves when so many statements wait for a lock. */
-async function waiters(count: number): Promise<void> {
-  for (;;) {
-    const rows = await test.sql(
-      `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-    );
-    if (rows.length >= count) return;
-  }
-}

@@ -10,7 +10,11 @@ beforeAll(async () => {
   jobs = test.jobs;
 });
 afterAll(() => test.close());
-beforeEach(() => test.sql('truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.rate_limits'));
+beforeEach(() =>
+  test.sql(
+    'truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places, jobs.rate_limits, jobs.rate_limit_windows',
+  ),
+);
 
 const HOUR = 3_600_000;
 const add = (count: number, options: object = {}) =>
@@ -19,9 +23,14 @@ const claim = (batchSize = 100, worker = WORKER) => jobs.getJobs(worker, { batch
 const payloads = (claimed: { payload: unknown }[]): unknown[] => claimed.map(({ payload }) => payload);
 /** Moves the limit's window into the past, as if so many intervals had gone by. */
 const passWindows = (windows: number) =>
-  test.sql(`update jobs.rate_limits set window_started_at = window_started_at - $1 * interval_ms * interval '1 ms'`, [
-    windows,
-  ]);
+  test.sql(
+    `with limits as (
+      update jobs.rate_limits set window_started_at = window_started_at - $1 * interval_ms * interval '1 ms' returning *
+    )
+    update jobs.rate_limit_windows w set started_at = started_at - $1 * interval_ms * interval '1 ms'
+    from limits l where l.key = w.key`,
+    [windows],
+  );
 
 describe('registerRateLimit (register-rate-limit)', () => {
   it('takes ms and SQL intervals', async () => {

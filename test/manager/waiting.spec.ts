@@ -1,4 +1,5 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { getEventListeners } from 'node:events';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import {
   createCollectingEvents,
   createJobManager,
@@ -7,11 +8,13 @@ import {
   NoHandlersError,
   partialSuccess,
   PermanentFailure,
+  SchemaOutdatedError,
   snooze,
   StoppedError,
   WaitTimeoutError,
   type JobManager,
 } from '../../lib/index.js';
+import { eventually } from '../support/database.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 
 let test: TestManager;
@@ -98,6 +101,68 @@ describe('waitForJob', () => {
     const outcome = other.waitForJob(id).catch((error: unknown) => error);
     await other.close();
     expect(await outcome).toBeInstanceOf(StoppedError);
+  });
+
+  it('refuses to wait on a manager that was closed', async () => {
+    const other = await createJobManager({ connection: test.url });
+    const { id } = await other.addJob('t', 1);
+    await other.close();
+    await expect(other.waitForJob(id)).rejects.toThrow(StoppedError);
+  });
+
+  it('rejects when the database refuses the question, instead of asking for ever', async () => {
+    const other = await createJobManager({ connection: test.url, schema: 'dropped' });
+    const { id } = await other.addJob('t', 1);
+    await test.sql('drop schema dropped cascade');
+    await expect(other.waitForJob(id)).rejects.toThrow(SchemaOutdatedError);
+    await other.close();
+  });
+
+  it('resolves for one job after the other, each begun in the turn in which the last one ended', async () => {
+    const added = await jobs.addJobs(Array.from({ length: 20 }, (_, n) => ({ task: 't', payload: n })));
+    const all = (async () => {
+      for (const { id } of added) await jobs.waitForJob(id, { timeoutMs: 20_000 });
+    })();
+    for (let n = 0; n < added.length; n++) await finish();
+    await expect(all).resolves.toBeUndefined();
+  });
+
+  it('forgets nobody who waits beside jobs that end one after the other', async () => {
+    const [slow, ...quick] = await jobs.addJobs([1, 2, 3, 4].map((n) => ({ task: 't', payload: n, priority: -n })));
+    const beside = jobs.waitForJob(slow!.id, { timeoutMs: 20_000 });
+    for (let n = 0; n < quick.length; n++) {
+      await finish();
+      await jobs.waitForJob(quick.at(-1 - n)!.id, { timeoutMs: 20_000 });
+    }
+    await finish();
+    expect(await beside).toMatchObject({ status: 'completed' });
+  });
+
+  it('reads a payload once, when its job has ended', async () => {
+    const read = jest.spyOn(jobs['database'], 'run');
+    const { id } = await jobs.addJob('t', { text: 'x'.repeat(500_000) });
+    const waiting = jobs.waitForJob(id);
+    const looks = (name: string): number => read.mock.calls.filter(([{ name: ran }]) => ran === name).length;
+    await eventually(() => looks('find_ended') >= 4);
+    expect(looks('find_results')).toBe(0);
+    await finish();
+    await waiting;
+    expect(looks('find_results')).toBe(1);
+  });
+
+  it('listens once to a signal that a hundred waits share, and no longer than they wait', async () => {
+    const warnings: string[] = [];
+    const onWarning = ({ name }: Error): void => void warnings.push(name);
+    process.on('warning', onWarning);
+    const { signal } = new AbortController();
+    const added = await jobs.addJobs(Array.from({ length: 100 }, (_, n) => ({ task: 't', payload: n })));
+    const waiting = Promise.all(added.map(({ id }) => jobs.waitForJob(id, { signal })));
+    expect(getEventListeners(signal, 'abort')).toHaveLength(1);
+    await jobs.completeJobs(WORKER, await jobs.getJobs(WORKER, { batchSize: 100 }), 1);
+    await waiting;
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
+    process.off('warning', onWarning);
+    expect(warnings).toEqual([]);
   });
 
   it('waits for many jobs at once with few queries', async () => {

@@ -222,10 +222,9 @@ describe('without class-validator', () => {
     jest.resetModules();
     const fresh = await import('../../lib/manager/payload.validator.js');
     const validator = new fresh.PayloadValidator();
-    expect(await validator.supportsClasses()).toBe(false);
     await expect(validator.validate('task', Mail, {})).rejects.toMatchObject({
       code: 'ERR_JOBS_MISSING_PACKAGE',
-      message: expect.stringMatching(/class Mail needs .* npm install class-validator class-transformer/),
+      message: expect.stringMatching(/class Mail needs class-validator, .* npm install class-validator/),
     });
     const schema: StandardSchema = { '~standard': { version: 1, vendor: 'test', validate: (value) => ({ value }) } };
     expect(validator.validate('task', schema, 1)).toBe(1);

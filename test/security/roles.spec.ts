@@ -169,7 +169,9 @@ describe('rights', () => {
     for (const role of ['nobody-knows', 'public', `x"; drop schema ${PLACE} cascade; --`, owner]) {
       await expect(migrator.grant('worker', role)).rejects.toThrow(InvalidArgumentError);
     }
-    await expect(migrator.grant('root' as RoleKind, roles.none)).rejects.toThrow(/enqueue, worker, admin, got "root"/);
+    await expect(migrator.grant('root' as RoleKind, roles.none)).rejects.toThrow(
+      /'enqueue', 'worker', 'admin', got "root"/,
+    );
   });
 
   it('that are missing stop a process at its start, with the command that gives them', async () => {

@@ -103,7 +103,14 @@ describe('millrace on the command line', () => {
       output: expect.stringContaining('did you mean migrate?'),
     });
     expect(await millrace(['migrate'], {})).toMatchObject({ code: 2, output: expect.stringContaining('DATABASE_URL') });
-    expect(await millrace(['migrate', '--schem', 'x'])).toMatchObject({ code: 2 });
+    for (const [args, fault] of [
+      [['migrate', '--schem', 'x'], 'Unknown option --schem; did you mean --schema?'],
+      [['migrat'], 'Unknown command "migrat"; did you mean migrate?'],
+      [['migrate', '--wait', 'soon'], 'Expected --wait to be an integer from 0 to'],
+      [['migrate', 'jobs'], 'Expected 0 words behind migrate, got 1'],
+    ] as const) {
+      expect(await millrace([...args])).toMatchObject({ code: 2, output: expect.stringContaining(fault) });
+    }
   });
 
   it('says why it could not, without the password', async () => {

@@ -15,8 +15,8 @@ import { createTestManager, type TestManager } from '../support/manager.js';
 const BACKLOG = 40_000;
 /** More often than PostgreSQL tries before it settles for one plan. */
 const UNTIL_GENERIC = 8;
-/** A batch of ten touches some dozen pages, and the catalogue's where a plan is new; the backlog has thousands. */
-const FEW_BUFFERS = 1_000;
+/** A batch of ten touches some hundred pages, and the catalogue's where a plan is new; the backlog has thousands. */
+const FEW_BUFFERS = 1_500;
 
 let test: TestManager;
 let client: pg.Client;
@@ -28,7 +28,7 @@ const none = `'{}'`;
 const claimPlain = `select * from jobs.claim_plain_jobs('${WORKER}', 10, 65536, '{t}', null, null, null, null, ${none},
   ${none}, ${none}, null, null)`;
 const claimLanes = (worker = WORKER, lease = 'null'): string =>
-  `select * from jobs.claim_lane_jobs('${worker}', 10, 10, '{t}', null, null, null, ${lease}, null, null, null, null,
+  `select * from jobs.claim_lane_jobs('${worker}', 10, 10, 0, '{t}', null, null, null, ${lease}, null, null, null, null,
     ${none}, ${none}, ${none}, null, ${none}, ${none}, ${none}, 200)`;
 const claimByHand = claimLanes(HAND, '3600000');
 const settle = ({ ids, fences }: Held, placed: boolean, careful: boolean): string =>
@@ -69,12 +69,13 @@ const repeated: [Statement<unknown>, string][] = [
   [workers.heartbeat, `'${WORKER}'`],
   [workers.endIncarnations, 'null'],
   [workers.checkClaims, `'${SOME}', '{1}'`],
-  [workers.unknownClaims, `'${WORKER}', '${SOME}', '{1}', false`],
+  [workers.unknownClaims, `'${WORKER}', '${SOME}', '{1}'`],
+  [workers.auditClaims, '0, 10'],
   [workers.takeDuty, `'sweep', 1`],
   [ends.freeSuccessors, `'${SOME}', 1000`],
   [ends.freeSuccessors, 'null, 1000'],
   [ends.freeKeys, `'{k}'`],
-  [ends.freeKeys, 'null'],
+  [ends.freeStaleKeys, `''`],
   [ends.tellChildren, `'${SOME}', 1000`],
   [ends.findUntold, `'00000000-0000-0000-0000-000000000000'`],
   [ends.findCircles, ''],
@@ -183,8 +184,9 @@ describe.each([
       await test.jobs.addJobs(specs.map((spec, n) => (n % 20 ? { task: 't', payload: spec.payload } : spec)));
     }
     await test.sql(`insert into jobs.job_queues (name) select distinct queue from jobs.jobs where queue is not null`);
+    const settled = await test.sql('select from jobs.job_history');
     expect(await faults()).toEqual([]);
-    expect(await test.sql('select from jobs.job_history')).toHaveLength(50);
+    expect(await test.sql('select from jobs.job_history')).toHaveLength(settled.length + 50);
     const places = await test.sql(`
       select tableoid::regclass::text as place from jobs.job_bodies group by 1 order by count(*) desc limit 1`);
     expect(places).toEqual([{ place: expect.stringMatching(partitions ? /_\d{8}_/ : /_default$/) }]);

@@ -19,11 +19,12 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
   const { limit = 10, taskIdentifiers = null, forbiddenFlags = null, memory = new LaneMemory(Infinity) } = claim;
   const base = { holder: id, label: id, leaseMs: null, taskIdentifiers, forbiddenFlags };
   const filter = { ...base, otherTasks: null, worstPriority: null };
-  const state = memory.next(limit);
+  const { share: _share, spare, ...state } = memory.next(limit);
   const lanes = await jobs.claims.claimLanes({
     ...filter,
     limit,
     share: limit,
+    spare,
     maxCrashes: null,
     queue: null,
     memory: state,

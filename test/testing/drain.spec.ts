@@ -1,6 +1,6 @@
 // millrace/testing outside Nest: order, chains and their end, time, and a clean start for the next spec.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { InvalidArgumentError, JobTimeoutError, snooze } from '../../lib/index.js';
+import { createCollectingEvents, InvalidArgumentError, JobTimeoutError, snooze } from '../../lib/index.js';
 import { STORED_TIMES, TABLES_OF_JOBS } from '../../lib/storage/statements/testing.js';
 import { createJobsTesting, EndlessDrainError, type JobsTesting, type PlainParts } from '../../lib/testing.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
@@ -41,6 +41,24 @@ describe('a drain', () => {
     await nightly.travel(HOUR);
     expect(payloads(await nightly.drain())).toEqual([{ kind: 'hourly' }]);
     expect(await nightly.drain()).toEqual([]);
+  });
+
+  it('says so (cron.fired), and reports a crontab that cannot be fired without leaving the rest undone', async () => {
+    const events = createCollectingEvents();
+    const made = createJobsTesting({ jobs: manager.jobs, tasks: { note: () => undefined }, events });
+    open.push(made);
+    const schedule = '* * * * *';
+    await manager.jobs.scheduleCron({ id: 'bad', task: 'note', schedule, options: { rateLimitKey: 'nowhere' } });
+    await manager.jobs.scheduleCron({ id: 'good', task: 'note', schedule, payload: 'by the clock' });
+    await manager.jobs.addJob('note', 'by hand');
+    await made.travel(120_000);
+    expect(new Set(payloads(await made.drain()))).toEqual(new Set(['by hand', 'by the clock']));
+    expect(events.ofType('cron.fired')).toMatchObject([{ cronId: 'good', job: { payload: 'by the clock' } }]);
+    expect(events.ofType('worker.error').map(({ context }) => context)).toEqual(['firing the crontab "bad"']);
+    await manager.jobs.registerRateLimit('nowhere', 5, 60_000);
+    await made.travel(60_000);
+    await made.drain();
+    expect(events.ofType('cron.fired').map(({ cronId }) => cronId)).toContain('bad');
   });
 
   it('runs by priority, then run-at, then id', async () => {
@@ -136,6 +154,30 @@ describe('time that passes', () => {
     expect(await testing.drain()).toEqual([]);
     await testing.travel(60_000);
     expect(payloads(await testing.drain())).toEqual(['later']);
+  });
+
+  it('lets a declared crontab fire that was not known yet, however long ago its time was', async () => {
+    const made = test({ report: { handler: () => 1, cron: '0 8 * * *' } });
+    await made.travel(24 * HOUR);
+    expect((await made.drain()).map(({ job }) => job.tags)).toEqual([['cron:report']]);
+    await made.travel(24 * HOUR);
+    await made.travel(24 * HOUR);
+    expect(await made.drain()).toHaveLength(1);
+  });
+
+  it('gives a crontab whose jobs queue up a job for each time', async () => {
+    const made = test({ report: { handler: () => 1, cron: { schedule: '0 * * * *', overlap: 'queue' } } });
+    await made.travel(10 * HOUR);
+    // One more where the hour ends meanwhile.
+    expect([10, 11]).toContain((await made.drain()).length);
+  });
+
+  it('is the time that a spec lets pass: what passed while no spec ran is missed, as without a pool', async () => {
+    const hour = (new Date().getUTCHours() + 12) % 24;
+    const made = test({ report: { handler: () => 1, cron: `0 ${hour} * * *` } });
+    await made.drain();
+    await manager.sql(`update jobs.crontabs set known_since = known_since - interval '2 days'`);
+    expect(await made.drain()).toEqual([]);
   });
 
   it('goes through the backoff of a job up to its last attempt', async () => {
@@ -243,7 +285,7 @@ describe('clear', () => {
       `select table_name from information_schema.tables
        where table_schema = 'jobs' and table_name not in (select relname from pg_inherits join pg_class on oid = inhrelid)`,
     );
-    const configured = ['job_queues', 'job_tasks', 'rate_limits', 'workers', 'crontabs', 'duties'];
+    const configured = ['job_queues', 'job_tasks', 'rate_limits', 'workers', 'crontabs', 'releases', 'duties'];
     const others = tables.map(({ table_name }) => table_name).filter((name) => !name.includes('migration'));
     expect(others.toSorted()).toEqual([...TABLES_OF_JOBS, ...configured].toSorted());
   });

@@ -2,7 +2,7 @@
 import { AssertionError } from 'node:assert';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { defineTask } from '../../lib/index.js';
+import { defineTask, InvalidArgumentError } from '../../lib/index.js';
 import { createJobsTesting, type JobsTesting } from '../../lib/testing.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 
@@ -44,6 +44,50 @@ describe('enqueued', () => {
     expect(await found({ queue: 'out', tags: ['x'] })).toBe(1);
     expect(await found({ queue: null, status: 'scheduled' })).toBe(1);
     expect(await found({ task: 'mail', queue: undefined })).toBe(2);
+  });
+
+  it('takes regular expressions and matchers in the place of texts, the task’s name included', async () => {
+    await manager.jobs.addJob('mail', { to: 'ada@example.org' });
+    const found = async (filter: object): Promise<number> => (await testing.enqueued(filter)).length;
+    expect(await found({ task: /^ma/, payload: { to: /@example/ } })).toBe(1);
+    expect(await found({ task: expect.stringContaining('ai'), status: expect.any(String) })).toBe(1);
+    expect(await found({ task: /^x/ })).toBe(0);
+    expect(await found({ task: expect.stringContaining('x') })).toBe(0);
+    expect(await found({ payload: { to: /bob/ } })).toBe(0);
+  });
+
+  it.each<[string, object, string]>([
+    ['a misspelt field', { quue: 'mail' }, 'quue'],
+    ['a field in other letters', { Task: 'mail' }, 'Task'],
+    ['a status that no job has', { status: 'enqueued' }, 'status'],
+    ['a task that has no name', { task: {} }, 'task'],
+    ['a Map', { payload: { by: new Map() } }, 'payload.by'],
+    ['a number that JSON does not have', { payload: 1n }, 'payload'],
+    ['a function', { payload: [() => 1] }, 'payload.0'],
+  ])('refuses what can say nothing of a job: %s', async (_what, filter, named) => {
+    for (const call of ['enqueued', 'expectEnqueued', 'expectNotEnqueued'] as const) {
+      const refused: unknown = await testing[call](filter).catch((error: unknown) => error);
+      expect(refused).toBeInstanceOf(InvalidArgumentError);
+      expect((refused as Error).message).toContain(named);
+    }
+  });
+
+  it('and all other calls refuse options that they do not have', async () => {
+    const calls: [() => Promise<unknown>, string][] = [
+      [() => testing.enqueued({}, { transaction: 1 } as never), 'transaction'],
+      [() => testing.expectEnqueued({}, { time: 1 } as never), 'time'],
+      [() => testing.expectEnqueued({}, { times: -1 }), 'times'],
+      [() => testing.expectNotEnqueued({}, { times: 1 } as never), 'times'],
+      [() => testing.drain({ maxjobs: 1 } as never), 'maxjobs'],
+      [() => testing.drain({ maxJobs: Number.NaN }), 'maxJobs'],
+      [() => testing.clear({ configurations: true } as never), 'configurations'],
+      [async () => testing.inline({ onfailure: 'record' } as never), 'onfailure'],
+    ];
+    for (const [call, named] of calls) {
+      const refused: unknown = await call().catch((error: unknown) => error);
+      expect(refused).toBeInstanceOf(InvalidArgumentError);
+      expect((refused as Error).message).toContain(named);
+    }
   });
 
   it('returns jobs in the order in which they were added', async () => {

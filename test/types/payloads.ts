@@ -10,10 +10,12 @@ import {
   type JobManager,
   type JobSpec,
   OnJobEvent,
+  type PlainTask,
   type StandardSchema,
   Task,
   type TaskToken,
 } from '../../lib/index.js';
+import { createJobsTesting } from '../../lib/testing.js';
 
 class Mail {
   to!: string;
@@ -136,6 +138,13 @@ export class Handlers {
   @Task('typed-mail')
   wrong(_count: { count: number }): void {}
 
+  // @ts-expect-error the context is that of another payload
+  @Task('typed-mail')
+  wrongContext(_mail: Mail, _ctx: JobContext<Invoice>): void {}
+
+  @Task('typed-mail')
+  anyContext(_mail: Mail, _ctx: JobContext): void {}
+
   @Task('undeclared', { maxAttempts: 3 })
   undeclared(_anything: Invoice, _ctx: JobContext<Invoice>): void {}
 
@@ -204,5 +213,55 @@ createWorkerPool({
     withOptions: { handler: () => undefined, maxAttempts: 3, payload: Mail },
   },
 });
+createWorkerPool({
+  jobs,
+  tasks: {
+    'typed-mail': (mail, ctx) => {
+      holds<Equal<typeof mail, Mail>>();
+      holds<Equal<typeof ctx, JobContext<Mail>>>();
+    },
+    'typed-count': { handler: ({ count }) => count.toFixed(), maxAttempts: 2 },
+    undeclared: (anything) => anything.whatever as unknown,
+  },
+});
+// @ts-expect-error the handler wants another payload than is declared
+createWorkerPool({ jobs, tasks: { 'typed-mail': (_count: { count: number }) => undefined } });
+// @ts-expect-error so does this one
+createWorkerPool({ jobs, tasks: { 'typed-mail': { handler: (_count: { count: number }) => undefined } } });
+// @ts-expect-error the context is that of another payload
+createWorkerPool({ jobs, tasks: { 'typed-mail': (_mail: Mail, _ctx: JobContext<Invoice>) => undefined } });
+createJobsTesting({ jobs, tasks: { 'typed-mail': (mail) => mail.to } });
+// @ts-expect-error the handler wants another payload than is declared
+createJobsTesting({ jobs, tasks: { 'typed-mail': (_count: { count: number }) => undefined } });
+declare const named: Record<string, PlainTask>;
+createWorkerPool({ jobs, tasks: named });
+
+export async function steps(ctx: JobContext): Promise<void> {
+  const order = await ctx.step('order', () => ({
+    id: 7,
+    at: new Date(),
+    to: new URL('http://h/'),
+    lines: [{ sku: 'a', since: new Date() }],
+    note: undefined as string | undefined,
+    total: () => 5,
+  }));
+  // What JSON brings back of it.
+  holds<Equal<typeof order.at, string>>();
+  holds<Equal<typeof order.to, string>>();
+  holds<Equal<(typeof order.lines)[0], { sku: string; since: string }>>();
+  holds<Equal<typeof order.note, string | undefined>>();
+  // @ts-expect-error JSON knows no functions
+  order.total();
+  // @ts-expect-error a Date comes back as text
+  order.at.getTime();
+  const charge: { id: string } | null = await ctx.step('charge', async () => ({ id: 'c' }) as { id: string } | null);
+  const nothing: void = await ctx.step('nothing', () => undefined);
+  const anything = await ctx.step('any', () => JSON.parse('1'));
+  holds<Equal<typeof anything, any>>();
+  const tuple = await ctx.step('tuple', () => [1, new Date()] as [number, Date]);
+  holds<Equal<typeof tuple, [number, string]>>();
+  void [charge, nothing];
+}
+
 // @ts-expect-error instances belong to the Nest module
 createWorkerPool({ jobs, tasks: { a: { handler: () => undefined, instance: 'x' } } });

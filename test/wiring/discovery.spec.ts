@@ -365,7 +365,7 @@ describe('@Task', () => {
     expect(failure).toBeInstanceOf(InvalidOptionsError);
     const [first, second] = ['nameless', 'typo'].map((method) => `@Task on Wrong.${method} in RootTestModule`);
     expect(failure.problems).toEqual([
-      `${first}: Expected the task's name to be a string of 1 to 1000 characters without NUL and lone surrogates, got "".`,
+      `${first}: Expected the task's name to be a string of 1 to 1000 bytes of UTF-8 without NUL and lone surrogates, got "".`,
       `${first}: Expected priority to be an integer from -2147483648 to 2147483647, got 0.5.`,
       `${second}: Unknown option maxAttempt; did you mean maxAttempts?`,
       `${second}: Expected retry.jitter to be a number from 0 to 1, got 2.`,
@@ -387,7 +387,7 @@ describe('@Task', () => {
       providers: [Lost],
     });
     expect(failure.message).toMatch(
-      /Lost\.run .*: Expected the name of an instance \(default, reports\), got "report"/,
+      /Lost\.run .*: Expected instance to be one of 'default', 'reports', got "report"; did you mean reports\?/,
     );
   });
 

@@ -113,7 +113,7 @@ describe('the options', () => {
       'Expected queues.billing.concurrency to be an integer from 1 to 2147483647, or Infinity, got 0.',
       'Expected queues.mail to be an object, got 3.',
       'Expected worker.concurrency to be an integer from 1 to 10000, got 1.5.',
-      'Expected worker.taskIdentifiers to be an array of non-empty strings without NUL and lone surrogates, got "mail".',
+      'Expected worker.taskIdentifiers to be an array of strings of 1 to 1000 bytes of UTF-8 without NUL and lone surrogates, got "mail".',
       'Expected worker.leaseMs to be an integer from 1000 to 2147000000, got 10.',
       'Expected maintenance.gc to be a crontab expression of 5 or 6 fields, or false, got "daily".',
       'Expected maintenance.timeZone to be the name of a time zone, such as \'Europe/Berlin\', got "Berlin".',

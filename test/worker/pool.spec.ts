@@ -20,6 +20,7 @@ import {
 } from '../../lib/index.js';
 import pg from 'pg';
 import { eventually } from '../support/database.js';
+import { byHand } from '../../lib/manager/worker.registry.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 
 let test: TestManager;
@@ -495,7 +496,7 @@ describe('cancellation and lost claims', () => {
     const { id } = await jobs.addJob('t', 1);
     await eventually(() => pool.activeWorkers === 1);
     await test.sql(`update jobs.workers set heartbeat_at = now() - interval '1 h'`);
-    await jobs.claims.rescue();
+    await jobs.registry.rescue();
     await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
     expect(reasons).toMatchObject([{ code: 'ERR_JOBS_LEASE_LOST' }]);
     expect((await jobs.jobHistory(id)).map(({ status, errorMessage }) => [status, errorMessage])).toEqual([
@@ -545,7 +546,7 @@ describe('settling', () => {
     const client = new pg.Client(test.url);
     await client.connect();
     await client.query('begin');
-    await jobs.addJob('held', 2, { jobKey: 'k', manager: client });
+    await client.query('select from jobs.jobs where id = $1 for update', [held.id]);
     busy.open();
     const others = await jobs.addJobs(Array.from({ length: 5 }, (_, n) => ({ task: 't', payload: n })));
     await settled(5);
@@ -553,7 +554,7 @@ describe('settling', () => {
     for (const { id } of others) expect(await jobs.findJob(id)).toMatchObject({ status: 'completed' });
     await client.query('commit');
     await client.end();
-    await settled(7);
+    await settled(6);
     expect(await jobs.findJob(held.id)).toMatchObject({ status: 'completed' });
   });
 
@@ -578,10 +579,12 @@ describe('settling', () => {
     const requests = claimed.map(
       (job) => ({ job, outcome: { kind: 'completed', result: '7' }, executionTimeMs: 3 }) as const,
     );
-    await jobs.claims.settle('worker-by-hand', [...requests]);
-    const repeated = await jobs.claims.settle('worker-by-hand', [...requests], { repeated: true });
-    expect(await repeated.late).toMatchObject([{ job: { id }, status: 'completed' }]);
-    const byAnother = await jobs.claims.settle('worker-by-another', [...requests], { repeated: true });
-    expect(await byAnother.late).toMatchObject([{ status: 'lost' }]);
+    const worker = byHand('worker-by-hand', 60_000);
+    await jobs.settlement.settle(worker, [...requests]);
+    const { results } = await jobs.settlement.settle(worker, [...requests], { repeated: true });
+    expect(results).toMatchObject([{ job: { id }, status: 'completed' }]);
+    const another = byHand('worker-by-another', 60_000);
+    const byAnother = await jobs.settlement.settle(another, [...requests], { repeated: true });
+    expect(byAnother.results).toMatchObject([{ status: 'lost' }]);
   });
 });

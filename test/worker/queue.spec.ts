@@ -177,8 +177,8 @@ describe('JobQueue (create-queue)', () => {
 describe('idle polling (max-poll-interval)', () => {
   it('backs off from pollIntervalMs towards maxPollIntervalMs, and is back at once when there is work', async () => {
     const polls: number[] = [];
-    const claim = jobs.claims.claim.bind(jobs.claims);
-    jobs.claims.claim = (request) => {
+    const claim = jobs.claims.claimPlain.bind(jobs.claims);
+    jobs.claims.claimPlain = (request) => {
       polls.push(performance.now());
       return claim(request);
     };

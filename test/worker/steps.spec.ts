@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import {
+  AttemptOverError,
   createCollectingEvents,
   createWorkerPool,
   InvalidArgumentError,
@@ -7,6 +8,7 @@ import {
   LeaseLostError,
   partialSuccess,
   snooze,
+  StepResultError,
   type CollectingJobEvents,
   type JobContext,
   type JobManager,
@@ -123,7 +125,162 @@ describe('ctx.step', () => {
         await attempt.catch((error: unknown) => problems.push(error));
       }
     });
-    expect(problems).toEqual([expect.any(InvalidArgumentError), expect.any(InvalidArgumentError)]);
+    expect(problems).toEqual([expect.any(InvalidArgumentError), expect.any(StepResultError)]);
+  });
+
+  const unkept: [string, unknown, string][] = [
+    ['a bigint', { id: 1n }, 'a bigint at id'],
+    ['a Map', new Map([[1, 2]]), 'a Map'],
+    ['a Set', { deep: [new Set([1])] }, 'a Set at deep.0'],
+    ['an Error', new Error('x'), 'a value of class Error'],
+    ['a regular expression', { ok: 1, pattern: /x/ }, 'RegExp at pattern'],
+    ['a promise', { later: Promise.resolve(1) }, 'a missing await, perhaps'],
+    ['bytes', new Uint8Array(2), 'a Uint8Array'],
+    ['an invalid date', { at: new Date(NaN) }, 'an invalid Date at at'],
+    ['no number', { a: { b: NaN } }, 'NaN at a.b'],
+    ['a hole', [1, undefined], 'undefined in an array at 1'],
+    ['a function', () => 1, 'a function'],
+    ['more than 1 MiB', 'x'.repeat(1_048_576), 'at most 1048576 bytes'],
+  ];
+  for (const [what, value, told] of unkept) {
+    it(`whose result JSON cannot keep (${what}) fails the job for good: a retry would do its work again`, async () => {
+      let runs = 0;
+      await start({ t: (_payload, ctx: JobContext) => ctx.step('charge', () => (runs++, value)) });
+      const { id } = await jobs.addJob('t', null, { maxAttempts: 3 });
+      expect(await ended(id)).toMatchObject({ status: 'exhausted', lastError: expect.stringContaining(told) });
+      expect(runs).toBe(1);
+    });
+  }
+
+  it('keeps what only looks special: dates, buffers, shared and empty parts, values with a toJSON', async () => {
+    const part = { a: 1 };
+    const value = {
+      at: new Date(0),
+      bytes: Buffer.from('a'),
+      one: part,
+      two: part,
+      none: undefined,
+      all: [[], {}, part],
+    };
+    const fancy = Object.assign(new Map([[1, 2]]), { toJSON: () => 'a map' });
+    const results: unknown[] = [];
+    await runThrough(async (ctx) => results.push(await ctx.step('a', () => value), await ctx.step('b', () => fancy)));
+    expect(results).toEqual([JSON.parse(JSON.stringify(value)), 'a map']);
+  });
+
+  it('that would wait for itself is refused', async () => {
+    const told: string[] = [];
+    const tell = (error: Error): void => void told.push(`${error.name}: ${error.message}`);
+    await runThrough(async (ctx) => {
+      await ctx.step('a', () => ctx.step('a', () => 1)).catch(tell);
+      await ctx.step('b', () => ctx.step('c', () => ctx.step('b', () => 1))).catch(tell);
+      let inD!: () => void;
+      const started = new Promise<void>((resolve) => (inD = resolve));
+      const d = ctx.step('d', async () => (inD(), await ctx.step('e', () => ctx.step('d', () => 1))));
+      await started;
+      await d.catch(tell);
+    });
+    expect(told).toHaveLength(3);
+    for (const text of told) expect(text).toMatch(/^InvalidArgumentError: .*it would wait for itself/);
+  });
+
+  it('within another is kept by itself', async () => {
+    const ran: string[] = [];
+    const nested = (ctx: JobContext, fail: boolean) =>
+      ctx.step('outer', async () => {
+        ran.push('outer');
+        const inner = await ctx.step('inner', () => ran.push('inner'));
+        if (fail) throw new Error('outer failed');
+        return inner;
+      });
+    await runThrough(
+      (ctx) => nested(ctx, true),
+      (ctx) => nested(ctx, false),
+    );
+    expect(ran).toEqual(['outer', 'inner', 'outer']);
+  });
+
+  it('is noted again, not done again, while its note meets a connection that breaks', async () => {
+    let runs = 0;
+    const blocker = await pgClient();
+    const job = runThrough(async (ctx) => {
+      await ctx.step('charge', async () => {
+        await blocker.query('begin; lock table jobs.job_steps in exclusive mode');
+        return ++runs;
+      });
+    });
+    const cutOff = `select pg_terminate_backend(pid) from pg_stat_activity
+      where wait_event_type = 'Lock' and datname = current_database() and query like '%job_steps%'`;
+    await eventually(async () => (await test.sql(cutOff)).length === 1);
+    await blocker.query('commit');
+    await blocker.end();
+    expect(await job).toMatchObject({ status: 'completed', attempts: 1 });
+    expect(runs).toBe(1);
+    expect(await test.sql('select name, result from jobs.job_steps')).toEqual([{ name: 'charge', result: 1 }]);
+  });
+
+  it('of a keyed job whose payload is replaced is done for the new payload', async () => {
+    const charged: unknown[] = [];
+    const policy = { retry: () => 60_000 };
+    const handler = async (amount: number, ctx: JobContext): Promise<unknown> => {
+      await ctx.progress({ amount });
+      const paid = await ctx.step('charge', () => (charged.push(amount), amount));
+      if (amount === 10) throw new Error('ship failed');
+      return paid;
+    };
+    await start({ pay: { handler, ...policy } });
+    const first = await jobs.addJob('pay', 10, { jobKey: 'order' });
+    await eventually(() => events.ofType('job.failed').length === 1);
+    const second = await jobs.addJob('pay', 99, { jobKey: 'order', jobKeyMode: 'preserve_run_at' });
+    expect(await jobs.findJob(first.id)).toMatchObject({ progress: null });
+    await jobs.rescheduleJobs([second.id], { runAt: new Date(0) });
+    await ended(second.id);
+    expect([first.id === second.id, charged]).toEqual([true, [10, 99]]);
+  });
+});
+
+describe('steps side by side', () => {
+  const turns = (names: string[], ctx: JobContext, ran: string[]) =>
+    Promise.all(names.map((name) => ctx.step(name, async () => (await test.sql('select 1'), ran.push(name)))));
+
+  it('have an order of their own, in which retryFromStep forgets them', async () => {
+    const ran: string[] = [];
+    let rows: Record<string, unknown>[] = [];
+    await runThrough(
+      async (ctx) => {
+        await turns(['a', 'b', 'c'], ctx, ran);
+        await ctx.step('d', () => ran.push('d'));
+        rows = await test.sql('select name, position from jobs.job_steps order by position');
+        return partialSuccess({ retryFromStep: rows[1]!.name as string });
+      },
+      async (ctx) => {
+        await turns(['a', 'b', 'c'], ctx, ran);
+        await ctx.step('d', () => ran.push('d'));
+      },
+    );
+    expect(rows.map(({ position }) => position)).toEqual([0, 1, 2, 3]);
+    const [first, ...others] = rows.map(({ name }) => name as string);
+    expect(ran.slice(4).toSorted()).toEqual(others.toSorted());
+    expect(ran.slice(4)).not.toContain(first);
+  });
+
+  it('of which one throws all end with their attempt, and what was done is not done again', async () => {
+    const ran: string[] = [];
+    const both = async (ctx: JobContext): Promise<void> => {
+      const slow = ctx.step('slow', async () => {
+        await new Promise((resolve) => ctx.signal.addEventListener('abort', resolve));
+        expect(ctx.signal.reason).toBeInstanceOf(AttemptOverError);
+        ran.push(`slow ${ctx.attempt}`);
+      });
+      const fast = ctx.step('fast', () => {
+        ran.push(`fast ${ctx.attempt}`);
+        if (ctx.attempt === 1) throw new Error('fast failed');
+      });
+      await Promise.all([slow, fast]);
+    };
+    const job = await runThrough(both, both);
+    expect(job).toMatchObject({ status: 'completed', attempts: 2 });
+    expect(ran).toEqual(['fast 1', 'slow 1', 'fast 2']);
   });
 });
 
@@ -245,15 +402,16 @@ describe('ctx.assertOwned', () => {
         await client.query('begin');
         await ctx.assertOwned(client);
         unlocked = jobs.forceUnlockJobs().then(() => order.push('unlocked'));
-        await eventually(async () => (await test.sql(waiting)).length === 1);
+        await eventually(async () => (await test.sql(tried)).length > 0);
+        expect(order).toEqual([]);
         order.push('commit');
         await client.query('commit');
         await client.end();
-        await unlocked;
       },
     });
     await jobs.addJob('t', null, { maxAttempts: 1 });
     await eventually(() => events.ofType('job.lost').length === 1);
+    await unlocked;
     expect(order).toEqual(['commit', 'unlocked']);
   });
 
@@ -279,7 +437,9 @@ describe('ctx.assertOwned', () => {
   });
 });
 
-const waiting = `select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`;
+/** An end of the claim has met the lock, and gone away again. */
+const tried = `select from pg_stat_activity where datname = current_database() and query like '%end_attempts%' and state = 'idle'
+  and pid <> pg_backend_pid()`;
 
 async function pgClient() {
   const { default: pg } = await import('pg');

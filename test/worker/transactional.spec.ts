@@ -159,6 +159,25 @@ describe('a transactional attempt that does not go well', () => {
     expect(await history(id)).toEqual([['failed', 'operator']]);
   });
 
+  for (const [how, end] of [
+    ['permanentlyFailJobs', (ctx: JobContext) => ctx.jobs.permanentlyFailJobs([ctx.job.id])],
+    ['forceUnlockJobs', (ctx: JobContext) => ctx.jobs.forceUnlockJobs([ctx.workerId])],
+    ['completeJobs', (ctx: JobContext) => ctx.jobs.completeJobs(ctx.workerId, [ctx.job], 1)],
+  ] as const) {
+    it(`that ends its own claim (${how}) fails, and the job goes on`, async () => {
+      await start(async (_payload, ctx) => {
+        await write(ctx, `attempt ${ctx.attempt}`);
+        if (ctx.attempt === 1) await end(ctx);
+      });
+      const id = await run(2);
+      expect(await effects()).toEqual(['attempt 2']);
+      expect(await history(id)).toEqual([
+        ['failed', expect.stringContaining('ended by its handler')],
+        ['completed', null],
+      ]);
+    });
+  }
+
   it('that was cancelled while it ran writes nothing', async () => {
     await start(async (_payload, ctx) => {
       await write(ctx);

@@ -2,12 +2,12 @@
 import { statement } from '../database.js';
 import { ms } from './job-columns.js';
 
-/** $1 job, $2 fence, $3 worker: the claim in whose name something is written. */
-const claim = `j.id = $1::uuid and j.fence = $2::bigint and j.locked_by is not null and $3::text is not null`;
+/** $1 job, $2 fence: the claim in whose name something is written. */
+const claim = `j.id = $1::uuid and j.fence = $2::bigint and j.locked_by is not null`;
 
 /**
  * Whether the claim is still valid; locks it until the end of the transaction, so that nobody takes it away before.
- * $1–$3. Index: jobs_pkey.
+ * $1, $2. Index: jobs_pkey.
  */
 export const assertOwned = statement(
   'assert_owned',
@@ -17,6 +17,7 @@ export const assertOwned = statement(
 
 export interface StepRow {
   name: string;
+  position: number;
   /** JSON text, so that a result is kept apart from none. */
   result: string | null;
 }
@@ -25,40 +26,42 @@ export interface StepRow {
 export const findSteps = statement<StepRow>(
   'find_steps',
   (schema) => `
-  select name, result::text as result from ${schema}.job_steps where job_id = $1::uuid order by position, completed_at`,
+  select name, position, result::text as result from ${schema}.job_steps where job_id = $1::uuid order by position, completed_at`,
   { repeatable: true },
 );
 
 /**
- * $1–$3, $4 name, $5 position, $6 result as JSON text or null. No row where the claim is lost. Locks nothing: in a
+ * $1, $2, $3 name, $4 position, $5 result as JSON text or null. No row where the claim is lost. Locks nothing: in a
  * transactional task a lock would outlive the statement, and a frozen process would keep its jobs from being rescued.
  */
 export const saveStep = statement<{ name: string }>(
   'save_step',
   (schema) => `
   insert into ${schema}.job_steps (job_id, fence, name, position, result)
-  select j.id, j.fence, $4::text, $5::integer, $6::text::json from ${schema}.jobs j where ${claim}
+  select j.id, j.fence, $3::text, $4::integer, $5::text::json from ${schema}.jobs j where ${claim}
   on conflict (job_id, name) do update
     set fence = excluded.fence, position = excluded.position, result = excluded.result, completed_at = clock_timestamp()
   returning name`,
+  { repeatable: true },
 );
 
-/** Forgets a step and all that were done after it. $1–$3, $4 name. */
+/** $1, $2, $3 names. */
 export const forgetSteps = statement(
   'forget_steps',
   (schema) => `
-  delete from ${schema}.job_steps s using ${schema}.jobs j, ${schema}.job_steps first
-  where ${claim} and s.job_id = j.id and first.job_id = j.id and first.name = $4 and s.position >= first.position`,
+  delete from ${schema}.job_steps s using ${schema}.jobs j
+  where ${claim} and s.job_id = j.id and s.name = any($3::text[])`,
+  { repeatable: true },
 );
 
-/** The latest progress of several attempts. $1 jobs, $2 fences, $3 worker, $4 values as JSON text. */
+/** The latest progress of several attempts. $1 jobs, $2 fences, $3 values as JSON text. */
 export const saveProgress = statement(
   'save_progress',
   (schema) => `
   insert into ${schema}.job_progress (job_id, value)
   select j.id, i.value::json
-  from unnest($1::uuid[], $2::bigint[], $4::text[]) as i(id, fence, value)
-  join ${schema}.jobs j on j.id = i.id and j.fence = i.fence and j.locked_by is not null and $3::text is not null
+  from unnest($1::uuid[], $2::bigint[], $3::text[]) as i(id, fence, value)
+  join ${schema}.jobs j on j.id = i.id and j.fence = i.fence and j.locked_by is not null
   order by j.id
   on conflict (job_id) do update set value = excluded.value, updated_at = clock_timestamp()`,
 );

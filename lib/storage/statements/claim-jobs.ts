@@ -49,37 +49,17 @@ export const claimPlainJobs = statement<{ job: string }>(
   { prompt: true },
 );
 
-/** The last row of claimLaneJobs. */
-export interface LaneReport {
-  /** Where the turn goes on, after the last lane served; null: none was. */
-  priority: number | null;
-  lane: string | null;
-  /** How many lanes were served. */
-  lanes: number;
-  more: boolean;
-  /** Stretches of the walk in which nothing can be claimed now: after, up to, until when (ms) or null. */
-  blocked: [after: string, upto: string, until: number | null][];
-  /** Lanes of which others hold what is needed. */
-  held: string[];
-  /** Queues to register. */
-  unknown: string[];
-  /** Up to where lanes hold nothing for this claim. */
-  passed: [place: string, runAt: string, id: string][];
-  /** Lanes that have become due. */
-  due: string[] | null;
-}
-
 /**
- * Jobs of lanes, for free slots. $1 worker, $2 most jobs, $3 most of one lane, $4 tasks, $5 other tasks, $6 forbidden
- * flags, $7 most crashes, $8 lease in ms, $9 worst priority, $10 queue, each or null; $11, $12 where the turn begins;
- * $13, $14 blocked stretches, $15 lanes to look at all the same, $16 since when to look for lanes that became due;
- * $17–$19 positions in lanes; $20 most lanes to look at. Rows as of claimPlainJobs, a LaneReport last.
+ * Jobs of lanes, for free slots. $1 worker, $2 most jobs, $3 most of one lane, $4 how many more to try in a lane, $5 tasks,
+ * $6 other tasks, $7 forbidden flags, $8 most crashes, $9 lease in ms, $10 worst priority, $11 queue, each or null; $12,
+ * $13 where the turn begins; $14, $15 blocked stretches, $16 lanes to look at all the same, $17 since when to look for lanes
+ * that became due; $18–$20 positions in lanes; $21 most lanes to look at. Rows as of claimPlainJobs, a LaneReport last.
  */
 export const claimLaneJobs = statement<{ job: string }>(
   'claim_lane_jobs',
   (schema) => `
   select claimed as job from ${schema}.claim_lane_jobs(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18::text[]::timestamptz[], $19, $20
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::text[]::timestamptz[], $20, $21
   ) claimed`,
   { prompt: true },
 );

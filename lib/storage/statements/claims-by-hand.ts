@@ -28,19 +28,10 @@ export const findClaimAt = statement<FoundClaim>(
   { repeatable: true },
 );
 
-/**
- * Claims by hand whose lease has run out. $1: null for each claim's own lease, or the longest time in ms since its last
- * extension. Index: jobs_leased_by_hand.
- */
+/** Claims by hand whose lease has run out. $1: null for each claim's own lease, or the longest time in ms. */
 export const findExpiredLeases = statement<FoundClaim>(
   'find_expired_leases',
-  (schema) => `
-  select j.id, j.fence from ${schema}.jobs j
-  where j.lease_expires_at is not null and j.locked_by is not null and case
-    when $1::bigint is null then j.lease_expires_at <= clock_timestamp()
-    else j.lease_expires_at - (j.lease_ms - $1::bigint) * interval '1 ms' <= clock_timestamp()
-  end
-  order by j.id limit 1000`,
+  (schema) => `select id, fence from ${schema}.expired_leases($1::bigint)`,
   { repeatable: true },
 );
 

@@ -67,8 +67,15 @@ export const relinkParents = statement<{ id: string }>(
   with wanted as materialized (
     select b.id as child_id, parent.id as parent_id
     from ${schema}.job_bodies b cross join lateral unnest(b.depends_on) as asked(id)
-    left join ${schema}.job_replacements r on r.old_id = asked.id
-    cross join lateral (select coalesce(r.new_id, asked.id) as id) parent
+    -- The last of those that have replaced it.
+    cross join lateral (
+      with recursive chain(id, depth) as (
+        select asked.id, 0
+        union all
+        select r.new_id, c.depth + 1 from chain c join ${schema}.job_replacements r on r.old_id = c.id where c.depth < 100
+      )
+      select c.id from chain c order by c.depth desc limit 1
+    ) parent
     join ${schema}.jobs p on p.id = parent.id and p.parked is distinct from 'exhausted'
     where b.id = any($1::uuid[]) and b.depends_on is not null
   ),

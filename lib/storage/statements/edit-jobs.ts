@@ -43,7 +43,10 @@ export const rescheduleJobs = statement<EditedRow>(
       case
         when h.parked = 'exhausted' and $4::smallint is null then 'exhausted'
         when coalesce($4::smallint, h.max_attempts) <= h.attempts then 'exhausted'
-        when h.parked = 'key' then 'key'
+        when exists (
+          select from ${schema}.jobs o where o.id = h.behind
+            and (o.locked_by is not null or o.parked is distinct from 'exhausted')
+        ) then 'key'
         when h.unmet > 0 then 'parents'
       end as becomes
     from held h where h.locked_by is null
@@ -100,15 +103,30 @@ export const findRetryable = statement<{ id: string; job_key: string | null; tak
   order by b.id`,
 );
 
-/** Takes the keys of jobs that come back. $1 keys, $2 jobs, pair by pair. Returns the keys that are theirs now. */
+/** Makes rows for keys that nothing owns. $1 keys, $2 jobs, pair by pair. */
+export const claimFreeKeys = statement(
+  'claim_free_keys',
+  (schema) => `
+  insert into ${schema}.job_keys (key, job_id)
+  select key, job_id from unnest($1::text[], $2::uuid[]) as asked(key, job_id) order by key
+  on conflict (key) do nothing`,
+);
+
+/** Locks keys, in their order: what the next statement sees of their owners is what is. $1 keys. */
+export const lockKeys = statement(
+  'lock_keys',
+  (schema) => `select key from ${schema}.job_keys where key = any($1::text[]) order by key for update`,
+);
+
+/** Takes keys whose owner is gone, once they are locked. $1 keys, $2 jobs, pair by pair. Returns those that are theirs now. */
 export const takeKeys = statement<{ key: string }>(
   'take_keys',
   (schema) => `
-  with asked as materialized (select * from unnest($1::text[], $2::uuid[]) as k(key, job_id) order by key)
-  insert into ${schema}.job_keys as k (key, job_id) select key, job_id from asked
-  on conflict (key) do update set job_id = excluded.job_id
-  where not exists (select from ${schema}.jobs j where j.id = k.job_id) or k.job_id = excluded.job_id
-  returning key`,
+  update ${schema}.job_keys k set job_id = asked.job_id
+  from unnest($1::text[], $2::uuid[]) as asked(key, job_id)
+  where k.key = asked.key
+    and (k.job_id = asked.job_id or not exists (select from ${schema}.jobs j where j.id = k.job_id))
+  returning k.key`,
 );
 
 /**
@@ -122,8 +140,14 @@ export const retryJobs = statement<EditedRow>(
     select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) order by j.id for update
   ),
   exhausted as (
-    update ${schema}.jobs j set parked = case when j.unmet > 0 then 'parents' end, attempts = 0, crashes = 0,
-      run_at = clock_timestamp(), snoozed = false, behind = null, replayed = false, ended_before = true,
+    update ${schema}.jobs j set parked = case
+        when exists (
+          select from ${schema}.jobs o where o.id = j.behind
+            and (o.locked_by is not null or o.parked is distinct from 'exhausted')
+        ) then 'key'
+        when j.unmet > 0 then 'parents'
+      end,
+      attempts = 0, crashes = 0, run_at = clock_timestamp(), snoozed = false, replayed = false, ended_before = true,
       slot_only = j.max_attempts = 1, lane = ${schema}.lane_of(j.queue, j.rate_limit_key, j.max_attempts = 1),
       revision = j.revision + 1, updated_at = clock_timestamp()
     where j.id = any(array(select id from locked)) and j.parked = 'exhausted'
@@ -139,8 +163,13 @@ export const retryJobs = statement<EditedRow>(
     from ${schema}.job_bodies b cross join lateral (
       select fence, status from ${schema}.job_history where job_id = b.id order by fence desc limit 1
     ) last left join lateral (
-      select h.id from ${schema}.job_replacements r join ${schema}.jobs h on h.id = r.old_id
-      where r.new_id = b.id and h.locked_by is not null limit 1
+      -- Through all that were replaced before it.
+      with recursive before(id, depth) as (
+        select r.old_id, 1 from ${schema}.job_replacements r where r.new_id = b.id
+        union all
+        select r.old_id, p.depth + 1 from before p join ${schema}.job_replacements r on r.new_id = p.id where p.depth < 100
+      )
+      select h.id from before p join ${schema}.jobs h on h.id = p.id where h.locked_by is not null limit 1
     ) holder on true
     where b.id = any($1::uuid[]) and last.status = 'cancelled' and not exists (select from ${schema}.jobs j where j.id = b.id)
     on conflict (id) do nothing

@@ -8,8 +8,14 @@ export const freeSuccessors = statement<{ id: string; lane: string | null; ended
   (schema) => `select * from ${schema}.free_successors($1::uuid[], $2::bigint)`,
 );
 
-/** Forgets who owned keys, where the owner is gone. $1 keys, or null: all. */
+/** Forgets who owned keys, where the owner is gone. $1 keys. */
 export const freeKeys = statement('free_keys', (schema) => `select ${schema}.free_keys($1::text[])`);
+
+/** The same for a slice of all keys. $1 where it begins. Returns where the next one does; null: at the start. */
+export const freeStaleKeys = statement<{ next_key: string | null }>(
+  'free_stale_keys',
+  (schema) => `select ${schema}.free_stale_keys($1::text) as next_key`,
+);
 
 export interface ToldRow {
   id: string;

@@ -26,7 +26,7 @@ export const findResults = statement<JobRow & { result: unknown }>(
 );
 
 /**
- * $1 task, $2 queue, $3 status, $4 tag, $5 group, $6 flag, $7 from, $8 to, $9 search (a like pattern), each or null;
+ * $1 task, $2 queue, $3 status, $4 tag, $5 group, $6 flag, $7 from, $8 to, $9 search (like patterns, any of them), each or null;
  * $10 only ids below, or null; $11 how many. Newest first. Index: job_bodies_pkey, backwards.
  */
 export const listJobs = statement<JobRow>(
@@ -43,8 +43,8 @@ export const listJobs = statement<JobRow>(
       and ($6::text is null or $6 = any(b.flags))
       and ($7::timestamptz is null or b.created_at >= $7)
       and ($8::timestamptz is null or b.created_at < $8)
-      and ($9::text is null or b.payload::text ilike $9 or b.task ilike $9
-        or coalesce(j.last_error, h.error_message) ilike $9)
+      and ($9::text[] is null or b.payload::text ilike any($9) or b.task ilike any($9)
+        or coalesce(j.last_error, h.error_message) ilike any($9))
       and ($10::uuid is null or b.id < $10)
   ) found
   where $3::text is null or status = $3
@@ -179,8 +179,6 @@ export interface ExplainRow {
   queue_known: boolean;
   queue_paused: boolean | null;
   queue_jobs: string[] | null;
-  /** Who else waits in the queue before it. */
-  queue_ahead: number;
   limit_known: boolean;
   tokens: number | null;
   refill_at: number | null;
@@ -199,11 +197,6 @@ export const explainJob = statement<ExplainRow>(
       select p.job_id from ${schema}.job_places p
       where p.queue = j.queue and p.number >= q.places_from and p.job_id <> j.id order by p.number limit 100
     ) o) as queue_jobs,
-    (select count(*)::integer from (
-      select from ${schema}.jobs o
-      where o.parked is null and o.lane is not null and o.priority = j.priority and o.lane = j.lane and o.locked_by is null
-        and (o.run_at, o.id) < (j.run_at, j.id) limit 1000
-    ) o) as queue_ahead,
     w.key is not null as limit_known, w.tokens, ${ms('w.ends_at')} as refill_at,
     case when j.parked = 'parents'
       then (select json_agg(d.parent_id order by d.parent_id) from ${schema}.job_dependencies d where d.child_id = j.id)

@@ -81,8 +81,7 @@ export const pruneWorkers = statement(
 export const seeTasks = statement(
   'see_tasks',
   (schema) => `
-  insert into ${schema}.job_tasks (task) select distinct task from unnest($1::text[]) as task order by task
-  on conflict (task) do update set last_seen_at = now()`,
+  select ${schema}.see_tasks($1::text[])`,
   { repeatable: true, prompt: true },
 );
 

@@ -5,19 +5,35 @@ import { statement } from '../database.js';
 export const registerQueues = statement(
   'register_queues',
   (schema) => `
-  insert into ${schema}.job_queues (name)
-  select distinct name from unnest($1::text[]) as name order by name
-  on conflict (name) do nothing`,
+  select ${schema}.register_queues($1::text[])`,
   { repeatable: true, prompt: true },
 );
 
 /**
- * Writes a declared concurrency, except over configureQueue's and a younger process's. $1 name, $2 concurrency (null: no
- * limit), $3 when this process started.
+ * Writes a declared concurrency, except over configureQueue's and that of a newer release that runs. $1 name,
+ * $2 concurrency (null: no limit), $3 release. A queue that is declared again and again is written once a day, so that it is
+ * known to be in use.
  */
 export const declareQueue = statement<{ changed: boolean }>(
   'declare_queue',
-  (schema) => `select ${schema}.declare_queue($1, $2::integer, $3::timestamptz) as changed`,
+  (schema) => `select ${schema}.declare_queue($1::text, $2::integer, $3::text) as changed`,
+  { repeatable: true },
+);
+
+/**
+ * Of the queues that a process declares, those that are not as declared; their rows are not locked. $1 names,
+ * $2 concurrencies, $3 the release whose name they must bear, or null for any.
+ */
+export const findUndeclaredQueues = statement<{ name: string }>(
+  'find_undeclared_queues',
+  (schema) => `
+  select mine.name from unnest($1::text[], $2::integer[]) as mine(name, concurrency)
+  left join ${schema}.job_queues q on q.name = mine.name
+  where q.name is null or not q.configured and (
+    q.concurrency is distinct from mine.concurrency or q.release is distinct from coalesce($3, q.release)
+    or q.declared_at is null or q.declared_at < clock_timestamp() - interval '1 day'
+  )
+  order by mine.name`,
   { repeatable: true },
 );
 
@@ -77,7 +93,8 @@ export const pruneQueues = statement<{ name: string }>(
   (schema) => `
   with idle as materialized (
     select q.name from ${schema}.job_queues q
-    where not q.paused and not q.configured and q.declared_at is null and q.name <> all($1::text[])
+    where not q.paused and not q.configured and q.name <> all($1::text[])
+      and (q.declared_at is null or q.declared_at < clock_timestamp() - interval '30 days')
       and not exists (select from ${schema}.jobs j where j.queue = q.name)
       and not exists (select from ${schema}.job_places p where p.queue = q.name)
     for update of q skip locked

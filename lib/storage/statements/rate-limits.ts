@@ -11,26 +11,13 @@ export interface RateLimitRow {
   window_started_at: number;
 }
 
-/**
- * $1 key, $2 capacity, $3 interval in ms or null, $4 interval as SQL text or null. What has been taken in the current
- * window stays taken, so a smaller capacity clamps and a larger one adds the difference.
- */
+/** $1 key, $2 capacity, $3 interval in ms or null, $4 interval as SQL text or null. Keeps the current window. */
 export const registerRateLimit = statement<RateLimitRow>(
   'register_rate_limit',
   (schema) => `
-  with registered as (
-    insert into ${schema}.rate_limits as r (key, capacity, interval_ms, window_started_at)
-    values ($1, $2::integer, coalesce($3::bigint, extract(epoch from $4::text::interval) * 1000), clock_timestamp())
-    on conflict (key) do update set capacity = excluded.capacity, interval_ms = excluded.interval_ms
-    returning *
-  )
-  select r.key, r.capacity, r.interval_ms,
-    greatest(0, r.capacity - case when w.started_at + r.interval_ms * interval '1 ms' > clock_timestamp() then w.taken else 0 end)
-      as available,
-    ${ms('coalesce(w.started_at, r.window_started_at)')} as window_started_at
-  from registered r left join lateral (
-    select * from ${schema}.rate_limit_windows w where w.key = r.key order by w.number desc limit 1
-  ) w on true`,
+  select key, capacity, interval_ms, available, ${ms('window_started_at')} as window_started_at
+  from ${schema}.put_rate_limit($1::text, $2::integer,
+    coalesce($3::bigint, extract(epoch from $4::text::interval) * 1000)::bigint)`,
 );
 
 /** Whether PostgreSQL could not read the interval, or it is shorter than a millisecond. */

@@ -17,7 +17,8 @@ export const STORED_TIMES: Record<string, string[]> = {
   rate_limits: ['window_started_at'],
   rate_limit_windows: ['started_at'],
   workers: ['started_at', 'heartbeat_at', 'stopped_at'],
-  crontabs: ['known_since', 'last_slot_at', 'updated_at'],
+  crontabs: ['known_since', 'last_slot_at', 'updated_at', 'retired_at'],
+  releases: ['first_seen_at', 'joined_at'],
 };
 
 /** Tables that hold nothing but what jobs have left. */

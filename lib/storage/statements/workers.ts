@@ -61,12 +61,19 @@ export const checkClaims = statement<{
 });
 
 /**
- * Claims that the database counts as an incarnation's, and that it does not hold. $1 incarnation, $2 ids and $3 fences of
- * what it holds, $4 whether to read the whole live table.
+ * Claims in limited queues, or that the audit asks about, which the database counts as an incarnation's and which it does not
+ * hold. $1 incarnation, $2 ids and $3 fences of what it holds.
  */
 export const unknownClaims = statement<{ id: string; fence: string }>(
   'unknown_claims',
-  (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[], $4::boolean)`,
+  (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[])`,
+  { prompt: true },
+);
+
+/** The same of all claims: reads the live table. */
+export const unknownClaimsAnywhere = statement<{ id: string; fence: string }>(
+  'unknown_claims_anywhere',
+  (schema) => `select * from ${schema}.unknown_claims_anywhere($1::text, $2::uuid[], $3::bigint[])`,
   { prompt: true },
 );
 
@@ -91,6 +98,14 @@ export const takeDuty = statement<{ position: string }>(
   update ${schema}.duties d set due_at = clock_timestamp() + $2::bigint * interval '1 ms'
   from due where d.name = due.name returning d.position`,
   { prompt: true },
+);
+
+/** When a duty is due again. $1 name, $2 ms. */
+export const putOffDuty = statement(
+  'put_off_duty',
+  (schema) => `
+  update ${schema}.duties set due_at = clock_timestamp() + $2::bigint * interval '1 ms' where name = $1`,
+  { repeatable: true, prompt: true },
 );
 
 export interface WorkerRow {

@@ -43,7 +43,10 @@ export class Rescues {
 
   async lockedBy(workerId) {
     return this.#cluster.withAdmin(async (admin) => {
-      const { rows } = await admin.query('select from jobs.jobs where locked_by = $1', [workerId]);
+      const { rows } = await admin.query(
+        'select from jobs.jobs j join jobs.workers w on w.id = j.locked_by where w.label = $1',
+        [workerId],
+      );
       return rows.length;
     });
   }
@@ -60,10 +63,10 @@ export class Rescues {
       try {
         client ??= await this.#connect(() => (client = undefined));
         const { rows } = await client.query(
-          'select locked_by, count(*)::integer from jobs.jobs where locked_by = any($1) group by locked_by',
+          `select distinct w.label from jobs.jobs j join jobs.workers w on w.id = j.locked_by where w.label = any($1)`,
           [[...this.#watched.keys()]],
         );
-        const locked = new Set(rows.map((row) => row.locked_by));
+        const locked = new Set(rows.map((row) => row.label));
         for (const [id, watched] of this.#watched) {
           // It may come back under its own name: what it holds from then on is no matter of rescue.
           if (!locked.has(id) || !watched.stillDead()) this.#watched.delete(id);

@@ -20,7 +20,8 @@ export const prepare = (admin) =>
   create function app.see_claim() returns trigger language plpgsql security definer as $$
   begin
     insert into app.claims (job_id, fence, window_started_at)
-    select new.id, new.fence, window_started_at from jobs.rate_limits where key = new.rate_limit_key;
+    select new.id, new.fence, started_at from jobs.rate_limit_windows where key = new.rate_limit_key
+    order by number desc limit 1;
     return null;
   end $$;
   create trigger see_claim after update on jobs.jobs for each row
@@ -101,15 +102,14 @@ export async function examine(admin, load, breakPromise) {
 
   const left = await query(`select id, task, locked_by from jobs.jobs where locked_by is not null and task <> 'tick'`);
   expect('nothing stays locked', left, ({ id, task, locked_by }) => `${task} ${id} is locked by ${locked_by}`);
-  const counters = await query(
-    `select q.name, q.running, count(j.id)::integer as locked
-     from jobs.job_queues q left join jobs.jobs j on j.queue = q.name and j.locked_by is not null
-     group by q.name having q.running <> count(j.id)`,
+  const places = await query(
+    `select p.queue, p.number, p.job_id from jobs.job_places p
+     where not exists (select from jobs.jobs j where j.id = p.job_id and j.fence = p.fence and j.locked_by is not null)`,
   );
   expect(
-    'counters agree',
-    counters,
-    ({ name, running, locked }) => `queue ${name}: ${running} counted, ${locked} locked`,
+    'places belong to claims',
+    places,
+    ({ queue, number, job_id }) => `place ${number} of queue ${queue} belongs to ${job_id}, which does not run`,
   );
   const waiting = await unfinished(admin);
   expect('everything comes to its end', waiting, ({ task, count }) => `${count} jobs of ${task} still wait`);

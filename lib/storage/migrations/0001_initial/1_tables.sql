@@ -38,6 +38,29 @@ create table job_bodies (
 
 create table job_bodies_default partition of job_bodies default;
 
+-- What SQL adds with a time that JavaScript cannot hold gets the nearest that it can: refusing it would lose the job, keeping
+-- it would stop those who read it.
+create function storable(at timestamptz) returns timestamptz
+language sql immutable
+as $$ select least(greatest(at, '0001-01-02 00:00:00+00'), '275759-12-31 00:00:00+00') $$;
+
+create function keep_times_storable() returns trigger
+language plpgsql
+set search_path from current
+as $$
+begin
+  new.run_at := storable(new.run_at);
+  if tg_argv[0] = 'body' then
+    new.created_at := storable(new.created_at);
+  end if;
+  return new;
+end $$;
+
+create trigger keep_times_storable before insert on job_bodies for each row
+when (new.run_at <= '0001-01-01 00:00:00+00' or new.run_at >= '275760-01-01 00:00:00+00'
+  or new.created_at <= '0001-01-01 00:00:00+00' or new.created_at >= '275760-01-01 00:00:00+00')
+execute function keep_times_storable('body');
+
 create index job_bodies_group on job_bodies (group_id, id) where group_id is not null;
 
 -- Where a job stands: one narrow row for each job that is not completed or cancelled.
@@ -109,6 +132,10 @@ create table jobs (
   constraint job_key_fits_an_index check (octet_length(job_key) between 1 and 2000)
 ) with (fillfactor = 40);
 
+create trigger keep_times_storable before insert on jobs for each row
+when (new.run_at <= '0001-01-01 00:00:00+00' or new.run_at >= '275760-01-01 00:00:00+00')
+execute function keep_times_storable('job');
+
 -- Plain claims.
 create index jobs_ready on jobs (priority, run_at, id) where parked is null and lane is null;
 -- Claims of lanes: from lane to lane by one descent each, in a lane by run-at and id.
@@ -119,8 +146,6 @@ create index jobs_behind on jobs (behind) where behind is not null;
 create index jobs_blocked_by_key on jobs (id) where parked = 'key';
 create index jobs_exhausted on jobs (id) where parked = 'exhausted';
 create index jobs_leased_by_hand on jobs (lease_expires_at) where lease_expires_at is not null;
--- Its key is the id, not the worker, because claims must change no indexed column.
-create index jobs_to_cancel on jobs (id) where cancel_requested;
 
 -- Who owns a key. A row whose job is gone is free; ends delete what they can, a sweep the rest.
 create table job_keys (
@@ -136,6 +161,8 @@ create table job_replacements (
   replaced_at timestamptz not null default clock_timestamp(),
   constraint job_replacements_pkey primary key (old_id)
 );
+
+create index job_replacements_by_new on job_replacements (new_id);
 
 create type job_outcome as enum ('completed', 'failed', 'partial_success', 'snoozed', 'cancelled');
 
@@ -186,7 +213,8 @@ create table job_queues (
   concurrency integer default 1,
   -- Set by configureQueue, which wins over what processes declare.
   configured boolean not null default false,
-  -- When the process started whose declaration this is; an older one does not change it.
+  -- The release that has declared it, and when it did so last, to the day.
+  release text,
   declared_at timestamptz,
   paused boolean not null default false,
   -- No place with a lower number is taken: counts start here. Moved on now and then.
@@ -248,6 +276,8 @@ create table workers (
   heartbeat_at timestamptz not null default clock_timestamp(),
   -- Null: alive, or dead and not yet noticed.
   stopped_at timestamptz,
+  -- Whether a job that it held is to blame for its death, so that the others are not.
+  has_blamed boolean not null default false,
   tasks text[] not null,
   environment json not null,
   constraint workers_pkey primary key (id)
@@ -312,9 +342,25 @@ create table crontabs (
   last_slot_at timestamptz,
   last_job_id uuid,
   updated_at timestamptz not null default clock_timestamp(),
+  -- The release that has declared it, and a digest of what it has declared: payloads may be encrypted and cannot be compared.
+  release text,
+  content text,
+  -- When the last release that declared it was gone. It fires no more, but comes back as it was within a day.
+  retired_at timestamptz,
   constraint crontabs_pkey primary key (id),
   constraint backfill_is_not_negative check (backfill_ms >= 0),
   constraint overlap_is_known check (overlap in ('skip', 'queue'))
+);
+
+-- Releases that have declared crontabs or queues, and the labels of pools that run them. Of two that declare different
+-- things, the one that was seen first is the older one, whichever process of it started last.
+create table releases (
+  -- A digest of what the release declares.
+  id text not null,
+  first_seen_at timestamptz not null default clock_timestamp(),
+  joined_at timestamptz not null default clock_timestamp(),
+  worker_ids text[] not null default '{}',
+  constraint releases_pkey primary key (id)
 );
 
 -- Work that all pools share: the one that gets a row's lock does it, and says when it is to be done next.

@@ -17,6 +17,24 @@ begin
   return exists (select from workers w where w.id = worker and w.stopped_at is null);
 end $$;
 
+-- The text of what few jobs have, from the live row, and, closing it, from the body. Built as texts: what JSON holds is never
+-- decoded here, so no escape in it can end a claim.
+create function extra_of(last_error text, job_key text, flags text[], previous json, crashes smallint) returns text
+language sql immutable
+as $$
+  select '{"lastError":' || coalesce(to_json(last_error)::text, 'null') || ',"jobKey":'
+    || coalesce(to_json(job_key)::text, 'null') || ',"flags":' || coalesce(to_json(flags)::text, 'null')
+    || ',"previous":' || coalesce(previous::text, 'null') || ',"crashes":' || crashes
+$$;
+
+create function extra_of_body(job_key_mode text, tags text[], group_id text, timeout_ms integer) returns text
+language sql immutable
+as $$
+  select ',"jobKeyMode":' || coalesce(to_json(job_key_mode)::text, 'null') || ',"tags":'
+    || coalesce(to_json(tags)::text, 'null') || ',"groupId":' || coalesce(to_json(group_id)::text, 'null')
+    || ',"timeoutMs":' || coalesce(timeout_ms::text, 'null') || '}'
+$$;
+
 -- What most claims are: due jobs without limits, in order (priority, run-at, id). Returns first the time of the claim in
 -- ms, then each job as the text of one JSON array, which costs both sides of the wire less than columns: [id, fence,
 -- priority, run-at, task, attempts, max attempts, revision, created-at, extra, payload], times in ms, `extra` null or an
@@ -56,7 +74,7 @@ declare
   open_kib integer := most_kib;
   claimed_ids uuid[];
   heads text[];
-  extras json[];
+  extras text[];
   kib bigint;
   hops bigint;
   hopped_upto bigint;
@@ -141,8 +159,7 @@ begin
           case
             when j.last_error is not null or j.job_key is not null or j.flags is not null or j.previous is not null
               or j.crashes > 0
-            then json_build_object('lastError', j.last_error, 'jobKey', j.job_key, 'flags', j.flags,
-              'previous', j.previous, 'crashes', j.crashes)
+            then extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes)
           end as extra
       )
       select array_agg(c.id), array_agg(c.head), array_agg(c.extra), sum(c.payload_kib)
@@ -152,10 +169,8 @@ begin
       return query
         select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', case
             when c.extra is null and b.group_id is null and b.tags is null and b.timeout_ms is null then 'null'
-            else json_build_object('lastError', c.extra -> 'lastError', 'jobKey', c.extra -> 'jobKey',
-              'jobKeyMode', b.job_key_mode, 'flags', c.extra -> 'flags', 'tags', b.tags, 'groupId', b.group_id,
-              'timeoutMs', b.timeout_ms, 'previous', c.extra -> 'previous',
-              'crashes', coalesce(c.extra -> 'crashes', '0'))::text
+            else coalesce(c.extra, extra_of(null, null, null, null, 0::smallint))
+              || extra_of_body(b.job_key_mode, b.tags, b.group_id, b.timeout_ms)
           end, ',' || b.payload, ']')
         from unnest(claimed_ids, heads, extras) as c(id, head, extra)
         left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
@@ -210,18 +225,18 @@ as $$ select * from window_of(limit_key, clock_timestamp()) $$;
 
 -- What a lane can give now, as the present snapshot shows it: `state` open, unknown (its queue must be registered),
 -- paused, full or tokens (its rate limit is used up `until`); `room`: at most so many jobs; `limited`: by places.
-create function room_in_lane(lane text, present timestamptz, of_queue integer)
+create function room_in_lane(lane text, present timestamptz)
 returns table (queue text, state text, room integer, until timestamptz, limited boolean)
 language sql stable
 as $$
   select n.queue, case
       when n.queue <> '' and q.name is null then 'unknown'
       when q.paused then 'paused'
-      when q.free <= of_queue then 'full'
+      when q.free <= 0 then 'full'
       when n.keys <> '' and coalesce(t.tokens, 0) <= 0 then 'tokens'
       else 'open'
     end,
-    least(coalesce(q.free - of_queue, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.concurrency is not null
+    least(coalesce(q.free, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.concurrency is not null
   from (select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 3) as keys) n
   left join lateral (
     select q.name, q.paused, q.concurrency, q.concurrency - (
@@ -242,11 +257,11 @@ create function due_in_lane(
   at_priority bigint, at_lane text, after_run_at timestamptz, after_id uuid, present timestamptz,
   tasks text[], other_tasks text[], forbidden text[], most_crashes integer
 )
-returns table (place tid)
+returns table (place tid, run_at timestamptz, id uuid)
 language sql stable
 as $$
-  select seen.place from (
-    select j.ctid as place, j.task, j.flags, j.crashes from jobs j
+  select seen.place, seen.run_at, seen.id from (
+    select j.ctid as place, j.run_at, j.id, j.task, j.flags, j.crashes from jobs j
     where j.parked is null and j.lane is not null and j.priority = at_priority and j.lane = at_lane
       and j.locked_by is null and j.run_at <= present
       and (j.run_at, j.id) > (
@@ -259,7 +274,8 @@ as $$
 $$;
 
 -- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
--- beginning behind `from_lane`, at most `share` jobs of each; in a lane by run-at and id. What cannot give now (a queue
+-- beginning behind `from_lane`, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
+-- (`spare`: of how many more than are wanted to know whether they do). What cannot give now (a queue
 -- that is full or paused, a limit without tokens) costs one hop, however much waits in it. Returns as claim_plain_jobs,
 -- `extra` with the queue and the rate limit, and last an object
 -- { priority, lane: the last lane served; more: there is probably more to claim now; lanes: how many were served;
@@ -278,7 +294,7 @@ $$;
 -- unlimited one keeps a pause or a limit from committing meanwhile (see edit_queue).
 -- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
 create function claim_lane_jobs(
-  worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
+  worker text, wanted integer, share integer, spare integer, tasks text[], other_tasks text[], forbidden text[],
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, from_priority integer, from_lane text,
   skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], hop_limit integer
@@ -375,12 +391,13 @@ begin
       leg_upto := case leg when 2 then turn_lane end;
       continue when leg_upto is not null and leg_from >= leg_upto collate "C";
       loop
-        with recursive hop(lane, queue, state, until, limited, places, got, hops, of_queue, blocked_after) as (
-          select leg_from collate "C", null::text, null::text, null::timestamptz, false, null::tid[], 0, 0, 0, null::text collate "C"
+        with recursive hop(lane, queue, state, until, limited, places, run_ats, ids, got, hops, of_queue, blocked_after) as (
+          select leg_from collate "C", null::text, null::text, null::timestamptz, false, null::tid[], null::timestamptz[], null::uuid[],
+            0, 0, 0, null::text collate "C"
           union all
-          select n.lane, r.queue, coalesce(r.state, 'skipped'), r.until, r.limited, d.places,
-            h.got + coalesce(cardinality(d.places), 0), h.hops + 1,
-            case when r.queue = h.queue then h.of_queue else 0 end + coalesce(cardinality(d.places), 0),
+          select n.lane, r.queue, coalesce(r.state, 'skipped'), r.until, r.limited, d.places, d.run_ats, d.ids,
+            h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share), h.hops + 1,
+            least(r.room, u.of_queue + coalesce(cardinality(d.places), 0)),
             case when r.state is null or (r.state <> 'unknown' and d.places is null)
               then coalesce(h.blocked_after, place_in_walk(at_priority, h.lane)) end
           from hop h
@@ -418,17 +435,20 @@ begin
               coalesce(skip.upto is not null and (e.lane is null or place_in_walk(at_priority, e.lane) > skip.upto), false)
                 as skipped
           ) n
-          left join lateral room_in_lane(n.lane, present, case when split_part(n.lane, E'\x1f', 1) = h.queue then h.of_queue else 0 end)
-            r on not n.skipped
+          left join lateral room_in_lane(n.lane, present) r on not n.skipped
+          -- Lanes of one queue lie side by side: each proposes what the queue could take, and the earliest are taken.
+          cross join lateral (
+            select case when r.queue = h.queue and r.queue <> '' then h.of_queue else 0 end as of_queue
+          ) u
           left join lateral (
-            select array_agg(due.place) as places from (
-              select due.place from (
+            select array_agg(due.place) as places, array_agg(due.run_at) as run_ats, array_agg(due.id) as ids from (
+              select due.place, due.run_at, due.id from (
                 select width_bucket(n.lane, known_lanes) as b offset 0
               ) p
               cross join lateral due_in_lane(at_priority, n.lane,
                 case when known_lanes[p.b] = n.lane then run_ats[p.b] end,
                 case when known_lanes[p.b] = n.lane then ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
-              limit least(r.room, open_places - h.got, share)
+              limit least(r.room, open_places - h.got + u.of_queue, share) + spare
             ) due
           ) d on r.state = 'open'
           where h.lane is not null and h.got < open_places and h.hops < hops_left and (n.lane is not null or n.skipped)
@@ -441,6 +461,8 @@ begin
           array_agg(h.lane) filter (where h.state = 'open' and h.places is null) as empty,
           (select array_agg(u.place order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as places,
           (select array_agg(x.lane order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as place_lanes,
+          (select array_agg(u.run_at order by x.hops, u.nth) from hop x cross join lateral unnest(x.run_ats) with ordinality u(run_at, nth)) as place_run_ats,
+          (select array_agg(u.id order by x.hops, u.nth) from hop x cross join lateral unnest(x.ids) with ordinality u(id, nth)) as place_ids,
           array_agg(h.blocked_after order by h.hops) filter (where h.blocked_after is not null) as afters,
           array_agg(place_in_walk(at_priority + case when h.lane is null then 1 else 0 end, coalesce(h.lane, '')) order by h.hops)
             filter (where h.blocked_after is not null) as uptos,
@@ -522,20 +544,21 @@ begin
             select w.* from unnest(held_keys) n(key) cross join lateral window_of(n.key, clock_timestamp()) w
           ),
           proposals as materialized (
-            select p.place, p.lane, p.nth, split_part(p.lane, E'\x1f', 1) as queue, split_part(p.lane, E'\x1f', 3) as key,
+            select p.place, p.lane, p.run_at, p.id, p.nth, split_part(p.lane, E'\x1f', 1) as queue, split_part(p.lane, E'\x1f', 3) as key,
               (select l.limited from unnest(look.lanes, look.limited) l(lane, limited) where l.lane = p.lane limit 1) as limited
-            from unnest(look.places, look.place_lanes) with ordinality p(place, lane, nth)
+            from unnest(look.places, look.place_lanes, look.place_run_ats, look.place_ids) with ordinality p(place, lane, run_at, id, nth)
           ),
-          in_queues as materialized (
-            select p.*, row_number() over (partition by p.queue order by p.nth) as nth_of_queue from proposals p
+          possible as materialized (
+            select p.*, coalesce(q.room, 2147483647) as room, coalesce(w.tokens, 2147483647) as tokens
+            from proposals p
+            left join lateral (
+              select q.room from queues q where q.name = p.queue and q.limited is not distinct from p.limited limit 1
+            ) q on p.queue <> ''
+            left join lateral (select w.tokens from windows w where w.key = p.key limit 1) w on p.key <> ''
+            where (p.queue = '' or q.room > 0) and (p.key = '' or w.tokens > 0)
           ),
-          with_places as materialized (
-            select p.*, row_number() over (partition by p.key order by p.nth) as nth_of_key from in_queues p
-            where p.queue = '' or exists (
-              select from queues q where q.name = p.queue and q.limited is not distinct from p.limited and q.room >= p.nth_of_queue)
-          ),
-          due as materialized (
-            select p.place, p.lane, p.limited from with_places p
+          locked as materialized (
+            select p.* from possible p
             cross join lateral (
               select from jobs j
               where j.ctid = p.place and j.lane = p.lane and j.priority = at_priority and j.parked is null
@@ -545,7 +568,19 @@ begin
                 and (most_crashes is null or j.crashes <= most_crashes)
               limit 1 for update skip locked
             ) j
-            where p.key = '' or exists (select from windows w where w.key = p.key and w.tokens >= p.nth_of_key)
+          ),
+          -- The earliest of each queue that others do not hold, then as many as there are tokens.
+          in_queues as materialized (
+            select l.*, row_number() over (partition by l.queue order by l.run_at, l.id) as nth_of_queue from locked l
+          ),
+          with_places as materialized (
+            select q.*, row_number() over (partition by q.key order by q.nth) as nth_of_key from in_queues q
+            where q.queue = '' or q.nth_of_queue <= q.room
+          ),
+          due as materialized (
+            select p.place, p.lane, p.limited from with_places p
+            where p.key = '' or p.nth_of_key <= p.tokens
+            order by p.nth limit open_places
           ),
           claimed as (
             update jobs j
@@ -557,8 +592,9 @@ begin
             returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane,
               concat('["', j.id, '","', j.fence, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',',
                 to_json(j.task), ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
-              json_build_object('queue', j.queue, 'rateLimitKey', j.rate_limit_key, 'lastError', j.last_error,
-                'jobKey', j.job_key, 'flags', j.flags, 'previous', j.previous, 'crashes', j.crashes) as extra
+              concat(extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes), ',"queue":', to_json(j.queue),
+                case when j.queue is null then 'null' end, ',"rateLimitKey":', to_json(j.rate_limit_key),
+                case when j.rate_limit_key is null then 'null' end) as extra
           ),
           placed as (
             insert into job_places (queue, number, job_id, fence)
@@ -580,20 +616,15 @@ begin
             max(c.place) as place, (
               select array_agg(distinct p.lane) from proposals p
               where (p.queue <> '' and p.queue <> all(held_queues)) or (p.key <> '' and p.key <> all(held_keys))
-                or (p.place in (select w.place from with_places w where w.key = '' or exists (
-                    select from windows v where v.key = w.key and v.tokens >= w.nth_of_key))
-                  and p.place not in (select d.place from due d))
+                or (p.place in (select o.place from possible o) and p.place not in (select l.place from locked l))
             ) as held
           into taken from claimed c;
 
           held := held || taken.held;
           if taken.jobs > 0 then
             return query
-              select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', json_build_object(
-                  'queue', c.extra -> 'queue', 'rateLimitKey', c.extra -> 'rateLimitKey',
-                  'lastError', c.extra -> 'lastError', 'jobKey', c.extra -> 'jobKey', 'jobKeyMode', b.job_key_mode,
-                  'flags', c.extra -> 'flags', 'tags', b.tags, 'groupId', b.group_id, 'timeoutMs', b.timeout_ms,
-                  'previous', c.extra -> 'previous', 'crashes', c.extra -> 'crashes'), ',' || b.payload, ']')
+              select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', c.extra,
+                extra_of_body(b.job_key_mode, b.tags, b.group_id, b.timeout_ms), ',' || b.payload, ']')
               from unnest(taken.ids, taken.heads, taken.extras) as c(id, head, extra)
               left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
             open_places := open_places - taken.jobs;

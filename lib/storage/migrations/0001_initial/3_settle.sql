@@ -1,6 +1,16 @@
 -- Settling. A settle matches (id, fence) in every join, answers for each request, and never waits for what others hold:
 -- such a job is reported as held, and comes again by itself.
 
+-- Whether a claim is held by this name: an incarnation, its label, or the name that a claim by hand has given; null: by any.
+create function is_holder(worker text, locked_by text) returns boolean
+language sql stable
+set search_path from current
+as $$
+  select worker is null or locked_by = worker or exists (
+    select from workers w where w.id = locked_by and w.label = worker
+  )
+$$;
+
 -- What became of settles that matched nothing: `held` where the claim still stands and an open transaction holds the job,
 -- else `lost`. Index: jobs_pkey.
 create function standing_of_claims(worker text, ids uuid[], fences bigint[])
@@ -11,7 +21,7 @@ as $$
   from unnest(ids, fences) as i(id, fence)
   left join lateral (
     select j.id from jobs j
-    where j.id = i.id and j.fence = i.fence and j.locked_by is not null and (worker is null or j.locked_by = worker) limit 1
+    where j.id = i.id and j.fence = i.fence and j.locked_by is not null and is_holder(worker, j.locked_by) limit 1
   ) j on true
 $$;
 
@@ -29,7 +39,7 @@ begin
     select held.id from (select distinct i.id, i.fence from unnest(ids, fences) as i(id, fence) order by 1) i
     cross join lateral (
       select j.id from jobs j
-      where j.id = i.id and j.fence = i.fence and j.locked_by is not null and (worker is null or j.locked_by = worker)
+      where j.id = i.id and j.fence = i.fence and j.locked_by is not null and is_holder(worker, j.locked_by)
       limit 1 for update skip locked
     ) held
   );
@@ -49,7 +59,7 @@ end $$;
 -- Settles attempts that completed: job and history change in one statement. Returns only what is not simply completed and
 -- done with: jobs that were cancelled meanwhile, that others wait for in some way, that are `held` or `lost`.
 --
--- worker: the name that a claim by hand has given; null: a pool's, known by their fences. placed: whether jobs may hold
+-- worker: who must hold the claims, which needs `careful`; null: anybody, they are known by their fences. placed: whether jobs may hold
 -- places in queues. careful: lock the jobs first. Almost all batches go without, hoping that nobody holds a row and no fence
 -- is stale, which spares each job the locking before it is deleted; where the hope fails, lock_not_available is raised.
 --
@@ -92,7 +102,7 @@ begin
     ),
     deleted as (
       delete from jobs j
-      where j.id = any(held_ids) and j.locked_by is not null and (worker is null or j.locked_by = worker)
+      where j.id = any(held_ids) and j.locked_by is not null
       returning j.id, j.fence, j.locked_at, j.run_at, j.attempts, j.queue, j.cancel_requested, j.cancel_reason,
         j.job_key, j.place, j.ended_before
     ),
@@ -130,8 +140,7 @@ begin
     from gone g where g.claimed_fence is null and refuse_stale_claim(g.fence, g.claimed_fence);
 
   if place_numbers is not null then
-    delete from job_places p using unnest(place_queues, place_numbers) as u(queue, number)
-    where p.queue = u.queue and p.number = u.number;
+    perform give_back_places(place_queues, place_numbers);
   end if;
 
   -- A statement of its own: children may have been added meanwhile.
@@ -139,6 +148,18 @@ begin
     select d.parent_id, null::bigint, 'parent', null::float8, null, null, null, true
     from job_dependencies d where d.parent_id = any(ids) group by d.parent_id;
 end $$;
+
+-- Deletes places. One that others hold is left: its claim is over, so the sweep finds it. Index: job_places_pkey.
+create function give_back_places(queues text[], numbers bigint[]) returns void
+language sql
+set search_path from current
+as $$
+  delete from job_places p where p.ctid = any(array(
+    select held.ctid from unnest(queues, numbers) as u(queue, number) cross join lateral (
+      select q.ctid from job_places q where q.queue = u.queue and q.number = u.number limit 1 for update skip locked
+    ) held
+  ))
+$$;
 
 -- The places in queues that these claims hold, of jobs in `held`. A claim made before its queue had a limit has no number:
 -- its place is found by the claim. Indexes: jobs_pkey, job_places_pkey.
@@ -213,7 +234,7 @@ begin
   cross join lateral (
     select j.id, j.fence from jobs j
     where j.id = i.id and (i.fence is null or (j.fence = i.fence and j.locked_by is not null))
-      and (worker is null or j.locked_by = worker)
+      and is_holder(worker, j.locked_by)
     limit 1 for update skip locked
   ) held;
   select array_agg(p.queue), array_agg(p.number) into place_queues, place_numbers
@@ -260,7 +281,6 @@ begin
         locked_by = null, locked_at = null, lease_ms = null, lease_expires_at = null, place = null,
         fence = j.fence + case when e.running then 0 else 1 end,
         revision = j.revision + 1, updated_at = present, cancel_requested = false, cancel_reason = null,
-        behind = case when e.became = 'exhausted' then null else j.behind end,
         run_at = case when e.became in ('retrying', 'snoozed') then e.next_run_at else j.run_at end,
         attempts = j.attempts - e.given_back,
         snoozed = e.became = 'snoozed',
@@ -329,8 +349,7 @@ begin
     from unnest(asked_ids, asked_fences) as i(id, fence)
     where i.fence is null and i.id <> all(coalesce(held_ids, '{}')) and exists (select from jobs j where j.id = i.id);
 
-  delete from job_places p using unnest(place_queues, place_numbers) as u(queue, number)
-  where p.queue = u.queue and p.number = u.number;
+  perform give_back_places(place_queues, place_numbers);
 end $$;
 
 -- An operator cancels: waiting and exhausted jobs leave at once; a running one is marked, and becomes cancelled however its

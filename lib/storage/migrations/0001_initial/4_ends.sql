@@ -68,23 +68,46 @@ begin
     select g.id, null, true from gone g;
 end $$;
 
--- Forgets who owns these keys, where the owner is gone; null: all such, at most 1,000. Index: job_keys_pkey.
-create function free_keys(keys text[]) returns integer
+-- Forgets who owns these keys, where the owner is gone. Indexes: job_keys_pkey, jobs_pkey.
+create function free_keys(keys text[]) returns void
 language plpgsql
 set search_path from current
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
-  freed integer;
+  locked text[];
 begin
-  with stale as materialized (
-    select k.key from job_keys k
-    where (keys is null or k.key = any(keys)) and not exists (select from jobs j where j.id = k.job_id)
-    order by k.key limit 1000 for update skip locked
-  )
-  delete from job_keys k using stale s
-  where k.key = s.key and not exists (select from jobs j where j.id = k.job_id);
-  get diagnostics freed = row_count;
-  return freed;
+  locked := array(
+    select held.key from (select distinct n from unnest(keys) n order by n) n cross join lateral (
+      select k.key from job_keys k where k.key = n.n limit 1 for update skip locked
+    ) held
+  );
+  delete from job_keys k where k.key = any(locked) and not exists (select from jobs j where j.id = k.job_id);
+end $$;
+
+-- The same for 2,000 keys behind `from_key`. Returns where to go on; null: the end is reached.
+create function free_stale_keys(from_key text) returns text
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  seen text[];
+begin
+  seen := array(select k.key from job_keys k where k.key > from_key order by k.key limit 2000);
+  perform free_keys(array(
+    select k.key from unnest(seen) n cross join lateral (
+      select k.key, k.job_id from job_keys k where k.key = n limit 1
+    ) k
+    where not exists (select from jobs j where j.id = k.job_id)
+  ));
+  return case when cardinality(seen) = 2000 then seen[2000] end;
 end $$;
 
 -- What a parent that has ended is to its children: `completed`, `failed` (for good, or cancelled), `gone` (nothing is known

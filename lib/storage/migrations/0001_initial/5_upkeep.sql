@@ -38,25 +38,35 @@ begin
     returning w.id;
 end $$;
 
--- The claims of incarnations that have stopped or are unknown, at most 1,000: `suspects` tells whether the same incarnation
--- held a job that has crashed so often before that it alone is to blame. Reads the live table: an index on locked_by would
--- cost every claim, and dead workers are rare.
+-- The claims of incarnations that have stopped or are unknown, at most 1,000. `is_spared`: the incarnation held a job that has
+-- crashed so often before that it alone is to blame, which its row remembers for claims that others hold now. Reads the live
+-- table: an index on locked_by would cost every claim, and dead workers are rare.
 create function claims_of_the_dead(most_crashes integer)
 returns table (id uuid, fence bigint, is_spared boolean)
-language sql
+language plpgsql
 set search_path from current
 as $$
-  with orphans as materialized (
-    select j.id, j.fence, j.locked_by, j.crashes > 0 and j.crashes >= most_crashes - 1 as is_suspect
-    from jobs j
-    where j.locked_by is not null and j.lease_expires_at is null
-      and not exists (select from workers w where w.id = j.locked_by and w.stopped_at is null)
-    limit 1000
-  )
-  select o.id, o.fence, not o.is_suspect and exists (
-    select from orphans s where s.locked_by = o.locked_by and s.is_suspect
-  ) from orphans o
-$$;
+#variable_conflict use_column
+begin
+  return query
+    with orphans as materialized (
+      select j.id, j.fence, j.locked_by, j.crashes > 0 and j.crashes >= most_crashes - 1 as is_suspect
+      from jobs j
+      where j.locked_by is not null and j.lease_expires_at is null
+        and not exists (select from workers w where w.id = j.locked_by and w.stopped_at is null)
+      order by 4 desc limit 1000
+    ),
+    blamed as materialized (select distinct o.locked_by as worker from orphans o where o.is_suspect),
+    noted as (
+      update workers w set has_blamed = true where w.ctid = any(array(
+        select f.ctid from workers f where f.id in (select b.worker from blamed b) and not f.has_blamed for update skip locked
+      ))
+    )
+    select o.id, o.fence, not o.is_suspect and (
+      exists (select from blamed b where b.worker = o.locked_by)
+      or exists (select from workers w where w.id = o.locked_by and w.has_blamed)
+    ) from orphans o;
+end $$;
 
 -- What a pool should know of claims that it holds: `gone` where another end came first, `cancelled` where an end is asked
 -- for. Index: jobs_pkey, by batch.
@@ -75,32 +85,100 @@ as $$
   where j.id is null or j.cancel_requested
 $$;
 
--- Claims that the database counts as this incarnation's and that it does not hold: of all, reading the live table
--- (`everywhere`); else those in limited queues, and those that the audit has asked about.
-create function unknown_claims(worker text, ids uuid[], fences bigint[], everywhere boolean)
+-- Claims that the database counts as this incarnation's and that it does not hold: those in limited queues, and those that the
+-- audit has asked about. Indexes: jobs_pkey, claims_in_question_pkey; places are as many as jobs run in limited queues.
+create function unknown_claims(worker text, ids uuid[], fences bigint[])
 returns table (id uuid, fence bigint)
 language plpgsql
 set search_path from current
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_column
 begin
-  if everywhere then
-    return query
-      select j.id, j.fence from jobs j
-      where j.locked_by = worker and j.lease_expires_at is null
-        and not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence);
-    return;
-  end if;
   return query
-    with asked as (delete from claims_in_question c where c.worker = worker returning c.job_id, c.fence)
+    with asked as (
+      delete from claims_in_question c where c.ctid = any(array(
+        select f.ctid from claims_in_question f where f.worker = worker for update skip locked
+      )) returning c.job_id, c.fence
+    )
     select j.id, j.fence from (
       select p.job_id, p.fence from job_places p union select a.job_id, a.fence from asked a
     ) c
-    join jobs j on j.id = c.job_id and j.fence = c.fence and j.locked_by = worker and j.lease_expires_at is null
+    cross join lateral (
+      select j.id, j.fence from jobs j
+      where j.id = c.job_id and j.fence = c.fence and j.locked_by = worker and j.lease_expires_at is null limit 1
+    ) j
     where not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence);
 end $$;
 
--- Compares a slice of the live table, in pages, with what is known: claims older than a minute are put to their incarnations
+-- The same of all claims, after an answer was lost: reads the live table.
+create function unknown_claims_anywhere(worker text, ids uuid[], fences bigint[])
+returns table (id uuid, fence bigint)
+language sql stable
+set search_path from current
+as $$
+  select j.id, j.fence from jobs j
+  where j.locked_by = worker and j.lease_expires_at is null
+    and not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence)
+$$;
+
+-- Claims by hand whose lease has run out, at most 1,000. longest: null for each claim's own lease, or the longest time in ms
+-- since its last extension. Index: jobs_leased_by_hand.
+create function expired_leases(longest bigint)
+returns table (id uuid, fence bigint)
+language sql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+  select j.id, j.fence from jobs j
+  where j.lease_expires_at is not null and j.locked_by is not null and case
+    when longest is null then j.lease_expires_at <= clock_timestamp()
+    else j.lease_expires_at - (j.lease_ms - longest) * interval '1 ms' <= clock_timestamp()
+  end
+  order by j.lease_expires_at limit 1000
+$$;
+
+-- Makes rows for queues that claims came across. One that another transaction is making is left to it.
+create function register_queues(names text[]) returns void
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  queue_name text;
+begin
+  for queue_name in select distinct n from unnest(names) n order by n loop
+    begin
+      insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+end $$;
+
+-- Notes names of tasks. One that another transaction holds is left.
+create function see_tasks(names text[]) returns void
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  task_name text;
+begin
+  for task_name in select distinct n from unnest(names) n order by n loop
+    begin
+      insert into job_tasks (task) values (task_name) on conflict (task) do update set last_seen_at = clock_timestamp();
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+end $$;
+
+-- Compares a slice of the live table, in pages, with what is known: claims older than 15 s are put to their incarnations
 -- as a question; jobs that run in limited queues without a place get one. Returns whether there are more pages.
 create function audit_claims(from_page bigint, pages bigint) returns boolean
 language plpgsql
@@ -111,7 +189,7 @@ begin
   insert into claims_in_question (worker, job_id, fence)
   select j.locked_by, j.id, j.fence from jobs j
   where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
-    and j.locked_by is not null and j.lease_expires_at is null and j.locked_at < clock_timestamp() - interval '1 min'
+    and j.locked_by is not null and j.lease_expires_at is null and j.locked_at < clock_timestamp() - interval '15 s'
   on conflict do nothing;
   insert into job_places (queue, number, job_id, fence)
   select q.name, nextval('job_place_numbers'), j.id, j.fence
@@ -122,8 +200,10 @@ begin
   where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
     and j.locked_by is not null and j.queue is not null
     and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence);
-  delete from claims_in_question c
-  where not exists (select from workers w where w.id = c.worker and w.stopped_at is null);
+  delete from claims_in_question c where c.ctid = any(array(
+    select f.ctid from claims_in_question f
+    where not exists (select from workers w where w.id = f.worker and w.stopped_at is null) for update skip locked
+  ));
   return from_page + pages < pg_relation_size('jobs') / current_setting('block_size')::bigint;
 end $$;
 
@@ -132,6 +212,10 @@ end $$;
 create function free_places() returns text[]
 language plpgsql
 set search_path from current
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
   queues text[];
@@ -185,9 +269,34 @@ as $$
     and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence)
 $$;
 
--- Writes a declared concurrency (null: no limit), except over configureQueue's and over what a younger process declared.
--- Returns whether it has changed. As edit_queue.
-create function declare_queue(queue_name text, new_concurrency integer, since timestamptz) returns boolean
+-- Whether a pool of this label is alive. A pool joins its release a moment before it has a row: `joined_at` covers for that.
+create function worker_is_alive(worker_label text, joined_at timestamptz) returns boolean
+language sql stable
+set search_path from current
+as $$
+  select case
+    when exists (select from workers w where w.label = worker_label) then exists (
+      select from workers w where w.label = worker_label and w.stopped_at is null
+        and w.heartbeat_at + w.lease_ms * interval '1 ms' > clock_timestamp())
+    else joined_at > clock_timestamp() - interval '1 min'
+  end
+$$;
+
+-- Whether a release may change what another one has declared: it is not older, or no pool runs the other one any more.
+create function may_change(mine text, others text) returns boolean
+language sql stable
+set search_path from current
+as $$
+  select not exists (
+    select from releases theirs join releases own on own.id = mine
+    where theirs.id = others and theirs.first_seen_at > own.first_seen_at
+      and exists (select from unnest(theirs.worker_ids) as member(label) where worker_is_alive(member.label, theirs.joined_at))
+  )
+$$;
+
+-- Writes a declared concurrency (null: no limit), except over configureQueue's and that of a newer release that runs.
+-- Returns whether it is written. As edit_queue.
+create function declare_queue(queue_name text, new_concurrency integer, new_release text) returns boolean
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
@@ -196,21 +305,51 @@ declare
   was record;
 begin
   select q.* into was from job_queues q where q.name = queue_name;
-  if found and (was.configured or was.declared_at > since
-    or (was.declared_at is not null and was.concurrency is not distinct from new_concurrency)) then
+  if found and (was.configured or not may_change(new_release, was.release)) then
     return false;
   end if;
   perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
   insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
   select q.* into was from job_queues q where q.name = queue_name for no key update;
-  if was.configured or was.declared_at > since then
+  if was.configured or not may_change(new_release, was.release) then
     return false;
   end if;
-  update job_queues q set concurrency = new_concurrency, declared_at = since where q.name = queue_name;
+  update job_queues q set concurrency = new_concurrency, release = new_release, declared_at = clock_timestamp()
+  where q.name = queue_name;
   if was.concurrency is null and new_concurrency is not null then
     perform give_places(queue_name);
   end if;
   return true;
+end $$;
+
+-- Registers or changes a rate limit. The current window goes on: its tokens are clamped to a smaller capacity, and a larger
+-- one adds the difference. Claims that hold the limit are waited for.
+create function put_rate_limit(limit_key text, new_capacity integer, new_interval_ms bigint)
+returns table (key text, capacity integer, interval_ms bigint, available integer, window_started_at timestamptz)
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+#variable_conflict use_column
+declare
+  old_capacity integer;
+  present record;
+  tokens_left integer;
+begin
+  insert into rate_limits as r (key, capacity, interval_ms, window_started_at)
+  values (limit_key, new_capacity, new_interval_ms, clock_timestamp())
+  on conflict (key) do nothing;
+  select r.capacity into old_capacity from rate_limits r where r.key = limit_key for no key update;
+  select * into present from window_of(limit_key, clock_timestamp());
+  tokens_left := least(new_capacity, present.tokens + greatest(0, new_capacity - old_capacity));
+  update rate_limits r set capacity = new_capacity, interval_ms = new_interval_ms
+  where r.key = limit_key and (r.capacity, r.interval_ms) is distinct from (new_capacity, new_interval_ms);
+  if new_capacity <> old_capacity then
+    insert into rate_limit_windows (key, number, started_at, taken)
+    values (limit_key, present.number + 1, present.started_at, new_capacity - tokens_left);
+    delete from rate_limit_windows w where w.key = limit_key and w.number <= present.number;
+  end if;
+  return query select limit_key, new_capacity, new_interval_ms, tokens_left, present.started_at;
 end $$;
 
 -- Starts the next window of every limit whose window has passed. Claims do so by themselves: this is for people who look.

@@ -103,6 +103,9 @@ begin
   execute format('create table %I (like %I including all)', made, parent);
   execute format('alter table %I owner to %I', made,
     (select pg_get_userbyid(relowner) from pg_class where oid = parent::regclass));
+  if parent = 'job_history' then
+    execute format('alter table %I replica identity full', made);
+  end if;
   execute format('lock table only %I in share update exclusive mode', parent);
   execute format('lock table %I in access exclusive mode', fallback);
   execute format(

@@ -20,6 +20,7 @@ declare
   holder record;
   owner uuid;
   action text;
+  still_held boolean;
   new_lane text;
 begin
   if not patient then
@@ -115,6 +116,8 @@ begin
       continue;
     end if;
 
+    still_held := exists (
+      select from jobs h where h.id = holder.behind and (h.locked_by is not null or h.parked is distinct from 'exhausted'));
     if action = 'replace' then
       delete from jobs j where j.id = holder.id;
       delete from job_bodies b where b.id = holder.id;
@@ -129,9 +132,9 @@ begin
     values (spec.id, spec.run_at, spec.priority, spec.max_attempts, spec.max_attempts = 1, new_lane,
       coalesce(spec.payload_kib, 0::smallint), spec.task, spec.queue, spec.rate_limit_key, spec.flags, spec.job_key,
       coalesce(pg_catalog.cardinality(spec.depends_on), 0),
-      case when action = 'follow' then holder.id when action = 'replace' then holder.behind end,
+      case when action = 'follow' then holder.id when action = 'replace' and still_held then holder.behind end,
       case
-        when action = 'follow' or (action = 'replace' and holder.parked = 'key') then 'key'
+        when action = 'follow' or (action = 'replace' and still_held) then 'key'
         when spec.depends_on is not null then 'parents'
       end);
     insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,

@@ -1,0 +1,139 @@
+// What a process declares (crontabs of its tasks, concurrencies of queues), written in the name of its release. While
+// releases run side by side, the newest has the say: a process of an older one that starts again changes nothing, and a
+// release that comes back has the say again once the newer one is gone.
+import { MissingPrivilegesError } from '../jobs.errors.js';
+import type { Database } from '../storage/database.js';
+import * as crons from '../storage/statements/crontabs.js';
+import { declareQueue, findUndeclaredQueues } from '../storage/statements/queues.js';
+import { joinRelease, leaveReleases, pruneReleases } from '../storage/statements/releases.js';
+import { tryBriefly } from './brief.lock.js';
+import type { Crontabs, PreparedCrontab } from './crontabs.js';
+import { digestOf } from './digest.js';
+import type { TaskDefinition } from './task.registry.js';
+
+export interface DeclarationsParts {
+  database: Database;
+  crontabs: Crontabs;
+  /** Concurrencies of queues by name. */
+  queues: Readonly<Record<string, number>>;
+  /** Tells pools that jobs of these queues may run. */
+  tell: (queues: string[]) => Promise<void>;
+}
+
+export class Declarations {
+  /** Concurrencies by name; null: no limit. */
+  private readonly limits: Map<string, number | null>;
+  private readonly queueRelease: string;
+
+  constructor(private readonly parts: DeclarationsParts) {
+    const limits = Object.entries(parts.queues).map(
+      ([name, limit]) => [name, limit === Infinity ? null : limit] as const,
+    );
+    this.limits = new Map(limits.toSorted(([a], [b]) => (a < b ? -1 : 1)));
+    this.queueRelease = digestOf(['queues', ...this.limits]);
+  }
+
+  /** Writes the declared queues' concurrencies. `workerId`: the pool that stands for them as long as it runs. */
+  async declareQueues(workerId: string | null = null): Promise<void> {
+    if (!this.limits.size) return;
+    try {
+      await tryBriefly(this.parts.database, joinRelease, [this.queueRelease, workerId]);
+      await this.writeQueues(this.queueRelease);
+    } catch (error) {
+      // A process that may only enqueue leaves it to those that work; theirs is what counts.
+      if (!(error instanceof MissingPrivilegesError)) throw error;
+    }
+  }
+
+  /** The same for what has changed since: queues are busy rows, so they are left alone where all is as declared. */
+  async repeatQueues(): Promise<void> {
+    if (this.limits.size) await this.writeQueues(null);
+  }
+
+  /** What a pool's tasks declare. @throws InvalidOptionsError, InvalidArgumentError, PayloadValidationError */
+  async ofTasks(definitions: TaskDefinition[], workerId: string | null = null): Promise<TaskDeclarations> {
+    const crontabs = await this.parts.crontabs.prepareDeclared(definitions);
+    return new TaskDeclarations(this.parts.database, this, {
+      crontabs,
+      tasks: definitions.map(({ task }) => task),
+      workerId,
+    });
+  }
+
+  /** Each apart: one that some transaction holds is tried again by pools every half minute. */
+  private async writeQueues(release: string | null): Promise<void> {
+    const { database, tell } = this.parts;
+    const names = [...this.limits.keys()];
+    const limits = names.map((name) => this.limits.get(name) ?? null);
+    const stale = await database.run(findUndeclaredQueues, [names, limits, release]);
+    const written: string[] = [];
+    for (const { name } of stale) {
+      const values = [name, this.limits.get(name) ?? null, this.queueRelease];
+      const rows = await tryBriefly(database, declareQueue, values);
+      if (rows?.[0]?.changed) written.push(name);
+    }
+    if (written.length) await tell(written);
+  }
+}
+
+interface Declared {
+  crontabs: PreparedCrontab[];
+  /** All tasks of the process, with or without a crontab. */
+  tasks: string[];
+  workerId: string | null;
+}
+
+/** The declarations of one pool. */
+export class TaskDeclarations {
+  private readonly release: string;
+  private joined = false;
+
+  constructor(
+    private readonly database: Database,
+    private readonly all: Declarations,
+    private readonly declared: Declared,
+  ) {
+    const contents = declared.crontabs.map(({ id, content }) => JSON.stringify([id, content]));
+    this.release = digestOf(['tasks', declared.tasks.toSorted(), contents.toSorted()]);
+  }
+
+  /** Writes down the pool's queues and crontabs, and retires crontabs that no release declares any more. */
+  async declare(): Promise<void> {
+    const { crontabs, workerId } = this.declared;
+    await this.database.run(pruneReleases, []);
+    await this.join();
+    if (workerId !== null) await this.all.declareQueues(workerId);
+    for (const crontab of crontabs) await this.put(crontab, true);
+    await this.retire();
+  }
+
+  /** The same for what has changed since: another release is gone, or has overwritten something. */
+  async repeat(): Promise<void> {
+    const { crontabs, workerId } = this.declared;
+    if (!this.joined) await this.join();
+    if (workerId !== null) await this.all.repeatQueues();
+    const values = [crontabs.map(({ id }) => id), crontabs.map(({ content }) => content)];
+    const stale = new Set((await this.database.run(crons.findUndeclared, values)).map(({ id }) => id));
+    for (const crontab of crontabs) if (stale.has(crontab.id)) await this.put(crontab, false);
+    await this.retire();
+  }
+
+  /** The pool stops: other releases need not wait for it. */
+  async withdraw(): Promise<void> {
+    if (this.declared.workerId !== null) await tryBriefly(this.database, leaveReleases, [this.declared.workerId]);
+  }
+
+  private async join(): Promise<void> {
+    this.joined = (await tryBriefly(this.database, joinRelease, [this.release, this.declared.workerId])) !== null;
+  }
+
+  /** Of one whose row somebody holds, `repeat` finds that it is not as declared. */
+  private async put({ values, content }: PreparedCrontab, add: boolean): Promise<void> {
+    await tryBriefly(this.database, crons.declareCrontab, [...values, this.release, content, add]);
+  }
+
+  private async retire(): Promise<void> {
+    const { tasks, crontabs } = this.declared;
+    await this.database.run(crons.retireCrontabs, [this.release, tasks, crontabs.map(({ id }) => id)]);
+  }
+}

@@ -1,0 +1,269 @@
+// The connection of one transactional attempt. Between begin and commit it is in the handler's hands, who may do anything
+// to it by SQL: so whether the transaction is still the one that was begun is asked of PostgreSQL, and the connection goes
+// back to its pool as it came, or not at all.
+import pg from 'pg';
+import type { DataSource } from 'typeorm';
+import type { EntityManager } from '../interfaces/job.interface.js';
+import { DatabaseUnavailableError, TransactionOverError } from '../jobs.errors.js';
+import { cut } from './connection.settings.js';
+import { SessionWatch } from './session.watch.js';
+
+type QueryRunner = ReturnType<DataSource['createQueryRunner']>;
+
+/** Settings of the handler's that must not hold for the library's own statements. */
+const DISTURBING = ['role', 'statement_timeout', 'lock_timeout'] as const;
+type Settings = Record<(typeof DISTURBING)[number], string>;
+
+/** Ends with the transaction, whatever ends it; being no query, it leaves the isolation level to the handler. */
+const MARK = `set local millrace.attempt = 'open'`;
+const SETTINGS = DISTURBING.map((name) => `pg_catalog.current_setting('${name}') as ${name}`).join(', ');
+const READ_MARK = `select pg_catalog.current_setting('millrace.attempt', true) as attempt, ${SETTINGS}`;
+/** All that outlives a transaction, except prepared statements, which the driver knows by name. */
+const CLEAN =
+  'select from pg_catalog.pg_prepared_statements where from_sql limit 1; close all; unlisten *; ' +
+  'select pg_catalog.pg_advisory_unlock_all(); discard temp; ';
+const ORIGIN =
+  `select pg_catalog.pg_backend_pid() as pid, session_user::text as login, ${SETTINGS}, ` +
+  `(select pg_catalog.json_object_agg(name, setting) from pg_catalog.pg_settings where source = 'session') as settings`;
+const SET_LOCAL = `select ${DISTURBING.map((name, index) => `pg_catalog.set_config('${name}', $${index + 1}, true)`).join(', ')}`;
+const ANSWER_MS = 60_000;
+const HANG_UP_MS = 1_000;
+
+interface OriginRow extends Settings {
+  pid: number;
+  login: string;
+  settings: Record<string, string> | null;
+}
+
+/** How a connection came: what its application has set on it. */
+interface Origin {
+  settings: Settings;
+  /** SQL that brings it back there; null: a pooler stands between, and cleans up itself. */
+  restore: string | null;
+}
+
+const origins = new WeakMap<pg.ClientBase, Origin>();
+
+export class JobSession {
+  private readonly watch: SessionWatch;
+  private readonly releaseRunner: () => Promise<void>;
+  private ending = false;
+  private isForeign = false;
+  private isShut = false;
+  private isOut = false;
+  private onReleased: () => void = () => undefined;
+
+  private constructor(
+    private readonly dataSource: DataSource,
+    private readonly runner: QueryRunner,
+    private readonly client: pg.PoolClient,
+  ) {
+    this.releaseRunner = runner.release.bind(runner);
+    this.watch = new SessionWatch(client);
+  }
+
+  /** Begins a transaction on a connection of its own. */
+  static async begin(dataSource: DataSource, onReleased: () => void): Promise<JobSession> {
+    const runner = dataSource.createQueryRunner();
+    const client = (await runner.connect()) as pg.PoolClient;
+    const session = new JobSession(dataSource, runner, client);
+    try {
+      if (!origins.has(client)) origins.set(client, await answered(originOf(client)));
+      await answered(runner.startTransaction());
+      await answered(client.query(MARK));
+    } catch (error) {
+      await session.hangUp();
+      throw error;
+    }
+    session.onReleased = onReleased;
+    session.guard();
+    return session;
+  }
+
+  get manager(): EntityManager {
+    return this.runner.manager;
+  }
+
+  /**
+   * Runs statements of the library's own after the handler has returned, whatever role and timeouts it has set.
+   * @throws TransactionOverError unless the handler has left its transaction open, and in order
+   */
+  async undisturbed<T>(work: () => Promise<T>): Promise<T> {
+    const now = await this.assertOpen();
+    const { settings } = origins.get(this.client)!;
+    if (DISTURBING.every((name) => now[name] === settings[name])) return work();
+    await answered(this.client.query(SET_LOCAL, valuesOf(settings)));
+    const result = await work();
+    await answered(this.client.query(SET_LOCAL, valuesOf(now)));
+    return result;
+  }
+
+  private async assertOpen(): Promise<Settings> {
+    const { runner, watch } = this;
+    this.shut();
+    if (watch.lostTo) throw watch.lostTo;
+    this.isForeign = true;
+    if (runner.isReleased || !runner.isTransactionActive) throw endedByHandler();
+    if (depthOf(runner) > 1) throw nestedOpen();
+    const reading = this.client.query<Settings & { attempt: string | null }>(READ_MARK);
+    const { rows } = await answered(reading).catch((error: unknown) => {
+      this.isForeign = false;
+      throw watch.explain(error);
+    });
+    if (rows[0]?.attempt !== 'open') throw endedByHandler();
+    this.isForeign = false;
+    watch.forgetLostStatements();
+    return rows[0];
+  }
+
+  /** @throws TransactionOverError where PostgreSQL has rolled back instead; `inDoubt` errors where nobody knows */
+  async commit(): Promise<void> {
+    this.ending = true;
+    try {
+      await answered(this.runner.commitTransaction());
+      if (this.watch.lastEnd === 'ROLLBACK') throw this.watch.explain(new TransactionOverError(ROLLED_BACK));
+    } catch (error) {
+      await this.destroy();
+      throw error;
+    }
+    await this.giveBack();
+  }
+
+  /** Never rejects. */
+  async rollback(): Promise<void> {
+    this.shut();
+    this.ending = true;
+    if (this.isForeign || depthOf(this.runner) > 1) return this.destroy();
+    try {
+      await answered(this.runner.rollbackTransaction());
+    } catch {
+      return this.destroy();
+    }
+    await this.giveBack();
+  }
+
+  /** Cuts the connection, whatever it is doing; PostgreSQL rolls back. Never rejects. */
+  async destroy(): Promise<void> {
+    if (this.runner.isReleased) this.released();
+    else await this.hangUp();
+  }
+
+  /** Commit, rollback and release are the library's; savepoints are the handler's. */
+  private guard(): void {
+    const { runner, client } = this;
+    const mayEnd = (): boolean => this.ending || depthOf(runner) > 1;
+    const commit = runner.commitTransaction.bind(runner);
+    const rollback = runner.rollbackTransaction.bind(runner);
+    runner.commitTransaction = async () => (mayEnd() ? commit() : Promise.reject(endedByHandler()));
+    runner.rollbackTransaction = async () => (mayEnd() ? rollback() : Promise.reject(endedByHandler()));
+    runner.release = () => Promise.reject(releasedByHandler());
+    client.release = () => {
+      throw releasedByHandler();
+    };
+  }
+
+  /** A handler that goes on after its end writes nothing, neither in the transaction nor after it. */
+  private shut(): void {
+    if (this.isShut) return;
+    this.isShut = true;
+    const { runner } = this;
+    const query = runner.query.bind(runner) as (...args: unknown[]) => Promise<any>;
+    // Subscribers of TypeORM may write while the transaction ends.
+    const mayQuery = (text: unknown): boolean =>
+      this.ending && (text === 'COMMIT' || text === 'ROLLBACK' || this.dataSource.subscribers.length > 0);
+    runner.query = (...args: unknown[]) => (mayQuery(args[0]) ? query(...args) : Promise.reject(shutOut()));
+  }
+
+  /** As it came, or not at all. */
+  private async giveBack(): Promise<void> {
+    const { client, watch } = this;
+    this.ending = false;
+    const { restore } = origins.get(client)!;
+    try {
+      if (restore) {
+        const [prepared] = (await answered(client.query(CLEAN + restore))) as unknown as pg.QueryResult[];
+        if (prepared!.rows.length || watch.hasLostStatements || watch.isBusy) return await this.destroy();
+      }
+      watch.end();
+      await this.releaseRunner();
+      this.released();
+    } catch {
+      await this.destroy();
+    }
+  }
+
+  /** Cuts the connection and waits until its pool knows: it must not be handed out again. */
+  private async hangUp(): Promise<void> {
+    const ended = new Promise((resolve) => this.client.once('end', resolve));
+    cut(this.client);
+    let timer: NodeJS.Timeout | undefined;
+    await Promise.race([ended, new Promise((resolve) => (timer = setTimeout(resolve, HANG_UP_MS)))]);
+    clearTimeout(timer);
+    this.watch.end();
+    if (!this.runner.isReleased) await this.releaseRunner();
+    this.released();
+  }
+
+  private released(): void {
+    if (this.isOut) return;
+    this.isOut = true;
+    this.watch.end();
+    this.onReleased();
+  }
+}
+
+async function originOf(client: pg.PoolClient): Promise<Origin> {
+  const row = (await client.query<OriginRow>(ORIGIN)).rows[0]!;
+  const { processID } = client as { processID?: number | null };
+  return { settings: row, restore: processID && processID !== row.pid ? null : restoring(row) };
+}
+
+function restoring({ login, role, settings }: OriginRow): string {
+  const set = Object.entries(settings ?? {}).map(
+    ([name, value]) => `select pg_catalog.set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(value)}, false)`,
+  );
+  const asRole = role === 'none' ? 'none' : pg.escapeIdentifier(role);
+  return [`set session authorization ${pg.escapeIdentifier(login)}`, `set role ${asRole}`, 'reset all', ...set].join(
+    '; ',
+  );
+}
+
+const valuesOf = (settings: Settings): string[] => DISTURBING.map((name) => settings[name]);
+
+/** No word for a minute: the connection is dead, and what became of the statement is to be found out on another. */
+async function answered<T>(work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const silence = new Promise<never>((_, reject) => {
+    const error = new DatabaseUnavailableError('The database does not answer.');
+    error.inDoubt = true;
+    timer = setTimeout(() => reject(error), ANSWER_MS);
+  });
+  return Promise.race([work, silence]).finally(() => clearTimeout(timer));
+}
+
+/** 1 in a transaction, more in savepoints. */
+const depthOf = (runner: QueryRunner): number =>
+  (runner as unknown as { transactionDepth?: number }).transactionDepth ?? 1;
+
+const shutOut = (): TransactionOverError =>
+  new TransactionOverError('Expected a handler that runs, got one that has ended (a missing await, perhaps).');
+
+const ROLLED_BACK = 'Expected PostgreSQL to commit, but it has rolled back.';
+
+const endedByHandler = (): TransactionOverError =>
+  new TransactionOverError(
+    'Expected the transaction of a transactional task to be open when its handler returns, but the handler has ended ' +
+      'it. Leave commit and rollback to the library: return to commit, throw to roll back.',
+  );
+
+const releasedByHandler = (): TransactionOverError =>
+  new TransactionOverError(
+    'Expected the connection of a transactional task to be left to the library, but the handler has released it. Take ' +
+      'a query runner of your own for what you release.',
+  );
+
+const nestedOpen = (): TransactionOverError =>
+  new TransactionOverError(
+    'Expected every nested transaction to have ended when the handler returns, got one that is open (a missing await, ' +
+      'perhaps).',
+  );

@@ -1,0 +1,99 @@
+// What the compiler of a user says of their code, with settings and packages that differ from ours.
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from '@jest/globals';
+import ts from 'typescript';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const file = `${root}test/types/users-file.ts`;
+const config = ts.readConfigFile(`${root}tsconfig.json`, (name) => ts.sys.readFile(name)).config as object;
+const base = ts.parseJsonConfigFileContent(config, ts.sys, root).options;
+
+/** The lines of a user's file at which the compiler finds a fault. */
+function faultyLines(text: string, changes: ts.CompilerOptions = {}, missing: string[] = []): string[] {
+  const options = { ...base, ...changes };
+  const host = ts.createCompilerHost(options);
+  const readSource = host.getSourceFile.bind(host);
+  host.fileExists = (name) => name === file || ts.sys.fileExists(name);
+  host.readFile = (name) => (name === file ? text : ts.sys.readFile(name));
+  host.getSourceFile = (name, languageVersion, ...rest) =>
+    name === file ? ts.createSourceFile(name, text, languageVersion, true) : readSource(name, languageVersion, ...rest);
+  host.resolveModuleNameLiterals = (literals, containing, redirected, settings, source) =>
+    literals.map((literal) =>
+      missing.includes(literal.text)
+        ? { resolvedModule: undefined }
+        : ts.resolveModuleName(
+            literal.text,
+            containing,
+            settings,
+            host,
+            undefined,
+            redirected,
+            ts.getModeForUsageLocation(source, literal, settings),
+          ),
+    );
+  const program = ts.createProgram([file], options, host);
+  const source = program.getSourceFile(file)!;
+  const lines = text.split('\n');
+  return program
+    .getSemanticDiagnostics(source)
+    .map(({ start = 0 }) => lines[source.getLineAndCharacterOfPosition(start).line]!.trim());
+}
+
+describe("a user's compiler", () => {
+  it('takes an environment variable for any option, also with exactOptionalPropertyTypes', () => {
+    const text = `
+      import { createJobManager, createWorkerPool, JobsMigrator, JobsModule, type JobManager, Task } from '../../lib/index.js';
+      declare const jobs: JobManager;
+      declare const text: string | undefined;
+      declare const count: number | undefined;
+      declare const yes: boolean | undefined;
+      declare const date: Date | undefined;
+      JobsModule.forRoot({ connection: process.env.X, schema: text, retry: { maxAttempts: count }, worker: { listen: yes } });
+      JobsModule.forRootAsync({ name: text, useFactory: () => ({ connection: process.env.X }) });
+      void createJobManager({ connection: process.env.X, queues: { a: { concurrency: count } } });
+      new JobsMigrator({ connection: process.env.X, waitForDatabaseMs: count });
+      createWorkerPool({ jobs, tasks: {}, workerId: text, options: { concurrency: count } });
+      void jobs.addJob('x', {}, { queue: text, priority: count, runAt: date, notify: yes, timeoutMs: count });
+      void jobs.addJobs([{ task: 'x', payload: 1, queue: text }], { notify: yes });
+      void jobs.getJobs('worker-id-1', { batchSize: count });
+      void jobs.workOnce({ queues: undefined });
+      void jobs.rescheduleJobs([], { runAt: date });
+      void jobs.replayFailedJobs({ from: date });
+      void jobs.resetLockedJobs({ lockTimeoutMs: count });
+      void jobs.gcTaskIdentifiers({ keepSinceMs: count });
+      void jobs.listJobs({ task: text }, { limit: count, cursor: text });
+      void jobs.listHistory({ workerId: text });
+      void jobs.waitForJob('id', { timeoutMs: count, signal: undefined });
+      void jobs.scheduleCron({ id: 'c', task: 'x', schedule: '* * * * *', timeZone: text, options: { queue: text } });
+      Task('x', { queue: text, concurrency: count, cron: text });
+    `;
+    expect(faultyLines(text, { exactOptionalPropertyTypes: true })).toEqual([]);
+  });
+
+  it('checks a connection without the types of pg, and takes those of pg where they are there', () => {
+    const text = `
+      import { createJobManager, JobsMigrator } from '../../lib/index.js';
+      void createJobManager({ connection: { host: 'h', max: 5, ssl: { rejectUnauthorized: false } } });
+      void createJobManager({ connection: 5 });
+      void createJobManager({ connection: { hots: 'h' } });
+      void createJobManager({ listenConnection: true });
+      new JobsMigrator({ connection: 5 });
+    `;
+    const wrong = [
+      'void createJobManager({ connection: 5 });',
+      "void createJobManager({ connection: { hots: 'h' } });",
+      'void createJobManager({ listenConnection: true });',
+      'new JobsMigrator({ connection: 5 });',
+    ];
+    expect(faultyLines(text, {}, ['pg'])).toEqual(wrong);
+    expect(faultyLines(text)).toEqual(wrong);
+    const typed = `
+      import type pg from 'pg';
+      import { createJobManager } from '../../lib/index.js';
+      declare const config: pg.PoolConfig;
+      void createJobManager({ connection: config, listenConnection: config });
+    `;
+    expect(faultyLines(typed)).toEqual([]);
+    expect(faultyLines(typed, { exactOptionalPropertyTypes: true })).toEqual([]);
+  });
+});
