@@ -183,7 +183,7 @@ export function removeLibrary(): void {
 }
 
 export function buildInto(folder: string): void {
-  for (const name of ['embedded', 'jobs.errors']) {
+  for (const name of ['embedded', 'jobs.errors', 'validation', 'validation.rules']) {
     const { code } = transformFileSync(path.join(root, `lib/${name}.ts`), {
       swcrc: false,
       jsc: { target: 'es2022', parser: { syntax: 'typescript' } },
@@ -193,6 +193,9 @@ export function buildInto(folder: string): void {
   }
   fs.writeFileSync(path.join(folder, 'package.json'), '{"type":"module"}');
   fs.cpSync(path.join(root, 'lib/embedded'), path.join(folder, 'embedded'), { recursive: true });
+  // What it depends on, wherever the folder is.
+  const dependency = 'node_modules/fastest-levenshtein';
+  fs.cpSync(path.join(root, dependency), path.join(folder, dependency), { recursive: true });
 }
 
 const platform = process.platform === 'win32' ? 'windows' : process.platform;

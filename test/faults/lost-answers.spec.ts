@@ -52,7 +52,7 @@ async function cutOff(statement: string): Promise<void> {
 /** As if the pool had claimed the job, and the answer had been lost. */
 const claimUnheard = (pool: WorkerPool, id: string) =>
   beside.query(
-    `update jobs.jobs set locked_by = $1, locked_at = now(), attempts = attempts + 1, fence = fence + 1,
+    `update jobs.jobs set locked_by = (select id from jobs.workers where label = $1), locked_at = now(), attempts = attempts + 1, fence = fence + 1,
        run_at = now() where id = $2`,
     [pool.workerId, id],
   );
@@ -121,26 +121,25 @@ describe('answers that were lost', () => {
     const { id: child } = await jobs.addJob('child', 1, { dependsOn: [parent] });
     await test.sql('delete from jobs.jobs where id = $1', [parent]);
     await test.sql(
-      `insert into jobs.workers (id, host, pid, concurrency, lease_ms, tasks, environment, heartbeat_at)
-       values ('worker-that-died', 'host', 1, 1, 1000, '{}', '{}', now() - interval '1 min')`,
+      `insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment, heartbeat_at)
+       values ('worker-that-died', 'worker', 'host', 1, 1, 1000, '{}', '{}', now() - interval '1 min')`,
     );
     await start({ child: () => undefined }, { leaseMs: 1_000, keepaliveMs: 100 });
     const told = await eventually(async () => (await jobs.findJob(child))?.status === 'completed');
     expect(told).toBe(true);
   });
 
-  it('children are told when the answer to their parent’s completion was lost', async () => {
+  it('a child that an open transaction holds when its parent ends is told when that has ended', async () => {
     let finish!: () => void;
     const finished = new Promise<void>((resolve) => (finish = resolve));
     await start({ parent: () => finished, child: () => undefined });
     const { id: parent } = await jobs.addJob('parent', 1);
     const { id: child } = await jobs.addJob('child', 1, { dependsOn: [parent] });
     await eventually(async () => (await jobs.findJob(parent))?.status === 'running');
-    // The completion is committed; telling the children is the next statement, and its connection is lost.
     await beside.query('begin');
     await beside.query('select from jobs.jobs where id = $1 for update', [child]);
     finish();
-    await cutOff('resolve_dependents');
+    await eventually(async () => (await jobs.findJob(parent))?.status === 'completed');
     await beside.query('commit');
     const told = await eventually(async () => (await jobs.findJob(child))?.status === 'completed');
     expect(told).toBe(true);

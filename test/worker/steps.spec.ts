@@ -394,7 +394,7 @@ describe('ctx.progress and ctx.log', () => {
 
 describe('ctx.assertOwned', () => {
   it('holds the job until the transaction ends', async () => {
-    let unlocked: Promise<unknown> | null = null;
+    let unlocked: Promise<unknown> = Promise.resolve();
     const order: string[] = [];
     await start({
       t: async (_payload, ctx: JobContext) => {
