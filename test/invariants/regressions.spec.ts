@@ -256,3 +256,13 @@ it('a serial queue takes its jobs in order, with and without a rate limit, past 
   }
   expect(taken).toEqual([limited.id, free.id, last.id]);
 });
+
+it('a pool that lives claims while the end of those that died is under way', async () => {
+  for (const id of ['pool-that-lives', OTHER]) await registerPool(jobs, id);
+  await letPoolsDie(test.sql, [OTHER]);
+  await add();
+  await beside('select * from jobs.end_incarnations(null)', [], async () => {
+    expect(await claimAsPool(jobs, 'pool-that-lives')).toHaveLength(1);
+    expect(await claimAsPool(jobs, OTHER)).toEqual([]);
+  });
+});

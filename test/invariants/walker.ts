@@ -75,7 +75,10 @@ export class Walker {
     switch (step.kind) {
       case 'claim': {
         const [claim] = await this.claim(step.worker);
-        agree(claim?.id, this.world === before ? undefined : id);
+        agree(
+          [stepName(step), nameOf(before), claim?.id],
+          [stepName(step), nameOf(before), this.world === before ? undefined : id],
+        );
         if (claim) claims[step.worker] = claim;
         return;
       }
