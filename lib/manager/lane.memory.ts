@@ -40,6 +40,9 @@ export class LaneMemory {
   /** Lanes that the last look served: among so many a claim is shared. */
   private lanes = 1;
 
+  /** Whether everything was forgotten while a look is under way. */
+  private forgotInFlight = false;
+
   constructor(
     /** Everything is looked at again after so long, at the earliest. */
     private readonly periodMs: number,
@@ -58,6 +61,7 @@ export class LaneMemory {
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
     this.heldUntil = Infinity;
     this.toldInFlight = new Set();
+    this.forgotInFlight = false;
     return {
       turn: this.turn,
       blocked: this.stretches,
@@ -93,11 +97,16 @@ export class LaneMemory {
     if (!this.stretches.length) this.told.clear();
     if (this.stretches.length > MAX_STRETCHES) this.forget();
     while (this.told.size > MAX_TOLD) this.giveUpStretch();
+    // What was told during the look may concern all that it has passed.
+    if (this.forgotInFlight) this.forget();
   }
 
   /** Something in lanes that begin like these may run; null: in any. */
   tell(lanes: string[] | null): void {
-    if (!lanes) return this.forget();
+    if (!lanes) {
+      this.forgotInFlight = true;
+      return this.forget();
+    }
     for (const lane of lanes) {
       this.told.add(lane);
       this.toldInFlight?.add(lane);
