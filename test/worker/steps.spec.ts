@@ -394,24 +394,24 @@ describe('ctx.progress and ctx.log', () => {
 
 describe('ctx.assertOwned', () => {
   it('holds the job until the transaction ends', async () => {
-    let unlocked: Promise<unknown> = Promise.resolve();
     const order: string[] = [];
     await start({
       t: async (_payload, ctx: JobContext) => {
         const client = await pgClient();
         await client.query('begin');
         await ctx.assertOwned(client);
-        unlocked = jobs.forceUnlockJobs().then(() => order.push('unlocked'));
+        const unlocked = jobs.forceUnlockJobs().then(() => order.push('unlocked'));
         await eventually(async () => (await test.sql(tried)).length > 0);
         expect(order).toEqual([]);
         order.push('commit');
         await client.query('commit');
         await client.end();
+        // A handler that returned at once would complete the job before the unlock is tried again.
+        await unlocked;
       },
     });
     await jobs.addJob('t', null, { maxAttempts: 1 });
     await eventually(() => events.ofType('job.lost').length === 1);
-    await unlocked;
     expect(order).toEqual(['commit', 'unlocked']);
   });
 
