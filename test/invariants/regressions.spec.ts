@@ -261,8 +261,7 @@ it.failing(
   },
 );
 
-// Known: its claim waits for the next look.
-it.failing('a pool that lives claims while the end of those that died is under way', async () => {
+it('a pool that lives claims while the end of those that died is under way', async () => {
   for (const id of ['pool-that-lives', OTHER]) await registerPool(jobs, id);
   await letPoolsDie(test.sql, [OTHER]);
   await add();

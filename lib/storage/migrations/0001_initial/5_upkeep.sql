@@ -21,12 +21,14 @@ begin
     ));
   end if;
   silent := array(
-    select w.id from (
+    -- Materialized: else the locks below are taken of living incarnations too, which could not claim meanwhile.
+    with w as materialized (
       select w.id from workers w
       where w.stopped_at is null and (only_worker is null or w.id = only_worker)
         and (only_worker is not null or w.heartbeat_at + w.lease_ms * interval '1 ms' <= clock_timestamp())
       order by w.id for update skip locked
-    ) w
+    )
+    select w.id from w
     where pg_try_advisory_xact_lock(hashtextextended('millrace:incarnation:' || w.id, 0))
   );
   -- A snapshot younger than the locks: what it holds now is all that it ever will.
