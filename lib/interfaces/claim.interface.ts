@@ -151,7 +151,7 @@ export interface SettleResult {
 
 /** What a process says of itself. */
 export interface WorkerRegistration {
-  /** The incarnation: made anew at each start. */
+  /** The incarnation: a new one for each start. */
   id: string;
   label: string;
   host: string;
