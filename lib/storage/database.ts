@@ -6,7 +6,7 @@ import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
-import { isConflict, isRefused, refuseIfOver, translateError } from './database.errors.js';
+import { isConflict, isRefused, isStatementTimeout, refuseIfOver, translateError } from './database.errors.js';
 import { endOrCut, hearErrors, poolConfig, portable, singleConnection } from './connection.settings.js';
 import { Reachability } from './reachability.js';
 import { rowTypes } from './row.types.js';
@@ -224,7 +224,10 @@ export class Database {
     }
   }
 
-  /** One statement on a connection of the pool, which is kept unless it is broken. */
+  /**
+   * One statement on a connection of the pool, which is kept unless it is broken. A session keeps the timeout that it
+   * began with, so one whose statement was cut is ended: the next session has what the role or the database says now.
+   */
   private async ask(query: pg.QueryConfig): Promise<pg.QueryResult> {
     const client = await this.connect();
     let broken: unknown;
@@ -234,7 +237,7 @@ export class Database {
       return await client.query(query);
     } catch (error) {
       const reason = this.failure(error);
-      if (reason instanceof DatabaseUnavailableError) broken = reason;
+      if (reason instanceof DatabaseUnavailableError || isStatementTimeout(error)) broken = error;
       throw error;
     } finally {
       client.off('error', onError);
@@ -269,6 +272,7 @@ export class Database {
       // On a connection that is broken, or that does not answer, a rollback would wait for ever.
       if (reason instanceof DatabaseUnavailableError) broken ??= reason;
       else await client.query('rollback').catch((failure: Error) => (broken = failure));
+      if (isStatementTimeout(error)) broken ??= error as Error;
       throw reason;
     } finally {
       client.off('error', onError);
