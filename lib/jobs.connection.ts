@@ -6,7 +6,8 @@ import { NoConnectionError } from './jobs.errors.js';
 import type { ConnectionSettings } from './jobs.options.js';
 import { JobManager, type JobManagerParts } from './manager/job.manager.js';
 import { Database } from './storage/database.js';
-import { assertPackageFiles, JobsMigrator } from './storage/jobs.migrator.js';
+import { JobsMigrator } from './storage/jobs.migrator.js';
+import { assertPackageFiles } from './storage/migration.files.js';
 import { isPooled } from './storage/pooler.js';
 
 /**

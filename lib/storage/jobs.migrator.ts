@@ -8,21 +8,8 @@ import { option, refuse, section } from '../validation.js';
 import { rules } from '../validation.rules.js';
 import { isContention, translateError } from './database.errors.js';
 import { Database } from './database.js';
-import { readFiles, stepsOf } from './migration.files.js';
+import { MIGRATIONS, readSql, type Migration } from './migration.files.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
-
-interface Migration {
-  version: number;
-  name: string;
-  /**
-   * The oldest version whose processes go on working after this migration: its own where it takes something away
-   * (contracts), an earlier one where it only adds (expands). See docs/upgrading.md.
-   */
-  compatibleFrom: number;
-}
-
-/** In order; a released folder is never edited. */
-const MIGRATIONS: Migration[] = [{ version: 1, name: '0001_initial', compatibleFrom: 1 }];
 
 /** The version of the schema that this version of the library works with. */
 export const SCHEMA_VERSION = MIGRATIONS.at(-1)!.version;
@@ -124,8 +111,8 @@ export class JobsMigrator {
       const applied = await this.versionOn(client);
       // How to undo a newer one, only its release knows.
       if (applied > SCHEMA_VERSION) throw new SchemaTooNewError(this.tooNew(applied));
-      for (const { version, name } of MIGRATIONS.toReversed()) {
-        if (version <= applied) await client.query(readFiles(name, ['down.sql']));
+      for (const { version, down } of MIGRATIONS.toReversed()) {
+        if (version <= applied) await client.query(readSql(down));
       }
       await client.query(`drop table if exists ${this.database.quotedSchema}.migrations`);
       if (await this.isEmpty(client)) await client.query(`drop schema if exists ${this.database.quotedSchema}`);
@@ -246,10 +233,10 @@ export class JobsMigrator {
     }
   }
 
-  private async apply(client: pg.ClientBase, { version, name, compatibleFrom }: Migration): Promise<void> {
+  private async apply(client: pg.ClientBase, { version, name, compatibleFrom, up }: Migration): Promise<void> {
     if ((await this.versionOn(client)) >= version) return;
     await client.query(`select set_config('lock_timeout', $1, true)`, [`${LOCK_TIMEOUT_MS}ms`]);
-    await client.query(readFiles(name, stepsOf(name)));
+    await client.query(readSql(up));
     await client.query(
       `insert into ${this.database.quotedSchema}.migrations (version, name, compatible_from) values ($1, $2, $3)`,
       [version, name, compatibleFrom],
@@ -315,9 +302,6 @@ const renamed = (schema: string): string =>
 export const tooNew = (schema: string, version: number): string =>
   `Expected schema "${schema}" at version ${SCHEMA_VERSION} or one that is compatible with it, got ${version}: a newer ` +
   'millrace has migrated it. Update this process to that release, or give it a schema of its own.';
-
-/** Found out at once, not when the first migration or the heartbeat is needed. @throws PackageFilesMissingError */
-export const assertPackageFiles = (): void => void stepsOf(MIGRATIONS[0]!.name);
 
 const migratorOptions = section({
   connection: option(rules.anything, undefined),

@@ -8,6 +8,7 @@ import {
   SchemaOutdatedError,
   SchemaTooNewError,
 } from '../../lib/index.js';
+import { MIGRATIONS } from '../../lib/storage/migration.files.js';
 import { createTestDatabase } from '../support/database.js';
 
 type TestDatabase = Awaited<ReturnType<typeof createTestDatabase>>;
@@ -51,6 +52,15 @@ describe('migrate (migrate)', () => {
     expect(shipped.length).toBeGreaterThan(0);
     const applied = await database.pool.query('select version from jobs.migrations order by version');
     expect(applied.rows.map(({ version }) => version as number)).toEqual(shipped);
+  });
+
+  it('names each file of the folder once, in the order of the numbers', () => {
+    const folder = new URL('../../lib/storage/migrations/', import.meta.url);
+    const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.sql'));
+    const named = MIGRATIONS.flatMap(({ up, down }) => [...up(), ...down()]).map(({ pathname }) =>
+      pathname.split('/').slice(-2).join('/'),
+    );
+    expect(named).toEqual(files.map((file) => file.replaceAll('\\', '/')).sort());
   });
 
   it('quotes the schema’s name', async () => {
