@@ -391,13 +391,14 @@ begin
       leg_upto := case leg when 2 then turn_lane end;
       continue when leg_upto is not null and leg_from >= leg_upto collate "C";
       loop
-        with recursive hop(lane, queue, state, until, limited, places, run_ats, ids, got, hops, of_queue, blocked_after) as (
+        with recursive hop(lane, queue, state, until, limited, places, run_ats, ids, got, hops, of_queue, filled, blocked_after) as (
           select leg_from collate "C", null::text, null::text, null::timestamptz, false, null::tid[], null::timestamptz[], null::uuid[],
-            0, 0, 0, null::text collate "C"
+            0, 0, 0, false, null::text collate "C"
           union all
-          select n.lane, r.queue, coalesce(r.state, 'skipped'), r.until, r.limited, d.places, d.run_ats, d.ids,
+          select n.lane, coalesce(r.queue, u.queue), coalesce(r.state, 'skipped'), r.until, r.limited, d.places, d.run_ats, d.ids,
             h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share), h.hops + 1,
             least(r.room, u.of_queue + coalesce(cardinality(d.places), 0)),
+            coalesce(r.limited and u.of_queue + coalesce(cardinality(d.places), 0) >= r.room, false) or (u.queue is not null and h.filled),
             case when r.state is null or (r.state <> 'unknown' and d.places is null)
               then coalesce(h.blocked_after, place_in_walk(at_priority, h.lane)) end
           from hop h
@@ -438,7 +439,8 @@ begin
           left join lateral room_in_lane(n.lane, present) r on not n.skipped
           -- Lanes of one queue lie side by side: each proposes what the queue could take, and the earliest are taken.
           cross join lateral (
-            select case when r.queue = h.queue and r.queue <> '' then h.of_queue else 0 end as of_queue
+            select case when same then h.queue end as queue, case when same then h.of_queue else 0 end as of_queue
+            from (select h.queue <> '' and starts_with(n.lane, h.queue || E'\x1f') as same) s
           ) u
           left join lateral (
             select array_agg(due.place) as places, array_agg(due.run_at) as run_ats, array_agg(due.id) as ids from (
@@ -451,10 +453,13 @@ begin
               limit least(r.room, open_places - h.got + u.of_queue, share) + spare
             ) due
           ) d on r.state = 'open'
-          where h.lane is not null and h.got < open_places and h.hops < hops_left and (n.lane is not null or n.skipped)
+          -- Where a queue's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
+          where h.lane is not null and (h.got < open_places or h.filled) and (h.got < open_places or u.queue is not null)
+            and h.hops < hops_left and (n.lane is not null or n.skipped)
             and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
         )
         select max(h.hops) as hops, max(h.lane) as lane, bool_or(h.lane is null) as ended,
+          (array_agg(h.queue order by h.hops desc) filter (where h.filled))[1] as filled_queue,
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
           array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
           array_agg(distinct h.queue) filter (where h.state = 'unknown') as unknown,
@@ -630,7 +635,11 @@ begin
             open_places := open_places - taken.jobs;
             served := served + cardinality(look.lanes);
             served_priority := at_priority;
+            -- A queue that is filled goes by run-at over all its lanes, so the turn is behind it, not within it.
             served_lane := look.lanes[cardinality(look.lanes)];
+            if hops_left > 0 and starts_with(served_lane, look.filled_queue || E'\x1f') then
+              served_lane := look.filled_queue || ' ';
+            end if;
             -- Counts need not read what is long gone: their start moves on once in some hundred places.
             if taken.place % 256 < taken.jobs then
               update job_queues q set places_from = coalesce((
