@@ -210,9 +210,15 @@ export class JobClaims {
   }
 
   private async claimLanesOnce(request: LaneClaim): Promise<LaneClaimResult> {
+    const rows = await this.database.run(claimLaneJobs, this.laneValues(request));
+    return this.readLanes(request, rows);
+  }
+
+  /** A claim of lanes as its statement takes it. */
+  laneValues(request: LaneClaim): unknown[] {
     this.schemaGuard.assertKnown();
     const { memory } = request;
-    const rows = await this.database.run(claimLaneJobs, [
+    return [
       request.holder,
       request.limit,
       request.share,
@@ -234,7 +240,11 @@ export class JobClaims {
       memory.positions.map(({ runAt }) => runAt),
       memory.positions.map(({ id }) => id),
       MAX_HOPS,
-    ]);
+    ];
+  }
+
+  /** What a claim of lanes has brought. */
+  async readLanes(request: LaneClaim, rows: { job: string }[]): Promise<LaneClaimResult> {
     const { positions, last, claimedAt, ...result } = await this.read(request, rows);
     const report = last as LaneReport | null;
     const taken = positions.map(({ priority, lane, runAt, id }) => ({

@@ -9,6 +9,7 @@ import type { Database } from '../storage/database.js';
 import { isDataFault, isLockTimeout } from '../storage/database.errors.js';
 import { toDateOrNull } from '../storage/row.types.js';
 import {
+  completeAndClaim,
   completeJobs,
   endAttempts,
   findSettled,
@@ -21,6 +22,7 @@ import { errorText } from '../monitoring/error.text.js';
 import { sealed, type JobCipher } from './job.cipher.js';
 import { freedBy, newsOf, type Freed, type JobPromoter } from './job.promoter.js';
 import { lanesOfQueue, laneOf } from './lane.names.js';
+import { LateSettles } from './late.settles.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { retryDelayMs } from './retry.policy.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -59,21 +61,13 @@ interface Settled {
   queues: string[];
 }
 
-interface LateEntry {
-  claimer: Claimer;
-  request: SettleRequest;
-  resolve: (result: SettleResult) => void;
-  reject: (reason: unknown) => void;
-}
-
 const FIRST_PAUSE_MS = 5;
 const LONGEST_PAUSE_MS = 1_000;
 /** An operator's call waits so long for what an open transaction holds. */
 const PATIENCE_MS = 10_000;
 
 export class JobSettlement {
-  private late: LateEntry[] = [];
-  private settlingLate: Promise<void> | null = null;
+  private readonly late = new LateSettles((claimer, request) => this.settleLate(claimer, request));
 
   constructor(
     private readonly database: Database,
@@ -97,10 +91,30 @@ export class JobSettlement {
     const earlier = repeated && settled.lost.length ? await this.findEarlier(claimer, settled.lost) : null;
     const results = [...settled.results, ...(earlier?.results ?? []), ...(earlier ?? settled).lost.map(lost)];
     for (const request of once === requests ? [] : requests) if (!once.includes(request)) results.push(lost(request));
-    const late = settled.held.length
-      ? Promise.all(settled.held.map((request) => this.settleLate(claimer, request)))
-      : null;
-    return { results, late };
+    return { results, late: this.waitFor(claimer, settled.held) };
+  }
+
+  /**
+   * Settles completions of a pool and claims jobs of lanes in one transaction. `lanes`: of JobClaims.laneValues; `claimed`
+   * is for JobClaims.readLanes.
+   */
+  async completeAndClaim(
+    claimer: Claimer,
+    requests: SettleRequest[],
+    lanes: unknown[],
+  ): Promise<SettleAnswer & { claimed: { job: string }[] }> {
+    const encrypted = this.encrypted(requests);
+    const settling = this.completionOf(claimer, encrypted).slice(1, 8);
+    const rows = await this.database.run(completeAndClaim, [...settling, ...lanes]);
+    const settled = toSettled(
+      encrypted,
+      [],
+      rows.filter(({ claimed }) => claimed === null),
+    );
+    await this.announce(settled, claimer);
+    const late = this.waitFor(claimer, settled.held);
+    const claimed = rows.flatMap(({ claimed: job }) => (job === null ? [] : { job }));
+    return { results: [...settled.results, ...settled.lost.map(lost)], late, claimed };
   }
 
   /**
@@ -271,39 +285,23 @@ export class JobSettlement {
     await this.publisher.publish(...newsOf([...back, ...(leaseMs === null ? [] : queues.map(lanesOfQueue))]));
   }
 
-  /** By itself, in turn with the others that are late: on one connection, however many there are. */
-  private settleLate(claimer: Claimer, request: SettleRequest): Promise<SettleResult> {
-    return new Promise((resolve, reject) => {
-      this.late.push({ claimer, request, resolve, reject });
-      this.settlingLate ??= this.settleAllLate().finally(() => (this.settlingLate = null));
-    });
+  private waitFor(claimer: Claimer, held: SettleRequest[]): SettleAnswer['late'] {
+    return held.length ? Promise.all(held.map((request) => this.late.add(claimer, request))) : null;
   }
 
-  private async settleAllLate(): Promise<void> {
-    for (let pauseMs = FIRST_PAUSE_MS; this.late.length; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
-      await pause(pauseMs);
-      for (const entry of this.late.splice(0)) {
-        if (await this.settleOneLate(entry)) pauseMs = FIRST_PAUSE_MS;
-        else this.late.push(entry);
-      }
-    }
-  }
-
-  /** Whether it is settled, or known not to be. */
-  private async settleOneLate({ claimer, request, resolve, reject }: LateEntry): Promise<boolean> {
+  /** Null: an open transaction still holds the job. */
+  private async settleLate(claimer: Claimer, request: SettleRequest): Promise<SettleResult | null> {
     try {
       const settled = await this.settleBatch(this.database, claimer, [request]);
-      if (settled.held.length) return false;
+      if (settled.held.length) return null;
       await this.announce(settled, claimer);
       // The call before may have gone through although its answer was lost.
       const earlier = settled.lost.length ? await this.findEarlier(claimer, settled.lost) : settled;
-      resolve(earlier.results[0] ?? lost(request));
-      return true;
+      return earlier.results[0] ?? lost(request);
     } catch (error) {
+      if (isDataFault(error)) throw error;
       // A database that is away is asked again.
-      if (!isDataFault(error)) return false;
-      reject(error);
-      return true;
+      return null;
     }
   }
 

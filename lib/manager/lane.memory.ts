@@ -19,8 +19,11 @@ const MAX_TOLD = 100;
 const MAX_POSITIONS = 100;
 const FIRST_HELD_MS = 5;
 const LONGEST_HELD_MS = 1_000;
-/** Looking at everything that took 1 ms may be repeated after so many. */
+/** Looking at everything that took 1 ms may be repeated after so many, and is after so long. */
 const PERIOD_PER_COST = 200;
+const LONGEST_PERIOD_MS = 30_000;
+/** What became due shortly before a look may have been committed after it. */
+const COMMIT_MS = 100;
 
 export class LaneMemory {
   private stretches: Stretch[] = [];
@@ -57,7 +60,8 @@ export class LaneMemory {
   /** For the next claim of so many jobs. */
   next(wanted: number): LaneMemoryState & { share: number; spare: number } {
     const now = performance.now();
-    if (now - this.forgottenAt > Math.max(this.periodMs, this.costMs * PERIOD_PER_COST)) this.forget();
+    const periodMs = Math.max(this.periodMs, Math.min(LONGEST_PERIOD_MS, this.costMs * PERIOD_PER_COST));
+    if (now - this.forgottenAt > periodMs) this.forget();
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
     this.heldUntil = Infinity;
     this.toldInFlight = new Set();
@@ -66,7 +70,7 @@ export class LaneMemory {
       turn: this.turn,
       blocked: this.stretches,
       told: [...this.told].sort(comparePlaces),
-      dueSince: this.stretches.length ? this.lookedAt : null,
+      dueSince: this.stretches.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
       positions: this.positionsAhead(),
       share: Math.max(1, Math.ceil(wanted / Math.max(1, this.lanes))),
       spare: this.heldMs > 0 ? SPARE : 0,
@@ -114,7 +118,7 @@ export class LaneMemory {
     }
   }
 
-  /** A place in the job's queue became free, or the job came back. */
+  /** A place in the job's queue became free, or the job comes back. */
   tellOf(job: ClaimedJob): void {
     this.tell([job.queue === null ? laneOf(job) : lanesOfQueue(job.queue)]);
   }

@@ -224,10 +224,7 @@ export class Database {
     }
   }
 
-  /**
-   * One statement on a connection of the pool, which is kept unless it is broken. A session keeps the timeout that it
-   * began with, so one whose statement was cut is ended: the next session has what the role or the database says now.
-   */
+  /** One statement on a connection of the pool. It is kept unless it is broken, or unless a timeout that is its own cut it. */
   private async ask(query: pg.QueryConfig): Promise<pg.QueryResult> {
     const client = await this.connect();
     let broken: unknown;

@@ -10,17 +10,13 @@ export interface TaskRoom {
   free: number;
 }
 
-/** While plain jobs keep coming, and no lane has given anything, one look at lanes in so long is enough. */
+/** Where nothing is told of lanes, one look at them in so long is enough. */
 const LOOK_MS = 100;
-/** Lanes that give jobs are looked at as often as that costs little. */
-const BUSY_LOOK_MS = 2;
-const LOOK_PER_COST = 4;
 
 export class ClaimGroup {
   readonly scan = new ClaimScan();
   readonly lanes: LaneMemory;
   private lookedAt = -Infinity;
-  private costMs = 0;
   private busy = true;
   private told = true;
 
@@ -36,8 +32,7 @@ export class ClaimGroup {
   /** When lanes should be looked at, before a slot takes a job from the buffer; by performance.now(). */
   get lookAt(): number {
     if (this.told) return -Infinity;
-    const pauseMs = this.busy ? Math.max(BUSY_LOOK_MS, this.costMs * LOOK_PER_COST) : LOOK_MS;
-    return Math.min(this.lookedAt + pauseMs, performance.now() + this.lanes.nextInMs);
+    return Math.min(this.lookedAt + LOOK_MS, performance.now() + this.lanes.nextInMs);
   }
 
   /** In how many ms a look may find more than the last one did. */
@@ -52,8 +47,7 @@ export class ClaimGroup {
     this.told = false;
   }
 
-  looked(costMs: number, { jobs, more }: LaneClaimResult): void {
-    this.costMs = costMs;
+  looked({ jobs, more }: LaneClaimResult): void {
     this.busy = jobs.length > 0;
     // It has not got through all lanes, or has taken all that it could.
     if (more) this.told = true;

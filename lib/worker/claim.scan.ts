@@ -17,10 +17,14 @@ export class ClaimScan {
   private sweptAt = -Infinity;
   private sweepCostMs = 0;
   private short = false;
+  /** When a sweep has found that nothing is due. */
+  private emptyAt = -Infinity;
+  private toldInFlight = false;
 
   /** Where the next claim begins. No positions: a sweep from the start. */
   next(): { cursor: CursorPosition[]; quiet: QuietStretch | null } {
     const now = performance.now();
+    this.toldInFlight = false;
     // Once claims come back short every one of them is a sweep, as far as sweeps are affordable: an idle pool asks once.
     const isAffordable = now - this.sweptAt >= this.sweepCostMs * PERIOD_PER_COST;
     this.sweeping = (this.short && isAffordable) || now - this.sweptAt > LONGEST_PERIOD_MS;
@@ -33,6 +37,8 @@ export class ClaimScan {
       this.sweptAt = performance.now();
       this.sweepCostMs = costMs;
     }
+    const isEmpty = this.sweeping && !more && !jobs.length && !this.toldInFlight;
+    this.emptyAt = isEmpty ? performance.now() : -Infinity;
     this.positions = cursor.length > MAX_POSITIONS ? [] : cursor;
     this.short = !more && jobs.length < limit;
     if (quiet && quiet !== this.quiet) this.quietSince = performance.now();
@@ -41,8 +47,20 @@ export class ClaimScan {
 
   /** Something of these priorities may be due where nothing was; null: of any. */
   tell(priorities: number[] | null): void {
+    this.expire();
+    this.toldInFlight = true;
     if (!priorities) this.quiet = null;
     for (const priority of priorities ?? []) this.cut(priority);
+  }
+
+  /** Whether the last look, less than so many ms ago, has found that nothing is due, and nothing was told since. */
+  isEmpty(periodMs: number): boolean {
+    return performance.now() - this.emptyAt < periodMs;
+  }
+
+  /** The next claim looks, whatever the last one found. */
+  expire(): void {
+    this.emptyAt = -Infinity;
   }
 
   /** The larger part of the quiet stretch is still quiet. */

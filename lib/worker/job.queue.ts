@@ -1,19 +1,29 @@
 // The local buffer between the database and a pool's slots: claims in batches ahead of need, gives back what gets
 // stale or is left over. Woken by notifications, by slots that ask for more than there is, and by its poll timer.
-import type { Claimer, ClaimFilter, ClaimResult, LaneClaimResult } from '../interfaces/claim.interface.js';
+import type { Claimer, ClaimResult, LaneClaim, LaneClaimResult, SettleRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
+import type { SettleAnswer } from '../manager/job.settlement.js';
 import { lanesOfQueue } from '../manager/lane.names.js';
 import { byHand } from '../manager/worker.registry.js';
 import type { News } from '../storage/job.news.js';
-import { after } from '../timers.js';
+import { isLockTimeout } from '../storage/database.errors.js';
 import { backoffMs, pause, settledWithin } from './backoff.js';
-import { ClaimGroup } from './claim.group.js';
+import type { ClaimGroup } from './claim.group.js';
+import { ClaimPlan, type PlannedClaim } from './claim.plan.js';
 import { JobBuffer } from './job.buffer.js';
 import { LostClaims } from './lost.claims.js';
+import { PollTimer } from './poll.timer.js';
 import { checkQueueOptions, type JobQueueOptions } from './queue.options.js';
+import { Takers } from './takers.js';
 
 export type { JobQueueOptions } from './queue.options.js';
+
+/** A settle that has claimed as well. */
+export interface FillingAnswer extends SettleAnswer {
+  /** Begins what it has claimed: to be called when what became of the settled jobs is told. */
+  begin: () => void;
+}
 
 export interface JobQueueStats {
   fetched: number;
@@ -23,15 +33,12 @@ export interface JobQueueStats {
   errors: number;
 }
 
-interface Taker {
-  resolve: (job: ClaimedJob | null) => void;
-  endTimer: (() => void) | null;
-}
-
 /** Handlers that never wait run one after the other: after so many, answers from the database get their turn. */
 const TURN = 100;
 const STOP_JOIN_MS = 5_000;
 const LOOK_AGAIN_MS = 50;
+/** Of so many limited queues is it known that their settles are worth a look at lanes. */
+const MOST_LIMITED = 1_000;
 /** Most KiB of payloads that one claim reads, except the first. */
 const MAX_CLAIM_KIB = 4 * 1024;
 
@@ -42,20 +49,25 @@ const MAX_CLAIM_KIB = 4 * 1024;
 export class JobQueue {
   readonly workerId: string;
   private readonly buffer: JobBuffer;
-  private readonly groups = new Map<string, ClaimGroup>();
+  private readonly plan: ClaimPlan;
   private readonly lost: LostClaims;
-  private readonly takers: Taker[] = [];
+  private readonly takers = new Takers();
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
   /** Queues in which a settle of this pool has freed a place that it may fill itself. */
   private readonly freed = new Set<string>();
+  /** Queues that have freed places here: a settle of theirs is worth a look at lanes. */
+  private readonly limited = new Set<string>();
+  /** A settle that claims is under way. */
+  private settling: Promise<void> | null = null;
   private state: 'new' | 'running' | 'stopped' = 'new';
   private loop: Promise<void> | null = null;
   private woken = false;
-  private wakeUp: (() => void) | null = null;
+  private readonly poll: PollTimer;
   private unsubscribe: (() => void) | null = null;
-  private idlePolls = 0;
   private failures = 0;
   private claiming = false;
+  /** A look at lanes is under way: what is remembered of them is for one at a time. */
+  private looking = false;
   private comparing = false;
   private readonly givingBack = new Set<Promise<void>>();
   /** How many slots were free when the claims under way began, less those that got a job of a lane. */
@@ -71,6 +83,8 @@ export class JobQueue {
     const { held, queueSize = null } = checkQueueOptions(options);
     this.workerId = options.workerId;
     this.buffer = new JobBuffer(queueSize);
+    this.plan = new ClaimPlan(options);
+    this.poll = new PollTimer(options);
     const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
     this.lost = new LostClaims(options.jobs, () => this.claimer.holder, all);
   }
@@ -86,7 +100,7 @@ export class JobQueue {
 
   /** Whether the database may count jobs as this pool's of which nobody here knows: a claim's answer was lost. */
   get inDoubt(): boolean {
-    return this.lost.suspected || this.claiming;
+    return this.lost.suspected || this.claiming || this.looking;
   }
 
   stats(): JobQueueStats {
@@ -113,13 +127,14 @@ export class JobQueue {
     this.wake();
     if (this.turn) clearImmediate(this.turn);
     this.turn = null;
-    for (const taker of this.takers.splice(0)) this.answer(taker, null);
+    this.takers.sendAway();
     const deadline = performance.now() + joinTimeoutMs;
     const inTime = (work: Promise<unknown>): Promise<boolean> => settledWithin(deadline - performance.now(), work);
-    const ended = !this.loop || (await inTime(this.loop));
+    const claims = Promise.all([this.loop, this.settling]);
+    const ended = await inTime(claims);
     const left = this.buffer.takeAll();
     await inTime(Promise.all(this.givingBack));
-    if (!ended) void this.loop!.then(() => this.giveBack(this.buffer.takeAll()));
+    if (!ended) void claims.then(() => this.giveBack(this.buffer.takeAll()));
     await inTime(this.giveBack(left));
     // A database that is just coming back may need more than one try.
     while (ended && this.lost.isUnsettled && performance.now() < deadline) {
@@ -133,12 +148,9 @@ export class JobQueue {
     if (this.state === 'stopped') return Promise.resolve(null);
     const job = this.tryTakeJob();
     if (job || timeoutMs <= 0) return Promise.resolve(job);
-    return new Promise((resolve) => {
-      const taker: Taker = { resolve, endTimer: null };
-      taker.endTimer = after(timeoutMs, () => this.giveUp(taker));
-      this.takers.push(taker);
-      if (!this.turn) this.wake();
-    });
+    const waiting = this.takers.wait(timeoutMs);
+    if (!this.turn) this.wake();
+    return waiting;
   }
 
   /** The next job if there is one that may start right now. */
@@ -157,22 +169,48 @@ export class JobQueue {
     while (this.takers.length) {
       const job = this.next();
       if (!job) return;
-      this.answer(this.takers.shift()!, job);
+      this.takers.give(job);
     }
   }
 
   /** A settle of this pool has freed a place in the job's queue: if it does not fill it at once, others should. */
   placeFreed(job: ClaimedJob): void {
-    for (const group of this.groups.values()) group.lanes.tellOf(job);
-    this.freed.add(lanesOfQueue(job.queue!));
+    this.noteFreed(job.queue!);
+    this.plan.tellOf(job);
     if (!this.takers.length || this.state !== 'running') return this.tellFreed();
-    this.tellGroups([]);
+    this.tellLanes([]);
     this.wake();
+  }
+
+  /** A settle of this pool puts the job off: what looked at its lane before the commit has not seen it. */
+  comesBack(job: ClaimedJob): void {
+    this.plan.tellOf(job);
+  }
+
+  /**
+   * Settles completions that free places, and fills the places by the same commit. Null where another claim is under way or
+   * no slot is free: then they are settled apart.
+   */
+  settleAndClaim(requests: SettleRequest[]): Promise<FillingAnswer> | null {
+    const isWorthIt = requests.some(({ job }) => job.queue !== null && this.limited.has(job.queue));
+    if (!isWorthIt || this.state !== 'running' || this.looking || this.failures > 0 || !this.takers.length) return null;
+    const [planned, ...others] = this.plan.next();
+    if (!planned || others.length || this.options.mayClaim?.() === false) return null;
+    for (const { job } of requests) if (job.queue !== null) this.plan.tellOf(job);
+    this.looking = true;
+    let end!: () => void;
+    this.settling = new Promise((resolve) => (end = resolve));
+    return this.settleAndFill(planned.group, requests, () => {
+      this.looking = false;
+      this.settling = null;
+      end();
+      this.wake();
+    });
   }
 
   /** Looks at all lanes again: what was left to others, or for later, may run now. */
   lookAgain(): void {
-    this.tellGroups(null);
+    this.tellLanes(null);
     this.wake();
   }
 
@@ -202,16 +240,17 @@ export class JobQueue {
   /** Looks for jobs now instead of at the next poll; after a failure, when its pause is over. */
   wake(): void {
     this.woken = true;
-    if (this.failures === 0 || this.state !== 'running') this.wakeUp?.();
+    if (this.failures === 0 || this.state !== 'running') this.poll.wake();
   }
 
   private async run(): Promise<void> {
     while (this.state === 'running') {
+      if (this.settling) await this.settling;
       this.woken = false;
       if (this.lost.isDue) await this.lookForLost();
       else if (this.comparing) await this.compare();
-      const pauseMs = this.mayFetch() ? await this.fetch() : this.pollMs();
-      if (this.state === 'running' && pauseMs > 0 && !this.woken) await this.sleep(pauseMs);
+      const pauseMs = this.mayFetch() ? await this.fetch() : this.poll.ms;
+      if (this.state === 'running' && pauseMs > 0 && !this.woken && (await this.poll.sleep(pauseMs))) this.plan.poll();
       this.dropStale();
     }
   }
@@ -230,6 +269,11 @@ export class JobQueue {
 
   /** Claims once for each group. Returns how long to sleep before the next claims, unless something happens. */
   private async fetch(): Promise<number> {
+    const plan = this.plan.next();
+    if (!plan.some((planned) => this.wantsLanes(planned) || this.wantsPlain(planned))) {
+      this.lookAt = Math.min(Infinity, ...plan.map(({ group }) => group.lookAt));
+      return this.pauseBefore(this.poll.ms);
+    }
     this.claiming = true;
     try {
       let found = 0;
@@ -238,9 +282,9 @@ export class JobQueue {
       this.lookAt = Infinity;
       // Slots that become free meanwhile wait for the next round: queues are claimed from in their order.
       const slots = this.takers.length;
-      for (const { group, limit } of this.plan()) {
+      for (const planned of plan) {
         this.slots = Math.max(0, Math.min(this.takers.length, slots - given));
-        const results = await Promise.all([this.claimLanes(group, limit), this.claimPlain(group, limit)]);
+        const results = await Promise.all([this.claimLanes(planned), this.claimPlain(planned)]);
         given += results[0]?.jobs.length ?? 0;
         for (const result of results) {
           if (!result) continue;
@@ -249,7 +293,7 @@ export class JobQueue {
           if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
           this.accept(await this.withoutExtraSuspects(result.jobs), result.more);
         }
-        this.lookAt = Math.min(this.lookAt, group.lookAt);
+        this.lookAt = Math.min(this.lookAt, planned.group.lookAt);
       }
       this.failures = 0;
       this.tellFreed();
@@ -276,55 +320,41 @@ export class JobQueue {
     await this.lost.compare().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
   }
 
-  /** What to claim now, and at most how much of it: queues in their order; tasks with a limit of their own up to it. */
-  private plan(): { group: ClaimGroup; limit: number | null }[] {
-    const rooms = this.options.taskRooms?.() ?? [];
-    const queues = this.options.queues ?? [null];
-    return queues.flatMap((queue) => [
-      { group: this.groupOf(queue, null), limit: null },
-      ...rooms
-        .filter(({ free }) => free > 0)
-        .map(({ task, free }) => ({ group: this.groupOf(queue, task), limit: free })),
-    ]);
-  }
-
-  private groupOf(queue: string | null, task: string | null): ClaimGroup {
-    const name = JSON.stringify([queue, task]);
-    let group = this.groups.get(name);
-    if (!group) this.groups.set(name, (group = new ClaimGroup(queue, task, this.options.pollIntervalMs ?? 2_000)));
-    return group;
-  }
-
-  private filterOf({ task }: ClaimGroup): ClaimFilter {
-    const { taskIdentifiers = null, forbiddenFlags = null } = this.options;
-    const rooms = this.options.taskRooms?.() ?? [];
-    const limited = new Set(rooms.map((room) => room.task));
-    const tasks = typeof taskIdentifiers === 'function' ? taskIdentifiers() : taskIdentifiers;
-    const others = limited.size && !tasks ? [...limited] : null;
-    const general = limited.size && tasks ? tasks.filter((name) => !limited.has(name)) : tasks;
-    return {
-      taskIdentifiers: task === null ? general : [task],
-      otherTasks: task === null ? others : null,
-      forbiddenFlags,
-      worstPriority: null,
-    };
-  }
-
   private get claimer(): Claimer {
     const { claimer, jobs, workerId, leaseMs } = this.options;
     return claimer?.() ?? byHand(workerId, leaseMs ?? jobs.registry.lockTimeoutMs);
   }
 
+  private wantsLanes({ group }: PlannedClaim): boolean {
+    return this.takers.length > 0 && group.lookAt <= performance.now();
+  }
+
+  private wantsPlain({ group }: PlannedClaim): boolean {
+    return group.queue === null && this.wantsMore() && !group.scan.isEmpty(this.poll.shortestMs);
+  }
+
   /** Jobs of lanes, for the slots that are free; null where there are none, or nothing new. */
-  private async claimLanes(group: ClaimGroup, limit: number | null): Promise<ClaimResult | null> {
+  private async claimLanes({ group, limit }: PlannedClaim): Promise<ClaimResult | null> {
     const wanted = Math.min(this.slots, limit ?? Infinity) >> Math.min(this.failures, 10);
-    if (wanted < 1 || group.lookAt > performance.now()) return null;
+    if (wanted < 1 || this.looking || group.lookAt > performance.now()) return null;
     const startedAt = performance.now();
+    this.looking = true;
+    try {
+      const result = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
+      this.learn(group, result, startedAt);
+      return result;
+    } finally {
+      this.looking = false;
+    }
+  }
+
+  /** A look at the lanes of a group. */
+  private laneClaim(group: ClaimGroup, wanted: number): LaneClaim {
     const { share, spare, ...memory } = group.lanes.next(wanted);
     group.looks();
-    const result = await this.options.jobs.claims.claimLanes({
+    return {
       ...this.claimer,
-      ...this.filterOf(group),
+      ...this.plan.filterOf(group),
       worstPriority: this.buffer.headPriority,
       maxCrashes: this.options.isolation?.claimableCrashes ?? null,
       queue: group.queue,
@@ -332,13 +362,47 @@ export class JobQueue {
       share,
       spare,
       memory,
-    });
+    };
+  }
+
+  private learn(group: ClaimGroup, result: LaneClaimResult, startedAt: number): void {
     const costMs = performance.now() - startedAt;
     group.lanes.learn(result, costMs);
-    group.looked(costMs, result);
+    group.looked(result);
     this.plainTurns = this.plainTurnsAfter(result);
     for (const job of result.jobs) if (job.queue !== null) this.freed.delete(lanesOfQueue(job.queue));
-    return result;
+  }
+
+  private async settleAndFill(group: ClaimGroup, requests: SettleRequest[], end: () => void): Promise<FillingAnswer> {
+    const { claims, settlement } = this.options.jobs;
+    const startedAt = performance.now();
+    try {
+      const claim = this.laneClaim(group, this.takers.length);
+      const { claimed, ...answer } = await settlement.completeAndClaim(
+        this.claimer,
+        requests,
+        claims.laneValues(claim),
+      );
+      const result = await claims.readLanes(claim, claimed);
+      for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job.queue!);
+      this.learn(group, result, startedAt);
+      this.tellFreed();
+      if (result.report?.unknown.length) this.plan.tell([]);
+      this.lookAt = group.lookAt;
+      if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
+      const jobs = await this.withoutExtraSuspects(result.jobs);
+      const results = answer.results.map((settled) => ({ ...settled, hasFreedPlace: false }));
+      const begin = (): void => {
+        end();
+        this.accept(jobs, result.more);
+      };
+      return { ...answer, results, begin };
+    } catch (error) {
+      if (!isLockTimeout(error)) this.lost.suspect();
+      end();
+      if (!isLockTimeout(error)) throw error;
+      return { ...(await settlement.settle(this.claimer, requests)), begin: () => undefined };
+    }
   }
 
   /** Where lanes have more to give, plain jobs of the same priority count as one lane: so many of them go before the next look. */
@@ -348,8 +412,9 @@ export class JobQueue {
   }
 
   /** A batch of plain jobs, for the buffer; null where it needs none. */
-  private async claimPlain(group: ClaimGroup, limit: number | null): Promise<ClaimResult | null> {
-    if (group.queue !== null || !this.wantsMore()) return null;
+  private async claimPlain(planned: PlannedClaim): Promise<ClaimResult | null> {
+    if (!this.wantsPlain(planned)) return null;
+    const { group, limit } = planned;
     const room = limit === null ? this.buffer.room + this.takers.length : Math.min(limit, this.takers.length);
     // Smaller after a failure: it may have been too much for the server's statement_timeout.
     const wanted = Math.max(limit === null ? 1 : 0, room >> Math.min(this.failures, 10));
@@ -357,7 +422,7 @@ export class JobQueue {
     const startedAt = performance.now();
     const result = await this.options.jobs.claims.claimPlain({
       ...this.claimer,
-      ...this.filterOf(group),
+      ...this.plan.filterOf(group),
       limit: wanted,
       maxKib: Math.min(MAX_CLAIM_KIB, this.buffer.roomKib),
       ...group.scan.next(),
@@ -368,17 +433,20 @@ export class JobQueue {
 
   /** What other processes, or this one, have told. */
   private hear(news: News): void {
-    if (news.kind === 'jobs') for (const group of this.groups.values()) group.scan.tell(news.priorities);
-    else if (news.kind === 'lanes' || news.kind === 'all') {
-      this.tellGroups(news.kind === 'all' ? null : news.lanes);
-      if (news.kind === 'all') for (const group of this.groups.values()) group.scan.tell(null);
-    } else return;
+    if (!this.plan.hear(news)) return;
+    if (news.kind !== 'jobs') this.lookAt = -Infinity;
     this.wake();
   }
 
-  private tellGroups(lanes: string[] | null): void {
-    for (const group of this.groups.values()) group.tell(lanes);
+  private tellLanes(lanes: string[] | null): void {
+    this.plan.tell(lanes);
     this.lookAt = -Infinity;
+  }
+
+  private noteFreed(queue: string): void {
+    this.freed.add(lanesOfQueue(queue));
+    if (this.limited.size >= MOST_LIMITED) this.limited.clear();
+    this.limited.add(queue);
   }
 
   /** Places that this pool has freed and not filled: others may. */
@@ -401,7 +469,7 @@ export class JobQueue {
     if (!jobs.length) return this.serve();
     this.counters.fetched += jobs.length;
     this.counters.refetchCount++;
-    this.idlePolls = 0;
+    this.poll.reset();
     this.buffer.add(jobs, more);
     // A full batch waits for one turn of the event loop, so that the next claim is on its way before the slots, whose
     // jobs follow each other without one, keep the loop busy.
@@ -418,37 +486,13 @@ export class JobQueue {
   }
 
   private pauseAfter(found: number, more: boolean): number {
-    if (more) return 0;
-    const groups = [...this.groups.values()];
-    const sweepInMs = Math.min(Infinity, ...groups.map(({ scan }) => scan.sweepIsDueInMs()));
-    const lanesInMs = this.takers.length
-      ? Math.min(Infinity, ...groups.map(({ nextLookInMs }) => nextLookInMs))
-      : Infinity;
-    return Math.max(0, Math.min(sweepInMs, Math.max(1, lanesInMs), this.idleMs(found)));
+    return more ? 0 : this.pauseBefore(this.poll.after(found));
   }
 
-  private idleMs(found: number): number {
-    if (found > 0) return Math.min(this.pollMs(), this.options.refetchDelayMs ?? 1_000);
-    this.idlePolls++;
-    return this.pollMs();
-  }
-
-  /** The poll interval, longer with each poll that found nothing. */
-  private pollMs(): number {
-    const { pollIntervalMs = 2_000, maxPollIntervalMs = pollIntervalMs } = this.options;
-    const ceiling = Math.min(maxPollIntervalMs, pollIntervalMs * 2 ** Math.min(this.idlePolls, 20));
-    return ceiling > pollIntervalMs ? ceiling * (0.75 + Math.random() * 0.25) : pollIntervalMs;
-  }
-
-  private sleep(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      this.wakeUp = () => {
-        clearTimeout(timer);
-        this.wakeUp = null;
-        resolve();
-      };
-    });
+  /** At most so many ms, less where something is to be looked at before. */
+  private pauseBefore(ms: number): number {
+    const lanesInMs = this.takers.length ? this.plan.nextLookInMs : Infinity;
+    return Math.max(0, Math.min(this.plan.sweepIsDueInMs, Math.max(1, lanesInMs), ms));
   }
 
   /** A slot is kept empty for one claim where a due job of a lane may wait for it. */
@@ -488,16 +532,5 @@ export class JobQueue {
       this.counters.errors++;
       this.options.onError?.(error, 'giving jobs back');
     }
-  }
-
-  private giveUp(taker: Taker): void {
-    const index = this.takers.indexOf(taker);
-    if (index >= 0) this.takers.splice(index, 1);
-    this.answer(taker, null);
-  }
-
-  private answer(taker: Taker, job: ClaimedJob | null): void {
-    taker.endTimer?.();
-    taker.resolve(job);
   }
 }

@@ -6,6 +6,7 @@ import type { JobManager } from '../manager/job.manager.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { isDataFault, isStatementTimeout } from '../storage/database.errors.js';
 import { backoffMs } from './backoff.js';
+import type { FillingAnswer } from './job.queue.js';
 import { SettleCircuit } from './settle.circuit.js';
 
 const MAX_BATCH = 1_000;
@@ -30,6 +31,8 @@ export class OutcomeBatcher {
     private readonly claimer: () => Claimer,
     private readonly onSettled: (result: SettleResult) => void,
     onCircuit: () => void = () => undefined,
+    /** Settles completions and fills the places that they free in one go; null where it cannot now. */
+    private readonly settleAndClaim: (batch: SettleRequest[]) => Promise<FillingAnswer> | null = () => null,
   ) {
     this.circuit = new SettleCircuit((state, openMs, error) => {
       const unwritten = this.pending;
@@ -108,9 +111,12 @@ export class OutcomeBatcher {
       try {
         this.circuit.tries();
         const repeated = failures > 0 || batch.some(({ inDoubt }) => inDoubt);
-        const { results, late } = await this.jobs.settlement.settle(this.claimer(), batch, { repeated });
+        const filling = repeated || !batch.every(isCompleted) ? null : await this.settleAndClaim(batch);
+        const answer = filling ?? (await this.jobs.settlement.settle(this.claimer(), batch, { repeated }));
+        const { results, late } = answer;
         this.circuit.succeeded();
         this.announce(batch, results);
+        filling?.begin();
         if (late) this.await(late, batch, new Set(results.map(({ job }) => job)));
         return;
       } catch (error) {
@@ -193,6 +199,8 @@ export class OutcomeBatcher {
 }
 
 const EXHAUSTED_BY_PARTIAL_SUCCESS = new Error('max-attempts reached on partial-success');
+
+const isCompleted = ({ outcome }: SettleRequest): boolean => outcome.kind === 'completed';
 
 const bytesOf = ({ outcome }: SettleRequest): number =>
   outcome.kind === 'completed' && outcome.result !== null ? outcome.result.length : 0;

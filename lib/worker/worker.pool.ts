@@ -136,6 +136,7 @@ export class WorkerPool {
       () => identity.claimer,
       (result) => this.count(result),
       () => this.goOn(),
+      (batch) => this.queue.settleAndClaim(batch),
     );
     this.keeper = new LeaseKeeper({
       jobs,
@@ -383,6 +384,7 @@ export class WorkerPool {
 
   private count({ job, status, hasFreedPlace }: SettleResult): void {
     if (hasFreedPlace) this.queue.placeFreed(job);
+    if (status === 'retrying' || status === 'snoozed') this.queue.comesBack(job);
     if (status === 'completed') this.counters.completed++;
     else if (status === 'retrying' || status === 'exhausted') this.counters.failed++;
   }

@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import {
   createWorkerPool,
+  DatabaseUnavailableError,
   type JobManager,
   type PlainTask,
   type WorkerOptions,
@@ -143,5 +144,23 @@ describe('answers that were lost', () => {
     await beside.query('commit');
     const told = await eventually(async () => (await jobs.findJob(child))?.status === 'completed');
     expect(told).toBe(true);
+  });
+
+  it('a settle that has claimed the next job of its queue, and whose answer is lost, loses neither', async () => {
+    const { settlement } = jobs;
+    const real = settlement.completeAndClaim.bind(settlement);
+    let lost = 0;
+    settlement.completeAndClaim = async (...args) => {
+      const answer = await real(...args);
+      if (!answer.claimed.some(({ job }) => job.startsWith('["')) || lost++) return answer;
+      throw new DatabaseUnavailableError('The connection broke.');
+    };
+    const done: unknown[] = [];
+    const pool = await start({ serial: (n) => void done.push(n) });
+    await jobs.addJobs(Array.from({ length: 20 }, (_, n) => ({ task: 'serial', payload: n, queue: 'q' })));
+    await eventually(async () => (await jobs.counts()).byStatus.completed === 20);
+    expect(lost).toBeGreaterThan(0);
+    expect(done).toEqual(Array.from({ length: 20 }, (_, n) => n));
+    expect(pool.stats()).toMatchObject({ completed: 20, failed: 0 });
   });
 });

@@ -258,4 +258,19 @@ describe('waking', () => {
     await eventually(() => ran.length === 30);
     expect(ran).toEqual(Array.from({ length: 30 }, (_, n) => n));
   });
+
+  it('a serial queue’s settles claim the next job by the same commit, and tell of the end before the next start', async () => {
+    const { settlement } = jobs;
+    const real = settlement.completeAndClaim.bind(settlement);
+    let both = 0;
+    settlement.completeAndClaim = (...args) => (both++, real(...args));
+    await add(30, { queue: 'serial' });
+    await start();
+    await completed(30);
+    expect(both).toBeGreaterThan(0);
+    const told = events.collected.filter(({ type }) => type === 'job.started' || type === 'job.completed');
+    expect(told.map(({ type }) => type)).toEqual(
+      Array.from({ length: 30 }, () => ['job.started', 'job.completed']).flat(),
+    );
+  });
 });

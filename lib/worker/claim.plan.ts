@@ -1,0 +1,93 @@
+// What a pool claims for itself, and in which order: its queues one after the other, tasks with a limit of their own apart
+// from all others, up to the limit.
+import type { ClaimFilter } from '../interfaces/claim.interface.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { News } from '../storage/job.news.js';
+import { ClaimGroup } from './claim.group.js';
+import type { JobQueueOptions } from './queue.options.js';
+
+export interface PlannedClaim {
+  group: ClaimGroup;
+  /** Most jobs; null: no limit of its own. */
+  limit: number | null;
+}
+
+export class ClaimPlan {
+  private readonly groups = new Map<string, ClaimGroup>();
+
+  constructor(
+    private readonly options: Pick<
+      JobQueueOptions,
+      'taskRooms' | 'queues' | 'taskIdentifiers' | 'forbiddenFlags' | 'pollIntervalMs'
+    >,
+  ) {}
+
+  /** What to claim now, and at most how much of it. */
+  next(): PlannedClaim[] {
+    const rooms = this.options.taskRooms?.() ?? [];
+    const queues = this.options.queues ?? [null];
+    return queues.flatMap((queue) => [
+      { group: this.groupOf(queue, null), limit: null },
+      ...rooms
+        .filter(({ free }) => free > 0)
+        .map(({ task, free }) => ({ group: this.groupOf(queue, task), limit: free })),
+    ]);
+  }
+
+  filterOf({ task }: ClaimGroup): ClaimFilter {
+    const { taskIdentifiers = null, forbiddenFlags = null } = this.options;
+    const rooms = this.options.taskRooms?.() ?? [];
+    const limited = new Set(rooms.map((room) => room.task));
+    const tasks = typeof taskIdentifiers === 'function' ? taskIdentifiers() : taskIdentifiers;
+    const others = limited.size && !tasks ? [...limited] : null;
+    const general = limited.size && tasks ? tasks.filter((name) => !limited.has(name)) : tasks;
+    return {
+      taskIdentifiers: task === null ? general : [task],
+      otherTasks: task === null ? others : null,
+      forbiddenFlags,
+      worstPriority: null,
+    };
+  }
+
+  /** Whether the news may concern jobs that could be claimed. */
+  hear(news: News): boolean {
+    if (news.kind === 'lanes') this.tell(news.lanes);
+    else if (news.kind === 'all') this.tell(null);
+    if (news.kind === 'jobs' || news.kind === 'all') {
+      for (const group of this.groups.values()) group.scan.tell(news.kind === 'jobs' ? news.priorities : null);
+    }
+    return news.kind === 'jobs' || news.kind === 'lanes' || news.kind === 'all';
+  }
+
+  /** Something in lanes that begin like these may run; null: in any. */
+  tell(lanes: string[] | null): void {
+    for (const group of this.groups.values()) group.tell(lanes);
+  }
+
+  /** A place in the job's queue became free, or the job comes back: the next look, whenever it comes, looks there. */
+  tellOf(job: ClaimedJob): void {
+    for (const group of this.groups.values()) group.lanes.tellOf(job);
+  }
+
+  /** The poll interval has passed: everything is looked at, told or not. */
+  poll(): void {
+    for (const group of this.groups.values()) group.scan.expire();
+  }
+
+  /** In how many ms a claim of plain jobs may find what lies before its cursor. */
+  get sweepIsDueInMs(): number {
+    return Math.min(Infinity, ...[...this.groups.values()].map(({ scan }) => scan.sweepIsDueInMs()));
+  }
+
+  /** In how many ms a look at lanes may find more than the last one did. */
+  get nextLookInMs(): number {
+    return Math.min(Infinity, ...[...this.groups.values()].map(({ nextLookInMs }) => nextLookInMs));
+  }
+
+  private groupOf(queue: string | null, task: string | null): ClaimGroup {
+    const name = JSON.stringify([queue, task]);
+    let group = this.groups.get(name);
+    if (!group) this.groups.set(name, (group = new ClaimGroup(queue, task, this.options.pollIntervalMs ?? 2_000)));
+    return group;
+  }
+}
