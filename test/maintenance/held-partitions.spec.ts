@@ -95,10 +95,13 @@ it(
   async () => {
     await beginDump();
     await duties.collectGarbage();
-    const [warning] = await eventually(() => {
-      const found = events.ofType('worker.error');
-      return found.length > 0 && found;
-    });
+    const [warning] = await eventually(
+      () => {
+        const found = events.ofType('worker.error');
+        return found.length > 0 && found;
+      },
+      { timeoutMs: LIMIT },
+    );
     expect(warning).toMatchObject({ context: 'collecting garbage', workerId: null });
     expect(warning!.error).toBeInstanceOf(PartitionsHeldError);
     expect(warning!.error).toMatchObject({
