@@ -6,7 +6,7 @@ import type { Database } from '../storage/database.js';
 import { retryOnContention } from '../storage/contention.js';
 import type { ReachabilityListener } from '../storage/reachability.js';
 import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
-import { SNAPSHOTS } from '../storage/pool.sessions.js';
+import { SURROUNDINGS } from '../storage/pool.sessions.js';
 import * as statements from '../storage/statements/workers.js';
 import type { JobClaims } from './job.claims.js';
 import { executionEnvironment, type JobSettlement } from './job.settlement.js';
@@ -63,7 +63,7 @@ export class WorkerRegistry {
   planHeartbeat(incarnation: string): HeartbeatPlan | null {
     const config = this.database.portableConfig();
     const query = this.database.describe(statements.heartbeat, [incarnation]);
-    return config && { config, query, snapshots: SNAPSHOTS };
+    return config && { config, query, surroundings: SURROUNDINGS };
   }
 
   /** Which of these claims are over, or to be cancelled. */

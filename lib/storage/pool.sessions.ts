@@ -1,26 +1,49 @@
-// Statements and transactions on connections of a pool. Each statement of the library decides on a snapshot of its own,
-// whatever isolation level the database, the role or the session has by default. A broken connection does not go back.
+// Statements and transactions on connections of a pool. Each statement of the library decides on a snapshot of its own, and
+// its values are read and written in one way, whatever the database, the role or the session has by default. A broken
+// connection does not go back.
 import type pg from 'pg';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
 import { isStatementTimeout } from './database.errors.js';
 
+/** How values become text and text values, and what an error does to a session. */
+const NEEDED: Record<string, string> = {
+  array_nulls: 'on',
+  datestyle: 'ISO',
+  exit_on_error: 'off',
+  extra_float_digits: '1',
+  intervalstyle: 'postgres',
+  standard_conforming_strings: 'on',
+  transform_null_equals: 'off',
+};
+
+const BEGIN = 'begin isolation level read committed';
+
+const setting = (name: string): string => `pg_catalog.current_setting('${name}')`;
+
+/** PostgreSQL's read uncommitted is its read committed. */
+const FITNESS = [
+  `${setting('default_transaction_isolation')} in ('read committed', 'read uncommitted')`,
+  ...Object.entries(NEEDED).map(([name, value]) => {
+    if (name === 'extra_float_digits') return `${setting(name)}::integer >= ${value}`;
+    return name === 'datestyle' ? `${setting(name)} like '${value}%'` : `${setting(name)} = '${value}'`;
+  }),
+];
+
 /**
- * How to find out whether a session takes a snapshot for each statement, and what surrounds each where it does not. Locks
- * come first, and the next statement decides on a younger snapshot: the levels above have only one. A session's own
- * setting would be lost behind a pooler.
+ * How to find out whether a session can do as it is, and what surrounds each statement where it cannot. Locks come first,
+ * and the next statement decides on a younger snapshot: the levels above read committed have only one. Settings of the
+ * session's own would be lost behind a pooler, so they are the transaction's.
  */
-export const SNAPSHOTS = {
-  ask: `select pg_catalog.current_setting('default_transaction_isolation') as level`,
-  // PostgreSQL's read uncommitted is its read committed.
-  fresh: ['read committed', 'read uncommitted'],
-  begin: 'begin isolation level read committed',
+export const SURROUNDINGS = {
+  ask: `select case when ${FITNESS.join(' and ')} then 'fit' else 'unfit' end as state`,
+  begin: [BEGIN].concat(Object.entries(NEEDED).map(([name, value]) => `set local ${name} = '${value}'`)).join('; '),
   commit: 'commit',
 };
 
 export class PoolSessions {
-  /** Whether a connection takes a snapshot for each statement by itself: a session keeps the default it began with. */
-  private readonly fresh = new WeakMap<pg.ClientBase, boolean>();
+  /** Which connections can do as they are: a session keeps the defaults it began with. */
+  private readonly fit = new WeakMap<pg.ClientBase, boolean>();
   private readonly inTransaction = new WeakSet<pg.ClientBase>();
 
   constructor(
@@ -33,11 +56,11 @@ export class PoolSessions {
     private readonly onFailure: (reason: unknown) => void,
   ) {}
 
-  /** One statement: by itself, or in a transaction of its own where the session would keep an older snapshot. */
+  /** One statement: by itself, or in a transaction of its own where the session needs other settings. */
   query(query: pg.QueryConfig): Promise<pg.QueryResult> {
     return this.lend(async (client) => {
-      const isFresh = this.fresh.get(client) ?? (await this.look(client));
-      return isFresh ? client.query(query) : this.within(client, () => client.query(query));
+      const isFit = this.fit.get(client) ?? (await this.look(client));
+      return isFit ? client.query(query) : this.within(client, () => client.query(query));
     });
   }
 
@@ -46,17 +69,17 @@ export class PoolSessions {
   }
 
   private async look(client: pg.PoolClient): Promise<boolean> {
-    const { rows } = await this.prelude<{ level: string }>(client, SNAPSHOTS.ask);
-    const isFresh = SNAPSHOTS.fresh.includes(rows[0]!.level);
-    this.fresh.set(client, isFresh);
-    return isFresh;
+    const { rows } = await this.prelude<{ state: string }>(client, SURROUNDINGS.ask);
+    const isFit = rows[0]?.state === 'fit';
+    this.fit.set(client, isFit);
+    return isFit;
   }
 
   private async within<T>(client: pg.PoolClient, work: () => Promise<T>): Promise<T> {
-    await this.prelude(client, SNAPSHOTS.begin);
+    await this.prelude(client, this.fit.get(client) ? BEGIN : SURROUNDINGS.begin);
     this.inTransaction.add(client);
     const result = await work();
-    await client.query(SNAPSHOTS.commit);
+    await client.query(SURROUNDINGS.commit);
     this.inTransaction.delete(client);
     return result;
   }

@@ -3,7 +3,7 @@
 import process from 'node:process';
 import { parentPort, workerData } from 'node:worker_threads';
 
-const { config, query, snapshots, keepaliveMs, patienceMs, shared } = workerData;
+const { config, query, surroundings, keepaliveMs, patienceMs, shared } = workerData;
 /** [0]: when the main loop moved last, [1]: when the last lease that was granted had been asked for, [2]: the same by the wall. */
 const clock = new BigInt64Array(shared);
 const FIRST_RETRY_MS = 250;
@@ -12,8 +12,8 @@ const ANSWER_MS = Math.max(1_000, keepaliveMs);
 const END_MS = 1_000;
 
 let client = null;
-/** Whether the session takes a snapshot for each statement by itself. */
-let isFresh = true;
+/** Whether the session can do as it is. */
+let isFit = true;
 let failures = 0;
 let timer = null;
 let stopped = false;
@@ -27,8 +27,8 @@ async function connect() {
   fresh.on('error', () => drop(fresh));
   try {
     await fresh.connect();
-    const [answer] = await ask(fresh, { text: snapshots.ask });
-    isFresh = snapshots.fresh.includes(answer.level);
+    const [answer] = await ask(fresh, { text: surroundings.ask });
+    isFit = answer.state === 'fit';
   } catch (error) {
     drop(fresh);
     throw error;
@@ -55,9 +55,9 @@ async function renew() {
   if (!client) await connect();
   const sentAt = now();
   const sentWallAt = BigInt(Date.now());
-  if (!isFresh) await ask(client, { text: snapshots.begin });
+  if (!isFit) await ask(client, { text: surroundings.begin });
   const rows = await ask(client, query);
-  if (!isFresh) await ask(client, { text: snapshots.commit });
+  if (!isFit) await ask(client, { text: surroundings.commit });
   if (rows.length) {
     Atomics.store(clock, 1, sentAt);
     Atomics.store(clock, 2, sentWallAt);

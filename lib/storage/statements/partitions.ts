@@ -84,7 +84,8 @@ export const defaultBodies = statement<SweptPartition>(
 export const expiredHistory = statement<SweptPartition>(
   'expired_history',
   (schema) => `
-  select place, coalesce(starts_at, '-infinity')::text as lower, coalesce(ends_at, 'infinity')::text as upper, blocks
+  select place, to_json(coalesce(starts_at, '-infinity')) #>> '{}' as lower,
+    to_json(coalesce(ends_at, 'infinity')) #>> '{}' as upper, blocks
   from ${schema}.partitions_of('job_history')
   where ends_at is null or ends_at <= coalesce($1::timestamptz, now())`,
 );
