@@ -67,3 +67,4 @@ export { PackageFilesMissingError } from './storage/migration.files.js';
 export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';
 export { CrontabLockedError } from './manager/crontab.errors.js';
+export { PartitionsHeldError } from './manager/retention.errors.js';

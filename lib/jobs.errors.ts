@@ -186,6 +186,27 @@ export class TransactionOverError extends JobsError {
   readonly code = 'ERR_JOBS_TRANSACTION_OVER';
 }
 
+/**
+ * PostgreSQL has undone the transaction because of what others did at the same time: a serialization failure (`sqlState`
+ * 40001) or a deadlock (40P01). Nothing of it remains. Roll back, and repeat the whole transaction.
+ */
+export class TransactionConflictError extends JobsError {
+  readonly code = 'ERR_JOBS_TRANSACTION_CONFLICT';
+
+  constructor(
+    readonly sqlState: '40001' | '40P01',
+    options: { cause: unknown },
+  ) {
+    const { cause } = options;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    super(
+      `The transaction was undone because of others at the same time (${sqlState}: ${reason}). Roll it back, and ` +
+        'repeat all of it.',
+      options,
+    );
+  }
+}
+
 /** Bringing the jobs back would give a job key to two live jobs; none was changed. */
 export class JobKeyConflictError extends JobsError {
   readonly code = 'ERR_JOBS_JOB_KEY_CONFLICT';

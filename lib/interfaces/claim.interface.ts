@@ -166,6 +166,8 @@ export interface HeartbeatPlan {
   /** pg's client configuration, without anything that cannot be handed to a thread. */
   config: object;
   query: { text: string; values: unknown[] };
+  /** What surrounds the query where the session needs other settings. */
+  surroundings: { ask: string; begin: string; commit: string };
 }
 
 /** What a heartbeat brings back. */

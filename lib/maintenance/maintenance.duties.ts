@@ -1,22 +1,35 @@
 // What has to be done now and then, whoever does it: every process may do it, at any time, and nothing depends on its
 // being on time.
 import type { JobManager } from '../manager/job.manager.js';
+import { PartitionsHeldError } from '../manager/retention.errors.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 
 /** One of them runs each second: a database in trouble is left alone for ever longer. */
 const FIRST_REST_MS = 1_000;
 const LONGEST_REST_MS = 30_000;
 const LONGEST_STOP_MS = 5_000;
+/** A nightly dump holds locks on partitions for an hour: what could not be dropped is tried again during the day. */
+const COLLECT_AGAIN_MS = 300_000;
+const LONGEST_COLLECT_AGAIN_MS = 3_600_000;
+/** In first pauses: after an hour, and then once a day. */
+const WARN_AFTER = 12;
+const WARN_AGAIN_AFTER = 288;
 
 export class MaintenanceDuties {
   private readonly underWay = new Set<Promise<void>>();
   private stopped = false;
   private failures = 0;
   private restUntil = -Infinity;
+  private nextCollection: NodeJS.Timeout | null = null;
+  /** Since when locks have been in the way, by performance.now(); null: they are not. */
+  private heldSince: number | null = null;
+  private warnedAt = -Infinity;
 
   constructor(
     private readonly jobs: JobManager,
     private readonly events: JobEvents,
+    /** The first pause before what locks were in the way of is tried again, for specs. */
+    private readonly collectAgainMs = COLLECT_AGAIN_MS,
   ) {}
 
   /** Starts the next window of rate limits whose window has passed. Never rejects, like all duties. */
@@ -34,10 +47,13 @@ export class MaintenanceDuties {
     return this.perform('making partitions', [() => this.jobs.retention.makePartitions()]);
   }
 
-  /** Removes expired history, and queues and task names that nobody uses. */
+  /**
+   * Removes expired history, and queues and task names that are not used. Where transactions held locks on partitions, the
+   * history is collected again during the day.
+   */
   collectGarbage(): Promise<void> {
     return this.perform('collecting garbage', [
-      () => this.jobs.gcJobHistory(),
+      () => this.collectHistory(),
       () => this.jobs.gcJobQueues(),
       () => this.jobs.gcTaskIdentifiers(),
     ]);
@@ -46,6 +62,7 @@ export class MaintenanceDuties {
   /** Begins nothing more, and waits for what is under way. */
   async stop(): Promise<void> {
     this.stopped = true;
+    this.collectLater(null);
     let timer: NodeJS.Timeout | undefined;
     await Promise.race([
       Promise.all(this.underWay),
@@ -53,6 +70,39 @@ export class MaintenanceDuties {
       new Promise((resolve) => (timer = setTimeout(resolve, LONGEST_STOP_MS))),
     ]);
     clearTimeout(timer);
+  }
+
+  private async collectHistory(): Promise<void> {
+    const { jobs } = this;
+    await jobs.gcJobHistory();
+    if (!jobs.retention.held.length) {
+      this.heldSince = null;
+      return this.collectLater(null);
+    }
+    this.heldSince ??= performance.now();
+    if (!this.nextCollection) this.collectLater(this.collectAgainMs);
+    await this.warnOfLocks(performance.now() - this.heldSince);
+  }
+
+  private async warnOfLocks(heldMs: number): Promise<void> {
+    const { retention } = this.jobs;
+    const isNew = performance.now() - this.warnedAt > WARN_AGAIN_AFTER * this.collectAgainMs;
+    if (!isNew || heldMs < WARN_AFTER * this.collectAgainMs) return;
+    this.warnedAt = performance.now();
+    const error = new PartitionsHeldError(retention.held, await retention.holders(), heldMs);
+    this.events.emit('worker.error', null, { error, context: 'collecting garbage' });
+  }
+
+  /** Again and again, until nothing is in the way. Null: not before the duty's next time. */
+  private collectLater(ms: number | null): void {
+    if (this.nextCollection) clearTimeout(this.nextCollection);
+    this.nextCollection = null;
+    if (ms === null || this.stopped) return;
+    const collect = (): void => {
+      this.collectLater(Math.min(LONGEST_COLLECT_AGAIN_MS, ms * 2));
+      void this.perform('collecting garbage', [() => this.collectHistory()]);
+    };
+    this.nextCollection = setTimeout(collect, ms * (0.75 + Math.random() / 4)).unref();
   }
 
   private perform(context: string, steps: (() => Promise<unknown>)[]): Promise<void> {

@@ -20,6 +20,8 @@ const MOST_BYTES = 1024 ** 3;
 const PAGES = 1_000;
 /** Each try makes others wait for 100 ms at most. */
 const TRIES = 20;
+/** Where the last one was not enough, the next collection comes soon. */
+const TRIES_AGAIN = 2;
 const PAUSE_MS = 400;
 
 export class JobRetention {
@@ -27,6 +29,8 @@ export class JobRetention {
   /** Whether this process may not make and drop partitions. */
   private refused = false;
   private changed = false;
+  private readonly heldUp = new Set<string>();
+  private tries = TRIES;
 
   constructor(
     private readonly database: Database,
@@ -35,12 +39,28 @@ export class JobRetention {
   ) {}
 
   /**
+   * What the last collection could not drop, or of which table it could make none, because open transactions held locks:
+   * a dump, for example. The next collection tries again.
+   */
+  get held(): string[] {
+    return [...this.heldUp];
+  }
+
+  /** The sessions that are in the way of partitions at this moment, the oldest transaction first. */
+  async holders(): Promise<string[]> {
+    return (await this.database.run(partitions.partitionHolders, [])).map(
+      ({ pid, application, started_at }) => `pid ${pid} (${application || 'no application_name'}, since ${started_at})`,
+    );
+  }
+
+  /**
    * Removes what has expired and makes the next partitions. Returns how many records of the history went. `at` moves the
    * present of the partitions, for specs; null: the database's.
    */
   async collect(at: Date | null = null): Promise<number> {
     this.refused = false;
     this.changed = false;
+    this.heldUp.clear();
     const records = (await this.dropHistory(at)) + (await this.sweepHistory(at));
     await this.database.run(garbage.pruneReceipts, []);
     await this.database.run(garbage.pruneReplacements, []);
@@ -48,6 +68,7 @@ export class JobRetention {
     await this.database.run(garbage.pruneWorkers, [this.history.retentionMs]);
     await this.makePartitions(at);
     if (this.changed && !this.refused) await this.database.run(partitions.analyzeParents, []);
+    if (!this.heldUp.size) this.tries = TRIES;
     return records;
   }
 
@@ -67,7 +88,7 @@ export class JobRetention {
   ): Promise<void> {
     for (;;) {
       const values = [table, aheadMs, LEAD_MS, widthMs, MOST_BYTES, at];
-      const [row] = await this.patiently(partitions.makePartition, values);
+      const [row] = await this.patiently(partitions.makePartition, values, `a new one of ${table}`);
       if (row?.hindrance) this.say(row.hindrance, 'rows go one by one; see docs/operations.md');
       if (!row?.made) return;
       this.changed = true;
@@ -77,14 +98,14 @@ export class JobRetention {
   private async dropHistory(at: Date | null): Promise<number> {
     let records = 0;
     for (;;) {
-      const [row] = await this.patiently(partitions.dropHistoryPartition, [at]);
+      const [row] = await this.patiently(partitions.dropHistoryPartition, [at], 'expired ones of job_history');
       if (!row) return records;
       records += row.records;
       this.changed = true;
     }
   }
 
-  /** What is in the default, and in partitions that nobody could drop. */
+  /** What is in the default, and in partitions that could not be dropped. */
   private async sweepHistory(at: Date | null): Promise<number> {
     let records = 0;
     for (const partition of await this.database.run(partitions.expiredHistory, [at])) {
@@ -96,8 +117,9 @@ export class JobRetention {
   private async removeBodies(at: Date | null): Promise<void> {
     for (const partition of await this.database.run(partitions.oldBodyPartitions, [MOST_WANTED, at])) {
       if (await this.dropBodies(partition, at)) continue;
-      // Where all jobs leave records, nearly all of them are still asked for.
-      if (this.history.keep !== 'all' || this.refused) await this.sweep(garbage.pruneBodies, partition);
+      // Where all jobs leave records, nearly all of them are still asked for, unless the partition could have been dropped.
+      if (this.history.keep !== 'all' || this.refused || this.heldUp.has(partition.name))
+        await this.sweep(garbage.pruneBodies, partition);
     }
     for (const partition of await this.database.run(partitions.defaultBodies, [])) {
       await this.sweep(garbage.pruneBodies, partition);
@@ -110,7 +132,7 @@ export class JobRetention {
   ): Promise<boolean> {
     if (!droppable || this.refused) return false;
     await this.database.run(partitions.forgetNotesOfRange, [lower, upper, MOST_WANTED]);
-    const [row] = await this.patiently(partitions.dropBodyPartition, [name, MOST_WANTED, at]);
+    const [row] = await this.patiently(partitions.dropBodyPartition, [name, MOST_WANTED, at], name);
     if (typeof row?.moved !== 'number') return false;
     this.changed = true;
     return true;
@@ -131,21 +153,27 @@ export class JobRetention {
   }
 
   /** Tries until the locks are free, for some seconds. Nothing where they never were, or where the role may not. */
-  private async patiently<Row>(statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
-    for (let tries = 1; tries <= TRIES; tries++) {
+  private async patiently<Row>(statement: Statement<Row>, values: unknown[], what: string): Promise<Row[]> {
+    for (let tries = 1; ; tries++) {
       try {
         return await this.database.run(statement, values);
       } catch (error) {
-        if (error instanceof MissingPrivilegesError) {
-          this.refused = true;
-          this.say('This role may not make or drop partitions, so rows go one by one', error.message);
-          return [];
-        }
+        if (error instanceof MissingPrivilegesError) return this.refuse(error);
         if (!isContention(error)) throw error;
+        if (tries >= this.tries) break;
         await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
       }
     }
-    this.say(`${statement.name} never got its locks`, `${TRIES} tries; the next collection tries again`);
+    this.say(`${statement.name} never got its locks`, `${this.tries} tries; the next collection tries again`);
+    this.heldUp.add(what);
+    // The same transaction is in the way of the others.
+    this.tries = TRIES_AGAIN;
+    return [];
+  }
+
+  private refuse(error: MissingPrivilegesError): [] {
+    this.refused = true;
+    this.say('This role may not make or drop partitions, so rows go one by one', error.message);
     return [];
   }
 

@@ -6,6 +6,7 @@ import type { Database } from '../storage/database.js';
 import { retryOnContention } from '../storage/contention.js';
 import type { ReachabilityListener } from '../storage/reachability.js';
 import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
+import { SURROUNDINGS } from '../storage/pool.sessions.js';
 import * as statements from '../storage/statements/workers.js';
 import type { JobClaims } from './job.claims.js';
 import { executionEnvironment, type JobSettlement } from './job.settlement.js';
@@ -61,7 +62,8 @@ export class WorkerRegistry {
   /** The same for a thread of its own; null where the connection's settings cannot be handed to one. */
   planHeartbeat(incarnation: string): HeartbeatPlan | null {
     const config = this.database.portableConfig();
-    return config && { config, query: this.database.describe(statements.heartbeat, [incarnation]) };
+    const query = this.database.describe(statements.heartbeat, [incarnation]);
+    return config && { config, query, surroundings: SURROUNDINGS };
   }
 
   /** Which of these claims are over, or to be cancelled. */

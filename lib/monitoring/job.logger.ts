@@ -69,12 +69,11 @@ export class JobLogger {
       );
     });
     events.on('circuit.open', ({ workerId, unwritten, error }) => {
-      sink.warn(
-        `Worker ${workerId} starts no more jobs until it can write what became of ${unwritten}: ${describe(error)}`,
-      );
+      const until = unwritten ? `it can write what became of ${unwritten}` : 'transactions begin again';
+      sink.warn(`Worker ${workerId} starts no more jobs until ${until}: ${describe(error)}`);
     });
     events.on('circuit.closed', ({ workerId, openMs }) => {
-      sink.log(`Worker ${workerId} writes outcomes again after ${seconds(openMs)}, and goes on`);
+      sink.log(`Worker ${workerId} can write again after ${seconds(openMs)}, and goes on`);
     });
     events.on('pool.stop', ({ workerId }) => void this.away.delete(workerId));
     events.onDropped((error, type, subscriber) => {

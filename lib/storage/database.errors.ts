@@ -7,6 +7,7 @@ import {
   MissingPrivilegesError,
   SchemaOutdatedError,
   StoppedError,
+  TransactionConflictError,
   TransactionOverError,
 } from '../jobs.errors.js';
 
@@ -53,6 +54,8 @@ const CUT = new Set([
 ]);
 const REFUSED = new Set(['28000', '28P01', '3D000']); // no such role, wrong password, no such database
 const READ_ONLY = '25006';
+/** Raised by claim_lane_jobs. */
+const UNFIT_LEVEL = '25004';
 const MISSING_SCHEMA = new Set(['42P01', '3F000', '42703', '42704']); // table, schema, column, type
 /** What pg says without a code. */
 const NOT_BEGUN_MESSAGE =
@@ -67,6 +70,7 @@ const CONFLICT = new Set(['40001', '40P01']);
 const MALFORMED = new Set(['22003', '22007', '22008', '22015', '0A000']);
 
 const codeOf = (error: unknown): string | undefined => {
+  if (error instanceof TransactionConflictError) return error.sqlState;
   const code = (error as { code?: unknown } | null)?.code;
   // Node tries several addresses of a host and wraps their failures.
   const inner = (error as { errors?: { code?: string }[] } | null)?.errors?.[0]?.code;
@@ -107,7 +111,8 @@ const SERIALIZATION: Record<string, string> = { '40001': 'serialization failure'
 /** Says in words why PostgreSQL gave up a transaction that may well succeed when it is repeated. */
 export function withReason(error: unknown): unknown {
   const reason = SERIALIZATION[codeOfAnything(error) ?? ''];
-  return reason ? new Error(`${reason}, rolled back: ${messageOf(error)}`, { cause: error }) : error;
+  const cause = error instanceof TransactionConflictError ? error.cause : error;
+  return reason ? new Error(`${reason}, rolled back: ${messageOf(cause)}`, { cause }) : error;
 }
 
 /** Whether an error is the violation of the named constraint. */
@@ -124,6 +129,10 @@ export const isMalformed = (error: unknown): boolean => MALFORMED.has(codeOf(err
 /** Whether the server does not know the role, the password or the database: waiting for it does not help. */
 export const isRefused = (error: unknown): boolean => REFUSED.has(codeOf(error) ?? '');
 
+const UNFIT_LEVEL_TEXT =
+  'Expected a transaction at read committed to claim jobs of a limited queue or a rate limit in, got one that keeps its ' +
+  'first snapshot and cannot count what others have claimed since. Claim outside of the transaction.';
+
 /** Puts a typed error in place of the driver's where the cause is known; keeps the original as `cause`. */
 export function translateError(error: unknown, schema: string): unknown {
   if (error instanceof JobsError) return error;
@@ -137,6 +146,8 @@ export function translateError(error: unknown, schema: string): unknown {
       cause,
     );
   }
+  if (code === UNFIT_LEVEL) return new InvalidArgumentError([UNFIT_LEVEL_TEXT], cause);
+  if (code === '40001' || code === '40P01') return new TransactionConflictError(code, cause);
   if (code === '42501') {
     return new MissingPrivilegesError(
       `The database's role may not do what millrace needs in schema "${schema}": ${message}. Have the ` +

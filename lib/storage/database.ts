@@ -6,8 +6,9 @@ import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
-import { isConflict, isRefused, isStatementTimeout, refuseIfOver, translateError } from './database.errors.js';
+import { isConflict, isRefused, refuseIfOver, translateError } from './database.errors.js';
 import { endOrCut, hearErrors, poolConfig, portable, singleConnection } from './connection.settings.js';
+import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
 import { rowTypes } from './row.types.js';
 
@@ -69,6 +70,7 @@ export class Database {
   private closing: Promise<void> | undefined;
   private readonly stopHearing: () => void;
   private readonly answerMs: number | undefined;
+  private readonly sessions: PoolSessions;
   /** Whether statements are prepared under names. */
   named: boolean;
 
@@ -86,6 +88,8 @@ export class Database {
     this.stopHearing = hearErrors(pool);
     // The application's own limit comes first.
     this.answerMs = (pool.options as pg.ClientConfig).query_timeout ? undefined : ANSWER_MS;
+    const onFailure = (reason: unknown): void => this.reachability.failed(reason);
+    this.sessions = new PoolSessions(pool, this.answerMs, (error) => this.explain(error), onFailure);
   }
 
   /** A database with a pool of its own, which `close()` ends. @throws InvalidOptionsError */
@@ -144,7 +148,7 @@ export class Database {
     if (executor) return work(executor);
     for (let failures = 0; ; failures++) {
       try {
-        return await this.transactOnce(work);
+        return await this.sessions.transact(work);
       } catch (error) {
         if (failures === REPEATS || !isConflict(error)) throw error;
         await pauseBefore(failures);
@@ -212,80 +216,27 @@ export class Database {
     const query_timeout = statement.prompt && this.answerMs;
     for (let failures = 0; ; failures++) {
       try {
-        const result = await this.ask({ name, text, values, types: rowTypes, query_timeout } as pg.QueryConfig);
+        const result = await this.sessions.query({
+          name,
+          text,
+          values,
+          types: rowTypes,
+          query_timeout,
+        } as pg.QueryConfig);
         if (this.reachability.troubled) this.reachability.answered();
         return rowsOf(result);
       } catch (error) {
-        const reason = translateError(error, this.schema);
-        const mayRepeat = isConflict(error) || (statement.repeatable && reason instanceof DatabaseUnavailableError);
-        if (failures === REPEATS || !mayRepeat) throw reason;
+        const isAway = error instanceof DatabaseUnavailableError;
+        const mayRepeat = isConflict(error) || (statement.repeatable && isAway);
+        if (failures === REPEATS || !mayRepeat) throw error;
         await pauseBefore(failures);
       }
-    }
-  }
-
-  /** One statement on a connection of the pool. It is kept unless it is broken, or unless a timeout that is its own cut it. */
-  private async ask(query: pg.QueryConfig): Promise<pg.QueryResult> {
-    const client = await this.connect();
-    let broken: unknown;
-    const onError = (error: Error): void => void (broken = error);
-    client.on('error', onError);
-    try {
-      return await client.query(query);
-    } catch (error) {
-      const reason = this.failure(error);
-      if (reason instanceof DatabaseUnavailableError || isStatementTimeout(error)) broken = error;
-      throw error;
-    } finally {
-      client.off('error', onError);
-      client.release(broken as Error | undefined);
-    }
-  }
-
-  /** Where there is no connection, nothing has been sent. */
-  private async connect(): Promise<pg.PoolClient> {
-    try {
-      return await this.pool.connect();
-    } catch (error) {
-      const reason = this.failure(error);
-      if (!(reason instanceof DatabaseUnavailableError) || !reason.inDoubt) throw reason;
-      throw new DatabaseUnavailableError(reason.message, { cause: reason.cause });
-    }
-  }
-
-  private async transactOnce<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
-    const client = await this.connect();
-    let broken: Error | undefined;
-    // Between two statements a connection that breaks has nobody else to tell; unheard, it would end the process.
-    const onError = (error: Error): void => void (broken = error);
-    client.on('error', onError);
-    try {
-      await client.query('begin');
-      const result = await work(client);
-      await client.query('commit');
-      return result;
-    } catch (error) {
-      const reason = this.failure(error);
-      // On a connection that is broken, or that does not answer, a rollback would wait for ever.
-      if (reason instanceof DatabaseUnavailableError) broken ??= reason;
-      else await client.query('rollback').catch((failure: Error) => (broken = failure));
-      if (isStatementTimeout(error)) broken ??= error as Error;
-      throw reason;
-    } finally {
-      client.off('error', onError);
-      client.release(broken);
     }
   }
 
   /** The library's word for a failure on a connection beside the pool. */
   explain(error: unknown): unknown {
     return translateError(error, this.schema);
-  }
-
-  private failure(error: unknown): unknown {
-    const reason = translateError(error, this.schema);
-    this.reachability.failed(reason);
-    return reason;
   }
 
   private compile(statement: Statement<unknown>): Compiled {

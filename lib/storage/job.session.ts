@@ -14,8 +14,8 @@ type QueryRunner = ReturnType<DataSource['createQueryRunner']>;
 const DISTURBING = ['role', 'statement_timeout', 'lock_timeout'] as const;
 type Settings = Record<(typeof DISTURBING)[number], string>;
 
-/** Ends with the transaction, whatever ends it; being no query, it leaves the isolation level to the handler. */
-const MARK = `set local millrace.attempt = 'open'`;
+/** Ends with the transaction, whatever ends it; being no queries, they leave the isolation level to the handler. */
+const MARK = `set local millrace.attempt = 'open'; show transaction_read_only`;
 const SETTINGS = DISTURBING.map((name) => `pg_catalog.current_setting('${name}') as ${name}`).join(', ');
 const READ_MARK = `select pg_catalog.current_setting('millrace.attempt', true) as attempt, ${SETTINGS}`;
 /** All that outlives a transaction, except prepared statements, which the driver knows by name. */
@@ -62,15 +62,23 @@ export class JobSession {
     this.watch = new SessionWatch(client);
   }
 
-  /** Begins a transaction on a connection of its own. */
-  static async begin(dataSource: DataSource, onReleased: () => void): Promise<JobSession> {
+  /**
+   * Begins a transaction on a connection of its own, which a pool that the application uses up may not give in time.
+   * @throws DatabaseUnavailableError after `patienceMs`, the signal's reason
+   */
+  static async begin(
+    dataSource: DataSource,
+    patienceMs: number,
+    signal: AbortSignal,
+    onReleased: () => void,
+  ): Promise<JobSession> {
     const runner = dataSource.createQueryRunner();
-    const client = (await runner.connect()) as pg.PoolClient;
+    const client = await connected(runner, patienceMs, signal);
     const session = new JobSession(dataSource, runner, client);
     try {
       if (!origins.has(client)) origins.set(client, await answered(originOf(client)));
       await answered(runner.startTransaction());
-      await answered(client.query(MARK));
+      refuseReadOnly(await answered(client.query(MARK)));
     } catch (error) {
       await session.hangUp();
       throw error;
@@ -210,6 +218,41 @@ export class JobSession {
     this.watch.end();
     this.onReleased();
   }
+}
+
+/** A connection that comes too late goes back at once. */
+async function connected(runner: QueryRunner, patienceMs: number, signal: AbortSignal): Promise<pg.PoolClient> {
+  const connecting = runner.connect() as Promise<pg.PoolClient>;
+  let giveUp: () => void = () => undefined;
+  let timer: NodeJS.Timeout | undefined;
+  const tooLate = new Promise<never>((_, reject) => {
+    giveUp = (): void => reject(signal.reason as Error);
+    signal.addEventListener('abort', giveUp, { once: true });
+    timer = setTimeout(() => reject(new DatabaseUnavailableError(usedUp(patienceMs))), patienceMs);
+  });
+  try {
+    return await Promise.race([connecting, tooLate]);
+  } catch (error) {
+    void connecting.then(
+      () => runner.release(),
+      () => undefined,
+    );
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', giveUp);
+  }
+}
+
+const usedUp = (patienceMs: number): string =>
+  `The pool of the DataSource gave no connection within ${Math.round(patienceMs)} ms: all of them are in use. Raise ` +
+  'poolSize, or give them back sooner.';
+
+/** A standby, or a default of the role: nothing that the handler writes could be committed, nor the job be settled. */
+function refuseReadOnly(results: unknown): void {
+  const shown = (results as pg.QueryResult<{ transaction_read_only: string }>[])[1];
+  if (shown?.rows[0]?.transaction_read_only !== 'on') return;
+  throw Object.assign(new Error('the transaction is read-only'), { code: '25006' });
 }
 
 async function originOf(client: pg.PoolClient): Promise<Origin> {

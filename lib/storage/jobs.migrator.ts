@@ -276,9 +276,15 @@ export class JobsMigrator {
     const { schema } = this.database;
     await this.database.transaction(async (executor) => {
       const client = executor as pg.PoolClient;
+      // Others may migrate for longer than statements, or transactions that wait, may take here.
+      await client.query(`select set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)`);
       await client.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [`millrace:migrate:${schema}`]);
+      // Partitioned tables refuse a default tablespace that is the database's own.
       await client.query(
-        `select set_config('search_path', $1, true), set_config('standard_conforming_strings', 'on', true)`,
+        `select set_config('search_path', $1, true), set_config('standard_conforming_strings', 'on', true),
+           set_config('default_tablespace', nullif(current_setting('default_tablespace'), t.spcname::text), true)
+         from pg_database d join pg_tablespace t on t.oid = d.dattablespace
+         where d.datname = current_database()`,
         [this.searchPath],
       );
       await work(client);

@@ -1,5 +1,5 @@
 // How values come back from PostgreSQL, whatever the application has set in pg's global type parsers. Statements
-// return only these types: times as milliseconds (float8), lists as json, bigints as decimal strings.
+// return only these types: times as milliseconds (numeric), lists as json, bigints as decimal strings.
 
 type Parse = (text: string) => unknown;
 
@@ -9,6 +9,7 @@ const parsers: Record<number, Parse> = {
   23: Number,
   700: Number,
   701: Number,
+  1700: Number,
   114: (text) => JSON.parse(text) as unknown,
 };
 

@@ -12,6 +12,8 @@ import { Probing } from './probing.js';
 const RESERVED = 2;
 /** What a slot waits for a transaction that cannot begin, before it lets others run. */
 const PATIENCE_MS = 10_000;
+/** Of which the last try has so much at least. */
+const LEAST_PATIENCE_MS = 1_000;
 
 export class TransactionSource {
   private source: Promise<DataSource> | null = null;
@@ -76,10 +78,12 @@ export class TransactionSource {
     for (;;) {
       const round = await this.probing.turn(signal);
       try {
-        const session = await JobSession.begin(await this.source!, () => this.givePlace());
+        const patienceMs = Math.max(LEAST_PATIENCE_MS, giveUpAt - performance.now());
+        const session = await JobSession.begin(await this.source!, patienceMs, signal, () => this.givePlace());
         this.probing.succeeded();
         return session;
       } catch (error) {
+        signal.throwIfAborted();
         const reason = this.database.explain(error);
         this.probing.failed(round);
         if (!(reason instanceof DatabaseUnavailableError)) throw reason;

@@ -3,7 +3,7 @@
 import process from 'node:process';
 import { parentPort, workerData } from 'node:worker_threads';
 
-const { config, query, keepaliveMs, patienceMs, shared } = workerData;
+const { config, query, surroundings, keepaliveMs, patienceMs, shared } = workerData;
 /** [0]: when the main loop moved last, [1]: when the last lease that was granted had been asked for, [2]: the same by the wall. */
 const clock = new BigInt64Array(shared);
 const FIRST_RETRY_MS = 250;
@@ -12,6 +12,8 @@ const ANSWER_MS = Math.max(1_000, keepaliveMs);
 const END_MS = 1_000;
 
 let client = null;
+/** Whether the session can do as it is. */
+let isFit = true;
 let failures = 0;
 let timer = null;
 let stopped = false;
@@ -25,6 +27,8 @@ async function connect() {
   fresh.on('error', () => drop(fresh));
   try {
     await fresh.connect();
+    const [answer] = await ask(fresh, { text: surroundings.ask });
+    isFit = answer.state === 'fit';
   } catch (error) {
     drop(fresh);
     throw error;
@@ -42,12 +46,18 @@ function drop(broken) {
     .then(() => clearTimeout(timer));
 }
 
+async function ask(session, asked) {
+  return (await session.query({ ...asked, query_timeout: ANSWER_MS })).rows;
+}
+
 async function renew() {
   if (now() - Atomics.load(clock, 0) > BigInt(patienceMs)) return;
   if (!client) await connect();
   const sentAt = now();
   const sentWallAt = BigInt(Date.now());
-  const { rows } = await client.query({ ...query, query_timeout: ANSWER_MS });
+  if (!isFit) await ask(client, { text: surroundings.begin });
+  const rows = await ask(client, query);
+  if (!isFit) await ask(client, { text: surroundings.commit });
   if (rows.length) {
     Atomics.store(clock, 1, sentAt);
     Atomics.store(clock, 2, sentWallAt);

@@ -33,6 +33,8 @@ export interface JobRunnerParts {
   /** In whose name attempts are settled. */
   claimer: () => Claimer;
   onError: (error: unknown, context: string) => void;
+  /** Hears of each try to begin a transaction; null: it has begun. */
+  onBegin?: (error: unknown) => void;
 }
 
 /** An attempt that has ended. */
@@ -134,17 +136,24 @@ export class JobRunner {
     return attempt;
   }
 
-  private beginTransaction({ job, signal }: RunningAttempt) {
-    const report = (error: unknown): void => this.parts.onError(error, `beginning the transaction of job ${job.id}`);
-    return this.parts.jobs.beginTransaction(signal, report);
+  private async beginTransaction(running: RunningAttempt) {
+    const transaction = await this.parts.jobs.beginTransaction(running.signal, (error) =>
+      this.reportBegin(error, running),
+    );
+    this.parts.onBegin?.(null);
+    return transaction;
+  }
+
+  private reportBegin(error: unknown, { job }: RunningAttempt): void {
+    this.parts.onError(error, `beginning the transaction of job ${job.id}`);
+    this.parts.onBegin?.(error);
   }
 
   /** Nothing has begun: the attempt does not count, and the job comes back after a while. */
   private readNotBegun(error: unknown, running: RunningAttempt, definition: TaskDefinition): Outcome {
     if (running.isAborted) return this.readFailure(running.abortReason, running, definition);
-    if (!(error instanceof DatabaseUnavailableError)) {
-      this.parts.onError(error, `beginning the transaction of job ${running.job.id}`);
-    }
+    // The database's absence has been told with each try.
+    if (!(error instanceof DatabaseUnavailableError)) this.reportBegin(error, running);
     return { kind: 'snoozed', delayMs: NOT_BEGUN_MS * (0.5 + Math.random()), error };
   }
 

@@ -129,7 +129,8 @@ export class WorkerPool {
       held,
       isolation: this.isolation,
     });
-    this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError });
+    const onBegin = (error: unknown): void => this.hearOfBegin(error);
+    this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError, onBegin });
     this.batcher = new OutcomeBatcher(
       jobs,
       events,
@@ -169,8 +170,8 @@ export class WorkerPool {
   }
 
   /**
-   * `closed` while outcomes can be written. `open`: they cannot, so the pool claims and starts nothing; it goes on by itself
-   * with the first settle that goes through (`half-open`: one is being tried).
+   * `closed` while outcomes can be written and transactions begin. `open`: they cannot, so the pool claims and starts nothing;
+   * it goes on by itself with the first that goes through (`half-open`: a settle is being tried).
    */
   get circuit(): CircuitState {
     return this.batcher.circuit.state;
@@ -387,6 +388,12 @@ export class WorkerPool {
     if (status === 'retrying' || status === 'snoozed') this.queue.comesBack(job);
     if (status === 'completed') this.counters.completed++;
     else if (status === 'retrying' || status === 'exhausted') this.counters.failed++;
+  }
+
+  private hearOfBegin(error: unknown): void {
+    const { circuit } = this.batcher;
+    if (error === null) circuit.begun();
+    else circuit.beginFailed(error);
   }
 
   /** The circuit has opened or closed. */

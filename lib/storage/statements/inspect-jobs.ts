@@ -115,7 +115,7 @@ export const jobHistory = statement<HistoryRow>(
 export const listHistory = statement<HistoryRow & { position: string }>(
   'list_history',
   (schema) => `
-  select ${historyColumns}, h.completed_at::text as position
+  select ${historyColumns}, to_json(h.completed_at) #>> '{}' as position
   from ${schema}.job_history h
   left join ${schema}.job_bodies b on b.id = h.job_id
   left join lateral (

@@ -27,8 +27,8 @@ export interface JobRow {
   progress?: unknown;
 }
 
-/** Milliseconds since 1970: independent of the session's time zone and the driver's parsers. */
-export const ms = (expression: string): string => `(extract(epoch from ${expression}) * 1000)::float8`;
+/** Milliseconds since 1970: independent of the session's time zone, its digits of floats and the driver's parsers. */
+export const ms = (expression: string): string => `(extract(epoch from ${expression}) * 1000)::numeric`;
 
 /** The status of a live row `j`. */
 export const liveStatus = `case

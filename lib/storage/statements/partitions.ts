@@ -84,13 +84,32 @@ export const defaultBodies = statement<SweptPartition>(
 export const expiredHistory = statement<SweptPartition>(
   'expired_history',
   (schema) => `
-  select place, coalesce(starts_at, '-infinity')::text as lower, coalesce(ends_at, 'infinity')::text as upper, blocks
+  select place, to_json(coalesce(starts_at, '-infinity')) #>> '{}' as lower,
+    to_json(coalesce(ends_at, 'infinity')) #>> '{}' as upper, blocks
   from ${schema}.partitions_of('job_history')
   where ends_at is null or ends_at <= coalesce($1::timestamptz, now())`,
 );
 
-/** Tables with partitions are never analysed by themselves. Whoever does not own them gets a warning. */
+/** Sessions that hold locks on partitions or their parents, the oldest transaction first. */
+export const partitionHolders = statement<{ pid: number; application: string; started_at: string | null }>(
+  'partition_holders',
+  (schema) => `
+  select a.pid, a.application_name as application, to_char(a.xact_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC') as started_at
+  from pg_catalog.pg_stat_activity a
+  where a.pid <> pg_catalog.pg_backend_pid() and exists (
+    select from pg_catalog.pg_locks l
+    where l.pid = a.pid and l.granted and l.database = a.datid and l.relation in (
+      select p.place from ${schema}.partitions_of('job_bodies') p
+      union all select p.place from ${schema}.partitions_of('job_history') p
+      union all select unnest(array['${schema}.job_bodies', '${schema}.job_history']::regclass[])::oid
+    )
+  )
+  order by a.xact_start limit 5`,
+  { repeatable: true },
+);
+
+/** Tables with partitions are never analysed by themselves. A role that does not own them gets a warning. */
 export const analyzeParents = statement(
   'analyze_parents',
-  (schema) => `analyze ${schema}.job_bodies, ${schema}.job_history`,
+  (schema) => `analyze (skip_locked) ${schema}.job_bodies, ${schema}.job_history`,
 );

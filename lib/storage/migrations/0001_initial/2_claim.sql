@@ -531,6 +531,12 @@ begin
             where n.key <> '' and exists (select from rate_limits r where r.key = n.key for no key update skip locked)
           );
 
+          -- A caller's transaction that keeps one snapshot cannot see what was taken since, and limits would be exceeded.
+          if (true = any(look.limited) or held_keys <> '{}')
+            and current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+            raise exception 'a claim within a limit needs read committed' using errcode = '25004';
+          end if;
+
           -- A statement of its own: its snapshot is younger than the locks, so it sees every place and every token that was
           -- taken. What was read before the locks is a proposal; each condition is looked at again.
           with queues as materialized (

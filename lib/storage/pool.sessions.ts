@@ -1,0 +1,138 @@
+// Statements and transactions on connections of a pool. Each statement of the library decides on a snapshot of its own, and
+// its values are read and written in one way, whatever the database, the role or the session has by default. A broken
+// connection does not go back.
+import type pg from 'pg';
+import type { QueryExecutor } from '../interfaces/job.interface.js';
+import { DatabaseUnavailableError } from '../jobs.errors.js';
+import { isStatementTimeout } from './database.errors.js';
+
+/** How values become text and text values, and what an error does to a session. */
+const NEEDED: Record<string, string> = {
+  array_nulls: 'on',
+  datestyle: 'ISO',
+  exit_on_error: 'off',
+  extra_float_digits: '1',
+  intervalstyle: 'postgres',
+  standard_conforming_strings: 'on',
+  transform_null_equals: 'off',
+};
+
+const BEGIN = 'begin isolation level read committed';
+
+const setting = (name: string): string => `pg_catalog.current_setting('${name}')`;
+
+/** PostgreSQL's read uncommitted is its read committed. */
+const FITNESS = [
+  `${setting('default_transaction_isolation')} in ('read committed', 'read uncommitted')`,
+  ...Object.entries(NEEDED).map(([name, value]) => {
+    if (name === 'extra_float_digits') return `${setting(name)}::integer >= ${value}`;
+    return name === 'datestyle' ? `${setting(name)} like '${value}%'` : `${setting(name)} = '${value}'`;
+  }),
+];
+
+/**
+ * How to find out whether a session can do as it is, and what surrounds each statement where it cannot. Locks come first,
+ * and the next statement decides on a younger snapshot: the levels above read committed have only one. Settings of the
+ * session's own would be lost behind a pooler, so they are the transaction's.
+ */
+export const SURROUNDINGS = {
+  ask: `select case when ${FITNESS.join(' and ')} then 'fit' else 'unfit' end as state`,
+  begin: [BEGIN].concat(Object.entries(NEEDED).map(([name, value]) => `set local ${name} = '${value}'`)).join('; '),
+  commit: 'commit',
+};
+
+export class PoolSessions {
+  /** Which connections can do as they are: a session keeps the defaults it began with. */
+  private readonly fit = new WeakMap<pg.ClientBase, boolean>();
+  private readonly inTransaction = new WeakSet<pg.ClientBase>();
+
+  constructor(
+    private readonly pool: pg.Pool,
+    /** How long a connection may be silent that has nothing to wait for. */
+    private readonly answerMs: number | undefined,
+    /** The library's word for a failure. */
+    private readonly explain: (error: unknown) => unknown,
+    /** Hears of each. */
+    private readonly onFailure: (reason: unknown) => void,
+  ) {}
+
+  /** One statement: by itself, or in a transaction of its own where the session needs other settings. */
+  query(query: pg.QueryConfig): Promise<pg.QueryResult> {
+    return this.lend(async (client) => {
+      const isFit = this.fit.get(client) ?? (await this.look(client));
+      return isFit ? client.query(query) : this.within(client, () => client.query(query));
+    });
+  }
+
+  transact<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
+    return this.lend((client) => this.within(client, () => work(client)));
+  }
+
+  private async look(client: pg.PoolClient): Promise<boolean> {
+    const { rows } = await this.prelude<{ state: string }>(client, SURROUNDINGS.ask);
+    const isFit = rows[0]?.state === 'fit';
+    this.fit.set(client, isFit);
+    return isFit;
+  }
+
+  private async within<T>(client: pg.PoolClient, work: () => Promise<T>): Promise<T> {
+    await this.prelude(client, this.fit.get(client) ? BEGIN : SURROUNDINGS.begin);
+    this.inTransaction.add(client);
+    const result = await work();
+    await client.query(SURROUNDINGS.commit);
+    this.inTransaction.delete(client);
+    return result;
+  }
+
+  /** Where it fails, what was asked for has not been sent. */
+  private async prelude<Row extends pg.QueryResultRow>(client: pg.PoolClient, text: string) {
+    try {
+      return await client.query<Row>({ text, query_timeout: this.answerMs } as pg.QueryConfig);
+    } catch (error) {
+      throw this.unsent(error);
+    }
+  }
+
+  /**
+   * Lends a connection, which goes back unless it is broken. A session keeps the timeout that it began with, so one whose
+   * statement was cut is ended: the next session has what the role or the database says now.
+   */
+  private async lend<T>(work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+    const client = await this.connect();
+    let broken: Error | undefined;
+    // Between two statements nothing else hears of a connection that breaks; unheard, it would end the process.
+    const spoil = (error: Error): void => void (broken ??= error);
+    client.on('error', spoil);
+    try {
+      return await work(client);
+    } catch (error) {
+      const reason = this.explain(error);
+      this.onFailure(reason);
+      if (reason instanceof DatabaseUnavailableError || isStatementTimeout(error)) spoil(error as Error);
+      const isOpen = this.inTransaction.delete(client);
+      // On a connection that is broken, or that does not answer, a rollback would wait for ever.
+      if (isOpen && !broken) await client.query('rollback').catch(spoil);
+      throw reason;
+    } finally {
+      client.off('error', spoil);
+      client.release(broken);
+    }
+  }
+
+  private async connect(): Promise<pg.PoolClient> {
+    try {
+      return await this.pool.connect();
+    } catch (error) {
+      const reason = this.unsent(error);
+      this.onFailure(reason);
+      throw reason;
+    }
+  }
+
+  /** Nothing can have happened, so nothing is in doubt. */
+  private unsent(error: unknown): unknown {
+    const reason = this.explain(error);
+    if (!(reason instanceof DatabaseUnavailableError) || !reason.inDoubt) return reason;
+    return new DatabaseUnavailableError(reason.message, { cause: reason.cause });
+  }
+}
