@@ -274,7 +274,7 @@ export class JobsMigrator {
   /** One transaction, alone among all migrators of this schema, with the schema as its search path. */
   private async underLock(work: (client: pg.ClientBase) => Promise<void>): Promise<void> {
     const { schema } = this.database;
-    await this.database.transaction(async (executor) => {
+    await this.database.patientTransaction(async (executor) => {
       const client = executor as pg.PoolClient;
       await client.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [`millrace:migrate:${schema}`]);
       await client.query(

@@ -90,12 +90,9 @@ begin
       return query select spec.id, holder.id, false, null::text, null::uuid;
       continue;
     end if;
-    if action in ('update', 'replace') then
-      delete from job_steps s where s.job_id = holder.id;
-      delete from job_progress p where p.job_id = holder.id;
-      if action = 'replace' or spec.depends_on is null then
-        delete from job_dependencies d where d.child_id = holder.id;
-      end if;
+    -- In the order of locks: the job, its pairs, its body, what its attempts have written.
+    if action = 'replace' or (action = 'update' and spec.depends_on is null) then
+      delete from job_dependencies d where d.child_id = holder.id;
     end if;
     if action = 'update' then
       update jobs j set
@@ -112,6 +109,8 @@ begin
         job_key_mode = spec.job_key_mode, flags = spec.flags, tags = spec.tags, group_id = spec.group_id,
         depends_on = spec.depends_on, on_parent_failure = spec.on_parent_failure
       where b.id = holder.id;
+      delete from job_steps s where s.job_id = holder.id;
+      delete from job_progress p where p.job_id = holder.id;
       return query select spec.id, holder.id, false, null::text, null::uuid;
       continue;
     end if;
@@ -121,6 +120,8 @@ begin
     if action = 'replace' then
       delete from jobs j where j.id = holder.id;
       delete from job_bodies b where b.id = holder.id;
+      delete from job_steps s where s.job_id = holder.id;
+      delete from job_progress p where p.job_id = holder.id;
       delete from job_logs l where l.job_id = holder.id;
     end if;
     if action in ('replace', 'follow') then
