@@ -72,11 +72,9 @@ export const unknownClaims = statement<{
   fence: string;
   next_queue: string | null;
   next_number: string | null;
-}>(
-  'unknown_claims',
-  (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[], $4, $5)`,
-  { prompt: true },
-);
+}>('unknown_claims', (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[], $4, $5)`, {
+  prompt: true,
+});
 
 /** The same of all claims: reads the live table. */
 export const unknownClaimsAnywhere = statement<{ id: string; fence: string }>(
@@ -93,19 +91,23 @@ export const auditClaims = statement<{ more: boolean }>(
 
 /**
  * Takes on a duty that all pools share, unless another process has it or it is not due. $1 name, $2 ms until it is due
- * again.
+ * again. Where the table was emptied, the duty is there again for the next call.
  */
 export const takeDuty = statement<{ name: string }>(
   'take_duty',
   (schema) => `
-  with due as materialized (
+  with missing as (
+    insert into ${schema}.duties (name) select $1 where not exists (select from ${schema}.duties where name = $1)
+    on conflict do nothing
+  ),
+  due as materialized (
     select name from ${schema}.duties
     where name = $1 and (due_at <= clock_timestamp() or due_at > clock_timestamp() + $2::bigint * interval '1 ms')
     for update skip locked
   )
   update ${schema}.duties d set due_at = clock_timestamp() + $2::bigint * interval '1 ms'
   from due where d.name = due.name returning d.name`,
-  { prompt: true },
+  { brief: true },
 );
 
 /** When a duty is due again. $1 name, $2 ms. */

@@ -392,15 +392,15 @@ end $$;
 -- Keeps what a step has returned, in the name of a claim. Returns whether the claim stands. It does not lock the job: in a
 -- transactional task a lock would outlive the statement, and a frozen process would keep its jobs from being rescued.
 -- Indexes: jobs_pkey, job_steps_pkey.
-create function save_step(job uuid, claim bigint, step text, place integer, outcome text) returns boolean
+create function save_step(of_job uuid, claim bigint, step text, nth integer, outcome text) returns boolean
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
 as $$
 begin
   insert into job_steps (job_id, fence, name, position, result)
-  select j.id, j.fence, step, place, outcome::json from jobs j
-  where j.id = job and j.fence = claim and j.locked_by is not null
+  select j.id, j.fence, step, nth, outcome::json from jobs j
+  where j.id = of_job and j.fence = claim and j.locked_by is not null
   on conflict (job_id, name) do update
     set fence = excluded.fence, position = excluded.position, result = excluded.result, completed_at = clock_timestamp();
   return found;
