@@ -66,7 +66,7 @@ describe('a queue that is declared nowhere', () => {
     await add('serial', 'vanishes', 'next');
     await add('other', 'runs', 'waits');
     const claimed = await claim();
-    expect(payloads(claimed).toSorted()).toEqual(['runs', 'vanishes']);
+    expect(new Set(payloads(claimed))).toEqual(new Set(['runs', 'vanishes']));
     const [vanished] = claimed.filter(({ payload }) => payload === 'vanishes');
     await test.sql('delete from jobs.jobs where id = $1', [vanished!.id]);
     expect(payloads(await claim())).toEqual(['next']);
@@ -265,8 +265,9 @@ describe('forceUnlockQueues (force-unlock-queues)', () => {
     await add('serial', 1, 2);
     await claim();
     await test.sql(`update jobs.jobs set locked_by = null, locked_at = null where locked_by is not null`);
-    expect(await claim()).toEqual([]);
+    expect(await test.sql('select from jobs.job_places')).toHaveLength(1);
     expect(await jobs.forceUnlockQueues(['serial'])).toMatchObject([{ name: 'serial', running: 0, lockedBy: null }]);
+    expect(await test.sql('select from jobs.job_places')).toEqual([]);
     expect(payloads(await claim())).toEqual([1]);
   });
 });
