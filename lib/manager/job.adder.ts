@@ -15,7 +15,13 @@ import {
   type AddedRow,
   type NewJob,
 } from '../storage/statements/add-jobs.js';
-import { findCircleOf, findParents, hasChildrenToTell, keepParents, linkParents } from '../storage/statements/dependencies.js';
+import {
+  findCircleOf,
+  findParents,
+  hasChildrenToTell,
+  keepParents,
+  linkParents,
+} from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
 import { toJob } from './job.mapper.js';

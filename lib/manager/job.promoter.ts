@@ -40,7 +40,7 @@ export class JobPromoter {
   async promote({ holders, keys, parents }: Freed, executor?: QueryExecutor): Promise<void> {
     const lanes: (string | null)[] = [];
     const ended = [...parents];
-    if (holders.length) ended.push(...(await this.freeSuccessors(holders, lanes, executor)));
+    if (holders.length) ended.push(...(await this.freeSuccessors({ holders }, lanes, executor)));
     if (keys.length) await this.database.run(statements.freeKeys, [keys], executor);
     await this.tellChildren(ended, lanes, executor);
     await this.tellPools(lanes, executor);
@@ -63,8 +63,8 @@ export class JobPromoter {
     const lanes: (string | null)[] = [];
     const [{ position: from } = { position: {} }] = await database.run(findDutyPosition, ['sweep']);
     const [passedOver] = await database.run(statements.findPassedOver, [from.successor ?? BEFORE_ANY_ID]);
-    const holders = passedOver?.holders ?? [];
-    const ended = holders.length ? await this.freeSuccessors(holders, lanes) : [];
+    const waiters = passedOver?.waiters ?? [];
+    const ended = waiters.length ? await this.freeSuccessors({ waiters }, lanes) : [];
     const [keys] = await database.run(statements.freeStaleKeys, [from.key ?? '']);
     const [untold] = await database.run(statements.findUntold, [from.parent ?? BEFORE_ANY_ID]);
     await this.tellChildren([...ended, ...(untold?.parents ?? [])], lanes);
@@ -83,11 +83,11 @@ export class JobPromoter {
   }
 
   private async freeSuccessors(
-    holders: string[],
+    { holders = null, waiters = null }: { holders?: string[] | null; waiters?: string[] | null },
     lanes: (string | null)[],
     executor?: QueryExecutor,
   ): Promise<string[]> {
-    const values = [holders, this.settings.history.retentionMs];
+    const values = [holders, waiters, this.settings.history.retentionMs];
     const rows = await this.database.run(statements.freeSuccessors, values, executor);
     lanes.push(...rows.filter(({ ended }) => !ended).map(({ lane }) => lane));
     return rows.filter(({ ended }) => ended).map(({ id }) => id);

@@ -60,7 +60,12 @@ export class WorkerRegistry {
   /** Renews the leases of all that an incarnation holds. */
   async heartbeat(incarnation: string): Promise<HeartbeatReport> {
     const [row] = await this.database.run(statements.heartbeat, [incarnation]);
-    return { expired: !row, held: row?.held ?? false, needsRescue: row?.needs_rescue ?? false, newerSchema: row?.newer_schema ?? null };
+    return {
+      expired: !row,
+      held: row?.held ?? false,
+      needsRescue: row?.needs_rescue ?? false,
+      newerSchema: row?.newer_schema ?? null,
+    };
   }
 
   /** The same for a thread of its own; null where the connection's settings cannot be handed to one. */

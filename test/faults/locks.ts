@@ -263,7 +263,7 @@ export const CASES: Record<string, Case> = {
   },
   find_settled: { args: (scene) => [LIVING, ...claimOf(scene, 'running'), [1]] },
   find_passed_over: { args: () => [ANY_ID[0]] },
-  free_successors: { args: ({ ids }) => [[ids.holder], HOUR], locks: 'jobs' },
+  free_successors: { args: ({ ids }) => [[ids.holder], null, HOUR], locks: 'jobs' },
   free_keys: { args: () => [['stale', 'k']], locks: 'job_keys' },
   free_stale_keys: { args: () => [''], locks: 'job_keys' },
   tell_children: { args: ({ ids }) => [[ids.ended], HOUR], locks: 'jobs job_dependencies' },

@@ -72,7 +72,7 @@ const repeated: [Statement<unknown>, string][] = [
   [workers.unknownClaims, `'${WORKER}', '${SOME}', '{1}', '', 0`],
   [workers.auditClaims, '0, 10'],
   [workers.takeDuty, `'sweep', 1`],
-  [ends.freeSuccessors, `'${SOME}', 1000`],
+  [ends.freeSuccessors, `'${SOME}', null, 1000`],
   [ends.findPassedOver, `'00000000-0000-0000-0000-000000000000'`],
   [ends.freeKeys, `'{k}'`],
   [ends.freeStaleKeys, `''`],

@@ -2,16 +2,16 @@
 // of migrations/0001_initial/4_ends.sql. Each finds a state, so it does no harm to repeat one.
 import { statement } from '../database.js';
 
-/** Holders that no longer run, of a slice of the jobs that wait for a key. $1 where the slice begins. */
-export const findPassedOver = statement<{ holders: string[]; next_job: string | null }>(
+/** Jobs that wait for a key behind what no longer runs, of a slice of those that wait for one. $1 where the slice begins. */
+export const findPassedOver = statement<{ waiters: string[]; next_job: string | null }>(
   'find_passed_over',
-  (schema) => `select to_json(holders) as holders, next_job from ${schema}.find_passed_over($1::uuid)`,
+  (schema) => `select to_json(waiters) as waiters, next_job from ${schema}.find_passed_over($1::uuid)`,
 );
 
-/** $1 holders that have ended or were given back; $2 retention in ms. `ended`: a holder that gave way. */
+/** $1 holders that have ended or were given back, or null and $2 waiters, $3 retention in ms. `ended`: a holder that gave way. */
 export const freeSuccessors = statement<{ id: string; lane: string | null; ended: boolean }>(
   'free_successors',
-  (schema) => `select * from ${schema}.free_successors($1::uuid[], $2::bigint)`,
+  (schema) => `select * from ${schema}.free_successors($1::uuid[], $2::uuid[], $3::bigint)`,
 );
 
 /** Forgets who owned keys, where the owner is gone. $1 keys. */

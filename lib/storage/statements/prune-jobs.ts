@@ -20,8 +20,7 @@ export const forgetNotes = (schema: string, from: string): string => `
  */
 export const pruneHistory = statement<{ pruned: number }>(
   'prune_history',
-  (schema) =>
-    `select ${schema}.prune_history($1::oid, $2::timestamptz, $3::timestamptz, $4::tid, $5::tid) as pruned`,
+  (schema) => `select ${schema}.prune_history($1::oid, $2::timestamptz, $3::timestamptz, $4::tid, $5::tid) as pruned`,
 );
 
 /** Removes receipts that are older than an hour and that no waiting child needs. Index: settle_receipts_by_time. */

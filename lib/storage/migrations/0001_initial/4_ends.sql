@@ -1,10 +1,9 @@
 -- What others may do now that a job has ended: its children, the job behind its key. Each is a state that a query finds, so a
 -- process that dies in between leaves nothing undone: the sweep finds it. Locks come first, the next statement decides.
 
--- The holders behind which jobs wait though nothing runs there any more: of 5,000 jobs that wait for a key, behind
--- `from_job`. Returns where the next sweep goes on; null: it has reached the end. Indexes: jobs_blocked_by_key, jobs_pkey.
+-- Jobs that wait for a key though nothing runs any more behind which they wait: of 5,000 that wait for one, behind `from_job`. Returns where the next sweep goes on; null: it has reached the end. Indexes: jobs_blocked_by_key, jobs_pkey.
 create function find_passed_over(from_job uuid)
-returns table (holders uuid[], next_job uuid)
+returns table (waiters uuid[], next_job uuid)
 language sql stable
 set search_path from current
 set enable_seqscan = off
@@ -15,15 +14,15 @@ as $$
     select s.id, s.behind from jobs s where s.parked = 'key' and s.id > from_job order by s.id limit 5000
   )
   select array(
-      select distinct s.behind from slice s
+      select s.id from slice s
       where not exists (select from jobs h where h.id = s.behind and h.locked_by is not null)
     ),
     (select max(s.id::text)::uuid from slice s having count(*) = 5000)
 $$;
 
--- Lets jobs go that waited for the holder of their key to leave: those behind these holders. A holder that was given back
--- unstarted gives way now. `retention` in ms. Indexes: jobs_behind, jobs_pkey.
-create function free_successors(holders uuid[], retention bigint)
+-- Lets jobs go that waited for the holder of their key to leave: those behind these holders, or, where these are null, these
+-- waiters. A holder that was given back unstarted gives way now. `retention` in ms. Indexes: jobs_behind, jobs_pkey.
+create function free_successors(holders uuid[], waiters uuid[], retention bigint)
 returns table (id uuid, lane text, ended boolean)
 language plpgsql
 set search_path from current
@@ -38,8 +37,13 @@ declare
   waiting_ids uuid[];
   given_back uuid[];
 begin
-  select array_agg(s.id), array_agg(s.behind) into waiting_ids, behind_ids
-  from jobs s where s.behind = any(holders) and s.parked = 'key';
+  if holders is null then
+    select array_agg(s.id), array_agg(s.behind) into waiting_ids, behind_ids
+    from jobs s where s.id = any(waiters) and s.parked = 'key';
+  else
+    select array_agg(s.id), array_agg(s.behind) into waiting_ids, behind_ids
+    from jobs s where s.behind = any(holders) and s.parked = 'key';
+  end if;
   if waiting_ids is null then
     return;
   end if;
