@@ -303,6 +303,19 @@ export class JobHeldError extends JobsError {
   }
 }
 
+/** Open transactions hold rows that the call needs, and did not let go of them in time. Nothing was changed. */
+export class RowsHeldError extends JobsError {
+  readonly code = 'ERR_JOBS_ROWS_HELD';
+
+  constructor(options: ErrorOptions) {
+    super(
+      'Open transactions hold rows that this call needs (a queue, a rate limit, a job key, a job). End them ' +
+        '(pg_stat_activity, xact_start), or call again when they have ended.',
+      options,
+    );
+  }
+}
+
 /** The job would wait for itself, through other jobs: none of them could ever run. Nothing was inserted. */
 export class DependencyCircleError extends JobsError {
   readonly code = 'ERR_JOBS_DEPENDENCY_CIRCLE';

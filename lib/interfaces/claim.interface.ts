@@ -174,6 +174,8 @@ export interface HeartbeatPlan {
 export interface HeartbeatReport {
   /** The incarnation's row is gone or ended: it was taken for dead, and its jobs may have been given to others. */
   expired: boolean;
+  /** Another transaction holds the incarnation's row: nothing was renewed. */
+  held: boolean;
   /** Whether a worker has gone silent. */
   needsRescue: boolean;
   /** The version of the schema, where a newer release has changed what this one needs. */

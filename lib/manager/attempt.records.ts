@@ -2,6 +2,7 @@
 // claim, so that a worker that has lost the job cannot write over the one that has it now.
 import type { ClaimedJob, JobLogEntry, Page, PageRequest, QueryExecutor } from '../interfaces/job.interface.js';
 import { LeaseLostError } from '../jobs.errors.js';
+import { retryHeld, retryOnContention } from '../storage/contention.js';
 import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
 import * as attempts from '../storage/statements/attempts.js';
@@ -47,10 +48,16 @@ export class AttemptRecords {
     private readonly cipher: JobCipher | undefined,
   ) {}
 
-  /** @throws LeaseLostError where the claim is no longer valid; else it stays so until `executor`'s transaction ends */
+  /**
+   * The claim stays valid until `executor`'s transaction ends.
+   * @throws LeaseLostError where it is no longer valid, JobHeldError where an open transaction holds the job for seconds
+   */
   async assertOwned({ job }: Claim, executor: QueryExecutor): Promise<void> {
-    const rows = await this.database.run(attempts.assertOwned, [job.id, job.fence], executor);
-    if (!rows.length) throw new LeaseLostError(job.id);
+    await retryHeld([job.id], async () => {
+      const [row] = await this.database.run(attempts.assertOwned, [job.id, job.fence], executor);
+      if (!row) throw new LeaseLostError(job.id);
+      return row.locked ? [] : [job.id];
+    });
   }
 
   /** The steps that this job's attempts have done so far, oldest first. */
@@ -59,18 +66,20 @@ export class AttemptRecords {
     return steps.map(({ name, position, result }) => ({ name, position, result: this.openStep(jobId, name, result) }));
   }
 
-  /** Keeps a step's result for good. @throws LeaseLostError */
+  /** Keeps a step's result for good. @throws LeaseLostError, RowsHeldError */
   async saveStep({ job }: Claim, step: Step, executor?: QueryExecutor): Promise<void> {
     const result =
       step.result === null ? null : sealed(this.cipher, job.task, stepField(step.name), job.id, step.result);
     const values = [job.id, job.fence, step.name, step.position, result];
-    const rows = await this.database.run(attempts.saveStep, values, executor);
-    if (!rows.length) throw new LeaseLostError(job.id);
+    const save = () => this.database.run(attempts.saveStep, values, executor);
+    const [row] = await retryOnContention(save, executor !== undefined || this.database.isBound);
+    if (!row?.saved) throw new LeaseLostError(job.id);
   }
 
   /** Forgets steps, so that the next attempt does them again. */
   async forgetSteps({ job }: Claim, names: string[], executor?: QueryExecutor): Promise<void> {
-    await this.database.run(attempts.forgetSteps, [job.id, job.fence, names], executor);
+    const forget = () => this.database.run(attempts.forgetSteps, [job.id, job.fence, names], executor);
+    await retryOnContention(forget, executor !== undefined || this.database.isBound);
   }
 
   /** Best effort: the last value counts, and a database that is away keeps no handler from working. */

@@ -1,13 +1,8 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import {
-  DependencyCircleError,
-  MissingPrivilegesError,
-  UnknownParentError,
-  UnknownRateLimitError,
-} from '../jobs.errors.js';
-import type { Database } from '../storage/database.js';
+import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import type { Database, Statement } from '../storage/database.js';
 import { isUniqueViolation, violates } from '../storage/database.errors.js';
 import { retryOnContention } from '../storage/contention.js';
 import { toDate } from '../storage/row.types.js';
@@ -20,7 +15,13 @@ import {
   type AddedRow,
   type NewJob,
 } from '../storage/statements/add-jobs.js';
-import { findCircleOf, findParents, hasChildren, linkParents } from '../storage/statements/dependencies.js';
+import {
+  findCircleOf,
+  findParents,
+  hasChildrenToTell,
+  keepParents,
+  linkParents,
+} from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
 import { toJob } from './job.mapper.js';
@@ -141,12 +142,8 @@ export class JobAdder {
 
   /** A role that may only enqueue leaves it to the sweep of the pools. */
   private async follow(replaced: string[], executor?: QueryExecutor): Promise<void> {
-    if (executor && !(await this.database.run(hasChildren, [replaced], executor)).length) return;
-    try {
-      await this.promoter.resolve(replaced, executor);
-    } catch (error) {
-      if (executor || !(error instanceof MissingPrivilegesError)) throw error;
-    }
+    const [child] = await this.database.run(hasChildrenToTell, [replaced], executor);
+    if (child) await this.promoter.resolve(replaced, executor);
   }
 
   /** After a commit of ours. */
@@ -204,18 +201,20 @@ export class JobAdder {
     }
   }
 
-  /** Pairs of a child and a parent are states: a parent that ends meanwhile is found by whoever looks next. */
+  /**
+   * Pairs of a child and a parent are states: a parent that ends meanwhile is found by whoever looks next. What was read of the
+   * parents before they were locked is a proposal.
+   */
   private async insertChildren(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const { executor } = how;
     const parents = parentsOf(children);
-    const known = new Set((await this.database.run(findParents, [parents], executor)).map(({ id }) => id));
-    const unknown = parents.filter((id) => !known.has(id));
-    if (unknown.length) throw new UnknownParentError(unknown);
+    await this.refuseUnknown(findParents, parents, executor);
     const replaced: string[] = [];
     const added = await this.insertKeyed(jobs, how, replaced);
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
     const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
     await this.database.run(linkParents, [pairs.map(([child]) => child), pairs.map(([, parent]) => parent)], executor);
+    await this.refuseUnknown(keepParents, parents, executor);
     await this.promoter.resolve([...parents, ...replaced], executor);
     await this.refuseCircles(linked, executor);
     const stored = new Map(
@@ -227,6 +226,16 @@ export class JobAdder {
       ).map((job) => [job.id, job]),
     );
     return added.map((job) => ({ ...job, ...stored.get(job.id), created: job.created }));
+  }
+
+  private async refuseUnknown(
+    find: Statement<{ id: string }>,
+    parents: string[],
+    executor: QueryExecutor | undefined,
+  ): Promise<void> {
+    const known = new Set((await this.database.run(find, [parents], executor)).map(({ id }) => id));
+    const unknown = parents.filter((id) => !known.has(id));
+    if (unknown.length) throw new UnknownParentError(unknown);
   }
 
   /** Only a key lets a job be known to others before it waits for them. */

@@ -74,7 +74,7 @@ import { NewsPublisher } from './news.publisher.js';
 import { SchemaGuard } from './schema.guard.js';
 import { byHand, WorkerRegistry } from './worker.registry.js';
 import { listWorkers } from '../storage/statements/workers.js';
-import { retryOnContention } from '../storage/contention.js';
+import { retryHeld, retryOnContention } from '../storage/contention.js';
 import { newsOf } from './job.promoter.js';
 import { replayOf, toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
 import { JobPreparer } from './job.preparer.js';
@@ -383,11 +383,12 @@ export class JobManager {
 
   /**
    * Brings exhausted and cancelled jobs back, with all their attempts.
-   * @throws JobKeyConflictError if another live job holds a key of theirs; none is changed then
+   * @throws JobKeyConflictError if another live job holds a key of theirs, RowsHeldError where open transactions hold one of them
+   *   for seconds; none is changed then
    */
   async retryJobs(ids: string[]): Promise<Job[]> {
     check({ ids: [ids, rules.uuids] });
-    return this.jobsOf(await this.database.transaction((executor) => this.revival.retry(ids, executor)));
+    return this.jobsOf(await this.patiently((executor) => this.revival.retry(ids, executor)));
   }
 
   /**
@@ -398,10 +399,9 @@ export class JobManager {
     check({}, [callOptions.replayFailedJobs, window]);
     const { task, maxAttempts } = window;
     const [from, to] = [window.from ?? ALWAYS[0], window.to ?? ALWAYS[1]];
-    return this.database.transaction(async (manager) => {
-      const values = [from.toISOString(), to.toISOString(), task ?? null];
-      const taken = await this.database.run(edits.takeJobsToReplay, values, manager);
-      const rows = await this.database.run(inspections.findJobs, [taken.map(({ id }) => id)], manager);
+    return this.patiently(async (manager) => {
+      const taken = await this.revival.takeToReplay([from.toISOString(), to.toISOString(), task ?? null], manager);
+      const rows = await this.database.run(inspections.findJobs, [taken], manager);
       return this.addJobs(
         rows.map(this.toJob).map((job) => replayOf(job, maxAttempts)),
         { manager },
@@ -444,12 +444,12 @@ export class JobManager {
   async purgeJobs(options: { status: JobStatus; olderThanMs: number }): Promise<number> {
     check({}, [callOptions.purgeJobs, options]);
     const { status, olderThanMs } = options;
-    return this.database.transaction((executor) => this.revival.purge(status, olderThanMs, executor));
+    return this.patiently((executor) => this.revival.purge(status, olderThanMs, executor));
   }
 
   // Queues and rate limits
 
-  /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. */
+  /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. @throws RowsHeldError */
   async pauseQueue(name: string): Promise<void> {
     check({ name: [name, rules.laneName] });
     await this.editQueue(name, [true, null, false]);
@@ -726,6 +726,11 @@ export class JobManager {
     await this.publisher.publish({ kind: 'lanes', lanes: [lanesOfQueue(name)] });
   }
 
+  /** One transaction, for as long as others' locks are in its way. @throws RowsHeldError after some seconds */
+  private patiently<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
+    return retryOnContention(() => this.database.transaction(work), this.database.isBound);
+  }
+
   private async jobsOf(rows: { id: string }[]): Promise<Job[]> {
     if (!rows.length) return [];
     return (await this.database.run(inspections.findJobs, [rows.map(({ id }) => id)])).map(this.toJob);
@@ -740,18 +745,5 @@ export class JobManager {
 const orNull = <T>(value: T | undefined): T | null => value ?? null;
 
 const LONGEST_PAUSE_MS = 1_000;
-/** An operator's call waits so long for what open transactions hold. */
-const PATIENCE_MS = 10_000;
-
-/** Tries again what open transactions hold. @throws JobHeldError after some seconds; what could be done is done */
-async function retryHeld(ids: string[], work: (ids: string[]) => Promise<string[]>): Promise<void> {
-  const deadline = performance.now() + PATIENCE_MS;
-  let held = await work(ids);
-  for (let pauseMs = 5; held.length; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
-    if (performance.now() > deadline) throw new JobHeldError(held);
-    await new Promise((resolve) => setTimeout(resolve, pauseMs));
-    held = await work(held);
-  }
-}
 
 const cancelledBy = (reason: string | null): string => `asked to cancel${reason === null ? '' : ` (${reason})`}`;

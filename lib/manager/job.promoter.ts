@@ -7,7 +7,7 @@ import { isContention } from '../storage/database.errors.js';
 import type { News } from '../storage/job.news.js';
 import * as statements from '../storage/statements/end-jobs.js';
 import type { EndedRow } from '../storage/statements/settle-jobs.js';
-import { takeDuty } from '../storage/statements/workers.js';
+import { findDutyPosition, moveDuty, takeDuty, type DutyPosition } from '../storage/statements/workers.js';
 import { lanesOfQueue } from './lane.names.js';
 import type { NewsPublisher } from './news.publisher.js';
 
@@ -25,12 +25,9 @@ export interface Freed {
 const SWEEP_MS = 3_000;
 const FIRST_PAUSE_MS = 2;
 const LONGEST_PAUSE_MS = 50;
-const FIRST_PARENT = '00000000-0000-0000-0000-000000000000';
+const BEFORE_ANY_ID = '00000000-0000-0000-0000-000000000000';
 
 export class JobPromoter {
-  private nextParent = FIRST_PARENT;
-  private nextKey = '';
-
   constructor(
     private readonly database: Database,
     private readonly settings: ManagerSettings,
@@ -43,7 +40,7 @@ export class JobPromoter {
   async promote({ holders, keys, parents }: Freed, executor?: QueryExecutor): Promise<void> {
     const lanes: (string | null)[] = [];
     const ended = [...parents];
-    if (holders.length) ended.push(...(await this.freeSuccessors(holders, lanes, executor)));
+    if (holders.length) ended.push(...(await this.freeSuccessors({ holders }, lanes, executor)));
     if (keys.length) await this.database.run(statements.freeKeys, [keys], executor);
     await this.tellChildren(ended, lanes, executor);
     await this.tellPools(lanes, executor);
@@ -60,27 +57,37 @@ export class JobPromoter {
     return this.sweepNow();
   }
 
+  /** One slice of each kind, from where the last sweep of any process has stopped. */
   async sweepNow(): Promise<string[]> {
+    const { database } = this;
     const lanes: (string | null)[] = [];
-    const ended = await this.freeSuccessors(null, lanes);
-    const [keys] = await this.database.run(statements.freeStaleKeys, [this.nextKey]);
-    this.nextKey = keys?.next_key ?? '';
-    const [untold] = await this.database.run(statements.findUntold, [this.nextParent]);
-    this.nextParent = untold?.next_parent ?? FIRST_PARENT;
+    const [{ position: from } = { position: {} }] = await database.run(findDutyPosition, ['sweep']);
+    const [passedOver] = await database.run(statements.findPassedOver, [from.successor ?? BEFORE_ANY_ID]);
+    const waiters = passedOver?.waiters ?? [];
+    const ended = waiters.length ? await this.freeSuccessors({ waiters }, lanes) : [];
+    const [keys] = await database.run(statements.freeStaleKeys, [from.key ?? '']);
+    const [untold] = await database.run(statements.findUntold, [from.parent ?? BEFORE_ANY_ID]);
     await this.tellChildren([...ended, ...(untold?.parents ?? [])], lanes);
-    for (const { id, path } of await this.database.run(statements.findCircles, [])) await this.failCircle(id, path);
-    const [places] = await this.database.run(statements.freePlaces, []);
+    for (const { id, path } of await database.run(statements.findCircles, [])) await this.failCircle(id, path);
+    const [places] = await database.run(statements.freePlaces, from.place ?? ['', 0]);
+    const next: DutyPosition = {
+      successor: passedOver?.next_job ?? null,
+      key: keys?.next_key ?? null,
+      parent: untold?.next_parent ?? null,
+      place: places?.next_queue ? [places.next_queue, places.next_number!] : null,
+    };
+    await database.run(moveDuty, ['sweep', JSON.stringify(next)]);
     const queues = places?.queues ?? [];
     await this.tellPools([...lanes, ...queues.map(lanesOfQueue)]);
     return queues;
   }
 
   private async freeSuccessors(
-    holders: string[] | null,
+    { holders = null, waiters = null }: { holders?: string[] | null; waiters?: string[] | null },
     lanes: (string | null)[],
     executor?: QueryExecutor,
   ): Promise<string[]> {
-    const values = [holders, this.settings.history.retentionMs];
+    const values = [holders, waiters, this.settings.history.retentionMs];
     const rows = await this.database.run(statements.freeSuccessors, values, executor);
     lanes.push(...rows.filter(({ ended }) => !ended).map(({ lane }) => lane));
     return rows.filter(({ ended }) => ended).map(({ id }) => id);

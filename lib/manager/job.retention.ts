@@ -131,7 +131,7 @@ export class JobRetention {
     at: Date | null,
   ): Promise<boolean> {
     if (!droppable || this.refused) return false;
-    await this.database.run(partitions.forgetNotesOfRange, [lower, upper, MOST_WANTED]);
+    if (!(await this.unlessHeld(partitions.forgetNotesOfRange, [lower, upper, MOST_WANTED]))) return false;
     const [row] = await this.patiently(partitions.dropBodyPartition, [name, MOST_WANTED, at], name);
     if (typeof row?.moved !== 'number') return false;
     this.changed = true;
@@ -146,10 +146,20 @@ export class JobRetention {
     let pruned = 0;
     for (let page = 0; page < Number(blocks); page += PAGES) {
       const pages = [`(${page},0)`, `(${page + PAGES},0)`];
-      const [row] = await this.database.run(statement, [place, lower, upper, ...pages]);
+      const row = await this.unlessHeld(statement, [place, lower, upper, ...pages]);
       pruned += row?.pruned ?? 0;
     }
     return pruned;
+  }
+
+  /** What others hold rows of is left to the next collection. */
+  private async unlessHeld<Row>(statement: Statement<Row>, values: unknown[]): Promise<Row | undefined> {
+    try {
+      return (await this.database.run(statement, values))[0];
+    } catch (error) {
+      if (!isContention(error)) throw error;
+      return undefined;
+    }
   }
 
   /** Tries until the locks are free, for some seconds. Nothing where they never were, or where the role may not. */

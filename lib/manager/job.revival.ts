@@ -8,6 +8,14 @@ import * as edits from '../storage/statements/edit-jobs.js';
 import { newsOf, type JobPromoter } from './job.promoter.js';
 import type { NewsPublisher } from './news.publisher.js';
 
+interface Retryable {
+  id: string;
+  job_key: string | null;
+  taken: boolean;
+}
+
+const NO_JOB = '00000000-0000-0000-0000-000000000000';
+
 export class JobRevival {
   constructor(
     private readonly database: Database,
@@ -21,8 +29,14 @@ export class JobRevival {
    * @throws JobKeyConflictError where another live job holds a key of theirs
    */
   async retry(asked: string[], executor: QueryExecutor): Promise<edits.EditedRow[]> {
+    const proposed = await this.database.run(edits.findRetryable, [asked], executor);
+    const keys = await this.lockKeys(proposed, executor);
+    await this.database.run(edits.lockJobs, [asked], executor);
     await this.database.run(edits.keepBodies, [asked], executor);
-    const jobs = await this.database.run(edits.findRetryable, [asked], executor);
+    // Of those whose keys are locked, what may come back now that nobody can change it.
+    const jobs = (await this.database.run(edits.findRetryable, [asked], executor)).filter(
+      ({ job_key }) => job_key === null || keys.has(job_key),
+    );
     await this.takeKeys(jobs, executor);
     const ids = jobs.map(({ id }) => id);
     const rows = await this.database.run(edits.retryJobs, [ids], executor);
@@ -44,17 +58,34 @@ export class JobRevival {
     return row?.purged ?? 0;
   }
 
-  private async takeKeys(
-    jobs: { id: string; job_key: string | null; taken: boolean }[],
-    executor: QueryExecutor,
-  ): Promise<void> {
+  /**
+   * Marks exhausted jobs as replayed and returns them: locked by their ids as keys, which the adds that follow take, and then by
+   * themselves.
+   */
+  async takeToReplay(window: unknown[], executor: QueryExecutor): Promise<string[]> {
+    const found = (await this.database.run(edits.findJobsToReplay, window, executor)).map(({ id }) => id);
+    // Nothing owns such a key: a row whose job is unknown is free.
+    await this.database.run(edits.claimFreeKeys, [found, found.map(() => NO_JOB)], executor);
+    await this.database.run(edits.lockKeys, [found], executor);
+    return (await this.database.run(edits.takeJobsToReplay, [found], executor)).map(({ id }) => id);
+  }
+
+  /** Before the jobs: this is the order of locks. Returns the keys. */
+  private async lockKeys(jobs: Retryable[], executor: QueryExecutor): Promise<Set<string>> {
+    const keyed = jobs.filter(({ job_key }) => job_key !== null);
+    const keys = keyed.map(({ job_key }) => job_key!);
+    if (!keyed.length) return new Set();
+    await this.database.run(edits.claimFreeKeys, [keys, keyed.map(({ id }) => id)], executor);
+    await this.database.run(edits.lockKeys, [keys], executor);
+    return new Set(keys);
+  }
+
+  private async takeKeys(jobs: Retryable[], executor: QueryExecutor): Promise<void> {
     const keyed = jobs.filter(({ job_key }) => job_key !== null);
     const taken = keyed.filter((row) => row.taken).map((row) => row.job_key!);
     if (taken.length) throw new JobKeyConflictError(taken);
     if (!keyed.length) return;
     const values = [keyed.map(({ job_key }) => job_key), keyed.map(({ id }) => id)];
-    await this.database.run(edits.claimFreeKeys, values, executor);
-    await this.database.run(edits.lockKeys, [values[0]], executor);
     const keys = new Set((await this.database.run(edits.takeKeys, values, executor)).map(({ key }) => key));
     const refused = keyed.filter(({ job_key }) => !keys.has(job_key!)).map(({ job_key }) => job_key!);
     if (refused.length) throw new JobKeyConflictError(refused);

@@ -31,7 +31,12 @@ const AUDIT_PER_COST = 200;
 /** 80 MB of the live table: some 100 ms. */
 const AUDIT_PAGES = 10_000;
 
+type Place = [queue: string, number: string];
+const FIRST_PLACE: Place = ['', '0'];
+
 export class WorkerRegistry {
+  private nextPlace = FIRST_PLACE;
+
   constructor(
     private readonly database: Database,
     private readonly settings: ManagerSettings,
@@ -56,7 +61,12 @@ export class WorkerRegistry {
   /** Renews the leases of all that an incarnation holds. */
   async heartbeat(incarnation: string): Promise<HeartbeatReport> {
     const [row] = await this.database.run(statements.heartbeat, [incarnation]);
-    return { expired: !row, needsRescue: row?.needs_rescue ?? false, newerSchema: row?.newer_schema ?? null };
+    return {
+      expired: !row,
+      held: row?.held ?? false,
+      needsRescue: row?.needs_rescue ?? false,
+      newerSchema: row?.newer_schema ?? null,
+    };
   }
 
   /** The same for a thread of its own; null where the connection's settings cannot be handed to one. */
@@ -77,11 +87,21 @@ export class WorkerRegistry {
    * claim or a release whose answer was lost; no claim of its own may be under way then.
    */
   async releaseUnknown(incarnation: string, held: ClaimName[], everywhere: boolean): Promise<number> {
-    const find = everywhere ? statements.unknownClaimsAnywhere : statements.unknownClaims;
-    const unknown = await this.database.run(find, [incarnation, ...namesOf(held)]);
+    const values = [incarnation, ...namesOf(held)];
+    const unknown = everywhere
+      ? await this.database.run(statements.unknownClaimsAnywhere, values)
+      : await this.findUnknown(values);
     if (!unknown.length) return 0;
     return (await this.settlement.end(unknown, 'unknown', 'its holder does not know of the claim', { patient: false }))
       .length;
+  }
+
+  /** A slice of the places, from where the last one stopped: each pool goes through all of them. */
+  private async findUnknown(values: unknown[]): Promise<ClaimName[]> {
+    const rows = await this.database.run(statements.unknownClaims, [...values, ...this.nextPlace]);
+    const { next_queue: queue, next_number: number } = rows.at(-1)!;
+    this.nextPlace = queue === null ? FIRST_PLACE : [queue, number!];
+    return rows.filter((row): row is typeof row & ClaimName => row.id !== null);
   }
 
   /** An orderly end. Whether it has ended: not while it holds a claim. */

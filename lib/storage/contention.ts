@@ -1,13 +1,17 @@
 // Calls that others' locks may get in the way of, and that do no harm when they are repeated.
-import { isContention } from './database.errors.js';
+import { JobHeldError, RowsHeldError } from '../jobs.errors.js';
+import { isContention, isLockTimeout } from './database.errors.js';
 
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 1_000;
 const PATIENCE_MS = 10_000;
 
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
 /**
  * Repeats what gave up waiting for a lock, for some seconds. `once`: inside a caller's transaction a failure has ended
  * everything.
+ * @throws RowsHeldError where that was not enough
  */
 export async function retryOnContention<T>(work: () => Promise<T>, once = false): Promise<T> {
   const deadline = performance.now() + PATIENCE_MS;
@@ -15,8 +19,24 @@ export async function retryOnContention<T>(work: () => Promise<T>, once = false)
     try {
       return await work();
     } catch (error) {
-      if (once || !isContention(error) || performance.now() > deadline) throw error;
-      await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + Math.random() / 2)));
+      if (once || !isContention(error) || performance.now() > deadline) {
+        throw isLockTimeout(error) ? new RowsHeldError({ cause: error }) : error;
+      }
+      await pause(pauseMs * (0.5 + Math.random() / 2));
     }
+  }
+}
+
+/**
+ * Tries again what open transactions hold: `work` returns which of the ids these are.
+ * @throws JobHeldError after some seconds; what could be done is done
+ */
+export async function retryHeld(ids: string[], work: (ids: string[]) => Promise<string[]>): Promise<void> {
+  const deadline = performance.now() + PATIENCE_MS;
+  let held = await work(ids);
+  for (let pauseMs = FIRST_PAUSE_MS / 2; held.length; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+    if (performance.now() > deadline) throw new JobHeldError(held);
+    await pause(pauseMs);
+    held = await work(held);
   }
 }

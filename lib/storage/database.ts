@@ -18,6 +18,8 @@ export interface StatementTraits {
   readonly repeatable?: true;
   /** Never waits for other people's transactions: without an answer for a minute, its connection is dead. */
   readonly prompt?: true;
+  /** May meet locks of other people's transactions: waits for them for 100 ms at most, and fails then. */
+  readonly brief?: true;
 }
 
 /** A statement of the library: its text depends on nothing but the (quoted) schema. */
@@ -38,6 +40,13 @@ export const statement = <Row>(
 /** Quotes an SQL identifier, whatever it contains. */
 export const quoteIdentifier = (name: string): string => `"${name.replaceAll('"', '""')}"`;
 
+/** How long this transaction waits for a lock. Returns how long it would have waited. $1 as lock_timeout takes it. */
+export const setLockTimeout = statement<{ before: string }>(
+  'set_lock_timeout',
+  () => `
+  select pg_catalog.current_setting('lock_timeout') as before, pg_catalog.set_config('lock_timeout', $1, true)`,
+);
+
 export interface DatabaseOptions {
   schema: string;
   preparedStatements: boolean;
@@ -48,6 +57,8 @@ interface Compiled {
   text: string;
 }
 
+/** How long a transaction of the library waits for a lock. */
+const MAX_LOCK_WAIT_MS = 100;
 /** A statement that should take milliseconds and has no answer by then has lost its connection: nothing else tells. */
 const ANSWER_MS = 60_000;
 const RETRY_CONNECT_MS = 250;
@@ -130,7 +141,11 @@ export class Database {
    * @throws TransactionOverError, MissingPrivilegesError, DatabaseUnavailableError, SchemaOutdatedError
    */
   async run<Row>(statement: Statement<Row>, values: unknown[], executor = this.bound): Promise<Row[]> {
-    if (!executor) return this.runOnPool(statement, values);
+    if (statement.brief) return this.transaction((bounded) => this.runOn(bounded, statement, values), executor);
+    return executor ? this.runOn(executor, statement, values) : this.runOnPool(statement, values);
+  }
+
+  private async runOn<Row>(executor: QueryExecutor, statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
     const { name, text } = this.compile(statement);
     try {
       refuseIfOver(executor);
@@ -141,19 +156,43 @@ export class Database {
   }
 
   /**
-   * Runs `work` in a transaction of its own, or in `executor`'s if one is given. One of its own is repeated where
-   * PostgreSQL has undone it because of a conflict, so `work` must do nothing but run statements.
+   * Runs `work` in a transaction of its own, or in `executor`'s if one is given, and waits for each lock for 100 ms at most.
+   * One of its own is repeated where PostgreSQL has undone it because of a conflict, so `work` must do nothing but run
+   * statements. In `executor`'s, that one's own limit holds again afterwards.
    */
   async transaction<T>(work: (executor: QueryExecutor) => Promise<T>, executor = this.bound): Promise<T> {
-    if (executor) return work(executor);
+    return executor ? this.boundedIn(executor, work) : this.transact(work, MAX_LOCK_WAIT_MS);
+  }
+
+  /** One that waits for as long as `work` says. */
+  patientTransaction<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
+    return this.transact(work, null);
+  }
+
+  private async transact<T>(work: (executor: QueryExecutor) => Promise<T>, maxLockWaitMs: number | null): Promise<T> {
     for (let failures = 0; ; failures++) {
       try {
-        return await this.sessions.transact(work);
+        return await this.sessions.transact(work, maxLockWaitMs);
       } catch (error) {
         if (failures === REPEATS || !isConflict(error)) throw error;
         await pauseBefore(failures);
       }
     }
+  }
+
+  private async boundedIn<T>(executor: QueryExecutor, work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
+    const [limit] = await this.runOn(executor, setLockTimeout, [`${MAX_LOCK_WAIT_MS}ms`]);
+    const restore = () => this.runOn(executor, setLockTimeout, [limit?.before ?? '0']);
+    let result: T;
+    try {
+      result = await work(executor);
+    } catch (error) {
+      // An error of PostgreSQL's has ended the transaction; one of the library's has not.
+      await restore().catch(() => undefined);
+      throw error;
+    }
+    await restore();
+    return result;
   }
 
   /**

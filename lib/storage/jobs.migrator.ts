@@ -274,7 +274,7 @@ export class JobsMigrator {
   /** One transaction, alone among all migrators of this schema, with the schema as its search path. */
   private async underLock(work: (client: pg.ClientBase) => Promise<void>): Promise<void> {
     const { schema } = this.database;
-    await this.database.transaction(async (executor) => {
+    await this.database.patientTransaction(async (executor) => {
       const client = executor as pg.PoolClient;
       // Others may migrate for longer than statements, or transactions that wait, may take here.
       await client.query(`select set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)`);

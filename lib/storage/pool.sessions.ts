@@ -60,12 +60,14 @@ export class PoolSessions {
   query(query: pg.QueryConfig): Promise<pg.QueryResult> {
     return this.lend(async (client) => {
       const isFit = this.fit.get(client) ?? (await this.look(client));
-      return isFit ? client.query(query) : this.within(client, () => client.query(query));
+      return isFit ? client.query(query) : this.within(client, '', () => client.query(query));
     });
   }
 
-  transact<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
-    return this.lend((client) => this.within(client, () => work(client)));
+  /** `maxLockWaitMs`: how long its statements wait for a lock; null: as the session says. */
+  transact<T>(work: (executor: QueryExecutor) => Promise<T>, maxLockWaitMs: number | null): Promise<T> {
+    const settings = maxLockWaitMs === null ? '' : `; set local lock_timeout = '${maxLockWaitMs}ms'`;
+    return this.lend((client) => this.within(client, settings, () => work(client)));
   }
 
   private async look(client: pg.PoolClient): Promise<boolean> {
@@ -75,8 +77,8 @@ export class PoolSessions {
     return isFit;
   }
 
-  private async within<T>(client: pg.PoolClient, work: () => Promise<T>): Promise<T> {
-    await this.prelude(client, this.fit.get(client) ? BEGIN : SURROUNDINGS.begin);
+  private async within<T>(client: pg.PoolClient, settings: string, work: () => Promise<T>): Promise<T> {
+    await this.prelude(client, (this.fit.get(client) ? BEGIN : SURROUNDINGS.begin) + settings);
     this.inTransaction.add(client);
     const result = await work();
     await client.query(SURROUNDINGS.commit);

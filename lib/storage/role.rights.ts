@@ -29,10 +29,11 @@ const RIGHTS: Record<string, Rights> = {
   jobs: { enqueue: `select, insert (${ADDED_COLUMNS})`, worker: EVERYTHING },
   // Enqueuers take keys by add_keyed_jobs alone.
   job_keys: { enqueue: LOOKS, worker: EVERYTHING },
-  job_replacements: { enqueue: null, worker: 'select, delete' },
-  // A record is written once: not even a worker rewrites what has happened.
-  job_history: { enqueue: LOOKS, worker: 'select, insert, delete' },
-  settle_receipts: { enqueue: null, worker: 'select, insert, delete' },
+  job_replacements: { enqueue: null, worker: 'select, delete, update (replaced_at)' },
+  // A record is written once: not even a worker rewrites what has happened. To lock a row takes the right to update some
+  // column, so there is one where that adds nothing to the right to delete.
+  job_history: { enqueue: LOOKS, worker: 'select, insert, delete, update (expires_at)' },
+  settle_receipts: { enqueue: null, worker: 'select, insert, delete, update (settled_at)' },
   job_dependencies: { enqueue: LOOKS, worker: EVERYTHING },
   job_steps: { enqueue: null, worker: EVERYTHING },
   job_progress: { enqueue: LOOKS, worker: EVERYTHING },
@@ -40,12 +41,12 @@ const RIGHTS: Record<string, Rights> = {
   job_queues: { enqueue: LOOKS, worker: EVERYTHING },
   job_places: { enqueue: LOOKS, worker: EVERYTHING },
   job_tasks: { enqueue: null, worker: EVERYTHING },
-  // Workers take tokens; how many there are is for operators to say. To lock a row takes the right to update some column.
+  // Workers take tokens; how many there are is for operators to say.
   rate_limits: { enqueue: LOOKS, worker: 'select, update (window_started_at)' },
-  rate_limit_windows: { enqueue: LOOKS, worker: 'select, insert, delete' },
+  rate_limit_windows: { enqueue: LOOKS, worker: 'select, insert, delete, update (started_at)' },
   workers: { enqueue: LOOKS, worker: EVERYTHING },
-  duties: { enqueue: null, worker: 'select, update' },
-  claims_in_question: { enqueue: null, worker: 'select, insert, delete' },
+  duties: { enqueue: null, worker: 'select, insert, update' },
+  claims_in_question: { enqueue: null, worker: 'select, insert, delete, update (fence)' },
   crontabs: { enqueue: LOOKS, worker: EVERYTHING },
   releases: { enqueue: null, worker: EVERYTHING },
 };

@@ -50,38 +50,45 @@ async function ask(session, asked) {
   return (await session.query({ ...asked, query_timeout: ANSWER_MS })).rows;
 }
 
+/** Whether it is to be tried again soon: another transaction holds the row. */
 async function renew() {
-  if (now() - Atomics.load(clock, 0) > BigInt(patienceMs)) return;
+  if (now() - Atomics.load(clock, 0) > BigInt(patienceMs)) return false;
   if (!client) await connect();
   const sentAt = now();
   const sentWallAt = BigInt(Date.now());
   if (!isFit) await ask(client, { text: surroundings.begin });
-  const rows = await ask(client, query);
+  const [row] = await ask(client, query);
   if (!isFit) await ask(client, { text: surroundings.commit });
-  if (rows.length) {
+  const held = row?.held ?? false;
+  if (row && !held) {
     Atomics.store(clock, 1, sentAt);
     Atomics.store(clock, 2, sentWallAt);
   }
-  const [row] = rows;
   parentPort.postMessage({
     expired: !row,
+    held,
     needsRescue: row?.needs_rescue ?? false,
     newerSchema: row?.newer_schema ?? null,
   });
+  return held;
 }
 
 async function beat() {
   try {
-    await renew();
-    failures = 0;
-    schedule(keepaliveMs);
+    const held = await renew();
+    if (!held) failures = 0;
+    schedule(held ? retryMs() : keepaliveMs);
   } catch (error) {
     if (client) drop(client);
     const { message, code } = error?.errors?.[0] ?? error ?? {};
     parentPort.postMessage({ failure: String(message || code || error), code });
-    const ceiling = Math.min(keepaliveMs, FIRST_RETRY_MS * 2 ** Math.min(failures++, 10));
-    schedule(ceiling * (0.5 + Math.random() / 2));
+    schedule(retryMs());
   }
+}
+
+function retryMs() {
+  const ceiling = Math.min(keepaliveMs, FIRST_RETRY_MS * 2 ** Math.min(failures++, 10));
+  return ceiling * (0.5 + Math.random() / 2);
 }
 
 function schedule(ms) {

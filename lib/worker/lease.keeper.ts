@@ -143,14 +143,14 @@ export class LeaseKeeper {
     const sentWallAt = Date.now();
     try {
       const report = await this.parts.jobs.registry.heartbeat(this.parts.identity.incarnation);
-      if (!report.expired) [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
+      if (!report.expired && !report.held) [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
       this.heed(report);
     } catch (error) {
       this.report(error);
     }
   }
 
-  private heed({ expired, needsRescue, newerSchema }: HeartbeatReport): void {
+  private heed({ expired, held, needsRescue, newerSchema }: HeartbeatReport): void {
     if (this.stopped) return;
     const { schemaGuard } = this.parts.jobs.registry;
     schemaGuard.heed(newerSchema);
@@ -161,6 +161,8 @@ export class LeaseKeeper {
     }
     if (expired) return this.beginAgain();
     this.noteLease();
+    // A transaction holds the incarnation's row for longer than its lease: another one can claim meanwhile.
+    if (held && !this.holds) return this.beginAgain();
     this.parts.onBeat();
     void this.checkClaims();
   }

@@ -6,7 +6,7 @@ import type { JobState } from './transitions.js';
 export async function emptyTables(sql: Sql): Promise<void> {
   const all = [...TABLES_OF_JOBS, 'job_queues', 'rate_limits', 'workers', 'job_tasks', 'crontabs'];
   const deletes = all.map((table) => `no_${table} as (delete from jobs.${table})`);
-  await sql(`with ${deletes.join(', ')} update jobs.duties set due_at = '2000-01-01', position = 0`);
+  await sql(`with ${deletes.join(', ')} update jobs.duties set due_at = '2000-01-01', position = '{}'`);
 }
 
 /**

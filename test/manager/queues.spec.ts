@@ -7,7 +7,9 @@ import {
   type JobManager,
   type WorkerPool,
 } from '../../lib/index.js';
+import { LaneMemory } from '../../lib/manager/lane.memory.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+import { claimAsPool, registerPool } from '../support/pool.claims.js';
 
 let test: TestManager;
 let jobs: JobManager;
@@ -58,6 +60,30 @@ describe('a queue that is declared nowhere', () => {
     expect(payloads(again)).toEqual(['first']);
     await jobs.completeJobs(WORKER, again, 1);
     expect(payloads(await claim())).toEqual(['second']);
+  });
+
+  it('does not stay full of a place whose claim is gone until a sweep comes', async () => {
+    await add('serial', 'vanishes', 'next');
+    await add('other', 'runs', 'waits');
+    const claimed = await claim();
+    expect(new Set(payloads(claimed))).toEqual(new Set(['runs', 'vanishes']));
+    const [vanished] = claimed.filter(({ payload }) => payload === 'vanishes');
+    await test.sql('delete from jobs.jobs where id = $1', [vanished!.id]);
+    expect(payloads(await claim())).toEqual(['next']);
+    expect(await test.sql('select from jobs.job_places where job_id = $1', [vanished!.id])).toEqual([]);
+  });
+
+  it('gives its place to the next look of a pool that found it full, whatever that one remembers', async () => {
+    await add('serial', 'vanishes', 'next');
+    await registerPool(jobs, 'pool-of-places');
+    const memory = new LaneMemory(Infinity);
+    const [vanished] = await claimAsPool(jobs, 'pool-of-places', { memory });
+    expect(await claimAsPool(jobs, 'pool-of-places', { memory })).toEqual([]);
+    await test.sql('update jobs.jobs set locked_by = null, locked_at = null, fence = 0 where id = $1', [vanished!.id]);
+    await test.sql(`update jobs.jobs set run_at = run_at + interval '1 hour' where id = $1`, [vanished!.id]);
+    memory.tell(['serial']);
+    expect(await claimAsPool(jobs, 'pool-of-places', { memory })).toEqual([]);
+    expect(payloads(await claimAsPool(jobs, 'pool-of-places', { memory }))).toEqual(['next']);
   });
 
   it('is not held back by a job that waits for its retry', async () => {
@@ -239,8 +265,9 @@ describe('forceUnlockQueues (force-unlock-queues)', () => {
     await add('serial', 1, 2);
     await claim();
     await test.sql(`update jobs.jobs set locked_by = null, locked_at = null where locked_by is not null`);
-    expect(await claim()).toEqual([]);
+    expect(await test.sql('select from jobs.job_places')).toHaveLength(1);
     expect(await jobs.forceUnlockQueues(['serial'])).toMatchObject([{ name: 'serial', running: 0, lockedBy: null }]);
+    expect(await test.sql('select from jobs.job_places')).toEqual([]);
     expect(payloads(await claim())).toEqual([1]);
   });
 });

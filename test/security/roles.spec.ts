@@ -248,6 +248,24 @@ describe('a process that may only enqueue', () => {
     expect(rows).toEqual([{ may: false }]);
   });
 
+  it('replaces a job that others wait for, also in a transaction; the sweep of the pools tells them', async () => {
+    const jobs = await managerOf('enqueue');
+    const admin = await managerOf('admin');
+    const first = await jobs.addJob('parent', 1, { jobKey: 'family' });
+    const child = await admin.addJob('child', 1, { dependsOn: [first.id] });
+    const client = new pg.Client(urlOf(roles.enqueue));
+    await client.connect();
+    await client.query('begin');
+    const second = await jobs.addJob('parent', 2, { jobKey: 'family', manager: client });
+    const third = await jobs.addJob('parent', 3, { jobKey: 'family', manager: client });
+    await client.query('commit');
+    await client.end();
+    const last = await jobs.addJob('parent', 4, { jobKey: 'family' });
+    expect(new Set([first.id, second.id, third.id, last.id]).size).toBe(4);
+    await admin.forceUnlockQueues();
+    expect(await admin.explain(child.id)).toMatchObject({ reason: 'parents', blockedBy: [last.id] });
+  });
+
   it('is refused everything that claims, settles, edits or deletes', async () => {
     const jobs = await managerOf('enqueue');
     const { id } = await jobs.addJob('mine', {});

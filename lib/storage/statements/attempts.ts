@@ -6,13 +6,16 @@ import { ms } from './job-columns.js';
 const claim = `j.id = $1::uuid and j.fence = $2::bigint and j.locked_by is not null`;
 
 /**
- * Whether the claim is still valid; locks it until the end of the transaction, so that nobody takes it away before.
- * $1, $2. Index: jobs_pkey.
+ * Whether the claim is still valid: no row where it is not; locks it until the end of the transaction, so that nobody takes it
+ * away before. `locked` is false where an open transaction holds the job. $1, $2. Index: jobs_pkey.
  */
-export const assertOwned = statement(
+export const assertOwned = statement<{ locked: boolean }>(
   'assert_owned',
   (schema) => `
-  select j.id from ${schema}.jobs j where ${claim} for share`,
+  with locked as materialized (
+    select j.id from ${schema}.jobs j where ${claim} for share skip locked
+  )
+  select exists (select from locked) as locked from ${schema}.jobs j where ${claim}`,
 );
 
 export interface StepRow {
@@ -30,18 +33,10 @@ export const findSteps = statement<StepRow>(
   { repeatable: true },
 );
 
-/**
- * $1, $2, $3 name, $4 position, $5 result as JSON text or null. No row where the claim is lost. Locks nothing: in a
- * transactional task a lock would outlive the statement, and a frozen process would keep its jobs from being rescued.
- */
-export const saveStep = statement<{ name: string }>(
+/** $1, $2, $3 name, $4 position, $5 result as JSON text or null. `saved` is false where the claim is lost. */
+export const saveStep = statement<{ saved: boolean }>(
   'save_step',
-  (schema) => `
-  insert into ${schema}.job_steps (job_id, fence, name, position, result)
-  select j.id, j.fence, $3::text, $4::integer, $5::text::json from ${schema}.jobs j where ${claim}
-  on conflict (job_id, name) do update
-    set fence = excluded.fence, position = excluded.position, result = excluded.result, completed_at = clock_timestamp()
-  returning name`,
+  (schema) => `select ${schema}.save_step($1::uuid, $2::bigint, $3::text, $4::integer, $5::text) as saved`,
   { repeatable: true },
 );
 
@@ -51,19 +46,13 @@ export const forgetSteps = statement(
   (schema) => `
   delete from ${schema}.job_steps s using ${schema}.jobs j
   where ${claim} and s.job_id = j.id and s.name = any($3::text[])`,
-  { repeatable: true },
+  { brief: true },
 );
 
 /** The latest progress of several attempts. $1 jobs, $2 fences, $3 values as JSON text. */
 export const saveProgress = statement(
   'save_progress',
-  (schema) => `
-  insert into ${schema}.job_progress (job_id, value)
-  select j.id, i.value::json
-  from unnest($1::uuid[], $2::bigint[], $3::text[]) as i(id, fence, value)
-  join ${schema}.jobs j on j.id = i.id and j.fence = i.fence and j.locked_by is not null
-  order by j.id
-  on conflict (job_id) do update set value = excluded.value, updated_at = clock_timestamp()`,
+  (schema) => `select ${schema}.save_progress($1::uuid[], $2::bigint[], $3::text[])`,
 );
 
 /** $1 jobs, $2 fences, $3 messages. */

@@ -1,20 +1,37 @@
 // Jobs that wait for others: pairs of a child and a parent that it still waits for.
 import { statement } from '../database.js';
 
-/**
- * Which of these jobs are known, live or finished. Keeps their bodies from being forgotten until the transaction ends; locks
- * no live row, so no parent waits for it. $1 ids. Index: job_bodies_pkey.
- */
+/** Which of these jobs are known, live or finished. Locks nothing: see keepParents. $1 ids. Index: job_bodies_pkey. */
 export const findParents = statement<{ id: string }>(
   'find_parents',
   (schema) => `
   select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[])`,
 );
 
-/** Whether other jobs wait for any of these. $1 ids. Index: job_dependencies_pkey. */
-export const hasChildren = statement<{ id: string }>(
-  'has_children',
-  (schema) => `select parent_id as id from ${schema}.job_dependencies where parent_id = any($1::uuid[]) limit 1`,
+/**
+ * Which of these jobs are still known, once their children are linked, or have been replaced since. Keeps their bodies from
+ * being forgotten until the transaction ends: retention locks bodies first and looks for children then. Locks no live row, so
+ * no parent waits for it. $1 ids. Indexes: job_bodies_pkey, job_replacements_pkey.
+ */
+export const keepParents = statement<{ id: string }>(
+  'keep_parents',
+  (schema) => `
+  with kept as materialized (
+    select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[]) order by b.id for key share
+  )
+  select id from kept union select r.old_id from ${schema}.job_replacements r where r.old_id = any($1::uuid[])`,
+);
+
+/**
+ * Whether other jobs wait for any of these, and the role of this connection may tell them: one that only enqueues may not,
+ * and in a transaction it must not find out by an error. $1 ids. Index: job_dependencies_pkey.
+ */
+export const hasChildrenToTell = statement<{ id: string }>(
+  'has_children_to_tell',
+  (schema) => `
+  select parent_id as id from ${schema}.job_dependencies
+  where parent_id = any($1::uuid[]) and pg_catalog.has_table_privilege('${schema.replaceAll("'", "''")}.jobs', 'update')
+  limit 1`,
   { repeatable: true },
 );
 

@@ -33,8 +33,17 @@ export const cancelJobs = statement<CancelledRow>(
 export const rescheduleJobs = statement<EditedRow>(
   'reschedule_jobs',
   (schema) => `
-  with locked as materialized (
+  with live as materialized (
     select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) order by j.id for update skip locked
+  ),
+  bare as materialized (
+    select b.id from ${schema}.job_bodies b where b.id = any(array(select id from live)) order by b.id
+    for no key update skip locked
+  ),
+  locked as materialized (
+    select l.id from live l where l.id in (select id from bare) or l.id <> all(array(
+      select b.id from ${schema}.job_bodies b where b.id = any(array(select id from live))
+    ))
   ),
   held as materialized (select j.* from ${schema}.jobs j where j.id = any(array(select id from locked))),
   planned as materialized (
@@ -75,6 +84,12 @@ export const rescheduleJobs = statement<EditedRow>(
   select j.id, null, true from ${schema}.jobs j where j.id = any($1::uuid[]) and j.id not in (select id from locked)`,
 );
 
+/** Locks jobs $1 that are live, in their order. Index: jobs_pkey. */
+export const lockJobs = statement(
+  'lock_jobs',
+  (schema) => `select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) order by j.id for update`,
+);
+
 /** Keeps jobs $1 from being purged until the transaction ends. Index: job_bodies_pkey. */
 export const keepBodies = statement(
   'keep_bodies',
@@ -82,7 +97,10 @@ export const keepBodies = statement(
   select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[]) order by b.id for key share`,
 );
 
-/** $1 ids: those of them that are exhausted or cancelled, and who holds their keys now. */
+/**
+ * $1 ids: those of them that are exhausted or cancelled, and who holds their keys now. A proposal, until the keys, the jobs
+ * and their bodies are locked.
+ */
 export const findRetryable = statement<{ id: string; job_key: string | null; taken: boolean }>(
   'find_retryable',
   (schema) => `
@@ -179,17 +197,28 @@ export const retryJobs = statement<EditedRow>(
 );
 
 /**
- * Exhausted jobs whose last failure lies in a window and that were not replayed yet. Marks them.
- * $1 from, $2 to, $3 task or null. Index: jobs_exhausted.
+ * Exhausted jobs whose last failure lies in a window and that were not replayed yet: a proposal. $1 from, $2 to, $3 task or
+ * null. Index: jobs_exhausted.
  */
+export const findJobsToReplay = statement<{ id: string }>(
+  'find_jobs_to_replay',
+  (schema) => `
+  select j.id from ${schema}.jobs j
+  where j.parked = 'exhausted' and not j.replayed and j.updated_at >= $1::timestamptz and j.updated_at < $2::timestamptz
+    and ($3::text is null or j.task = $3)
+  order by j.id`,
+);
+
+/** Marks those of the jobs that are still to be replayed, once they are locked: others' are left. $1 ids. Index: jobs_pkey. */
 export const takeJobsToReplay = statement<{ id: string }>(
   'take_jobs_to_replay',
   (schema) => `
-  with taken as (
-    update ${schema}.jobs j set replayed = true
-    where j.parked = 'exhausted' and not j.replayed and j.updated_at >= $1::timestamptz and j.updated_at < $2::timestamptz
-      and ($3::text is null or j.task = $3)
-    returning j.id
+  with locked as materialized (
+    select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) and j.parked = 'exhausted' and not j.replayed
+    order by j.id for update skip locked
+  ),
+  taken as (
+    update ${schema}.jobs j set replayed = true where j.id = any(array(select id from locked)) returning j.id
   )
   select id from taken order by id`,
 );

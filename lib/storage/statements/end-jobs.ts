@@ -2,10 +2,16 @@
 // of migrations/0001_initial/4_ends.sql. Each finds a state, so it does no harm to repeat one.
 import { statement } from '../database.js';
 
-/** $1 holders that have ended or were given back, or null: all; $2 retention in ms. `ended`: a holder that gave way. */
+/** Jobs that wait for a key behind what no longer runs, of a slice of those that wait for one. $1 where the slice begins. */
+export const findPassedOver = statement<{ waiters: string[]; next_job: string | null }>(
+  'find_passed_over',
+  (schema) => `select to_json(waiters) as waiters, next_job from ${schema}.find_passed_over($1::uuid)`,
+);
+
+/** $1 holders that have ended or were given back, or null and $2 waiters, $3 retention in ms. `ended`: a holder that gave way. */
 export const freeSuccessors = statement<{ id: string; lane: string | null; ended: boolean }>(
   'free_successors',
-  (schema) => `select * from ${schema}.free_successors($1::uuid[], $2::bigint)`,
+  (schema) => `select * from ${schema}.free_successors($1::uuid[], $2::uuid[], $3::bigint)`,
 );
 
 /** Forgets who owned keys, where the owner is gone. $1 keys. */
@@ -42,8 +48,8 @@ export const findCircles = statement<{ id: string; path: string[] }>(
   (schema) => `select id, to_json(path) as path from ${schema}.find_circles()`,
 );
 
-/** Places of claims that are over. */
-export const freePlaces = statement<{ queues: string[] | null }>(
+/** Places of claims that are over, of a slice. $1, $2 where the slice begins. */
+export const freePlaces = statement<{ queues: string[] | null; next_queue: string | null; next_number: string | null }>(
   'free_places',
-  (schema) => `select to_json(${schema}.free_places()) as queues`,
+  (schema) => `select to_json(queues) as queues, next_queue, next_number from ${schema}.free_places($1, $2)`,
 );

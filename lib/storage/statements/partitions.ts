@@ -65,6 +65,7 @@ export const forgetNotesOfRange = statement(
     .concat(forgotten(schema, 'job_dependencies', 'child_id'))
     .join(',\n  ')}
   select 1 as forgotten`,
+  { brief: true },
 );
 
 const forgotten = (schema: string, table: string, column: string): string => `no_${table} as (

@@ -22,7 +22,7 @@ export const joinRelease = statement<never>(
     union all select $2
   )
   where $2::text is not null`,
-  { repeatable: true },
+  { brief: true },
 );
 
 /** $1 worker. */
@@ -30,7 +30,7 @@ export const leaveReleases = statement<never>(
   'leave_releases',
   (schema) => `
   update ${schema}.releases set worker_ids = array_remove(worker_ids, $1) where $1 = any(worker_ids)`,
-  { repeatable: true },
+  { brief: true },
 );
 
 /** Forgets releases that no pool has started for long, and none runs. */
@@ -44,11 +44,4 @@ export const pruneReleases = statement<never>(
     for update skip locked
   )`,
   { repeatable: true },
-);
-
-/** How long this transaction waits for a lock. Returns how long it would have waited. $1 as lock_timeout takes it. */
-export const setLockTimeout = statement<{ before: string }>(
-  'set_lock_timeout',
-  () => `
-  select current_setting('lock_timeout') as before, set_config('lock_timeout', $1, true)`,
 );

@@ -11,27 +11,29 @@ export const registerWorker = statement<{ newer_schema: number | null }>(
   values ($1, $2, $3, $4, $5, $6, $7::text[], $8::text::json)
   on conflict (id) do update set heartbeat_at = clock_timestamp()
   returning (${newerSchema(schema)}) as newer_schema`,
-  { repeatable: true, prompt: true },
+  { brief: true },
 );
 
 /**
  * Renews the lease of everything that an incarnation holds: one row per process. $1 incarnation. Returns no row if it was
- * taken for dead. Also tells what there is to do, so that an idle process need not ask by statements of their own.
+ * taken for dead; `held`: another transaction holds the row, and nothing was renewed. Also tells what there is to do, so
+ * that an idle process need not ask by statements of their own.
  */
-export const heartbeat = statement<{ needs_rescue: boolean; newer_schema: number | null }>(
+export const heartbeat = statement<{ held: boolean; needs_rescue: boolean; newer_schema: number | null }>(
   'heartbeat',
   (schema) => `
-  with beat as (
-    update ${schema}.workers set heartbeat_at = clock_timestamp()
-    where id = $1 and stopped_at is null
-    returning id
+  with alive as materialized (
+    select id from ${schema}.workers where id = $1 and stopped_at is null for no key update skip locked
+  ),
+  beat as (
+    update ${schema}.workers w set heartbeat_at = clock_timestamp() from alive a where w.id = a.id returning w.id
   )
   select exists (
       select from ${schema}.workers
       where stopped_at is null and (heartbeat_at + lease_ms * interval '1 ms' <= clock_timestamp()
         or heartbeat_at > clock_timestamp() + interval '1 s')
-    ) as needs_rescue, (${newerSchema(schema)}) as newer_schema
-  from beat`,
+    ) as needs_rescue, (${newerSchema(schema)}) as newer_schema, not exists (select from beat) as held
+  from ${schema}.workers where id = $1 and stopped_at is null`,
   { prompt: true },
 );
 
@@ -62,13 +64,17 @@ export const checkClaims = statement<{
 
 /**
  * Claims in limited queues, or that the audit asks about, which the database counts as an incarnation's and which it does not
- * hold. $1 incarnation, $2 ids and $3 fences of what it holds.
+ * hold, of a slice of the places. $1 incarnation, $2 ids and $3 fences of what it holds, $4, $5 where the slice begins. The last
+ * row, without an id, tells where the next one begins; nulls: at the start.
  */
-export const unknownClaims = statement<{ id: string; fence: string }>(
-  'unknown_claims',
-  (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[])`,
-  { prompt: true },
-);
+export const unknownClaims = statement<{
+  id: string | null;
+  fence: string;
+  next_queue: string | null;
+  next_number: string | null;
+}>('unknown_claims', (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[], $4, $5)`, {
+  prompt: true,
+});
 
 /** The same of all claims: reads the live table. */
 export const unknownClaimsAnywhere = statement<{ id: string; fence: string }>(
@@ -85,26 +91,55 @@ export const auditClaims = statement<{ more: boolean }>(
 
 /**
  * Takes on a duty that all pools share, unless another process has it or it is not due. $1 name, $2 ms until it is due
- * again. Returns where it goes on.
+ * again. Where the table was emptied, the duty is there again for the next call.
  */
-export const takeDuty = statement<{ position: string }>(
+export const takeDuty = statement<{ name: string }>(
   'take_duty',
   (schema) => `
-  with due as materialized (
+  with missing as (
+    insert into ${schema}.duties (name) select $1 where not exists (select from ${schema}.duties where name = $1)
+    on conflict do nothing
+  ),
+  due as materialized (
     select name from ${schema}.duties
     where name = $1 and (due_at <= clock_timestamp() or due_at > clock_timestamp() + $2::bigint * interval '1 ms')
     for update skip locked
   )
   update ${schema}.duties d set due_at = clock_timestamp() + $2::bigint * interval '1 ms'
-  from due where d.name = due.name returning d.position`,
-  { prompt: true },
+  from due where d.name = due.name returning d.name`,
+  { brief: true },
 );
 
 /** When a duty is due again. $1 name, $2 ms. */
 export const putOffDuty = statement(
   'put_off_duty',
   (schema) => `
-  update ${schema}.duties set due_at = clock_timestamp() + $2::bigint * interval '1 ms' where name = $1`,
+  update ${schema}.duties d set due_at = clock_timestamp() + $2::bigint * interval '1 ms'
+  where d.name in (select name from ${schema}.duties where name = $1 for update skip locked)`,
+  { repeatable: true, prompt: true },
+);
+
+/** Where a duty in slices goes on, for whichever process does it next; nothing where it begins anew. */
+export interface DutyPosition {
+  parent?: string | null;
+  key?: string | null;
+  successor?: string | null;
+  place?: [queue: string, number: string] | null;
+}
+
+/** $1 name. */
+export const findDutyPosition = statement<{ position: DutyPosition }>(
+  'find_duty_position',
+  (schema) => `select position from ${schema}.duties where name = $1`,
+  { repeatable: true, prompt: true },
+);
+
+/** $1 name, $2 position as JSON. A position that others hold is left: the next slice is one that was looked at before. */
+export const moveDuty = statement(
+  'move_duty',
+  (schema) => `
+  update ${schema}.duties d set position = $2::text::json
+  where d.name in (select name from ${schema}.duties where name = $1 for update skip locked)`,
   { repeatable: true, prompt: true },
 );
 

@@ -367,8 +367,8 @@ create table releases (
 create table duties (
   name text not null,
   due_at timestamptz not null default '2000-01-01',
-  -- Where a duty in slices goes on.
-  position bigint not null default 0,
+  -- Where the next one goes on, by what it looks for: so all processes together go through all that there is.
+  position json not null default '{}',
   constraint duties_pkey primary key (name)
 ) with (fillfactor = 50);
 

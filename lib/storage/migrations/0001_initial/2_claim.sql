@@ -273,6 +273,50 @@ as $$
     and (most_crashes is null or seen.crashes <= most_crashes)
 $$;
 
+-- Of lanes whose queues are full, those in whose queues places are freed now, because their claims are over. Looks at the
+-- first 20 places of the first 20 queues: a claim must not pay for more, and the sweep looks at all. A claim that has
+-- just begun shows its place and its lock to one snapshot. Indexes: job_queues_pkey, job_places_pkey, jobs_pkey.
+create function lanes_freed_of_dead_places(full_lanes text[]) returns text[]
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  dead tid[];
+  freed text[];
+begin
+  dead := array(
+    select p.place
+    from (
+      select distinct split_part(l, E'\x1f', 1) collate "C" as queue from unnest(full_lanes[1:20]) l
+    ) n
+    cross join lateral (select q.name, q.places_from from job_queues q where q.name = n.queue limit 1) q
+    cross join lateral (
+      select p.ctid as place, p.job_id, p.fence from job_places p
+      where p.queue = q.name and p.number >= q.places_from order by p.number limit 20
+    ) p
+    where not exists (select from jobs j where j.id = p.job_id and j.fence = p.fence and j.locked_by is not null)
+  );
+  if cardinality(dead) = 0 then
+    return '{}';
+  end if;
+  with gone as (
+    delete from job_places p where p.ctid = any(array(
+      select o.ctid from job_places o where o.ctid = any(dead)
+        and not exists (select from jobs j where j.id = o.job_id and j.fence = o.fence and j.locked_by is not null)
+      for update skip locked
+    )) returning p.queue
+  )
+  select array_agg(l) into freed from unnest(full_lanes) l
+  where split_part(l, E'\x1f', 1) in (select g.queue from gone g);
+  return coalesce(freed, '{}');
+end $$;
+
 -- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
 -- beginning behind `from_lane`, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
 -- (`spare`: of how many more than are wanted to know whether they do). What cannot give now (a queue
@@ -292,6 +336,7 @@ $$;
 -- rate limits are locked, those that others hold skipped, and the next statement, with a snapshot younger than the locks,
 -- counts again and checks every condition again. Limited queues are locked by their rows; a shared advisory lock on an
 -- unlimited one keeps a pause or a limit from committing meanwhile (see edit_queue).
+-- Where a queue is full, places in it whose claims are over are deleted.
 -- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
 create function claim_lane_jobs(
   worker text, wanted integer, share integer, spare integer, tasks text[], other_tasks text[], forbidden text[],
@@ -463,6 +508,7 @@ begin
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
           array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
           array_agg(distinct h.queue) filter (where h.state = 'unknown') as unknown,
+          array_agg(h.lane) filter (where h.state = 'full') as full_lanes,
           array_agg(h.lane) filter (where h.state = 'open' and h.places is null) as empty,
           (select array_agg(u.place order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as places,
           (select array_agg(x.lane order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as place_lanes,
@@ -494,6 +540,10 @@ begin
         end if;
         hops_left := hops_left - look.hops;
         unknown := unknown || look.unknown;
+        -- A full queue may be full of places whose claims are over: with those gone, its lanes are looked at again at once.
+        if look.full_lanes is not null then
+          held := held || lanes_freed_of_dead_places(look.full_lanes);
+        end if;
         at_lane := case when not look.ended then look.lane end;
         if look.empty is not null and (tasks is not null or other_tasks is not null or forbidden is not null or most_crashes is not null) then
           passed := passed || array(
@@ -620,8 +670,14 @@ begin
             insert into rate_limit_windows (key, number, started_at, taken)
             select s.key, s.number + 1, s.started_at, s.taken from spent s
           ),
+          -- A row that others hold is left: it does not count any more, and a refill finds it.
           forgotten as (
-            delete from rate_limit_windows w using spent s where w.key = s.key and w.number = s.number
+            delete from rate_limit_windows w where w.ctid = any(array(
+              select o.ctid from spent s cross join lateral (
+                select o.ctid from rate_limit_windows o where o.key = s.key and o.number = s.number
+                limit 1 for update skip locked
+              ) o
+            ))
           )
           select count(*)::integer as jobs, array_agg(c.id) as ids, array_agg(c.head) as heads, array_agg(c.extra) as extras,
             max(c.place) as place, (

@@ -414,3 +414,42 @@ begin
     union all
     select j.id, 'held', null from jobs j where j.id = any(ids) and j.id <> all(held_ids);
 end $$;
+
+-- Keeps what a step has returned, in the name of a claim. Returns whether the claim stands. It does not lock the job: in a
+-- transactional task a lock would outlive the statement, and a frozen process would keep its jobs from being rescued.
+-- Indexes: jobs_pkey, job_steps_pkey.
+create function save_step(of_job uuid, claim bigint, step text, nth integer, outcome text) returns boolean
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+begin
+  insert into job_steps (job_id, fence, name, position, result)
+  select j.id, j.fence, step, nth, outcome::json from jobs j
+  where j.id = of_job and j.fence = claim and j.locked_by is not null
+  on conflict (job_id, name) do update
+    set fence = excluded.fence, position = excluded.position, result = excluded.result, completed_at = clock_timestamp();
+  return found;
+end $$;
+
+-- The latest progress of several attempts. That of a job whose row of progress others hold is left out: the next one comes.
+-- Indexes: jobs_pkey, job_progress_pkey.
+create function save_progress(ids uuid[], fences bigint[], progress text[]) returns void
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  held uuid[];
+begin
+  held := array(
+    select p.job_id from job_progress p where p.job_id = any(ids) order by p.job_id for no key update skip locked
+  );
+  insert into job_progress (job_id, value)
+  select j.id, i.value::json
+  from unnest(ids, fences, progress) as i(id, fence, value)
+  join jobs j on j.id = i.id and j.fence = i.fence and j.locked_by is not null
+  where j.id = any(held) or not exists (select from job_progress p where p.job_id = j.id)
+  order by j.id
+  on conflict (job_id) do update set value = excluded.value, updated_at = clock_timestamp();
+end $$;

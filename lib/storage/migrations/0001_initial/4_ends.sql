@@ -1,10 +1,28 @@
 -- What others may do now that a job has ended: its children, the job behind its key. Each is a state that a query finds, so a
 -- process that dies in between leaves nothing undone: the sweep finds it. Locks come first, the next statement decides.
 
--- Lets jobs go that waited for the holder of their key to leave: those behind these holders, or, null, all that nothing
--- holds up any more, at most 1,000. A holder that was given back unstarted gives way now. `retention` in ms.
--- Indexes: jobs_behind, jobs_blocked_by_key, jobs_pkey.
-create function free_successors(holders uuid[], retention bigint)
+-- Jobs that wait for a key though nothing runs any more behind which they wait: of 5,000 that wait for one, behind `from_job`. Returns where the next sweep goes on; null: it has reached the end. Indexes: jobs_blocked_by_key, jobs_pkey.
+create function find_passed_over(from_job uuid)
+returns table (waiters uuid[], next_job uuid)
+language sql stable
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+  with slice as materialized (
+    select s.id, s.behind from jobs s where s.parked = 'key' and s.id > from_job order by s.id limit 5000
+  )
+  select array(
+      select s.id from slice s
+      where not exists (select from jobs h where h.id = s.behind and h.locked_by is not null)
+    ),
+    (select max(s.id::text)::uuid from slice s having count(*) = 5000)
+$$;
+
+-- Lets jobs go that waited for the holder of their key to leave: those behind these holders, or, where these are null, these
+-- waiters. A holder that was given back unstarted gives way now. `retention` in ms. Indexes: jobs_behind, jobs_pkey.
+create function free_successors(holders uuid[], waiters uuid[], retention bigint)
 returns table (id uuid, lane text, ended boolean)
 language plpgsql
 set search_path from current
@@ -20,11 +38,8 @@ declare
   given_back uuid[];
 begin
   if holders is null then
-    select array_agg(s.id), array_agg(s.behind) into waiting_ids, behind_ids from (
-      select s.id, s.behind from jobs s where s.parked = 'key' and not exists (
-        select from jobs h where h.id = s.behind and h.locked_by is not null
-      ) order by s.id limit 1000
-    ) s;
+    select array_agg(s.id), array_agg(s.behind) into waiting_ids, behind_ids
+    from jobs s where s.id = any(waiters) and s.parked = 'key';
   else
     select array_agg(s.id), array_agg(s.behind) into waiting_ids, behind_ids
     from jobs s where s.behind = any(holders) and s.parked = 'key';
@@ -143,6 +158,8 @@ declare
   told_parents uuid[];
   told_children uuid[];
   locked uuid[];
+  pair_parents uuid[];
+  pair_children uuid[];
 begin
   select array_agg(d.parent_id), array_agg(d.child_id) into told_parents, told_children from (
     select d.parent_id, d.child_id from job_dependencies d where d.parent_id = any(parents)
@@ -158,15 +175,16 @@ begin
     ) c
   );
   -- Children that are not live keep waiting for what may come back; others' rows are theirs.
-  perform from job_dependencies d
-  where d.parent_id = any(told_parents) and d.child_id = any(told_children)
-  order by d.child_id, d.parent_id for update skip locked;
+  select array_agg(d.parent_id), array_agg(d.child_id) into pair_parents, pair_children from (
+    select d.parent_id, d.child_id from job_dependencies d
+    where d.parent_id = any(told_parents) and d.child_id = any(told_children)
+    order by d.child_id, d.parent_id for update skip locked
+  ) d;
 
   return query
     with recursive pairs as materialized (
-      select d.parent_id, d.child_id from job_dependencies d
-      where d.parent_id = any(told_parents) and d.child_id = any(told_children)
-        and (d.child_id = any(locked) or not exists (select from jobs j where j.id = d.child_id))
+      select d.parent_id, d.child_id from unnest(pair_parents, pair_children) as d(parent_id, child_id)
+      where d.child_id = any(locked) or not exists (select from jobs j where j.id = d.child_id)
     ),
     chain(parent_id, new_id, depth) as (
       select p.parent_id, p.parent_id, 0 from (select distinct parent_id from pairs) p
@@ -229,7 +247,15 @@ begin
     union all
     select c.id, case when c.parked is null then 'released' else 'waiting' end, c.lane from counted c
     union all
-    select j.id, 'held', null from jobs j where j.id = any(told_children) and j.id <> all(locked);
+    select j.id, 'held', null from jobs j where j.id = any(told_children) and (
+      j.id <> all(locked) or exists (
+        select from job_dependencies d where d.child_id = j.id and d.parent_id = any(told_parents)
+          and not exists (
+            select from unnest(pair_parents, pair_children) as p(parent_id, child_id)
+            where p.parent_id = d.parent_id and p.child_id = d.child_id
+          )
+      )
+    );
 end $$;
 
 -- Pairs whose parent has ended, or was replaced, though nobody has told the child: the parents among the newest 2,000 pairs

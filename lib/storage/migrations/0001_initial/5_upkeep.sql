@@ -87,10 +87,11 @@ as $$
   where j.id is null or j.cancel_requested
 $$;
 
--- Claims that the database counts as this incarnation's and that it does not hold: those in limited queues, and those that the
--- audit has asked about. Indexes: jobs_pkey, claims_in_question_pkey; places are as many as jobs run in limited queues.
-create function unknown_claims(worker text, ids uuid[], fences bigint[])
-returns table (id uuid, fence bigint)
+-- Claims that the database counts as this incarnation's and that it does not hold: those that the audit has asked about, and
+-- those of 5,000 places behind (from_queue, from_number). The last row, without an id, tells where the next call goes on:
+-- nulls, where the places have come to their end. Indexes: jobs_pkey, claims_in_question_pkey, job_places_pkey.
+create function unknown_claims(worker text, ids uuid[], fences bigint[], from_queue text, from_number bigint)
+returns table (id uuid, fence bigint, next_queue text, next_number bigint)
 language plpgsql
 set search_path from current
 set enable_seqscan = off
@@ -99,21 +100,34 @@ set enable_mergejoin = off
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+  queues text[];
+  numbers bigint[];
+  job_ids uuid[];
+  job_fences bigint[];
 begin
+  select array_agg(p.queue), array_agg(p.number), array_agg(p.job_id), array_agg(p.fence)
+  into queues, numbers, job_ids, job_fences from (
+    select p.queue, p.number, p.job_id, p.fence from job_places p
+    where (p.queue, p.number) > (from_queue collate "C", from_number) order by p.queue, p.number limit 5000
+  ) p;
   return query
     with asked as (
       delete from claims_in_question c where c.ctid = any(array(
         select f.ctid from claims_in_question f where f.worker = worker for update skip locked
       )) returning c.job_id, c.fence
     )
-    select j.id, j.fence from (
-      select p.job_id, p.fence from job_places p union select a.job_id, a.fence from asked a
+    select j.id, j.fence, null::text, null::bigint from (
+      select p.job_id, p.fence from unnest(job_ids, job_fences) as p(job_id, fence)
+      union select a.job_id, a.fence from asked a
     ) c
     cross join lateral (
       select j.id, j.fence from jobs j
       where j.id = c.job_id and j.fence = c.fence and j.locked_by = worker and j.lease_expires_at is null limit 1
     ) j
-    where not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence);
+    where not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence)
+    union all
+    select null, null, queues[5000], numbers[5000];
 end $$;
 
 -- The same of all claims, after an answer was lost: reads the live table.
@@ -209,9 +223,11 @@ begin
   return from_page + pages < pg_relation_size('jobs') / current_setting('block_size')::bigint;
 end $$;
 
--- Deletes places whose claim is over. Both are read by one snapshot, so a claim that has just begun has both.
--- Indexes: jobs_pkey; places are as many as jobs run in limited queues.
-create function free_places() returns text[]
+-- Deletes places whose claim is over, of 5,000 behind (from_queue, from_number). Both are read by one snapshot, so a claim that
+-- has just begun has both. Returns in which queues places became free, and where the next sweep goes on; nulls: the end is
+-- reached. Indexes: job_places_pkey, jobs_pkey.
+create function free_places(from_queue text, from_number bigint)
+returns table (queues text[], next_queue text, next_number bigint)
 language plpgsql
 set search_path from current
 set enable_seqscan = off
@@ -219,21 +235,29 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+#variable_conflict use_column
 declare
-  queues text[];
+  slice_queues text[];
+  slice_numbers bigint[];
 begin
-  with stale as materialized (
+  select array_agg(p.queue), array_agg(p.number) into slice_queues, slice_numbers from (
     select p.queue, p.number from job_places p
-    where not exists (
-      select from jobs j where j.id = p.job_id and j.fence = p.fence and j.locked_by is not null
+    where (p.queue, p.number) > (from_queue collate "C", from_number) order by p.queue, p.number limit 5000
+  ) p;
+  return query
+    with stale as materialized (
+      select held.place from unnest(slice_queues, slice_numbers) as i(queue, number) cross join lateral (
+        select p.ctid as place from job_places p
+        where p.queue = i.queue and p.number = i.number and not exists (
+          select from jobs j where j.id = p.job_id and j.fence = p.fence and j.locked_by is not null
+        )
+        limit 1 for update of p skip locked
+      ) held
+    ),
+    freed as (
+      delete from job_places p where p.ctid = any(array(select s.place from stale s)) returning p.queue
     )
-    for update of p skip locked
-  ),
-  freed as (
-    delete from job_places p using stale s where p.queue = s.queue and p.number = s.number returning p.queue
-  )
-  select array_agg(distinct f.queue) into queues from freed f;
-  return queues;
+    select array_agg(distinct f.queue), slice_queues[5000], slice_numbers[5000] from freed f;
 end $$;
 
 -- Changes a queue: excludes claims under way, so that what is committed here is followed by no claim that does not know
@@ -349,7 +373,9 @@ begin
   if new_capacity <> old_capacity then
     insert into rate_limit_windows (key, number, started_at, taken)
     values (limit_key, present.number + 1, present.started_at, new_capacity - tokens_left);
-    delete from rate_limit_windows w where w.key = limit_key and w.number <= present.number;
+    delete from rate_limit_windows w where w.ctid = any(array(
+      select o.ctid from rate_limit_windows o where o.key = limit_key and o.number <= present.number for update skip locked
+    ));
   end if;
   return query select limit_key, new_capacity, new_interval_ms, tokens_left, present.started_at;
 end $$;
@@ -376,7 +402,10 @@ begin
     select p.key, p.number + 1, p.started_at, 0 from passed p
   ),
   ended as (
-    delete from rate_limit_windows w using passed p where w.key = p.key and w.number <= p.number
+    delete from rate_limit_windows w where w.ctid = any(array(
+      select o.ctid from passed p join rate_limit_windows o on o.key = p.key and o.number <= p.number
+      for update of o skip locked
+    ))
   )
   select count(*) into refilled from passed;
   return refilled;

@@ -116,6 +116,98 @@ begin
   return next;
 end $$;
 
+-- Forgets bodies that nothing live or remembered needs any more, of those asked for, and what attempts have written. What
+-- others hold is left: perhaps it comes back. Locks first, decides in the next statement. `keep_parents`: not those that
+-- a child waits for. Indexes: the primary keys, job_history_by_job, job_dependencies_of_child.
+create function forget_bodies(ids uuid[], keep_parents boolean, present timestamptz) returns integer
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+set enable_seqscan = off
+set enable_partition_pruning = off
+as $$
+declare
+  locked uuid[];
+  gone uuid[];
+begin
+  if cardinality(ids) = 0 then
+    return 0;
+  end if;
+  locked := array(
+    select b.id from job_bodies b
+    where b.id = any(ids) and b.created_at <= now() - interval '1 hour' order by b.id for update skip locked
+  );
+  with deleted as (
+    delete from job_bodies b
+    where b.id = any(locked) and not exists (select from jobs j where j.id = b.id)
+      and not exists (select from job_history h where h.job_id = b.id and h.expires_at > present)
+      and not (keep_parents and exists (select from job_dependencies d where d.parent_id = b.id))
+    returning b.id
+  )
+  select array_agg(d.id) into gone from deleted d;
+  delete from job_steps s where s.job_id = any(gone);
+  delete from job_progress p where p.job_id = any(gone);
+  delete from job_logs l where l.job_id = any(gone);
+  -- Pairs stand before bodies: those that others hold are only tried.
+  delete from job_dependencies d where d.ctid = any(array(
+    select o.ctid from job_dependencies o where o.child_id = any(gone) for update skip locked
+  ));
+  return coalesce(cardinality(gone), 0);
+end $$;
+
+-- Removes expired records of some pages of one partition, and the bodies of cancelled jobs that they were the last to
+-- remember: a job without a record counts as completed. place: the partition's oid, with its bounds; the pages as tids, the
+-- last one excluded. Scans these pages and no others. Records that others hold are left.
+create function prune_history(place oid, lower_at timestamptz, upper_at timestamptz, first_tid tid, end_tid tid)
+returns integer
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  present timestamptz := clock_timestamp();
+  places tid[];
+  cancelled uuid[];
+begin
+  select array_agg(e.place), array_agg(e.job_id) filter (where e.status = 'cancelled') into places, cancelled from (
+    select h.ctid as place, h.job_id, h.status from job_history h
+    where h.tableoid = place and h.expires_at >= lower_at and h.expires_at <= upper_at
+      and h.ctid >= first_tid and h.ctid < end_tid and h.expires_at <= present
+    for update skip locked
+  ) e;
+  delete from job_history h
+  where h.tableoid = place and h.expires_at >= lower_at and h.expires_at <= upper_at and h.ctid = any(places);
+  perform forget_bodies(coalesce(cancelled, '{}'), false, present);
+  return coalesce(cardinality(places), 0);
+end $$;
+
+-- Removes the bodies, in some pages of one partition, of jobs that are neither live nor in the history, nor completed
+-- within the last hour without leaving a record. Jobs younger than an hour are kept, so that a repeated add finds what it
+-- added. Parameters as of prune_history. Indexes: jobs_pkey, job_history_by_job.
+create function prune_bodies(place oid, lower_id uuid, upper_id uuid, first_tid tid, end_tid tid) returns integer
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  present timestamptz := clock_timestamp();
+  found_ids uuid[];
+begin
+  found_ids := array(
+    with recent as materialized (select unnest(r.job_ids) as id from settle_receipts r)
+    select b.id from job_bodies b
+    where b.tableoid = place and b.id >= lower_id and b.id <= upper_id and b.ctid >= first_tid and b.ctid < end_tid
+      and b.created_at <= now() - interval '1 hour'
+      and not exists (select from jobs j where j.id = b.id)
+      and not exists (select from job_history h where h.job_id = b.id)
+      and not exists (select from recent where recent.id = b.id)
+      and not exists (select from job_dependencies d where d.parent_id = b.id)
+  );
+  return forget_bodies(found_ids, true, present);
+end $$;
+
 -- Drops one partition of the history that has expired as a whole. A job without a record counts as completed, so bodies
 -- of cancelled ones go at the same moment. Returns its name and about how many records it had, or nothing.
 create function drop_history_partition(at timestamptz)
@@ -137,10 +229,7 @@ begin
     return;
   end if;
   execute format('select array_agg(job_id) from %I where status = ''cancelled''', dropped) into cancelled;
-  delete from job_bodies b
-  where b.id = any(cancelled) and b.created_at <= now() - interval '1 hour'
-    and not exists (select from jobs j where j.id = b.id)
-    and not exists (select from job_history h where h.job_id = b.id and h.expires_at > present);
+  perform forget_bodies(coalesce(cancelled, '{}'), false, present);
   execute format('drop table %I', dropped);
   return next;
 end $$;

@@ -3,7 +3,8 @@
 -- qualified and typed, and pg_temp comes last, so that nothing its caller has made can take the place of what it calls.
 
 -- Adds jobs that all have a job key, each key once: see statements/add-jobs.ts. Locks keys in their order, then the jobs
--- that hold them; a running holder's row is left alone, the new job only names it. patient: the caller's transaction, which
+-- that hold them, by id; the row of a holder that runs is left alone, the new job only names it: also where its claim ends
+-- meanwhile, which lets the new one go (see free_successors). patient: the caller's transaction, which
 -- waits as long as its lock_timeout says; else lock_not_available is raised after 100 ms, and the caller tries again.
 -- repeated: an earlier try may have gone through, so nothing that is newer is replaced.
 -- Indexes: job_keys_pkey, jobs_pkey, job_bodies_pkey.
@@ -19,6 +20,7 @@ declare
   spec record;
   holder record;
   owner uuid;
+  waiting uuid[];
   action text;
   still_held boolean;
   new_lane text;
@@ -46,6 +48,30 @@ begin
   perform from job_keys k
   where k.key in (select spec.job_key from pg_catalog.json_to_recordset(asked) as spec(job_key text))
   order by k.key for update;
+  -- A claim may be at one of them: what it has become is read by the statements that follow.
+  if patient then
+    waiting := array(
+      select j.id from jobs j where j.locked_by is null and j.id in (
+        select k.job_id from pg_catalog.json_to_recordset(asked) as spec(job_key text) join job_keys k on k.key = spec.job_key
+      )
+      order by j.id for update
+    );
+  else
+    waiting := array(
+      select j.id from jobs j where j.locked_by is null and j.id in (
+        select k.job_id from pg_catalog.json_to_recordset(asked) as spec(job_key text) join job_keys k on k.key = spec.job_key
+      )
+      order by j.id for update skip locked
+    );
+    if exists (
+      select from pg_catalog.json_to_recordset(asked) as spec(job_key text) join job_keys k on k.key = spec.job_key
+      join jobs j on j.id = k.job_id where j.locked_by is null and j.id <> all(waiting)
+    ) then
+      raise exception 'jobs under these keys are held' using errcode = 'lock_not_available';
+    end if;
+  end if;
+  -- All of them before the first body: this is the order of locks.
+  perform from job_dependencies d where d.child_id = any(waiting) order by d.child_id, d.parent_id for update;
 
   for spec in
     select s.*, coalesce(s.asked_run_at, present + s.delay_ms * interval '1 ms', present) as run_at
@@ -60,16 +86,7 @@ begin
     order by s.job_key
   loop
     select k.job_id into owner from job_keys k where k.key = spec.job_key;
-    select j.id, j.locked_by is not null as running, j.parked, j.behind into holder from jobs j where j.id = owner;
-    if holder.id is not null and not holder.running then
-      -- A claim may be at it: what it has become is read by the next statement.
-      if patient then
-        perform from jobs j where j.id = owner and j.locked_by is null for update;
-      elsif not exists (select from jobs j where j.id = owner and j.locked_by is null for update skip locked) then
-        raise exception 'the job under key % is held', spec.job_key using errcode = 'lock_not_available';
-      end if;
-      select j.id, j.locked_by is not null as running, j.parked, j.behind into holder from jobs j where j.id = owner;
-    end if;
+    select j.id, j.id <> all(waiting) as running, j.parked, j.behind into holder from jobs j where j.id = owner;
 
     action := case
       when holder.id is null then 'add'
@@ -90,12 +107,8 @@ begin
       return query select spec.id, holder.id, false, null::text, null::uuid;
       continue;
     end if;
-    if action in ('update', 'replace') then
-      delete from job_steps s where s.job_id = holder.id;
-      delete from job_progress p where p.job_id = holder.id;
-      if action = 'replace' or spec.depends_on is null then
-        delete from job_dependencies d where d.child_id = holder.id;
-      end if;
+    if action = 'replace' or (action = 'update' and spec.depends_on is null) then
+      delete from job_dependencies d where d.child_id = holder.id;
     end if;
     if action = 'update' then
       update jobs j set
@@ -112,6 +125,8 @@ begin
         job_key_mode = spec.job_key_mode, flags = spec.flags, tags = spec.tags, group_id = spec.group_id,
         depends_on = spec.depends_on, on_parent_failure = spec.on_parent_failure
       where b.id = holder.id;
+      delete from job_steps s where s.job_id = holder.id;
+      delete from job_progress p where p.job_id = holder.id;
       return query select spec.id, holder.id, false, null::text, null::uuid;
       continue;
     end if;
@@ -121,6 +136,8 @@ begin
     if action = 'replace' then
       delete from jobs j where j.id = holder.id;
       delete from job_bodies b where b.id = holder.id;
+      delete from job_steps s where s.job_id = holder.id;
+      delete from job_progress p where p.job_id = holder.id;
       delete from job_logs l where l.job_id = holder.id;
     end if;
     if action in ('replace', 'follow') then

@@ -1,0 +1,191 @@
+// Calls and heartbeats beside open transactions of strangers: nothing waits for them for long, and what is decided under a
+// lock is decided by what is then.
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import {
+  createJobManager,
+  createWorkerPool,
+  JobHeldError,
+  type JobManager,
+  type QueryExecutor,
+  RowsHeldError,
+  UnknownParentError,
+} from '../../lib/index.js';
+import { eventually } from '../support/database.js';
+import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import { registerPool } from '../support/pool.claims.js';
+
+let test: TestManager;
+let jobs: JobManager;
+let stranger: pg.Client;
+let client: pg.Client;
+
+beforeEach(async () => {
+  test = await createTestManager({ retry: { baseDelayMs: 1, jitter: 0 } });
+  jobs = test.jobs;
+  [stranger, client] = [new pg.Client(test.url), new pg.Client(test.url)];
+  await Promise.all([stranger.connect(), client.connect()]);
+});
+afterEach(async () => {
+  await Promise.all([stranger.end(), client.end()]);
+  await test.close();
+});
+
+async function hold(rows: string, values: unknown[] = []): Promise<void> {
+  await stranger.query('begin');
+  await stranger.query(`select from jobs.${rows} for update`, values);
+}
+
+/** A connection with a transaction, on which something happens before the n-th statement. */
+function interrupted(at: number, happens: () => Promise<unknown>): QueryExecutor {
+  let count = 0;
+  return {
+    query: async (text: string, values?: unknown[]) => {
+      if (++count === at) await happens();
+      return (await client.query(text, values)).rows;
+    },
+  };
+}
+
+const complete = async () => jobs.completeJobs(WORKER, await jobs.getJobs(WORKER, { batchSize: 10 }), 1);
+/** Long ago, so that retention takes what nothing needs. */
+const age = () =>
+  test.sql(`
+    with bodies as (update jobs.job_bodies set created_at = created_at - interval '2 days'),
+    receipts as (delete from jobs.settle_receipts)
+    delete from jobs.job_history`);
+
+describe('a heartbeat', () => {
+  it('is not renewed, and waits for nobody, while a transaction holds its row', async () => {
+    await registerPool(jobs, WORKER, 30_000);
+    await hold('workers');
+    expect(await jobs.registry.heartbeat(WORKER)).toMatchObject({ expired: false, held: true });
+    await stranger.query('rollback');
+    expect(await jobs.registry.heartbeat(WORKER)).toMatchObject({ expired: false, held: false });
+  });
+
+  it('that is held for longer than the lease lets the pool begin again, and leaves no session waiting', async () => {
+    const pool = createWorkerPool({
+      jobs,
+      tasks: { t: () => undefined },
+      options: { leaseMs: 1_500, keepaliveMs: 200 },
+    });
+    await pool.start();
+    await hold('workers');
+    await eventually(async () => (await test.sql('select from jobs.workers where stopped_at is null')).length === 2);
+    const { id } = await jobs.addJob('t', 1);
+    expect(await jobs.waitForJob(id, { timeoutMs: 10_000 })).toMatchObject({ status: 'completed' });
+    expect(await test.sql(`select query from pg_stat_activity where wait_event_type = 'Lock'`)).toEqual([]);
+    await stranger.query('rollback');
+    await pool.stop();
+  });
+});
+
+describe('a call that needs what a transaction holds', () => {
+  it('fails by a typed error, within a caller’s transaction at once', async () => {
+    await jobs.registerRateLimit('l', 1, 1_000);
+    await jobs.configureQueue('q', { concurrency: 2 });
+    await hold('rate_limits');
+    await stranger.query('select from jobs.job_queues for update');
+    const calls: ((bound: JobManager) => Promise<unknown>)[] = [
+      (bound) => bound.pauseQueue('q'),
+      (bound) => bound.configureQueue('q', { concurrency: 3 }),
+      (bound) => bound.registerRateLimit('l', 2, 1_000),
+    ];
+    for (const call of calls) {
+      await client.query('begin');
+      await expect(call(jobs.within(client))).rejects.toThrow(RowsHeldError);
+      await client.query('rollback');
+    }
+  });
+
+  it('leaves the lock_timeout of a caller’s transaction as it was', async () => {
+    await client.query(`begin; set local lock_timeout = '7s'`);
+    await jobs.within(client).retryJobs([(await jobs.addJob('t', 1)).id]);
+    expect((await client.query('show lock_timeout')).rows).toEqual([{ lock_timeout: '7s' }]);
+    await client.query('rollback');
+  });
+
+  it('retries no job of several while one is held, and all once it is free', async () => {
+    const ids = (await jobs.addJobs([1, 2].map((payload) => ({ task: 't', payload })))).map(({ id }) => id);
+    await jobs.permanentlyFailJobs(ids);
+    await hold('jobs where id = $1', [ids[0]]);
+    const retry = jobs.retryJobs(ids);
+    await eventually(
+      async () => (await test.sql(`select from pg_stat_activity where wait_event_type = 'Lock'`)).length,
+    );
+    await stranger.query('rollback');
+    expect((await retry).map(({ status }) => status)).toEqual(['available', 'available']);
+  });
+
+  it('does not reschedule a job whose body is held, and reschedules the others', async () => {
+    const ids = (await jobs.addJobs([1, 2].map((payload) => ({ task: 't', payload })))).map(({ id }) => id);
+    await hold('job_bodies where id = $1', [ids[0]]);
+    const changed = jobs.rescheduleJobs(ids, { priority: 7 });
+    await eventually(async () => (await jobs.findJob(ids[1]!))?.priority === 7);
+    expect((await jobs.findJob(ids[0]!))?.priority).toBe(0);
+    await stranger.query('rollback');
+    expect((await changed).map(({ priority }) => priority)).toEqual([7, 7]);
+  });
+
+  it('does not wait in ctx.assertOwned for longer than some seconds', async () => {
+    await jobs.addJob('t', 1);
+    const [job] = await jobs.getJobs(WORKER);
+    await hold('jobs');
+    await client.query('begin');
+    await expect(jobs.attempts.assertOwned({ job: job!, workerId: WORKER }, client)).rejects.toThrow(JobHeldError);
+    await client.query('rollback');
+  });
+});
+
+describe('the body of a parent', () => {
+  it('stays while a child is being added, and after that', async () => {
+    const parent = await jobs.addJob('t', 1);
+    await complete();
+    await age();
+    await client.query('begin');
+    const child = await jobs.addJob('t', 2, { dependsOn: [parent.id], manager: client });
+    await jobs.gcJobHistory();
+    await client.query('commit');
+    expect(await jobs.findJob(parent.id)).toMatchObject({ status: 'completed' });
+    expect(await jobs.findJob(child.id)).toMatchObject({ status: 'available' });
+  });
+
+  it('that goes while the child is being added makes the parent unknown: the child is not told that it failed', async () => {
+    const parent = await jobs.addJob('t', 1);
+    await complete();
+    await age();
+    // After the first look at the parents.
+    const manager = interrupted(2, () => jobs.gcJobHistory());
+    await client.query('begin');
+    await expect(jobs.addJob('t', 2, { dependsOn: [parent.id], manager })).rejects.toThrow(UnknownParentError);
+    await client.query('rollback');
+  });
+
+  it('is not forgotten by a collection that looked before the job came back', async () => {
+    const { id } = await jobs.addJob('t', 1);
+    await jobs.cancelJobs([id]);
+    await test.sql(`update jobs.job_bodies set created_at = created_at - interval '2 days'`);
+    await test.sql(`update jobs.job_history set expires_at = now() - interval '1 day'`);
+    await client.query('begin');
+    await jobs.within(client).retryJobs([id]);
+    await jobs.gcJobHistory();
+    await client.query('commit');
+    expect(await jobs.getJobs(WORKER)).toMatchObject([{ id, payload: 1 }]);
+  });
+});
+
+describe('a sweep', () => {
+  it('goes on where the last one has stopped, whichever process that was', async () => {
+    const { id } = await jobs.addJob('t', 1);
+    await test.sql(`insert into jobs.job_keys select 'a' || n, $1 from generate_series(1, 2000) n`, [id]);
+    await test.sql(`insert into jobs.job_keys values ('z', gen_random_uuid())`);
+    const stale = () => test.sql(`select from jobs.job_keys where key = 'z'`);
+    await jobs.promoter.sweepNow();
+    expect(await stale()).toHaveLength(1);
+    const other = await createJobManager({ connection: test.url });
+    await other.promoter.sweepNow();
+    await other.close();
+    expect(await stale()).toEqual([]);
+  });
+});
