@@ -29,7 +29,7 @@ const RIGHTS: Record<string, Rights> = {
   jobs: { enqueue: `select, insert (${ADDED_COLUMNS})`, worker: EVERYTHING },
   // Enqueuers take keys by add_keyed_jobs alone.
   job_keys: { enqueue: LOOKS, worker: EVERYTHING },
-  job_replacements: { enqueue: null, worker: 'select, delete' },
+  job_replacements: { enqueue: LOOKS, worker: 'select, delete' },
   // A record is written once: not even a worker rewrites what has happened.
   job_history: { enqueue: LOOKS, worker: 'select, insert, delete' },
   settle_receipts: { enqueue: null, worker: 'select, insert, delete' },
