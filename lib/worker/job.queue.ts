@@ -279,6 +279,7 @@ export class JobQueue {
     const plan = this.plan.next();
     if (!plan.some((planned) => this.wantsLanes(planned) || this.wantsPlain(planned))) {
       this.lookAt = Math.min(Infinity, ...plan.map(({ group }) => group.lookAt));
+      if (!this.turn) this.serve();
       return this.pauseBefore(this.poll.ms);
     }
     this.claiming = true;

@@ -2,7 +2,13 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { createJobManager, createWorkerPool, InvalidOptionsError, JobsMigrator } from '../../lib/index.js';
+import {
+  createJobManager,
+  createWorkerPool,
+  DatabaseUnavailableError,
+  InvalidOptionsError,
+  JobsMigrator,
+} from '../../lib/index.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
 import { WORKER } from '../support/manager.js';
 
@@ -199,4 +205,19 @@ describe('a role with short timeouts', () => {
       await waited;
     },
   );
+});
+
+describe('a database that takes no writes', () => {
+  it('is read by a process that only enqueues, though it declares queues', async () => {
+    const primary = await connect();
+    const { id } = await primary.addJob('t', 1);
+    const { role, url } = await createRole();
+    const migrator = new JobsMigrator({ connection: database.url });
+    closing.push(() => migrator.close());
+    await migrator.grant('admin', role);
+    await sql(`alter role ${role} set default_transaction_read_only = on`);
+    const jobs = await connect({ connection: url, queues: { mail: { concurrency: 3 } } });
+    expect(await jobs.findJob(id)).toMatchObject({ payload: 1 });
+    await expect(jobs.addJob('t', 2)).rejects.toThrow(DatabaseUnavailableError);
+  });
 });
