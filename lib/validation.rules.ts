@@ -86,6 +86,7 @@ export const rules = {
   string: ((value) => (typeof value === 'string' ? null : 'a string')) as Rule,
   strings: ((value) =>
     Array.isArray(value) && value.every((entry) => typeof entry === 'string') ? null : 'an array of strings') as Rule,
+  list: ((value) => (Array.isArray(value) ? null : 'an array')) as Rule,
   flag: ((value) => (typeof value === 'boolean' ? null : 'true or false')) as Rule,
   callable: ((value) => (typeof value === 'function' ? null : 'a function')) as Rule,
   between: ((min: number, max: number) => (value: unknown) =>

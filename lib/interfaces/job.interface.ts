@@ -31,7 +31,10 @@ export interface Job<P = unknown> {
   jobKeyMode: JobKeyMode | null;
   flags: string[];
   tags: string[];
-  groupId: string | null;
+  /** The group it was added to; without one, its own id. */
+  groupId: string;
+  /** The parents that it was added with; see `JobManager.jobGraph`. */
+  dependsOn: string[];
   timeoutMs: number | null;
   lockedBy: string | null;
   lockedAt: Date | null;
@@ -98,7 +101,7 @@ export interface AddJobOptions {
   flags?: string[] | undefined;
   /** Labels to search by. */
   tags?: string[] | undefined;
-  /** Names a group of jobs, to list them by. */
+  /** Names a group of jobs, to list them by. Default: the job's own id. */
   groupId?: string | undefined;
   /** Ids of jobs that must complete before this one runs; they must exist. */
   dependsOn?: string[] | undefined;
@@ -154,6 +157,11 @@ export interface ClaimOptions {
   queues?: string[] | undefined;
   /** How long the claim holds unless `extendLease` renews it. Default: `lockTimeoutMs` (4 h). */
   leaseMs?: number | undefined;
+}
+
+export interface CompleteOptions {
+  /** The jobs' results, as `waitForJob` reports them: one for each job, in the order of the jobs. Default: none. */
+  results?: unknown[] | undefined;
 }
 
 /** What became of the jobs handed to a settling call. */

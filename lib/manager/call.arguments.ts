@@ -119,6 +119,7 @@ const claimOptions: Record<keyof ClaimOptions, ReturnType<typeof given>> = {
 /** The objects that calls take, by call. */
 export const callOptions = {
   getJobs: section(claimOptions),
+  completeJobs: section({ results: orNull(rules.list) }),
   workOnce: section({ queues: orNull(rules.laneNames) }),
   rescheduleJobs: section({ runAt: orNull(rules.date), priority: orNull(priority), maxAttempts: orNull(attempts) }),
   replayFailedJobs: section({ ...SINCE_AND_UNTIL, task: orNull(rules.name), maxAttempts: orNull(attempts) }),

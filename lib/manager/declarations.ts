@@ -3,6 +3,7 @@
 // release that comes back has the say again once the newer one is gone.
 import { MissingPrivilegesError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
+import { isReadOnly } from '../storage/database.errors.js';
 import * as crons from '../storage/statements/crontabs.js';
 import { declareQueue, findUndeclaredQueues } from '../storage/statements/queues.js';
 import { joinRelease, leaveReleases, pruneReleases } from '../storage/statements/releases.js';
@@ -40,8 +41,9 @@ export class Declarations {
       await tryBriefly(this.parts.database, joinRelease, [this.queueRelease, workerId]);
       await this.writeQueues(this.queueRelease);
     } catch (error) {
-      // A process that may only enqueue leaves it to those that work; theirs is what counts.
-      if (!(error instanceof MissingPrivilegesError)) throw error;
+      // A process that may only enqueue, or look, leaves it to those that work; theirs is what counts.
+      const isOther = workerId === null && isReadOnly(error);
+      if (!isOther && !(error instanceof MissingPrivilegesError)) throw error;
     }
   }
 

@@ -10,6 +10,7 @@ import type {
   AddJobsOptions,
   ClaimedJob,
   ClaimOptions,
+  CompleteOptions,
   HistoryFilter,
   HistoryRecord,
   Job,
@@ -32,6 +33,7 @@ import type {
   WorkedOnce,
   WorkerInfo,
 } from '../interfaces/job.interface.js';
+import type { JobGraph } from '../interfaces/job.graph.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import {
@@ -56,13 +58,15 @@ import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { check } from '../validation.js';
-import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
+import { INT4_MAX, isUuid, MAX_MS, rules } from '../validation.rules.js';
 import { AttemptRecords } from './attempt.records.js';
 import { callOptions, checkAdd, checkAddMany, checkWorkerId, claimedJobs } from './call.arguments.js';
 import { Crontabs } from './crontabs.js';
 import { Declarations } from './declarations.js';
 import { toCounts } from './job.counts.js';
 import { explainLiveJob } from './job.explainer.js';
+import { findGraph } from './job.graph.js';
+import { resultsByHand } from './results.by.hand.js';
 import { JobAdder } from './job.adder.js';
 import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
@@ -236,9 +240,22 @@ export class JobManager {
     return singleRun.workOnce(options.queues ?? null);
   }
 
-  /** Marks claimed jobs as done. @throws InvalidWorkerIdError, InvalidArgumentError */
-  async completeJobs(workerId: string, jobs: ClaimedJob[], executionTimeMs: number): Promise<SettleReport> {
-    return this.settleByHand(workerId, executionTimeMs, jobs, () => ({ kind: 'completed', result: null }));
+  /**
+   * Marks claimed jobs as done, with their results if there are any.
+   * @throws InvalidWorkerIdError, InvalidArgumentError; no job was settled
+   * @example
+   * await jobs.completeJobs(workerId, [job], 120, { results: [{ pages: 7 }] });
+   */
+  async completeJobs(
+    workerId: string,
+    jobs: ClaimedJob[],
+    executionTimeMs: number,
+    options: CompleteOptions = {},
+  ): Promise<SettleReport> {
+    const results = resultsByHand(jobs, options);
+    return this.settleByHand(workerId, executionTimeMs, jobs, (_job, index) => {
+      return { kind: 'completed', result: results[index] ?? null };
+    });
   }
 
   /**
@@ -578,8 +595,21 @@ export class JobManager {
       filter.search == null ? null : searchPatterns(filter.search),
       ...readCursor(cursor, keyRules.uuid),
       limit + 1,
+      isUuid(filter.groupId) ? filter.groupId : null,
     ]);
     return pageOf(rows, limit, this.toJob, (row) => [row.id]);
+  }
+
+  /**
+   * A job with all that it depends on and all that depends on it, through any number of generations, as far as they are
+   * remembered; at most 1,000 jobs.
+   * @throws JobNotFoundError
+   */
+  async jobGraph(id: string): Promise<JobGraph> {
+    check({ id: [id, rules.uuid] });
+    const graph = await findGraph(this.database, id);
+    if (!graph) throw new JobNotFoundError(id);
+    return graph;
   }
 
   /** The attempts of a job, oldest first; the running one comes last, as `started`. */
@@ -703,12 +733,12 @@ export class JobManager {
     workerId: string,
     executionTimeMs: number,
     jobs: ClaimedJob[],
-    outcomeOf: (job: ClaimedJob) => Outcome,
+    outcomeOf: (job: ClaimedJob, index: number) => Outcome,
   ): Promise<SettleReport> {
     checkWorkerId(workerId);
     check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobs] });
     if (!jobs.length) return { settled: [], lost: [] };
-    const requests = jobs.map((job) => ({ job, outcome: outcomeOf(job), executionTimeMs }));
+    const requests = jobs.map((job, index) => ({ job, outcome: outcomeOf(job, index), executionTimeMs }));
     const claimer = byHand(workerId, this.settings.lockTimeoutMs);
     const settle = (repeated: boolean) => this.settlement.settle(claimer, requests, { repeated });
     const { results: settled, late } = await repeatInDoubt(settle);

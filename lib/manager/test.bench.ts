@@ -45,7 +45,7 @@ export class TestBench {
 
   /** All jobs, oldest first, as a connection sees them. */
   async list(executor?: QueryExecutor): Promise<Job[]> {
-    const anyJob = Array.from({ length: 11 }, () => null);
+    const anyJob = Array.from({ length: 12 }, () => null);
     const rows = await this.database.run(listJobs, anyJob, executor);
     return rows.map((row) => toJob(row, this.jobs['cipher'])).toReversed();
   }

@@ -133,6 +133,10 @@ const UNFIT_LEVEL_TEXT =
   'Expected a transaction at read committed to claim jobs of a limited queue or a rate limit in, got one that keeps its ' +
   'first snapshot and cannot count what others have claimed since. Claim outside of the transaction.';
 
+/** Whether the database can be read and not be written. */
+export const isReadOnly = (error: unknown): boolean =>
+  codeOf(error instanceof DatabaseUnavailableError ? error.cause : error) === READ_ONLY;
+
 /** Puts a typed error in place of the driver's where the cause is known; keeps the original as `cause`. */
 export function translateError(error: unknown, schema: string): unknown {
   if (error instanceof JobsError) return error;

@@ -277,7 +277,7 @@ export class JobsMigrator {
     await this.database.patientTransaction(async (executor) => {
       const client = executor as pg.PoolClient;
       // Others may migrate for longer than statements, or transactions that wait, may take here.
-      await client.query(`select set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)`);
+      await client.query(`select set_config(name, '0', true) from pg_settings where name = any($1)`, [TIMEOUTS]);
       await client.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [`millrace:migrate:${schema}`]);
       // Partitioned tables refuse a default tablespace that is the database's own.
       await client.query(
@@ -299,6 +299,8 @@ export class JobsMigrator {
     }
   }
 }
+
+const TIMEOUTS = ['statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout'];
 
 const renamed = (schema: string): string =>
   `Expected schema "${schema}" to be the one that its functions were made in: it has been renamed. Run the migrations, which ` +

@@ -29,7 +29,7 @@ const RIGHTS: Record<string, Rights> = {
   jobs: { enqueue: `select, insert (${ADDED_COLUMNS})`, worker: EVERYTHING },
   // Enqueuers take keys by add_keyed_jobs alone.
   job_keys: { enqueue: LOOKS, worker: EVERYTHING },
-  job_replacements: { enqueue: null, worker: 'select, delete, update (replaced_at)' },
+  job_replacements: { enqueue: LOOKS, worker: 'select, delete, update (replaced_at)' },
   // A record is written once: not even a worker rewrites what has happened. To lock a row takes the right to update some
   // column, so there is one where that adds nothing to the right to delete.
   job_history: { enqueue: LOOKS, worker: 'select, insert, delete, update (expires_at)' },

@@ -37,6 +37,7 @@ const FIELDS: Record<keyof Job, Option<unknown>> = {
   flags: anything,
   tags: anything,
   groupId: anything,
+  dependsOn: anything,
   timeoutMs: anything,
   lockedBy: anything,
   lockedAt: anything,

@@ -16,6 +16,8 @@ export class JobBuffer {
   private entries: Entry[] = [];
   private adaptiveSize = SMALLEST;
   private kib = 0;
+  /** No entry came in before. */
+  private oldest = Infinity;
 
   constructor(private readonly fixedSize: number | null) {}
 
@@ -45,6 +47,7 @@ export class JobBuffer {
   add(jobs: ClaimedJob[], more = false): void {
     if (more && this.entries.length <= this.size / 2) this.adaptiveSize = Math.min(LARGEST, this.adaptiveSize * 2);
     const since = performance.now();
+    this.oldest = Math.min(this.oldest, since);
     // Jobs for free slots first: each goes before all others, behind those of its kind.
     for (const job of jobs) if (forSlot(job)) this.insert({ job, since, kib: weightOf(job) });
     for (const job of jobs) if (!forSlot(job)) this.insert({ job, since, kib: weightOf(job) });
@@ -59,9 +62,13 @@ export class JobBuffer {
     return index < 0 ? null : this.remove(index);
   }
 
+  /** Asked before each job that is taken, so it reads the entries only where one may be that old. */
   takeOlderThan(ms: number): ClaimedJob[] {
     const limit = performance.now() - ms;
-    return this.entries.some(({ since }) => since < limit) ? this.takeWhere(({ since }) => since < limit) : [];
+    if (this.oldest >= limit) return [];
+    const stale = this.takeWhere(({ since }) => since < limit);
+    this.oldest = this.entries.reduce((oldest, { since }) => Math.min(oldest, since), Infinity);
+    return stale;
   }
 
   /** Takes out these claims, whatever becomes of them. */

@@ -72,6 +72,8 @@ export class JobQueue {
   private readonly givingBack = new Set<Promise<void>>();
   /** How many slots were free when the claims under way began, less those that got a job of a lane. */
   private slots = 0;
+  /** Whether the buffer had nothing that may start for the taker that asked last. */
+  private starving = false;
   /** So many plain jobs go before lanes are looked at again. */
   private plainTurns = 0;
   /** When lanes are to be looked at again, before a slot takes a job from the buffer. */
@@ -107,14 +109,15 @@ export class JobQueue {
     return { ...this.counters };
   }
 
-  /** @throws AlreadyRunningError, or StoppedError after `stop()` */
-  start(): void {
+  /** Returns the queue. @throws AlreadyRunningError, or StoppedError after `stop()` */
+  start(): this {
     if (this.state === 'running')
       throw new AlreadyRunningError('Expected a queue that does not run, got one that does.');
     if (this.state === 'stopped') throw new StoppedError('A stopped queue cannot start again; make a new one.');
     this.state = 'running';
     this.unsubscribe = this.options.notifier?.subscribe((news) => this.hear(news)) ?? null;
     this.loop = this.run();
+    return this;
   }
 
   /**
@@ -158,7 +161,7 @@ export class JobQueue {
     return this.state !== 'stopped' && this.mayDispatch() ? this.next() : null;
   }
 
-  /** Puts claimed jobs into the buffer, for tests and re-dispatch. */
+  /** Puts claimed jobs into the buffer, for tests and re-dispatch. They stay in it for `queueTtlMs` at most. */
   offerJobs(jobs: ClaimedJob[]): void {
     this.buffer.add(jobs);
     this.serve();
@@ -167,7 +170,10 @@ export class JobQueue {
   /** Looks at the buffer again: a job that could not start may be able to now. */
   serve(): void {
     while (this.takers.length) {
+      const wasStarving = this.starving;
       const job = this.next();
+      // What lies in the buffer may not start now: other jobs may.
+      if (!job && !wasStarving && this.buffer.length) this.wake();
       if (!job) return;
       this.takers.give(job);
     }
@@ -263,7 +269,8 @@ export class JobQueue {
   private wantsMore(): boolean {
     if (this.options.mayClaim?.() === false) return false;
     const threshold = this.options.refetchThreshold ?? Math.floor(this.buffer.size / 2);
-    const slotsAreEmpty = this.takers.length > 0 && !this.turn;
+    // A taker that only waits for a look at lanes gets a job of the buffer after it.
+    const slotsAreEmpty = this.takers.length > 0 && this.starving && !this.turn;
     return slotsAreEmpty || this.buffer.length <= threshold;
   }
 
@@ -272,6 +279,7 @@ export class JobQueue {
     const plan = this.plan.next();
     if (!plan.some((planned) => this.wantsLanes(planned) || this.wantsPlain(planned))) {
       this.lookAt = Math.min(Infinity, ...plan.map(({ group }) => group.lookAt));
+      if (!this.turn) this.serve();
       return this.pauseBefore(this.poll.ms);
     }
     this.claiming = true;
@@ -506,7 +514,9 @@ export class JobQueue {
   }
 
   private next(): ClaimedJob | null {
+    this.dropStale();
     const job = this.buffer.take(this.options.admit);
+    this.starving = job === null;
     if (!job) return null;
     this.counters.dispatched++;
     this.dispatchedInTurn++;
@@ -517,6 +527,7 @@ export class JobQueue {
 
   private dropStale(): void {
     const stale = this.buffer.takeOlderThan(this.options.queueTtlMs ?? 60_000);
+    if (!stale.length) return;
     this.counters.staleDropped += stale.length;
     const work = this.giveBack(stale).finally(() => this.givingBack.delete(work));
     this.givingBack.add(work);

@@ -186,8 +186,8 @@ export class WorkerPool {
     return { active: this.active.size, unwritten: this.batcher.pending, ...this.counters };
   }
 
-  /** @throws AlreadyRunningError, StoppedError once terminated, DatabaseUnavailableError */
-  async start(): Promise<void> {
+  /** Resolves to the pool. @throws AlreadyRunningError, StoppedError once terminated, DatabaseUnavailableError */
+  async start(): Promise<this> {
     if (this.current === 'running')
       throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
@@ -207,31 +207,36 @@ export class WorkerPool {
     this.queue.start();
     this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
     this.parts.events.emit('pool.start', this.workerId, { concurrency: this.parts.options.concurrency });
+    return this;
   }
 
   /**
    * Claims no more, gives the buffer back, waits for running jobs at most `timeoutMs`, then aborts their signals.
    * Handlers that reject because of that are given back without counting the attempt; those that do not stop are left
-   * to their lease. Resolves when every outcome is settled.
+   * to their lease. Resolves to the pool when every outcome is settled.
    */
-  async stop(timeoutMs = this.parts.options.gracefulShutdownTimeoutMs): Promise<void> {
+  async stop(timeoutMs = this.parts.options.gracefulShutdownTimeoutMs): Promise<this> {
     checkWait(timeoutMs);
-    return this.shutDown(timeoutMs, false);
+    await this.shutDown(timeoutMs, false);
+    return this;
   }
 
   /** As `stop`, but aborts at once. */
-  async forceStop(): Promise<void> {
-    return this.shutDown(0, true);
+  async forceStop(): Promise<this> {
+    await this.shutDown(0, true);
+    return this;
   }
 
-  /** Takes no more jobs and lets the running ones finish, however long they take; see `join`. */
-  interrupt(): void {
+  /** Takes no more jobs and lets the running ones finish, however long they take; see `join`. Returns the pool. */
+  interrupt(): this {
     void this.shutDown(Infinity, false);
+    return this;
   }
 
-  /** Resolves when the pool has stopped. */
-  join(): Promise<void> {
-    return this.ended;
+  /** Resolves to the pool when it has stopped. */
+  async join(): Promise<this> {
+    await this.ended;
+    return this;
   }
 
   /** Tasks were found after the start: writes down what they declare. */

@@ -59,6 +59,7 @@ const CALLS: Record<string, (wrong: any) => unknown> = {
   'JobManager.addJobs(options)': (wrong) => manager.jobs.addJobs([{ task: 'x', payload: 1 }], wrong),
   'JobManager.getJobs(options)': (wrong) => manager.jobs.getJobs(WORKER, wrong),
   'JobManager.workOnce(options)': (wrong) => manager.jobs.workOnce(wrong),
+  'JobManager.completeJobs(options)': (wrong) => manager.jobs.completeJobs(WORKER, [claimed], 1, wrong),
   'JobManager.failJobs(failures)': ([wrong]) =>
     manager.jobs.failJobs(WORKER, [{ job: claimed, error: new Error('x'), ...wrong }], 1),
   'JobManager.reportPartialSuccess(partialResults)': (wrong) =>

@@ -175,6 +175,20 @@ describe('partitions', () => {
     expect(await partitionsOf('job_bodies')).not.toEqual([]);
   });
 
+  it('are as few as ever after a pause of two years, or once a clock was two years ahead', async () => {
+    const count = async (): Promise<number> =>
+      (await partitionsOf('job_bodies')).length + (await partitionsOf('job_history')).length;
+    await jobs.gcJobHistory();
+    const usual = await count();
+    await jobs.retention.collect(daysFromNow(730));
+    expect(await count()).toBeLessThanOrEqual(2 * usual);
+    await jobs.retention.collect();
+    await jobs.gcJobHistory();
+    expect(await count()).toBeLessThanOrEqual(3 * usual);
+    await complete('after that');
+    expect(await jobs.jobHistory(await idOf('after that'))).toMatchObject([{ status: 'completed' }]);
+  });
+
   it('take along what clocks that are ahead have put into the default', async () => {
     await jobs.addJob('early bird', 1);
     await moveIds(-0.5);
@@ -258,6 +272,28 @@ describe('bodies', () => {
     await jobs.rescheduleJobs([live!], { runAt: new Date() });
     await jobs.completeJobs(WORKER, await jobs.getJobs(WORKER), 1);
     expect(await jobs.findJob(live!)).toMatchObject({ status: 'completed' });
+  });
+
+  it('of jobs that the history remembers stay, however many records others have', async () => {
+    await jobs.addJobs(Array.from({ length: 20 }, () => ({ task: 'remembered', payload: 1 })));
+    await jobs.completeJobs(WORKER, await jobs.getJobs(WORKER, { batchSize: 20 }), 1);
+    await partitionsOfTheLast(10);
+    await moveIds(8);
+    const ids = await idsOf('remembered');
+    // As many as a snooze every two minutes leaves in four weeks: more than may be asked for of a partition.
+    await test.sql(
+      `insert into jobs.job_history (job_id, fence, expires_at, status, attempt)
+       select $1, -n, clock_timestamp() + interval '60 days', 'snoozed', 1 from generate_series(1, 20001) n`,
+      [ids[0]],
+    );
+    await test.sql(`insert into jobs.job_logs (job_id, fence, message) select id, 1, 'said' from jobs.job_bodies`);
+    await test.sql('analyze jobs.job_history');
+    const before = (await partitionsOf('job_bodies')).length;
+    await jobs.gcJobHistory();
+    expect((await partitionsOf('job_bodies')).length).toBeLessThan(before);
+    expect(await idsOf('remembered')).toEqual(ids);
+    expect(await test.sql('select distinct job_id from jobs.job_logs')).toHaveLength(20);
+    expect(await jobs.jobHistory(ids[19]!)).toMatchObject([{ task: 'remembered', status: 'completed' }]);
   });
 
   it('stay in their partition where too many of its jobs are still asked for', async () => {

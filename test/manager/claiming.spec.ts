@@ -136,6 +136,32 @@ describe('completeJobs (complete-jobs)', () => {
     expect(record!.expiresAt!.getTime() - record!.completedAt!.getTime()).toBe(30 * 86_400_000);
   });
 
+  it('keeps the results that it is given, job by job', async () => {
+    await jobs.addJobs(['a', 'b', 'c'].map((payload) => ({ task: 't', payload })));
+    const claimed = await jobs.getJobs(WORKER, { batchSize: 3 });
+    const [first, second, third] = claimed.map(({ id }) => id);
+    await jobs.completeJobs(WORKER, claimed, 1, { results: [{ pages: 7 }, undefined, 'done'] });
+    expect((await jobs.waitForJob(first!)).result).toEqual({ pages: 7 });
+    expect((await jobs.waitForJob(second!)).result).toBeNull();
+    expect(await jobs.jobHistory(third!)).toMatchObject([{ status: 'completed', result: 'done' }]);
+  });
+
+  it('settles nothing where a result is missing, or is one that JSON cannot keep', async () => {
+    const { id } = await jobs.addJob('t', 1);
+    const claimed = await jobs.getJobs(WORKER);
+    const wrong: [unknown, RegExp][] = [
+      [{ results: [] }, /a result for each of the 1 jobs, got 0/],
+      [{ results: [new Map()] }, /results\[0\]/],
+      [{ results: ['x'.repeat(1_100_000)] }, /at most 1048576 bytes/],
+      [{ results: 'done' }, /an array/],
+      [{ result: [1] }, /did you mean results/i],
+    ];
+    for (const [options, message] of wrong) {
+      await expect(jobs.completeJobs(WORKER, claimed, 1, options as object)).rejects.toThrow(message);
+    }
+    expect(await jobs.findJob(id)).toMatchObject({ status: 'running' });
+  });
+
   it('settles only jobs locked by that worker', async () => {
     await jobs.addJob('x', 1);
     const claimed = await jobs.getJobs(WORKER);

@@ -86,6 +86,19 @@ describe('leased tasks', () => {
     await jobs.addJob('t', { n: 2 }, { groupId: 'other' });
     expect(await jobs.findJob(added.id)).toMatchObject({ queue: 'topic', tags: ['sub-topic'], groupId: 'g' });
     expect((await jobs.listJobs({ groupId: 'g' })).items.map(({ id }) => id)).toEqual([added.id]);
+  });
+
+  it('create-task! injects a group id: a job without one is its own group', async () => {
+    const plain = await jobs.addJob('t', 1);
+    const keyed = await jobs.addJob('t', 2, { jobKey: 'k', queue: 'q' });
+    expect([plain.groupId, keyed.groupId]).toEqual([plain.id, keyed.id]);
+    expect((await jobs.findJob(plain.id))?.groupId).toBe(plain.id);
+    expect((await jobs.listJobs({ groupId: plain.id })).items.map(({ id }) => id)).toEqual([plain.id]);
+    const companion = await jobs.addJob('t', 3, { groupId: plain.id });
+    const { items } = await jobs.listJobs({ groupId: plain.id });
+    expect(items.map(({ id }) => id)).toEqual([companion.id, plain.id]);
+    const claimed = await jobs.getJobs(WORKER, { batchSize: 3 });
+    expect(new Set(claimed.map(({ groupId }) => groupId))).toEqual(new Set([plain.id, keyed.id]));
     expect(await jobs.findJob('01900000-0000-7000-8000-000000000000')).toBeNull();
   });
 

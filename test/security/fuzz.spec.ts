@@ -163,7 +163,7 @@ describe('names of jobs', () => {
         expect(failed(outcome)).toBe(false);
         const { id } = outcome as { id: string };
         const job = (await jobs.findJob(id))!;
-        const expected = { queue: null, jobKey: null, groupId: null, flags: [], tags: [], ...given };
+        const expected = { queue: null, jobKey: null, groupId: id, flags: [], tags: [], ...given };
         expect(job).toMatchObject({ task, payload: { task }, ...expected });
         const { queue, groupId } = given;
         const filters: JobFilter[] = [

@@ -129,6 +129,15 @@ describe('createWorkerPool (create-pool)', () => {
 });
 
 describe('start and stop (start!, stop!, force-stop!, running?, active-workers, worker-id)', () => {
+  it('start, stop, forceStop, interrupt and join give the pool back', async () => {
+    const pools = [1, 2, 3].map(() => createWorkerPool({ jobs, tasks: { t: () => 1 }, events, options: {} }));
+    for (const pool of pools) expect(await pool.start()).toBe(pool);
+    const [first, second, third] = pools as [WorkerPool, WorkerPool, WorkerPool];
+    expect(await first.stop()).toBe(first);
+    expect(await second.forceStop()).toBe(second);
+    expect(await third.interrupt().join()).toBe(third);
+  });
+
   it('has a state that goes new, running, terminated and never back', async () => {
     const pool = createWorkerPool({ jobs, tasks: {}, events });
     pools.push(pool);

@@ -41,10 +41,10 @@ const add = (count: number, options: object = {}) =>
   jobs.addJobs(Array.from({ length: count }, (_, n) => ({ task: 'x', payload: n, ...options })));
 
 describe('JobQueue (create-queue)', () => {
-  it('starts once (start!, running?, worker-id)', () => {
+  it('starts once and returns itself (start!, running?, worker-id)', () => {
     const queue = create();
     expect([queue.running, queue.workerId, queue.depth]).toEqual([false, WORKER, 0]);
-    queue.start();
+    expect(queue.start()).toBe(queue);
     expect(queue.running).toBe(true);
     expect(() => queue.start()).toThrow(AlreadyRunningError);
   });
@@ -138,6 +138,33 @@ describe('JobQueue (create-queue)', () => {
     expect(queue.depth).toBe(1);
     expect(await queue.takeJob(0)).toMatchObject({ id: job!.id });
     expect(await jobs.jobHistory(job!.id)).toMatchObject([{ status: 'started' }]);
+  });
+
+  it('gives jobs that were offered back after queueTtlMs, also before it starts', async () => {
+    const [job] = await add(1);
+    const queue = create({ queueTtlMs: 20 });
+    queue.offerJobs(await jobs.getJobs(WORKER));
+    const offeredAt = performance.now();
+    await eventually(() => performance.now() - offeredAt > 20);
+    expect(await queue.takeJob(0)).toBeNull();
+    expect(queue.stats()).toMatchObject({ staleDropped: 1, dispatched: 0 });
+    await eventually(async () => (await jobs.findJob(job!.id))?.status === 'available');
+    expect(await jobs.findJob(job!.id)).toMatchObject({ attempts: 0, lockedBy: null });
+  });
+
+  it('fetches no more until the buffer is down to refetchThreshold, however slow its takers are', async () => {
+    await add(100);
+    const queue = create({ queueSize: 20, refetchThreshold: 5 });
+    queue.start();
+    await eventually(() => queue.depth === 20);
+    for (let n = 0; n < 14; n++) {
+      // As after a pause of the taker: lanes are looked at before the next job of the buffer is handed out.
+      queue.lookAgain();
+      expect(await queue.takeJob(5_000)).toMatchObject({ payload: n });
+      expect(queue.stats().fetched).toBe(20);
+    }
+    await queue.takeJob(5_000);
+    await eventually(() => queue.stats().fetched > 20);
   });
 
   it('only claims what it was told to', async () => {

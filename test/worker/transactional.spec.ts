@@ -94,6 +94,28 @@ describe('a transactional task (job transaction)', () => {
     expect((await jobs.listJobs({ task: 'follow' })).items.map(({ payload }) => payload)).toEqual([2]);
   });
 
+  it('settles whatever tables its handler makes for itself', async () => {
+    await start(async (_payload, ctx) => {
+      for (const table of [
+        'jobs',
+        'job_bodies',
+        'job_history',
+        'job_keys',
+        'job_dependencies',
+        'job_places',
+        'workers',
+      ]) {
+        await ctx.manager.query(`create temporary table ${table} (id uuid, unrelated text)`);
+      }
+      await write(ctx);
+      await ctx.jobs.addJob('follow', 1, { jobKey: 'k' });
+    });
+    const id = await run();
+    expect(await history(id)).toEqual([['completed', null]]);
+    expect(await effects()).toEqual(['x']);
+    await eventually(async () => (await jobs.listJobs({ task: 'follow', status: 'completed' })).items.length === 1);
+  });
+
   it('adds jobs through ctx.jobs that nobody sees before the commit', async () => {
     let seen: unknown;
     await start(async (_payload, ctx) => {

@@ -13,6 +13,7 @@ export interface ClaimExtra {
   flags: string[] | null;
   tags: string[] | null;
   groupId: string | null;
+  dependsOn: string[] | null;
   timeoutMs: number | null;
   previous: PartialResults | null;
   crashes: number;

@@ -1,5 +1,7 @@
 // Jobs that wait for others: pairs of a child and a parent that it still waits for.
+import type { JobStatus } from '../../interfaces/job.interface.js';
 import { statement } from '../database.js';
+import { anyStatus, joinLiveAndLast, lastAttempts, lastRunAt, lastUpdatedAt, ms } from './job-columns.js';
 
 /** Which of these jobs are known, live or finished. Locks nothing: see keepParents. $1 ids. Index: job_bodies_pkey. */
 export const findParents = statement<{ id: string }>(
@@ -110,4 +112,34 @@ export const relinkParents = statement<{ id: string }>(
   update ${schema}.jobs j set unmet = c.unmet, parked = coalesce(j.parked, 'parents')
   from counted c where j.id = c.child_id and c.unmet > 0
   returning j.id`,
+);
+
+export interface RelativeRow {
+  id: string;
+  parents: string[];
+  task: string;
+  status: JobStatus;
+  queue: string | null;
+  group_id: string | null;
+  attempts: number;
+  max_attempts: number;
+  run_at: number;
+  created_at: number;
+  updated_at: number;
+  on_parent_failure: 'cancel' | 'run' | 'wait' | null;
+}
+
+/** A job, its ancestors and its descendants, nearest first, without what may be large. $1 id, $2 how many at most. */
+export const findFamily = statement<RelativeRow>(
+  'find_family',
+  (schema) => `
+  select b.id, to_json(f.parents) as parents, b.task, ${anyStatus} as status, b.queue, b.group_id,
+    ${lastAttempts} as attempts, coalesce(j.max_attempts, b.max_attempts) as max_attempts,
+    ${lastRunAt} as run_at, ${ms('b.created_at')} as created_at, ${lastUpdatedAt} as updated_at,
+    case when b.depends_on is not null then coalesce(b.on_parent_failure, 'cancel') end as on_parent_failure
+  from ${schema}.family_of($1::uuid, $2::integer) with ordinality as f(id, parents, place)
+  join ${schema}.job_bodies b on b.id = f.id
+  ${joinLiveAndLast(schema)}
+  order by f.place`,
+  { repeatable: true },
 );

@@ -27,7 +27,8 @@ export const findResults = statement<JobRow & { result: unknown }>(
 
 /**
  * $1 task, $2 queue, $3 status, $4 tag, $5 group, $6 flag, $7 from, $8 to, $9 search (like patterns, any of them), each or null;
- * $10 only ids below, or null; $11 how many. Newest first. Index: job_bodies_pkey, backwards.
+ * $10 only ids below, or null; $11 how many; $12 the job that is its own group, or null. Newest first. Index:
+ * job_bodies_pkey, backwards.
  */
 export const listJobs = statement<JobRow>(
   'list_jobs',
@@ -39,7 +40,7 @@ export const listJobs = statement<JobRow>(
     where ($1::text is null or b.task = $1)
       and ($2::text is null or b.queue = $2)
       and ($4::text is null or $4 = any(b.tags))
-      and ($5::text is null or b.group_id = $5)
+      and ($5::text is null or b.group_id = $5 or (b.id = $12::uuid and b.group_id is null))
       and ($6::text is null or $6 = any(b.flags))
       and ($7::timestamptz is null or b.created_at >= $7)
       and ($8::timestamptz is null or b.created_at < $8)

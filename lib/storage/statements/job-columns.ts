@@ -18,6 +18,7 @@ export interface JobRow {
   flags: string[] | null;
   tags: string[] | null;
   group_id: string | null;
+  depends_on: string[] | null;
   timeout_ms: number | null;
   locked_by: string | null;
   locked_at: number | null;
@@ -40,20 +41,26 @@ export const liveStatus = `case
       else 'available'
     end`;
 
+/** The status of any job: without a live row it is completed unless its last record `h` says that it was cancelled. */
+export const anyStatus = `case
+      when j.id is not null then ${liveStatus} when h.status = 'cancelled' then 'cancelled' else 'completed'
+    end`;
+export const lastAttempts = 'coalesce(j.attempts, h.attempt, 0)';
+export const lastRunAt = ms("coalesce(j.run_at, h.started_at - h.queue_time_ms * interval '1 ms', b.run_at)");
+export const lastUpdatedAt = ms('greatest(b.created_at, j.updated_at, j.locked_at, h.completed_at)');
+
 /** What never changes, from the body row `b`. */
 const bodyColumns = `b.task, b.payload, b.queue, b.rate_limit_key, b.job_key_mode, to_json(b.flags) as flags,
-    to_json(b.tags) as tags, b.group_id, b.timeout_ms, ${ms('b.created_at')} as created_at`;
+    to_json(b.tags) as tags, b.group_id, to_json(b.depends_on) as depends_on, b.timeout_ms, ${ms('b.created_at')} as created_at`;
 
 /**
  * The columns of any job: row `b` of job_bodies, row `j` of jobs or nulls, row `h` (the last attempt) of job_history
- * or nulls. A job without a live row is completed unless its last record says that it was cancelled.
+ * or nulls.
  */
 export const anyJobColumns = (schema: string): string => `b.id, ${bodyColumns},
-    case when j.id is not null then ${liveStatus} when h.status = 'cancelled' then 'cancelled' else 'completed' end
-      as status,
+    ${anyStatus} as status,
     coalesce(j.priority, b.priority) as priority,
-    ${ms("coalesce(j.run_at, h.started_at - h.queue_time_ms * interval '1 ms', b.run_at)")} as run_at,
-    coalesce(j.attempts, h.attempt, 0) as attempts,
+    ${lastRunAt} as run_at, ${lastAttempts} as attempts,
     coalesce(j.max_attempts, b.max_attempts) as max_attempts,
     coalesce(j.last_error, h.error_message) as last_error,
     case when j.id is null then b.job_key
@@ -61,7 +68,7 @@ export const anyJobColumns = (schema: string): string => `b.id, ${bodyColumns},
         then j.job_key end as job_key,
     coalesce(w.label, j.locked_by) as locked_by, ${ms('j.locked_at')} as locked_at,
     coalesce(j.revision, 0) as revision,
-    ${ms('greatest(b.created_at, j.updated_at, j.locked_at, h.completed_at)')} as updated_at, p.value as progress`;
+    ${lastUpdatedAt} as updated_at, p.value as progress`;
 
 /** Joins `j`, `h` and `p` to the bodies `b`. */
 export const joinLiveAndLast = (schema: string): string => `left join ${schema}.jobs j on j.id = b.id

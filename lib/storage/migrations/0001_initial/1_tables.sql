@@ -62,6 +62,8 @@ when (new.run_at <= '0001-01-01 00:00:00+00' or new.run_at >= '275760-01-01 00:0
 execute function keep_times_storable('body');
 
 create index job_bodies_group on job_bodies (group_id, id) where group_id is not null;
+-- The children of a job, also when they wait no more.
+create index job_bodies_children on job_bodies using gin (depends_on) where depends_on is not null;
 
 -- Where a job stands: one narrow row for each job that is not completed or cancelled.
 -- A claim changes no indexed column, and only columns that lie side by side at the row's end: it is a heap-only

@@ -27,12 +27,12 @@ as $$
     || ',"previous":' || coalesce(previous::text, 'null') || ',"crashes":' || crashes
 $$;
 
-create function extra_of_body(job_key_mode text, tags text[], group_id text, timeout_ms integer) returns text
+create function extra_of_body(job_key_mode text, tags text[], group_id text, depends_on uuid[], timeout_ms integer) returns text
 language sql immutable
 as $$
   select ',"jobKeyMode":' || coalesce(to_json(job_key_mode)::text, 'null') || ',"tags":'
     || coalesce(to_json(tags)::text, 'null') || ',"groupId":' || coalesce(to_json(group_id)::text, 'null')
-    || ',"timeoutMs":' || coalesce(timeout_ms::text, 'null') || '}'
+    || ',"dependsOn":' || coalesce(to_json(depends_on)::text, 'null') || ',"timeoutMs":' || coalesce(timeout_ms::text, 'null') || '}'
 $$;
 
 -- What most claims are: due jobs without limits, in order (priority, run-at, id). Returns first the time of the claim in
@@ -168,9 +168,10 @@ begin
       -- A statement of its own, which locks nothing.
       return query
         select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', case
-            when c.extra is null and b.group_id is null and b.tags is null and b.timeout_ms is null then 'null'
+            when c.extra is null and b.group_id is null and b.tags is null and b.timeout_ms is null
+              and b.depends_on is null then 'null'
             else coalesce(c.extra, extra_of(null, null, null, null, 0::smallint))
-              || extra_of_body(b.job_key_mode, b.tags, b.group_id, b.timeout_ms)
+              || extra_of_body(b.job_key_mode, b.tags, b.group_id, b.depends_on, b.timeout_ms)
           end, ',' || b.payload, ']')
         from unnest(claimed_ids, heads, extras) as c(id, head, extra)
         left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
@@ -691,7 +692,7 @@ begin
           if taken.jobs > 0 then
             return query
               select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', c.extra,
-                extra_of_body(b.job_key_mode, b.tags, b.group_id, b.timeout_ms), ',' || b.payload, ']')
+                extra_of_body(b.job_key_mode, b.tags, b.group_id, b.depends_on, b.timeout_ms), ',' || b.payload, ']')
               from unnest(taken.ids, taken.heads, taken.extras) as c(id, head, extra)
               left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
             open_places := open_places - taken.jobs;

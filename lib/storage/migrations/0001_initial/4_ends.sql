@@ -291,6 +291,67 @@ begin
       (select max(s.parent_id::text)::uuid from slice s having count(*) = 5000);
 end $$;
 
+-- A job, its ancestors and its descendants, nearest first, at most so many; null where there is no such job. Names are ids
+-- under which others know a job: its own, and those of jobs that it has replaced. `parents` of a job may lie outside.
+-- Indexes: job_bodies_pkey, job_bodies_children, job_dependencies_pkey, job_dependencies_of_child, job_replacements_pkey,
+-- job_replacements_by_new.
+create function family_of(job uuid, most integer)
+returns table (id uuid, parents uuid[])
+language sql stable
+set search_path from current
+set enable_seqscan = off
+set jit = off
+as $$
+  with recursive up(id, is_name) as (
+    select job, false
+    union
+    select step.id, step.is_name from up u cross join lateral (
+      select asked.id, true from job_bodies b cross join lateral unnest(b.depends_on) as asked(id)
+      where b.id = u.id and not u.is_name
+      union all
+      select d.parent_id, true from job_dependencies d where d.child_id = u.id and not u.is_name
+      union all
+      select coalesce(r.new_id, u.id), r.new_id is not null
+      from (select) as always left join job_replacements r on r.old_id = u.id
+      where u.is_name
+    ) as step(id, is_name)
+  ),
+  down(id, is_name) as (
+    select job, false
+    union
+    select step.id, step.is_name from down w cross join lateral (
+      select d.child_id, false from job_dependencies d where d.parent_id = w.id
+      union all
+      select b.id, false from job_bodies b where b.depends_on @> array[w.id]
+      union all
+      select r.old_id, true from job_replacements r where r.new_id = w.id
+    ) as step(id, is_name)
+  ),
+  -- The limits end the recursion.
+  relatives as (
+    select n.id, min(n.distance) as distance from (
+      (select u.id, row_number() over () as distance from (select up.id from up where not is_name limit most) u)
+      union all
+      (select w.id, row_number() over () from (select down.id from down where not is_name limit most) w)
+    ) n
+    group by n.id order by 2, 1 limit most
+  )
+  select b.id, array(
+    select last.id from unnest(b.depends_on) as asked(id) cross join lateral (
+      with recursive chain(id, depth) as (
+        select asked.id, 0
+        union all
+        select r.new_id, c.depth + 1 from chain c join job_replacements r on r.old_id = c.id where c.depth < 100
+      )
+      select c.id from chain c order by c.depth desc limit 1
+    ) last
+    union
+    select d.parent_id from job_dependencies d where d.child_id = b.id
+  )
+  from relatives n join job_bodies b on b.id = n.id
+  order by n.distance, n.id
+$$;
+
 -- The youngest of jobs that wait for each other in a circle, with the path: two transactions may close one together. Only
 -- jobs with a key can close one: nothing else knows the id of another before it is there. Looks at the newest 20,000 pairs.
 -- Indexes: job_dependencies_of_child, jobs_pkey.

@@ -1,6 +1,7 @@
--- Adding under a job key. Replacing a job updates and deletes rows, which a role that may only enqueue cannot: so this one
--- function runs with the rights of the tables' owner, and does nothing but what a job key asks for. Everything in it is
--- qualified and typed, and pg_temp comes last, so that nothing its caller has made can take the place of what it calls.
+-- Adding under a job key, and adding from SQL. Replacing a job updates and deletes rows, which a role that may only enqueue
+-- cannot: so add_keyed_jobs, and nothing else, runs with the rights of the tables' owner, and does nothing but what a job key
+-- asks for. Everything here is qualified and typed, and pg_temp comes last, so that nothing a caller has made can take the
+-- place of what is called.
 
 -- Adds jobs that all have a job key, each key once: see statements/add-jobs.ts. Locks keys in their order, then the jobs
 -- that hold them, by id; the row of a holder that runs is left alone, the new job only names it: also where its claim ends
@@ -166,3 +167,132 @@ begin
 end $$;
 
 revoke all on function add_keyed_jobs(json, json, boolean, boolean) from public;
+
+-- An id as the library makes them: a UUID of version 7, with microseconds where it has room, so that ids of one session
+-- are in order.
+create function new_job_id() returns uuid
+language sql volatile
+set search_path from current
+as $$
+  select (pg_catalog.lpad(pg_catalog.to_hex(t.us / 1000), 12, '0') || '7'
+    || pg_catalog.lpad(pg_catalog.to_hex(t.us % 1000 * 4096 / 1000), 3, '0')
+    || pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', ''), 17))::uuid
+  from (select pg_catalog.floor(extract(epoch from pg_catalog.clock_timestamp()) * 1000000)::bigint as us) t
+$$;
+
+-- What keeps add_job from adding, and what to do about it; null: nothing.
+create function fault_of_add(
+  task text, queue text, run_at timestamptz, max_attempts integer, job_key text, job_key_mode text, flags text[],
+  tags text[], group_id text, rate_limit_key text, timeout_ms integer
+) returns text[]
+language plpgsql stable
+set search_path from current
+as $$
+declare
+  a_name constant text := 'to be 1 to 1,000 bytes long';
+  a_lane constant text := 'to be 1 to 1,000 bytes long, without control characters';
+  names constant text := 'to hold names of 1 to 1,000 bytes';
+begin
+  return case
+    when task is null or not pg_catalog.octet_length(task) between 1 and 1000 then
+      array['task ' || a_name, task, 'Name the task as its handler does: @Task(name).']
+    when not pg_catalog.octet_length(queue) between 1 and 1000 or queue ~ '[\u0001-\u001f]' then
+      array['queue ' || a_lane, queue, 'Leave it out, or pass null, for a job without a queue.']
+    when not pg_catalog.octet_length(rate_limit_key) between 1 and 1000 or rate_limit_key ~ '[\u0001-\u001f]' then
+      array['rate_limit_key ' || a_lane, rate_limit_key, 'Leave it out, or pass null, for a job without a rate limit.']
+    when rate_limit_key is not null and not exists (select from rate_limits r where r.key = rate_limit_key) then
+      array['rate_limit_key to be registered', rate_limit_key, 'Register it first: jobs.registerRateLimit(key, capacity, interval).']
+    when run_at < '0001-01-01 00:00:00+00' or run_at >= '10000-01-01 00:00:00+00' then
+      array['run_at to lie between the years 1 and 9999', run_at::text, 'Leave it out, or pass null, for a job that is due now.']
+    when not max_attempts between 1 and 32767 then
+      array['max_attempts to be an integer from 1 to 32767', max_attempts::text, 'Leave it out for 25 attempts.']
+    when timeout_ms < 1 then
+      array['timeout_ms to be at least 1', timeout_ms::text, 'Leave it out for the timeout of the task or the worker.']
+    when not pg_catalog.octet_length(job_key) between 1 and 2000 then
+      array['job_key to be 1 to 2,000 bytes long', job_key, 'Leave it out, or pass null, for a job without a key.']
+    when job_key is null and job_key_mode is not null then
+      array['job_key beside job_key_mode', null, 'Pass job_key => …, or leave job_key_mode out.']
+    when job_key_mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
+      array['job_key_mode to be replace, preserve_run_at or unsafe_dedupe', job_key_mode, 'Leave it out for replace.']
+    when not pg_catalog.octet_length(group_id) between 1 and 1000 then
+      array['group_id ' || a_name, group_id, 'Leave it out, or pass null, for a job that is its own group.']
+    when exists (select from pg_catalog.unnest(flags) f where f is null or not pg_catalog.octet_length(f) between 1 and 1000) then
+      array['flags ' || names, flags::text, 'Pass an array of texts: array[''slow''].']
+    when exists (select from pg_catalog.unnest(tags) t where t is null or not pg_catalog.octet_length(t) between 1 and 1000) then
+      array['tags ' || names, tags::text, 'Pass an array of texts: array[''import''].']
+  end;
+end $$;
+
+-- Adds one job, as JobManager.addJob does, for SQL and triggers; see docs/adding-from-sql.md. Runs with the rights of its
+-- caller, in the caller's transaction; a key that another transaction holds is waited for, as its lock_timeout says.
+-- Returns the job's id: an older job's where a key kept one. Indexes: rate_limits_pkey, jobs_pkey.
+create function add_job(
+  task text, payload json default 'null', queue text default null, priority integer default 0,
+  run_at timestamptz default null, max_attempts integer default 25, job_key text default null,
+  job_key_mode text default null, flags text[] default null, tags text[] default null, group_id text default null,
+  rate_limit_key text default null, timeout_ms integer default null
+) returns uuid
+language plpgsql
+set search_path from current
+as $$
+declare
+  present timestamptz := pg_catalog.clock_timestamp();
+  job_id uuid := new_job_id();
+  content json := coalesce(add_job.payload, 'null');
+  kib smallint := least(32767, pg_catalog.octet_length(content::text) / 1024)::smallint;
+  attempts smallint;
+  fault text[];
+  replaced_id uuid;
+  added record;
+  channel text := 'millrace_' || pg_catalog.md5(pg_catalog.convert_to(pg_catalog.current_schema()::text, 'UTF8'));
+begin
+  priority := coalesce(add_job.priority, 0);
+  max_attempts := coalesce(add_job.max_attempts, 25);
+  flags := nullif(add_job.flags, '{}');
+  tags := nullif(add_job.tags, '{}');
+  fault := fault_of_add(add_job.task, add_job.queue, add_job.run_at, add_job.max_attempts, add_job.job_key,
+    add_job.job_key_mode, add_job.flags, add_job.tags, add_job.group_id, add_job.rate_limit_key, add_job.timeout_ms);
+  if fault is not null then
+    raise exception 'Expected %, got %.', fault[1], pg_catalog.left(pg_catalog.quote_nullable(fault[2]), 60)
+      using errcode = 'invalid_parameter_value', hint = fault[3];
+  end if;
+  attempts := add_job.max_attempts;
+
+  if add_job.job_key is null then
+    insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue,
+      rate_limit_key, flags, tags, group_id)
+    values (job_id, present, coalesce(add_job.run_at, present), add_job.priority, attempts, add_job.timeout_ms,
+      add_job.task, content, add_job.queue, add_job.rate_limit_key, add_job.flags, add_job.tags, add_job.group_id);
+    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags)
+    values (job_id, coalesce(add_job.run_at, present), add_job.priority, attempts, attempts = 1,
+      lane_of(add_job.queue, add_job.rate_limit_key, attempts = 1), kib, add_job.task, add_job.queue,
+      add_job.rate_limit_key, add_job.flags);
+  else
+    select k.id, k.replaced into job_id, replaced_id from add_keyed_jobs(
+      pg_catalog.json_build_array(pg_catalog.json_build_object(
+        'id', job_id, 'task', add_job.task, 'priority', add_job.priority, 'run_at', add_job.run_at,
+        'max_attempts', attempts, 'timeout_ms', add_job.timeout_ms, 'queue', add_job.queue,
+        'rate_limit_key', add_job.rate_limit_key, 'job_key', add_job.job_key,
+        'job_key_mode', coalesce(add_job.job_key_mode, 'replace'), 'flags', add_job.flags, 'tags', add_job.tags,
+        'group_id', add_job.group_id, 'payload_kib', kib)),
+      pg_catalog.json_build_array(content), true, false) k;
+    -- Pools let its children follow the new job.
+    if replaced_id is not null then
+      perform pg_catalog.pg_notify(channel,
+        pg_catalog.json_build_object('kind', 'parents', 'ids', pg_catalog.json_build_array(replaced_id))::text);
+    end if;
+  end if;
+
+  -- Pools that would look only later hear of it with the commit; the shortest message is for plain jobs of priority 0.
+  select j.lane, j.priority into added from jobs j
+  where j.id = job_id and j.locked_by is null and j.parked is null and j.run_at <= present + interval '2 s';
+  if found then
+    perform pg_catalog.pg_notify(channel, case
+      when added.lane is not null then
+        pg_catalog.json_build_object('kind', 'lanes', 'lanes', pg_catalog.json_build_array(added.lane))::text
+      when added.priority = 0 then ''
+      else pg_catalog.json_build_object('kind', 'jobs', 'priorities', pg_catalog.json_build_array(added.priority))::text
+    end);
+  end if;
+  return job_id;
+end $$;
