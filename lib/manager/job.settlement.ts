@@ -272,7 +272,9 @@ export class JobSettlement {
       requests.map(millisecondsOf),
     ]);
     const settled = toSettled(requests, rows, null);
-    // Nothing tells whether the children were told.
+    // Nothing tells whether the children were told, nor of the place that may have become free.
+    settled.queues = settled.results.flatMap(({ job }) => job.queue ?? []);
+    settled.results = settled.results.map((result) => ({ ...result, hasFreedPlace: result.job.queue !== null }));
     await this.announce(settled, claimer);
     return settled;
   }

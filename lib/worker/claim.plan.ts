@@ -14,6 +14,7 @@ export interface PlannedClaim {
 
 export class ClaimPlan {
   private readonly groups = new Map<string, ClaimGroup>();
+  private turn = 0;
 
   constructor(
     private readonly options: Pick<
@@ -22,16 +23,17 @@ export class ClaimPlan {
     >,
   ) {}
 
-  /** What to claim now, and at most how much of it. */
+  /** What to claim now, and at most how much of it. Groups of one queue take turns at being first. */
   next(): PlannedClaim[] {
-    const rooms = this.options.taskRooms?.() ?? [];
-    const queues = this.options.queues ?? [null];
-    return queues.flatMap((queue) => [
-      { group: this.groupOf(queue, null), limit: null },
-      ...rooms
-        .filter(({ free }) => free > 0)
-        .map(({ task, free }) => ({ group: this.groupOf(queue, task), limit: free })),
-    ]);
+    const rooms = (this.options.taskRooms?.() ?? []).filter(({ free }) => free > 0);
+    const first = rooms.length ? this.turn++ % (rooms.length + 1) : 0;
+    return (this.options.queues ?? [null]).flatMap((queue) => {
+      const groups: PlannedClaim[] = [
+        { group: this.groupOf(queue, null), limit: null },
+        ...rooms.map(({ task, free }) => ({ group: this.groupOf(queue, task), limit: free })),
+      ];
+      return [...groups.slice(first), ...groups.slice(0, first)];
+    });
   }
 
   filterOf({ task }: ClaimGroup): ClaimFilter {

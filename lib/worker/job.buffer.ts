@@ -10,6 +10,8 @@ interface Entry {
   job: ClaimedJob;
   since: number;
   kib: number;
+  /** Goes before others as urgent as it, in turns with them. */
+  ahead: boolean;
 }
 
 export class JobBuffer {
@@ -18,6 +20,8 @@ export class JobBuffer {
   private kib = 0;
   /** No entry came in before. */
   private oldest = Infinity;
+  /** The last one taken went ahead of others: it is their turn. */
+  private wasAhead = false;
 
   constructor(private readonly fixedSize: number | null) {}
 
@@ -43,20 +47,30 @@ export class JobBuffer {
     return this.entries[0]?.job.priority ?? null;
   }
 
-  /** `more`: the database has more of them, so next time a larger batch pays. */
-  add(jobs: ClaimedJob[], more = false): void {
+  /**
+   * `more`: the database has more of them, so next time a larger batch pays. `ahead`: they take turns with others as urgent,
+   * for those are many and these can only be few: jobs of tasks with a limit of their own.
+   */
+  add(jobs: ClaimedJob[], { more = false, ahead = false } = {}): void {
     if (more && this.entries.length <= this.size / 2) this.adaptiveSize = Math.min(LARGEST, this.adaptiveSize * 2);
     const since = performance.now();
     this.oldest = Math.min(this.oldest, since);
     // Jobs for free slots first: each goes before all others, behind those of its kind.
-    for (const job of jobs) if (forSlot(job)) this.insert({ job, since, kib: weightOf(job) });
-    for (const job of jobs) if (!forSlot(job)) this.insert({ job, since, kib: weightOf(job) });
+    for (const job of jobs) if (forSlot(job)) this.insert({ job, since, kib: weightOf(job), ahead: false });
+    for (const job of jobs) if (!forSlot(job)) this.insert({ job, since, kib: weightOf(job), ahead });
   }
 
   /** The first job that may start. */
   take(admit?: (job: ClaimedJob) => boolean): ClaimedJob | null {
     const first = this.entries[0];
     if (!first) return null;
+    if (first.ahead && this.wasAhead) {
+      const { priority } = first.job;
+      const other = this.entries.findIndex(
+        ({ job, ahead }) => !ahead && job.priority === priority && (!admit || admit(job)),
+      );
+      if (other > 0) return this.remove(other);
+    }
     if (!admit || admit(first.job)) return this.remove(0);
     const index = this.entries.findIndex(({ job }, place) => place > 0 && admit(job));
     return index < 0 ? null : this.remove(index);
@@ -89,8 +103,9 @@ export class JobBuffer {
   }
 
   private remove(index: number): ClaimedJob {
-    const { job, kib } = index === 0 ? this.entries.shift()! : this.entries.splice(index, 1)[0]!;
+    const { job, kib, ahead } = index === 0 ? this.entries.shift()! : this.entries.splice(index, 1)[0]!;
     this.kib -= kib;
+    this.wasAhead = ahead;
     return job;
   }
 
@@ -105,7 +120,10 @@ export class JobBuffer {
   private insert(entry: Entry): void {
     const before = forSlot(entry.job)
       ? (other: Entry) => !forSlot(other.job)
-      : (other: Entry) => !forSlot(other.job) && other.job.priority > entry.job.priority;
+      : (other: Entry) =>
+          !forSlot(other.job) &&
+          (other.job.priority > entry.job.priority ||
+            (entry.ahead && !other.ahead && other.job.priority === entry.job.priority));
     this.kib += entry.kib;
     let index = this.entries.length;
     while (index > 0 && before(this.entries[index - 1]!)) index--;

@@ -25,6 +25,11 @@ export interface FillingAnswer extends SettleAnswer {
   begin: () => void;
 }
 
+interface Claimed extends ClaimResult {
+  /** Of a task with a limit of its own. */
+  ahead: boolean;
+}
+
 export interface JobQueueStats {
   fetched: number;
   dispatched: number;
@@ -39,6 +44,8 @@ const STOP_JOIN_MS = 5_000;
 const LOOK_AGAIN_MS = 50;
 /** Of so many limited queues is it known that their settles are worth a look at lanes. */
 const MOST_LIMITED = 1_000;
+/** So many jobs of a task with a limit of its own wait in the buffer at most. */
+const LIMITED_AHEAD = 10;
 /** Most KiB of payloads that one claim reads, except the first. */
 const MAX_CLAIM_KIB = 4 * 1024;
 
@@ -70,8 +77,8 @@ export class JobQueue {
   private looking = false;
   private comparing = false;
   private readonly givingBack = new Set<Promise<void>>();
-  /** How many slots were free when the claims under way began, less those that got a job of a lane. */
-  private slots = 0;
+  /** How often the pool was taken for dead: what was claimed before belongs to others. */
+  private era = 0;
   /** Whether the buffer had nothing that may start for the taker that asked last. */
   private starving = false;
   /** So many plain jobs go before lanes are looked at again. */
@@ -229,6 +236,7 @@ export class JobQueue {
 
   /** Takes everything out of the buffer: the pool was taken for dead, and others have these jobs. */
   dropAll(): void {
+    this.era++;
     for (const job of this.buffer.takeAll()) this.options.isolation?.leave(job);
   }
 
@@ -262,7 +270,8 @@ export class JobQueue {
   }
 
   private mayFetch(): boolean {
-    return this.options.mayClaim?.() !== false && (this.takers.length > 0 || this.wantsMore());
+    if (this.options.mayClaim?.() === false) return false;
+    return this.takers.length > 0 || this.wantsMore() || this.plan.next().some((planned) => this.wantsPlain(planned));
   }
 
   /** Whether the buffer should be filled. */
@@ -283,39 +292,61 @@ export class JobQueue {
       return this.pauseBefore(this.poll.ms);
     }
     this.claiming = true;
-    try {
-      let found = 0;
-      let given = 0;
-      let more = false;
-      this.lookAt = Infinity;
-      // Slots that become free meanwhile wait for the next round: queues are claimed from in their order.
-      const slots = this.takers.length;
-      for (const planned of plan) {
-        this.slots = Math.max(0, Math.min(this.takers.length, slots - given));
-        const results = await Promise.all([this.claimLanes(planned), this.claimPlain(planned)]);
-        given += results[0]?.jobs.length ?? 0;
-        for (const result of results) {
-          if (!result) continue;
-          found += result.jobs.length;
-          more ||= result.more && (result.jobs.length > 0 || this.takers.length > 0);
-          if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
-          this.accept(await this.withoutExtraSuspects(result.jobs), result.more);
-        }
-        this.lookAt = Math.min(this.lookAt, planned.group.lookAt);
-      }
-      this.failures = 0;
-      this.tellFreed();
-      if (!this.turn) this.serve();
-      return this.pauseAfter(found, more);
-    } catch (error) {
-      this.counters.errors++;
-      this.lost.suspect();
-      this.options.onError?.(error, 'claiming jobs');
-      this.woken = false;
-      return backoffMs(this.failures++);
-    } finally {
-      this.claiming = false;
+    this.lookAt = Infinity;
+    // What one of them finds is taken although the other fails.
+    const [lanes, plain] = await Promise.allSettled([this.claimAllLanes(plan), this.claimAllPlain(plan)]);
+    const found = [...(await this.acceptAll(lanes)), ...(await this.acceptAll(plain))];
+    this.claiming = false;
+    const failure = [lanes, plain].find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined;
+    if (failure) return this.pauseAfterFailure(failure.reason);
+    this.failures = 0;
+    this.lookAt = Math.min(Infinity, ...plan.map(({ group }) => group.lookAt));
+    this.tellFreed();
+    if (!this.turn) this.serve();
+    const more = found.some((result) => result.more && (result.jobs.length > 0 || this.takers.length > 0));
+    return this.pauseAfter(
+      found.reduce((sum, { jobs }) => sum + jobs.length, 0),
+      more,
+    );
+  }
+
+  private pauseAfterFailure(error: unknown): number {
+    this.counters.errors++;
+    this.lost.suspect();
+    this.options.onError?.(error, 'claiming jobs');
+    this.woken = false;
+    return backoffMs(this.failures++);
+  }
+
+  /** Slots that become free meanwhile wait for the next round: queues are claimed from in their order. */
+  private async claimAllLanes(plan: PlannedClaim[]): Promise<Claimed[]> {
+    const found: Claimed[] = [];
+    const slots = this.takers.length;
+    let given = 0;
+    for (const planned of plan) {
+      const result = await this.claimLanes(planned, Math.min(this.takers.length, slots - given));
+      given += result?.jobs.length ?? 0;
+      if (result) found.push({ ...result, ahead: false });
     }
+    return found;
+  }
+
+  private async claimAllPlain(plan: PlannedClaim[]): Promise<Claimed[]> {
+    const found: Claimed[] = [];
+    for (const planned of plan) {
+      const result = await this.claimPlain(planned);
+      if (result) found.push({ ...result, ahead: planned.limit !== null });
+    }
+    return found;
+  }
+
+  private async acceptAll(claims: PromiseSettledResult<Claimed[]>): Promise<Claimed[]> {
+    if (claims.status === 'rejected') return [];
+    for (const result of claims.value) {
+      if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
+      this.accept({ ...result, jobs: await this.withoutExtraSuspects(result.jobs) });
+    }
+    return claims.value;
   }
 
   /** Never rejects. */
@@ -337,20 +368,23 @@ export class JobQueue {
     return this.takers.length > 0 && group.lookAt <= performance.now();
   }
 
-  private wantsPlain({ group }: PlannedClaim): boolean {
-    return group.queue === null && this.wantsMore() && !group.scan.isEmpty(this.poll.shortestMs);
+  /** Tasks with a limit of their own do not wait until the buffer, which others fill, has room. */
+  private wantsPlain({ group, limit }: PlannedClaim): boolean {
+    if (group.queue !== null || this.options.mayClaim?.() === false) return false;
+    return (limit !== null || this.wantsMore()) && !group.scan.isEmpty(this.poll.shortestMs);
   }
 
   /** Jobs of lanes, for the slots that are free; null where there are none, or nothing new. */
-  private async claimLanes({ group, limit }: PlannedClaim): Promise<ClaimResult | null> {
-    const wanted = Math.min(this.slots, limit ?? Infinity) >> Math.min(this.failures, 10);
+  private async claimLanes({ group, limit }: PlannedClaim, slots: number): Promise<ClaimResult | null> {
+    const wanted = Math.min(slots, limit ?? Infinity) >> Math.min(this.failures, 10);
     if (wanted < 1 || this.looking || group.lookAt > performance.now()) return null;
     const startedAt = performance.now();
+    const { era } = this;
     this.looking = true;
     try {
       const result = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
       this.learn(group, result, startedAt);
-      return result;
+      return this.ofEra(era, result);
     } finally {
       this.looking = false;
     }
@@ -384,6 +418,7 @@ export class JobQueue {
   private async settleAndFill(group: ClaimGroup, requests: SettleRequest[], end: () => void): Promise<FillingAnswer> {
     const { claims, settlement } = this.options.jobs;
     const startedAt = performance.now();
+    const { era } = this;
     try {
       const claim = this.laneClaim(group, this.takers.length);
       const { claimed, ...answer } = await settlement.completeAndClaim(
@@ -391,7 +426,7 @@ export class JobQueue {
         requests,
         claims.laneValues(claim),
       );
-      const result = await claims.readLanes(claim, claimed);
+      const result = this.ofEra(era, await claims.readLanes(claim, claimed));
       for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job.queue!);
       this.learn(group, result, startedAt);
       this.tellFreed();
@@ -402,7 +437,7 @@ export class JobQueue {
       const results = answer.results.map((settled) => ({ ...settled, hasFreedPlace: false }));
       const begin = (): void => {
         end();
-        this.accept(jobs, result.more);
+        this.accept({ ...this.ofEra(era, { ...result, jobs }), ahead: false });
       };
       return { ...answer, results, begin };
     } catch (error) {
@@ -423,11 +458,12 @@ export class JobQueue {
   private async claimPlain(planned: PlannedClaim): Promise<ClaimResult | null> {
     if (!this.wantsPlain(planned)) return null;
     const { group, limit } = planned;
-    const room = limit === null ? this.buffer.room + this.takers.length : Math.min(limit, this.takers.length);
+    const room = limit === null ? this.buffer.room + this.takers.length : Math.min(limit, LIMITED_AHEAD);
     // Smaller after a failure: it may have been too much for the server's statement_timeout.
     const wanted = Math.max(limit === null ? 1 : 0, room >> Math.min(this.failures, 10));
     if (wanted < 1) return null;
     const startedAt = performance.now();
+    const { era } = this;
     const result = await this.options.jobs.claims.claimPlain({
       ...this.claimer,
       ...this.plan.filterOf(group),
@@ -436,7 +472,12 @@ export class JobQueue {
       ...group.scan.next(),
     });
     group.scan.learn(result, performance.now() - startedAt, wanted);
-    return result;
+    return this.ofEra(era, result);
+  }
+
+  /** An answer that comes after the pool was taken for dead brings nothing: others have these jobs. */
+  private ofEra<Result extends ClaimResult>(era: number, result: Result): Result {
+    return era === this.era ? result : { ...result, jobs: [] };
   }
 
   /** What other processes, or this one, have told. */
@@ -473,12 +514,12 @@ export class JobQueue {
     return jobs.filter((job) => !extra.includes(job));
   }
 
-  private accept(jobs: ClaimedJob[], more: boolean): void {
+  private accept({ jobs, more, ahead }: Claimed): void {
     if (!jobs.length) return this.serve();
     this.counters.fetched += jobs.length;
     this.counters.refetchCount++;
     this.poll.reset();
-    this.buffer.add(jobs, more);
+    this.buffer.add(jobs, { more: more && !ahead, ahead });
     // A full batch waits for one turn of the event loop, so that the next claim is on its way before the slots, whose
     // jobs follow each other without one, keep the loop busy.
     if (jobs.length >= TURN) this.serveNextTurn();

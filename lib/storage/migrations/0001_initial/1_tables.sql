@@ -125,7 +125,7 @@ create table jobs (
   constraint unmet_is_not_negative check (unmet >= 0),
   constraint run_at_is_storable check (run_at > '0001-01-01 00:00:00+00' and run_at < '275760-01-01 00:00:00+00'),
   constraint limited_jobs_lie_in_their_lane check (
-    queue is null and rate_limit_key is null
+    queue is null and rate_limit_key is null and (lane is null or lane = E'\x1f\x1f')
     or lane is not distinct from coalesce(queue, '') || E'\x1f\x1f' || coalesce(rate_limit_key, '')
   ),
   -- Names fit into an index entry beside each other, and hold no control characters.

@@ -125,9 +125,9 @@ begin
       select array_agg(g.id), array_agg(g.fence) from gone g where not keep having count(*) > 0
     )
     select g.id, g.fence, case when g.cancel_requested then 'cancelled' else 'completed' end, null::float8,
-      g.cancel_reason, case when g.place is not null then g.queue end, g.job_key, false
+      g.cancel_reason, case when g.place is not null or g.queue = any(place_queues) then g.queue end, g.job_key, false
     from gone g
-    where g.cancel_requested or g.job_key is not null or g.place is not null
+    where g.cancel_requested or g.job_key is not null or g.place is not null or g.queue = any(place_queues)
     union all
     select s.id, s.fence, s.standing, null, null, null, null, false
     from (
@@ -267,7 +267,7 @@ begin
   from places_of(held_ids, held_ids, held_fences) p;
 
   return query
-    with ended as materialized (
+    with read as materialized (
       select h.*, h.locked_by is not null as running, i.kind, i.error_stack, i.partial_results,
         least(2147483647, coalesce(i.execution_time_ms::float8,
           date_part('epoch', present - h.locked_at) * 1000))::integer as execution_time_ms,
@@ -298,6 +298,22 @@ begin
       ) i on i.id = h.id and (i.fence is null or i.fence = h.fence)
       where i.kind <> 'doomed' or h.parked is distinct from 'exhausted'
     ),
+    ended as materialized (
+      -- The last attempt that is left must not wait in a buffer: a crash could not be told from a start.
+      select e.*, lane_of(e.queue, e.rate_limit_key, e.slot_only_after) as lane_after from (
+        select e.*, e.crashes_after > 0 or e.attempts - e.given_back >= e.max_attempts - 1 as slot_only_after from (
+          select e.*,
+            case when e.running and (e.became in ('released', 'snoozed') or e.kind in ('revoked', 'spared')) then 1 else 0 end
+              as given_back,
+            case
+              when e.kind = 'crashed' then e.crashes + 1
+              when e.kind in ('failed', 'partial', 'snoozed', 'cancelled') then 0
+              else e.crashes
+            end as crashes_after
+          from read e
+        ) e
+      ) e
+    ),
     gone as (
       delete from jobs j
       where j.id = any(array(select e.id from ended e where e.became = 'cancelled'))
@@ -312,23 +328,11 @@ begin
         snoozed = e.became = 'snoozed',
         parked = case when e.became = 'exhausted' then 'exhausted' end,
         crashes = e.crashes_after,
-        -- The last attempt that is left must not wait in a buffer: a crash could not be told from a start.
         slot_only = e.slot_only_after,
-        lane = lane_of(j.queue, j.rate_limit_key, e.slot_only_after),
+        lane = e.lane_after,
         last_error = case when e.kind in ('revoked', 'spared') then j.last_error else coalesce(e.error_message, j.last_error) end,
         previous = coalesce(e.partial_results::json, j.previous)
-      from (
-        select e.*, e.crashes_after > 0 or e.attempts - e.given_back >= e.max_attempts - 1 as slot_only_after
-        from (select e.*,
-          case when e.running and (e.became in ('released', 'snoozed') or e.kind in ('revoked', 'spared')) then 1 else 0 end
-            as given_back,
-          case
-            when e.kind = 'crashed' then e.crashes + 1
-            when e.kind in ('failed', 'partial', 'snoozed', 'cancelled') then 0
-            else e.crashes
-          end as crashes_after
-        from ended e) e
-      ) e
+      from ended e
       where j.id = any(array(select e.id from ended e where e.became not in ('cancelled', 'unchanged'))) and j.id = e.id
     ),
     recorded as (
@@ -360,8 +364,8 @@ begin
     )
     select e.id, e.fence, e.became,
       case when e.became in ('retrying', 'snoozed') then date_part('epoch', e.next_run_at) * 1000 end,
-      e.cancel_reason, case when e.place is not null then e.queue end, e.job_key,
-      e.became in ('exhausted', 'cancelled'), e.locked_by, e.lane
+      e.cancel_reason, case when e.place is not null or e.queue = any(place_queues) then e.queue end, e.job_key,
+      e.became in ('exhausted', 'cancelled'), e.locked_by, e.lane_after
     from ended e
     union all
     select s.id, s.fence, s.standing, null, null, null, null, false, null, null
