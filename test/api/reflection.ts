@@ -24,7 +24,9 @@ const NO_OPTIONS = new Set(
 const NOT_CONSTRUCTED = new Set(['JobManager', 'WorkerPool', 'JobContext', 'JobsTesting', 'EncryptedValue']);
 /** For pools and the testing kit. */
 const INTERNAL = new Set(
-  'JobEvents.emit JobEvents.hide JobManager.runWith JobManager.within JobContext.withSteps JobQueue.drop'.split(' '),
+  'JobEvents.emit JobEvents.hide JobManager.runWith JobManager.within JobContext.withSteps JobQueue.drop JobQueue.settleAndClaim'.split(
+    ' ',
+  ),
 );
 
 export function optionsPlaces(): OptionsPlace[] {
