@@ -1,17 +1,17 @@
 // The local buffer between the database and a pool's slots: claims in batches ahead of need, gives back what gets
 // stale or is left over. Woken by notifications, by slots that ask for more than there is, and by its poll timer.
-import type { Claimer, ClaimResult, LaneClaim, LaneClaimResult, SettleRequest } from '../interfaces/claim.interface.js';
+import type { LaneClaimResult, SettleRequest } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
 import { lanesOfQueue } from '../manager/lane.names.js';
-import { byHand } from '../manager/worker.registry.js';
 import type { News } from '../storage/job.news.js';
 import { isLockTimeout } from '../storage/database.errors.js';
 import { backoffMs, pause, settledWithin } from './backoff.js';
 import type { ClaimGroup } from './claim.group.js';
-import { ClaimPlan, type PlannedClaim } from './claim.plan.js';
+import { ClaimPlan } from './claim.plan.js';
 import { JobBuffer } from './job.buffer.js';
+import { JobFetcher, type Claimed } from './job.fetcher.js';
 import { LostClaims } from './lost.claims.js';
 import { PollTimer } from './poll.timer.js';
 import { checkQueueOptions, type JobQueueOptions } from './queue.options.js';
@@ -23,11 +23,6 @@ export type { JobQueueOptions } from './queue.options.js';
 export interface FillingAnswer extends SettleAnswer {
   /** Begins what it has claimed: to be called when what became of the settled jobs is told. */
   begin: () => void;
-}
-
-interface Claimed extends ClaimResult {
-  /** Of a task with a limit of its own. */
-  ahead: boolean;
 }
 
 export interface JobQueueStats {
@@ -44,11 +39,6 @@ const STOP_JOIN_MS = 5_000;
 const LOOK_AGAIN_MS = 50;
 /** Of so many limited queues is it known that their settles are worth a look at lanes. */
 const MOST_LIMITED = 1_000;
-/** So many jobs of a task with a limit of its own wait in the buffer at most. */
-const LIMITED_AHEAD = 10;
-/** Most KiB of payloads that one claim reads, except the first. */
-const MAX_CLAIM_KIB = 4 * 1024;
-
 /**
  * new → running → stopped. While running, one fetch at a time:
  * asleep → (woken) → claiming → asleep, or claiming again while there is more.
@@ -57,6 +47,7 @@ export class JobQueue {
   readonly workerId: string;
   private readonly buffer: JobBuffer;
   private readonly plan: ClaimPlan;
+  private readonly fetcher: JobFetcher;
   private readonly lost: LostClaims;
   private readonly takers = new Takers();
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
@@ -73,12 +64,8 @@ export class JobQueue {
   private unsubscribe: (() => void) | null = null;
   private failures = 0;
   private claiming = false;
-  /** A look at lanes is under way: what is remembered of them is for one at a time. */
-  private looking = false;
   private comparing = false;
   private readonly givingBack = new Set<Promise<void>>();
-  /** How often the pool was taken for dead: what was claimed before belongs to others. */
-  private era = 0;
   /** Whether the buffer had nothing that may start for the taker that asked last. */
   private starving = false;
   /** So many plain jobs go before lanes are looked at again. */
@@ -94,8 +81,14 @@ export class JobQueue {
     this.buffer = new JobBuffer(queueSize);
     this.plan = new ClaimPlan(options);
     this.poll = new PollTimer(options);
+    this.fetcher = new JobFetcher(options, this.plan, this.buffer, {
+      slots: () => this.takers.length,
+      wantsMore: () => this.wantsMore(),
+      failures: () => this.failures,
+      pollMs: this.poll.shortestMs,
+    });
     const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
-    this.lost = new LostClaims(options.jobs, () => this.claimer.holder, all);
+    this.lost = new LostClaims(options.jobs, () => this.fetcher.claimer.holder, all);
   }
 
   /** Jobs in the buffer. */
@@ -109,7 +102,7 @@ export class JobQueue {
 
   /** Whether the database may count jobs as this pool's of which nobody here knows: a claim's answer was lost. */
   get inDoubt(): boolean {
-    return this.lost.suspected || this.claiming || this.looking;
+    return this.lost.suspected || this.claiming || this.fetcher.looking;
   }
 
   stats(): JobQueueStats {
@@ -206,15 +199,16 @@ export class JobQueue {
    */
   settleAndClaim(requests: SettleRequest[]): Promise<FillingAnswer> | null {
     const isWorthIt = requests.some(({ job }) => job.queue !== null && this.limited.has(job.queue));
-    if (!isWorthIt || this.state !== 'running' || this.looking || this.failures > 0 || !this.takers.length) return null;
+    if (!isWorthIt || this.state !== 'running' || this.fetcher.looking || this.failures > 0 || !this.takers.length)
+      return null;
     const [planned, ...others] = this.plan.next();
     if (!planned || others.length || this.options.mayClaim?.() === false) return null;
     for (const { job } of requests) if (job.queue !== null) this.plan.tellOf(job);
-    this.looking = true;
+    this.fetcher.looking = true;
     let end!: () => void;
     this.settling = new Promise((resolve) => (end = resolve));
     return this.settleAndFill(planned.group, requests, () => {
-      this.looking = false;
+      this.fetcher.looking = false;
       this.settling = null;
       end();
       this.wake();
@@ -236,7 +230,7 @@ export class JobQueue {
 
   /** Takes everything out of the buffer: the pool was taken for dead, and others have these jobs. */
   dropAll(): void {
-    this.era++;
+    this.fetcher.forget();
     for (const job of this.buffer.takeAll()) this.options.isolation?.leave(job);
   }
 
@@ -271,7 +265,9 @@ export class JobQueue {
 
   private mayFetch(): boolean {
     if (this.options.mayClaim?.() === false) return false;
-    return this.takers.length > 0 || this.wantsMore() || this.plan.next().some((planned) => this.wantsPlain(planned));
+    return (
+      this.takers.length > 0 || this.wantsMore() || this.plan.next().some((planned) => this.fetcher.wantsPlain(planned))
+    );
   }
 
   /** Whether the buffer should be filled. */
@@ -286,7 +282,7 @@ export class JobQueue {
   /** Claims once for each group. Returns how long to sleep before the next claims, unless something happens. */
   private async fetch(): Promise<number> {
     const plan = this.plan.next();
-    if (!plan.some((planned) => this.wantsLanes(planned) || this.wantsPlain(planned))) {
+    if (!plan.some((planned) => this.fetcher.wantsLanes(planned) || this.fetcher.wantsPlain(planned))) {
       this.lookAt = Math.min(Infinity, ...plan.map(({ group }) => group.lookAt));
       if (!this.turn) this.serve();
       return this.pauseBefore(this.poll.ms);
@@ -294,7 +290,7 @@ export class JobQueue {
     this.claiming = true;
     this.lookAt = Infinity;
     // What one of them finds is taken although the other fails.
-    const [lanes, plain] = await Promise.allSettled([this.claimAllLanes(plan), this.claimAllPlain(plan)]);
+    const [lanes, plain] = await Promise.allSettled([this.fetcher.claimLanes(plan), this.fetcher.claimPlain(plan)]);
     const found = [...(await this.acceptAll(lanes)), ...(await this.acceptAll(plain))];
     this.claiming = false;
     const failure = [lanes, plain].find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined;
@@ -318,31 +314,10 @@ export class JobQueue {
     return backoffMs(this.failures++);
   }
 
-  /** Slots that become free meanwhile wait for the next round: queues are claimed from in their order. */
-  private async claimAllLanes(plan: PlannedClaim[]): Promise<Claimed[]> {
-    const found: Claimed[] = [];
-    const slots = this.takers.length;
-    let given = 0;
-    for (const planned of plan) {
-      const result = await this.claimLanes(planned, Math.min(this.takers.length, slots - given));
-      given += result?.jobs.length ?? 0;
-      if (result) found.push({ ...result, ahead: false });
-    }
-    return found;
-  }
-
-  private async claimAllPlain(plan: PlannedClaim[]): Promise<Claimed[]> {
-    const found: Claimed[] = [];
-    for (const planned of plan) {
-      const result = await this.claimPlain(planned);
-      if (result) found.push({ ...result, ahead: planned.limit !== null });
-    }
-    return found;
-  }
-
   private async acceptAll(claims: PromiseSettledResult<Claimed[]>): Promise<Claimed[]> {
     if (claims.status === 'rejected') return [];
     for (const result of claims.value) {
+      if (result.look) this.noteLook(result.look);
       if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
       this.accept({ ...result, jobs: await this.withoutExtraSuspects(result.jobs) });
     }
@@ -359,125 +334,39 @@ export class JobQueue {
     await this.lost.compare().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
   }
 
-  private get claimer(): Claimer {
-    const { claimer, jobs, workerId, leaseMs } = this.options;
-    return claimer?.() ?? byHand(workerId, leaseMs ?? jobs.registry.lockTimeoutMs);
-  }
-
-  private wantsLanes({ group }: PlannedClaim): boolean {
-    return this.takers.length > 0 && group.lookAt <= performance.now();
-  }
-
-  /** Tasks with a limit of their own do not wait until the buffer, which others fill, has room. */
-  private wantsPlain({ group, limit }: PlannedClaim): boolean {
-    if (group.queue !== null || this.options.mayClaim?.() === false) return false;
-    return (limit !== null || this.wantsMore()) && !group.scan.isEmpty(this.poll.shortestMs);
-  }
-
-  /** Jobs of lanes, for the slots that are free; null where there are none, or nothing new. */
-  private async claimLanes({ group, limit }: PlannedClaim, slots: number): Promise<ClaimResult | null> {
-    const wanted = Math.min(slots, limit ?? Infinity) >> Math.min(this.failures, 10);
-    if (wanted < 1 || this.looking || group.lookAt > performance.now()) return null;
-    const startedAt = performance.now();
-    const { era } = this;
-    this.looking = true;
-    try {
-      const result = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
-      this.learn(group, result, startedAt);
-      return this.ofEra(era, result);
-    } finally {
-      this.looking = false;
-    }
-  }
-
-  /** A look at the lanes of a group. */
-  private laneClaim(group: ClaimGroup, wanted: number): LaneClaim {
-    const { share, spare, ...memory } = group.lanes.next(wanted);
-    group.looks();
-    return {
-      ...this.claimer,
-      ...this.plan.filterOf(group),
-      worstPriority: this.buffer.headPriority,
-      maxCrashes: this.options.isolation?.claimableCrashes ?? null,
-      queue: group.queue,
-      limit: wanted,
-      share,
-      spare,
-      memory,
-    };
-  }
-
-  private learn(group: ClaimGroup, result: LaneClaimResult, startedAt: number): void {
-    const costMs = performance.now() - startedAt;
-    group.lanes.learn(result, costMs);
-    group.looked(result);
-    this.plainTurns = this.plainTurnsAfter(result);
-    for (const job of result.jobs) if (job.queue !== null) this.freed.delete(lanesOfQueue(job.queue));
-  }
-
   private async settleAndFill(group: ClaimGroup, requests: SettleRequest[], end: () => void): Promise<FillingAnswer> {
-    const { claims, settlement } = this.options.jobs;
-    const startedAt = performance.now();
-    const { era } = this;
     try {
-      const claim = this.laneClaim(group, this.takers.length);
-      const { claimed, ...answer } = await settlement.completeAndClaim(
-        this.claimer,
-        requests,
-        claims.laneValues(claim),
-      );
-      const result = this.ofEra(era, await claims.readLanes(claim, claimed));
+      const { answer, look } = await this.fetcher.settleAndLook(group, requests);
       for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job.queue!);
-      this.learn(group, result, startedAt);
+      this.noteLook(look);
       this.tellFreed();
-      if (result.report?.unknown.length) this.plan.tell([]);
+      if (look.report?.unknown.length) this.plan.tell([]);
       this.lookAt = group.lookAt;
-      if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
-      const jobs = await this.withoutExtraSuspects(result.jobs);
+      if (look.unreadable) this.options.onError?.(look.unreadable, 'reading claimed jobs');
+      const jobs = await this.withoutExtraSuspects(look.jobs);
       const results = answer.results.map((settled) => ({ ...settled, hasFreedPlace: false }));
       const begin = (): void => {
         end();
-        this.accept({ ...this.ofEra(era, { ...result, jobs }), ahead: false });
+        this.accept({ jobs, more: look.more, ahead: false });
       };
       return { ...answer, results, begin };
     } catch (error) {
       if (!isLockTimeout(error)) this.lost.suspect();
       end();
       if (!isLockTimeout(error)) throw error;
-      return { ...(await settlement.settle(this.claimer, requests)), begin: () => undefined };
+      return { ...(await this.options.jobs.settlement.settle(this.fetcher.claimer, requests)), begin: () => undefined };
     }
+  }
+
+  private noteLook(look: LaneClaimResult): void {
+    this.plainTurns = this.plainTurnsAfter(look);
+    for (const job of look.jobs) if (job.queue !== null) this.freed.delete(lanesOfQueue(job.queue));
   }
 
   /** Where lanes have more to give, plain jobs of the same priority count as one lane: so many of them go before the next look. */
   private plainTurnsAfter({ jobs, more, report }: LaneClaimResult): number {
     if (!more || !jobs.length || !report || report.priority !== this.buffer.headPriority) return 0;
     return Math.ceil(jobs.length / Math.max(1, report.lanes));
-  }
-
-  /** A batch of plain jobs, for the buffer; null where it needs none. */
-  private async claimPlain(planned: PlannedClaim): Promise<ClaimResult | null> {
-    if (!this.wantsPlain(planned)) return null;
-    const { group, limit } = planned;
-    const room = limit === null ? this.buffer.room + this.takers.length : Math.min(limit, LIMITED_AHEAD);
-    // Smaller after a failure: it may have been too much for the server's statement_timeout.
-    const wanted = Math.max(limit === null ? 1 : 0, room >> Math.min(this.failures, 10));
-    if (wanted < 1) return null;
-    const startedAt = performance.now();
-    const { era } = this;
-    const result = await this.options.jobs.claims.claimPlain({
-      ...this.claimer,
-      ...this.plan.filterOf(group),
-      limit: wanted,
-      maxKib: Math.min(MAX_CLAIM_KIB, this.buffer.roomKib),
-      ...group.scan.next(),
-    });
-    group.scan.learn(result, performance.now() - startedAt, wanted);
-    return this.ofEra(era, result);
-  }
-
-  /** An answer that comes after the pool was taken for dead brings nothing: others have these jobs. */
-  private ofEra<Result extends ClaimResult>(era: number, result: Result): Result {
-    return era === this.era ? result : { ...result, jobs: [] };
   }
 
   /** What other processes, or this one, have told. */
@@ -577,7 +466,7 @@ export class JobQueue {
   private async giveBack(jobs: ClaimedJob[]): Promise<void> {
     for (const job of jobs) this.options.isolation?.leave(job);
     try {
-      await this.options.jobs.settlement.release(this.claimer, jobs);
+      await this.options.jobs.settlement.release(this.fetcher.claimer, jobs);
     } catch (error) {
       // As long as our heartbeat goes on, nobody else would get them.
       this.lost.suspect();

@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import {
+  createJobManager,
   createWorkerPool,
   DatabaseUnavailableError,
   type JobManager,
@@ -162,5 +163,38 @@ describe('answers that were lost', () => {
     expect(lost).toBeGreaterThan(0);
     expect(done).toEqual(Array.from({ length: 20 }, (_, n) => n));
     expect(pool.stats()).toMatchObject({ completed: 20, failed: 0 });
+  });
+
+  it('a place that was freed by a settle whose answer was lost is told to others', async () => {
+    let finish!: () => void;
+    const finished = new Promise<void>((resolve) => (finish = resolve));
+    await start({ first: () => finished }, { taskIdentifiers: ['first'] });
+    await jobs.addJob('first', 1, { queue: 'q' });
+    await eventually(async () => (await jobs.counts()).byStatus.running === 1);
+    const other = await createJobManager({ connection: test.url });
+    const done: unknown[] = [];
+    const pool = createWorkerPool({
+      jobs: other,
+      tasks: { second: (n) => void done.push(n) },
+      options: { pollIntervalMs: 60_000 },
+    });
+    try {
+      await pool.start();
+      await jobs.addJob('second', 2, { queue: 'q' });
+      const { settlement } = jobs;
+      const real = settlement['complete'].bind(settlement);
+      let lost = 0;
+      settlement['complete'] = async (...args) => {
+        const answer = await real(...args);
+        if (lost++) return answer;
+        throw new DatabaseUnavailableError('The connection broke.');
+      };
+      finish();
+      await eventually(() => done.length === 1);
+      expect(lost).toBeGreaterThan(0);
+    } finally {
+      await pool.stop(0);
+      await other.close();
+    }
   });
 });

@@ -8,6 +8,7 @@ import {
   type WorkerPool,
 } from '../../lib/index.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
+import { eventually } from '../support/database.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 import { claimAsPool, registerPool } from '../support/pool.claims.js';
 
@@ -310,5 +311,44 @@ describe('races', () => {
     await jobs.completeJobs(WORKER, running, 1);
     expect(await claim(100)).toHaveLength(1);
     expect((await test.sql(`select from jobs.job_places`)).length).toBe(2);
+  });
+
+  it('the end of a job that was claimed before its queue had a limit tells of the place that it frees', async () => {
+    const other = await createJobManager({ connection: test.url });
+    const done: unknown[] = [];
+    const pool = createWorkerPool({
+      jobs: other,
+      tasks: { x: (n) => void done.push(n) },
+      options: { pollIntervalMs: 60_000 },
+    });
+    try {
+      await jobs.configureQueue('late', { concurrency: Infinity });
+      await add('late', 1);
+      const running = await claim();
+      await jobs.configureQueue('late', { concurrency: 1 });
+      await pool.start();
+      let looks = 0;
+      const look = other.claims.claimLanes.bind(other.claims);
+      other.claims.claimLanes = async (request) => {
+        const found = await look(request);
+        looks++;
+        return found;
+      };
+      await add('late', 2);
+      await eventually(() => looks > 0);
+      await jobs.completeJobs(WORKER, running, 1);
+      await eventually(() => done.length === 1);
+      expect(done).toEqual([2]);
+    } finally {
+      await pool.stop(0);
+      await other.close();
+    }
+  });
+
+  it('a row in another lane than its own is refused by the schema', async () => {
+    const [{ id }] = (await add('odd', 1)) as unknown as [{ id: string }];
+    await expect(test.sql(`update jobs.jobs set queue = null where id = $1`, [id])).rejects.toThrow(
+      'limited_jobs_lie_in_their_lane',
+    );
   });
 });

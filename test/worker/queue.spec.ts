@@ -301,3 +301,60 @@ describe('waking', () => {
     );
   });
 });
+
+describe('tasks with a limit of their own', () => {
+  const start = async (tasks: Parameters<typeof createWorkerPool>[0]['tasks'], options: WorkerOptions) => {
+    const pool = createWorkerPool({ jobs, tasks, options: { pollIntervalMs: 50, ...options } });
+    pools.push(pool);
+    await pool.start();
+  };
+  const begun: string[] = [];
+  const slowly = (name: string) => async (): Promise<void> => {
+    begun.push(name);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  };
+
+  it.each([{}, { queue: 'wide' }])('start while a backlog of other jobs lasts (%j)', async (options) => {
+    begun.length = 0;
+    await jobs.configureQueue('wide', { concurrency: 50 });
+    await add(400);
+    await jobs.addJobs(Array.from({ length: 20 }, () => ({ task: 'limited', payload: 1, ...options })));
+    await start({ x: slowly('x'), limited: { handler: slowly('limited'), concurrency: 2 } }, { concurrency: 4 });
+    await eventually(() => begun.length === 420, { timeoutMs: 30_000 });
+    expect(begun.lastIndexOf('limited')).toBeLessThan(begun.lastIndexOf('x'));
+  });
+
+  it('keep others from nothing: as urgent ones take turns', async () => {
+    begun.length = 0;
+    await jobs.addJobs(Array.from({ length: 200 }, () => ({ task: 'limited', payload: 1 })));
+    await add(40);
+    await start({ x: slowly('x'), limited: { handler: slowly('limited'), concurrency: 100 } }, { concurrency: 2 });
+    await eventually(() => begun.length === 240, { timeoutMs: 30_000 });
+    expect(begun.lastIndexOf('x')).toBeLessThan(begun.lastIndexOf('limited'));
+  });
+});
+
+describe('a claim whose answer comes after the pool was taken for dead', () => {
+  it.each(['claimPlain', 'claimLanes'] as const)('brings nothing (%s)', async (kind) => {
+    const { claims } = jobs;
+    const real = claims[kind].bind(claims) as (request: never) => Promise<{ jobs: unknown[] }>;
+    let answered!: () => void;
+    const answer = new Promise<void>((resolve) => (answered = resolve));
+    let claimed = 0;
+    (claims as any)[kind] = async (request: never) => {
+      const result = await real(request);
+      claimed += result.jobs.length;
+      if (claimed) await answer;
+      return result;
+    };
+    await add(3, kind === 'claimLanes' ? { queue: 'q' } : {});
+    const queue = create();
+    queue.start();
+    const waiting = queue.takeJob(200);
+    await eventually(() => claimed > 0);
+    queue.dropAll();
+    answered();
+    expect(await waiting).toBeNull();
+    expect(queue.depth).toBe(0);
+  });
+});

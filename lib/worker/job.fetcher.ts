@@ -1,0 +1,162 @@
+// The claims of a queue: looks at lanes for its free slots, batches of plain jobs for its buffer. One of each at a time.
+import type { Claimer, ClaimResult, LaneClaim, LaneClaimResult, SettleRequest } from '../interfaces/claim.interface.js';
+import type { SettleAnswer } from '../manager/job.settlement.js';
+import { byHand } from '../manager/worker.registry.js';
+import type { ClaimGroup } from './claim.group.js';
+import type { ClaimPlan, PlannedClaim } from './claim.plan.js';
+import type { JobBuffer } from './job.buffer.js';
+import type { JobQueueOptions } from './queue.options.js';
+
+/** So many jobs of a task with a limit of its own wait in the buffer at most. */
+const LIMITED_AHEAD = 10;
+/** Most KiB of payloads that one claim reads, except the first. */
+const MAX_CLAIM_KIB = 4 * 1024;
+
+export interface Claimed extends ClaimResult {
+  /** Of a task with a limit of its own. */
+  ahead: boolean;
+  /** Of lanes: what the look has told. */
+  look?: LaneClaimResult;
+}
+
+/** What a round of claims may ask for. */
+export interface Room {
+  /** Free slots. */
+  slots: () => number;
+  /** Whether the buffer should be filled. */
+  wantsMore: () => boolean;
+  /** After so many failures in a row, claims are smaller: the last one may have been too much for a statement_timeout. */
+  failures: () => number;
+  pollMs: number;
+}
+
+export class JobFetcher {
+  /** A look at lanes is under way: what is remembered of them is for one at a time. */
+  looking = false;
+  /** How often the pool was taken for dead: what was claimed before belongs to others. */
+  private era = 0;
+
+  constructor(
+    private readonly options: JobQueueOptions,
+    private readonly plan: ClaimPlan,
+    private readonly buffer: JobBuffer,
+    private readonly room: Room,
+  ) {}
+
+  get claimer(): Claimer {
+    const { claimer, jobs, workerId, leaseMs } = this.options;
+    return claimer?.() ?? byHand(workerId, leaseMs ?? jobs.registry.lockTimeoutMs);
+  }
+
+  wantsLanes({ group }: PlannedClaim): boolean {
+    return this.room.slots() > 0 && group.lookAt <= performance.now();
+  }
+
+  /** Tasks with a limit of their own do not wait until the buffer, which others fill, has room. */
+  wantsPlain({ group, limit }: PlannedClaim): boolean {
+    if (group.queue !== null || this.options.mayClaim?.() === false) return false;
+    return (limit !== null || this.room.wantsMore()) && !group.scan.isEmpty(this.room.pollMs);
+  }
+
+  /** Slots that become free meanwhile wait for the next round: queues are claimed from in their order. */
+  async claimLanes(plan: PlannedClaim[]): Promise<Claimed[]> {
+    const found: Claimed[] = [];
+    const slots = this.room.slots();
+    let given = 0;
+    for (const planned of plan) {
+      const look = await this.lookAt(planned, Math.min(this.room.slots(), slots - given));
+      given += look?.jobs.length ?? 0;
+      if (look) found.push({ ...look, look, ahead: false });
+    }
+    return found;
+  }
+
+  async claimPlain(plan: PlannedClaim[]): Promise<Claimed[]> {
+    const found: Claimed[] = [];
+    for (const planned of plan) {
+      const result = await this.fill(planned);
+      if (result) found.push({ ...result, ahead: planned.limit !== null });
+    }
+    return found;
+  }
+
+  /** Settles completions, and looks at lanes in the same transaction. The caller has seen to it that no other look is under way. */
+  async settleAndLook(
+    group: ClaimGroup,
+    requests: SettleRequest[],
+  ): Promise<{ answer: SettleAnswer; look: LaneClaimResult }> {
+    const { claims, settlement } = this.options.jobs;
+    const startedAt = performance.now();
+    const { era } = this;
+    const claim = this.laneClaim(group, this.room.slots());
+    const { claimed, ...answer } = await settlement.completeAndClaim(this.claimer, requests, claims.laneValues(claim));
+    const look = await claims.readLanes(claim, claimed);
+    this.learn(group, look, startedAt);
+    return { answer, look: this.ofEra(era, look) };
+  }
+
+  /** The pool was taken for dead: answers that are under way bring nothing, because others have these jobs. */
+  forget(): void {
+    this.era++;
+  }
+
+  /** Jobs of lanes, for the slots that are free; null where there are none, or nothing new. */
+  private async lookAt({ group, limit }: PlannedClaim, slots: number): Promise<LaneClaimResult | null> {
+    const wanted = Math.min(slots, limit ?? Infinity) >> Math.min(this.room.failures(), 10);
+    if (wanted < 1 || this.looking || group.lookAt > performance.now()) return null;
+    const startedAt = performance.now();
+    const { era } = this;
+    this.looking = true;
+    try {
+      const look = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
+      this.learn(group, look, startedAt);
+      return this.ofEra(era, look);
+    } finally {
+      this.looking = false;
+    }
+  }
+
+  private laneClaim(group: ClaimGroup, wanted: number): LaneClaim {
+    const { share, spare, ...memory } = group.lanes.next(wanted);
+    group.looks();
+    return {
+      ...this.claimer,
+      ...this.plan.filterOf(group),
+      worstPriority: this.buffer.headPriority,
+      maxCrashes: this.options.isolation?.claimableCrashes ?? null,
+      queue: group.queue,
+      limit: wanted,
+      share,
+      spare,
+      memory,
+    };
+  }
+
+  private learn(group: ClaimGroup, look: LaneClaimResult, startedAt: number): void {
+    group.lanes.learn(look, performance.now() - startedAt);
+    group.looked(look);
+  }
+
+  /** A batch of plain jobs, for the buffer; null where it needs none. */
+  private async fill(planned: PlannedClaim): Promise<ClaimResult | null> {
+    if (!this.wantsPlain(planned)) return null;
+    const { group, limit } = planned;
+    const room = limit === null ? this.buffer.room + this.room.slots() : Math.min(limit, LIMITED_AHEAD);
+    const wanted = Math.max(1, room >> Math.min(this.room.failures(), 10));
+    const startedAt = performance.now();
+    const { era } = this;
+    const result = await this.options.jobs.claims.claimPlain({
+      ...this.claimer,
+      ...this.plan.filterOf(group),
+      limit: wanted,
+      maxKib: Math.min(MAX_CLAIM_KIB, this.buffer.roomKib),
+      ...group.scan.next(),
+    });
+    group.scan.learn(result, performance.now() - startedAt, wanted);
+    return this.ofEra(era, result);
+  }
+
+  private ofEra<Result extends ClaimResult>(era: number, result: Result): Result {
+    return era === this.era ? result : { ...result, jobs: [] };
+  }
+}
