@@ -24,6 +24,8 @@ export class MaintenanceDuties {
   /** Since when locks have been in the way, by performance.now(); null: they are not. */
   private heldSince: number | null = null;
   private warnedAt = -Infinity;
+  /** One collection at a time: the next one would take over what the last has found. */
+  private collecting = false;
 
   constructor(
     private readonly jobs: JobManager,
@@ -74,7 +76,9 @@ export class MaintenanceDuties {
 
   private async collectHistory(): Promise<void> {
     const { jobs } = this;
-    await jobs.gcJobHistory();
+    if (this.collecting) return;
+    this.collecting = true;
+    await jobs.gcJobHistory().finally(() => (this.collecting = false));
     if (!jobs.retention.held.length) {
       this.heldSince = null;
       return this.collectLater(null);

@@ -282,7 +282,7 @@ export class JobsMigrator {
       // Partitioned tables refuse a default tablespace that is the database's own.
       await client.query(
         `select set_config('search_path', $1, true), set_config('standard_conforming_strings', 'on', true),
-           set_config('default_tablespace', nullif(current_setting('default_tablespace'), t.spcname::text), true)
+           set_config('default_tablespace', coalesce(nullif(current_setting('default_tablespace'), t.spcname::text), ''), true)
          from pg_database d join pg_tablespace t on t.oid = d.dattablespace
          where d.datname = current_database()`,
         [this.searchPath],

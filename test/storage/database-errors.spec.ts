@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { DatabaseUnavailableError } from '../../lib/index.js';
+import { DatabaseUnavailableError, TransactionConflictError } from '../../lib/index.js';
 import { isConflict, translateError } from '../../lib/storage/database.errors.js';
 
 const failing = (code: string | undefined, message = 'it failed'): Error =>
@@ -39,9 +39,16 @@ describe('a failure of the connection', () => {
 });
 
 describe('a failure of a statement', () => {
-  it.each(['57014', '40001', '40P01', '23505', '22P02', undefined])('with code %s is left as it is', (code) => {
+  it.each(['57014', '23505', '22P02', undefined])('with code %s is left as it is', (code) => {
     const error = failing(code);
     expect(translated(error)).toBe(error);
+  });
+
+  it.each(['40001', '40P01'])('with code %s says that the transaction is to be repeated', (code) => {
+    const error = failing(code);
+    expect(translated(error)).toBeInstanceOf(TransactionConflictError);
+    expect(translated(error)).toMatchObject({ sqlState: code, cause: error });
+    expect(isConflict(translated(error))).toBe(true);
   });
 
   it('is a conflict, to be repeated, where others were in the way', () => {

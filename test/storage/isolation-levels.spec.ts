@@ -285,10 +285,9 @@ describe.each(ISOLATION)('a caller’s transaction at %s', (isolation) => {
         const jobs = await ctx.jobs.getJobs(WORKER, { taskIdentifiers: [task] });
         claimed.push(...jobs.map((job) => job.task));
         await ctx.jobs.completeJobs(WORKER, jobs, 1);
-      }, 1).finally(async () => {
-        for (const pool of handlers) await pool.stop(0);
-        handlers.clear();
-      });
+      }, 1);
+      for (const pool of handlers) await pool.stop(0);
+      handlers.clear();
       const [last] = (await test.jobs.jobHistory(id)).toReversed();
       if (last!.status !== 'completed') errors.push(last!.errorMessage);
     }
