@@ -10,42 +10,14 @@ import { isConflict, isRefused, refuseIfOver, translateError } from './database.
 import { endOrCut, hearErrors, poolConfig, portable, singleConnection } from './connection.settings.js';
 import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
+import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
+import { setLockTimeout, type Statement } from './statement.js';
 
-/** How a statement behaves when the connection is in trouble. */
-export interface StatementTraits {
-  /** Reads, or sets what it sets already: where its answer was lost it is simply run again. */
-  readonly repeatable?: true;
-  /** Never waits for other people's transactions: without an answer for a minute, its connection is dead. */
-  readonly prompt?: true;
-  /** May meet locks of other people's transactions: waits for them for 100 ms at most, and fails then. */
-  readonly brief?: true;
-}
-
-/** A statement of the library: its text depends on nothing but the (quoted) schema. */
-export interface Statement<Row> extends StatementTraits {
-  readonly name: string;
-  readonly text: (schema: string) => string;
-  /** Only carries the row's type. */
-  readonly row?: Row;
-}
-
-/** Declares a statement; see storage/statements. */
-export const statement = <Row>(
-  name: string,
-  text: (schema: string) => string,
-  traits: StatementTraits = {},
-): Statement<Row> => ({ name, text, ...traits });
+export { setLockTimeout, statement, type Statement, type StatementTraits } from './statement.js';
 
 /** Quotes an SQL identifier, whatever it contains. */
 export const quoteIdentifier = (name: string): string => `"${name.replaceAll('"', '""')}"`;
-
-/** How long this transaction waits for a lock. Returns how long it would have waited. $1 as lock_timeout takes it. */
-export const setLockTimeout = statement<{ before: string }>(
-  'set_lock_timeout',
-  () => `
-  select pg_catalog.current_setting('lock_timeout') as before, pg_catalog.set_config('lock_timeout', $1, true)`,
-);
 
 export interface DatabaseOptions {
   schema: string;
@@ -311,28 +283,3 @@ function atStart({ message, cause }: DatabaseUnavailableError, waitedMs: number)
   const hint = isRefused(cause) ? '' : 'To wait for it at start instead of failing at once, set waitForDatabaseMs.';
   return new DatabaseUnavailableError(`${message} ${waitedMs ? waited : hint}`.trimEnd(), { cause });
 }
-
-const rowsOf = <Row>(result: { rows: unknown[] }): Row[] => result.rows as Row[];
-
-/** Named statements and our own type parsing where the connection is pg's; the plain call where it is not. */
-async function runOn<Row>(executor: QueryExecutor, query: { name?: string; text: string; values: unknown[] }) {
-  const client = await pgClientOf(executor);
-  if (client) return rowsOf<Row>(await client.query({ ...query, types: rowTypes }));
-  const answer: unknown = await executor.query(query.text, query.values);
-  return (Array.isArray(answer) ? answer : ((answer as { rows?: unknown[] } | undefined)?.rows ?? [])) as Row[];
-}
-
-/** The pg client behind an executor: itself, or the one a TypeORM transaction runs on. */
-async function pgClientOf(executor: QueryExecutor): Promise<pg.ClientBase | null> {
-  const { queryRunner } = executor as { queryRunner?: { connect?: () => Promise<unknown> } };
-  const runner = queryRunner ?? (executor as { connect?: () => Promise<unknown> });
-  if (isPg(executor)) return executor as unknown as pg.ClientBase;
-  if (typeof runner.connect !== 'function' || !('isTransactionActive' in runner)) return null;
-  const client = await runner.connect();
-  return isPg(client) ? (client as pg.ClientBase) : null;
-}
-
-const isPg = (candidate: unknown): boolean =>
-  typeof candidate === 'object' &&
-  candidate !== null &&
-  ('connectionParameters' in candidate || ('totalCount' in candidate && 'idleCount' in candidate));

@@ -24,8 +24,25 @@ import { type TestManager, WORKER } from '../support/manager.js';
 import { claimAsPool, registerPool } from '../support/pool.claims.js';
 
 const modules = [
-  ...[addJobs, attempts, claims, byHand, crontabs, dependencies, edits, ends, inspections, partitions, garbage, queues],
-  ...[limits, releases, settles, testing, waiting, workers, { setLockTimeout }],
+  addJobs,
+  attempts,
+  claims,
+  byHand,
+  crontabs,
+  dependencies,
+  edits,
+  ends,
+  inspections,
+  partitions,
+  garbage,
+  queues,
+  limits,
+  releases,
+  settles,
+  testing,
+  waiting,
+  workers,
+  { setLockTimeout },
 ];
 
 /** Whatever looks like a statement among what the library's modules export. */

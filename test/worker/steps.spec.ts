@@ -210,7 +210,7 @@ describe('ctx.step', () => {
       });
     });
     const cutOff = `select pg_terminate_backend(pid) from pg_stat_activity
-      where wait_event_type = 'Lock' and datname = current_database() and query like '%job_steps%'`;
+      where wait_event_type = 'Lock' and datname = current_database() and query like '%save_step%'`;
     await eventually(async () => (await test.sql(cutOff)).length === 1);
     await blocker.query('commit');
     await blocker.end();
