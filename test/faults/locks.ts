@@ -243,6 +243,7 @@ export const CASES: Record<string, Case> = {
     waits: true,
     locks: 'job_dependencies',
   },
+  find_family: { args: ({ ids }) => [ids.child, 10] },
   find_circle_of: { args: ({ ids }) => [[ids.child]] },
 
   // Attempts
@@ -273,6 +274,19 @@ export const CASES: Record<string, Case> = {
   complete_jobs: {
     args: (scene) => [null, LIVING, ...claimOf(scene, 'running', 'plain'), [1, 1], null, true, HOUR, null, true, false],
     locks: 'jobs job_places',
+  },
+  complete_and_claim: {
+    args: (scene) => [
+      LIVING,
+      ...claimOf(scene, 'running', 'plain'),
+      [1, 1],
+      null,
+      true,
+      HOUR,
+      ...laneArguments,
+      ...[[], [], [], null, [], [], [], 200],
+    ],
+    locks: 'job_queues rate_limits rate_limit_windows jobs job_places',
   },
   end_attempts: {
     args: (scene) => [null, LIVING, JSON.stringify(failuresOf(scene, 'running', 'dead')), true, true, HOUR, null, null],
@@ -312,7 +326,7 @@ export const CASES: Record<string, Case> = {
   // Looking
   find_jobs: { args: ({ ids }) => [[ids.running]] },
   find_results: { args: ({ ids }) => [[ids.running]] },
-  list_jobs: { args: () => [null, null, null, null, null, null, null, null, null, null, 10] },
+  list_jobs: { args: () => [null, null, null, null, null, null, null, null, null, null, 10, null] },
   job_history: { args: ({ ids }) => [ids.completed] },
   list_history: { args: () => [null, null, null, null, null, null, null, null, null, 10] },
   count_jobs: { args: none },
@@ -372,6 +386,7 @@ export const CASES: Record<string, Case> = {
   forget_notes_of_range: { args: () => [...ANY_ID, 0], locks: 'job_dependencies job_steps job_progress job_logs' },
   default_bodies: { args: none },
   expired_history: { args: () => [null] },
+  partition_holders: { args: none },
   analyze_parents: { args: none, locks: '' },
   prune_history: {
     args: ({ oids }) => [oids.job_history, new Date(0), AT, ...pages],
