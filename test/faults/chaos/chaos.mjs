@@ -1,12 +1,13 @@
 // The chaos run: real worker processes and a real PostgreSQL under faults that a seed chooses, while jobs are added.
-// Usage: npm run chaos -- [--seconds 60] [--seed <number>] [--workers 3] [--only <part of a fault's name>] [--quiet]
+// Usage: npm run chaos -- [--seconds 60] [--seed <number>] [--workers 3] [--only <part of a fault's name>] [--strangers]
+//   [--quiet]. With --strangers, transactions of others hold random rows meanwhile, for up to 20 s each.
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import pg from 'pg';
 import { createJobManager } from '../../../dist/index.js';
 import { Cluster } from './cluster.mjs';
-import { DATABASE_FAULTS, healDatabase, PROCESS_FAULTS } from './faults.mjs';
+import { DATABASE_FAULTS, healDatabase, PROCESS_FAULTS, STRANGERS } from './faults.mjs';
 import { Fleet } from './fleet.mjs';
 import { Load } from './load.mjs';
 import { Proxy } from './proxy.mjs';
@@ -20,6 +21,7 @@ const { values: given } = parseArgs({
     seed: { type: 'string' },
     workers: { type: 'string', default: '3' },
     only: { type: 'string', default: '' },
+    strangers: { type: 'boolean', default: false },
     quiet: { type: 'boolean', default: false },
   },
 });
@@ -76,7 +78,8 @@ try {
   say('workers and enqueuers run');
 
   let inTrouble = false;
-  const rescues = new Rescues(fleet, cluster, () => !inTrouble);
+  let strangers = 0;
+  const rescues = new Rescues(fleet, cluster, () => !inTrouble && strangers === 0);
   rescues.start();
   const parts = { cluster, proxy, fleet, rescues, breakPromise, leaseMs: LEASE_MS };
   const injected = new Map();
@@ -97,7 +100,19 @@ try {
       injected.set(kind, (injected.get(kind) ?? 0) + 1);
     }
   }
+  const besides = async (inject) => {
+    strangers++;
+    try {
+      return await inject();
+    } catch {
+      // The server went away under it.
+      return false;
+    } finally {
+      strangers--;
+    }
+  };
   await Promise.all([
+    ...(given.strangers ? [4, 5, 6].map((own) => lane('strangers', STRANGERS, seed + own, besides)) : []),
     lane('processes', PROCESS_FAULTS, seed + 2, (inject) => inject()),
     lane('database', DATABASE_FAULTS, seed + 3, async (inject) => {
       inTrouble = true;

@@ -183,6 +183,36 @@ export const DATABASE_FAULTS = [
   },
 ];
 
+/** Tables in which other transactions may hold rows, and how many at most. */
+const HELD = {
+  jobs: 20,
+  job_bodies: 20,
+  job_places: 5,
+  job_queues: 3,
+  job_keys: 6,
+  job_dependencies: 10,
+  rate_limits: 1,
+  rate_limit_windows: 2,
+  workers: 2,
+  duties: 2,
+  crontabs: 1,
+};
+
+/** What others do in their own transactions. Each gets { cluster, random }. */
+export const STRANGERS = Object.entries(HELD).map(([table, most]) => ({
+  name: `rows of ${table} held`,
+  weight: table === 'jobs' ? 4 : 1,
+  inject: ({ cluster, random }) =>
+    cluster.withAdmin(async (admin) => {
+      await admin.query('begin; set local idle_in_transaction_session_timeout = 0');
+      await admin.query(`select from jobs.${table} order by random() limit $1 for update skip locked`, [
+        Math.ceil(random.between(0, most)),
+      ]);
+      await sleep(random.between(1_000, 20_000));
+      await admin.query('rollback');
+    }),
+}));
+
 /** Takes away whatever a fault of the database may have left, even if it ended in an error. */
 export async function healDatabase({ cluster, proxy }) {
   proxy.heal();
