@@ -63,7 +63,8 @@ export interface LaneClaim extends Claimer, ClaimFilter {
 
 /** What a pool remembers of lanes, as the claim reads it. */
 export interface LaneMemoryState {
-  turn: { priority: number; lane: string } | null;
+  /** Of priorities: the place of the lane behind which the turn goes on. */
+  turns: string[];
   /** Stretches of the walk in which nothing can be claimed, in order. */
   blocked: { after: string; upto: string }[];
   /** Beginnings of lanes to look at all the same, in order. */
@@ -91,9 +92,10 @@ export interface PlainClaimResult extends ClaimResult {
 
 /** What a claim of lanes tells of them, beside the jobs. */
 export interface LaneReport {
-  /** Where the turn goes on, after the last lane served; null: none was. */
+  /** The last priority served; null: none was. */
   priority: number | null;
-  lane: string | null;
+  /** Places behind which turns go on: in each priority served, that of the last lane that got a job. */
+  turns: string[];
   /** How many lanes were served. */
   lanes: number;
   more: boolean;

@@ -28,7 +28,7 @@ import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js
 import { toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
-import { LaneMemory } from './lane.memory.js';
+import { LaneMemory, type Turns } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
 import type { SchemaGuard } from './schema.guard.js';
 
@@ -54,6 +54,8 @@ export class JobClaims {
   private readonly seenTasks = new Set<string>();
   /** Claims by hand take turns between plain jobs and lanes. */
   private lanesFirst = false;
+  /** Where turns go on over the lanes, from one claim by hand to the next. */
+  private readonly turns: Turns = new Map();
 
   constructor(
     private readonly database: Database,
@@ -173,7 +175,7 @@ export class JobClaims {
     limit: number,
   ): Promise<ClaimedJob[]> {
     const jobs: ClaimedJob[] = [];
-    const memory = new LaneMemory(Infinity);
+    const memory = new LaneMemory(Infinity, queue === null ? this.turns : undefined);
     while (jobs.length < limit) {
       const wanted = limit - jobs.length;
       const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
@@ -230,8 +232,7 @@ export class JobClaims {
       request.leaseMs,
       request.worstPriority,
       request.queue,
-      memory.turn?.priority ?? null,
-      memory.turn?.lane ?? null,
+      memory.turns,
       memory.blocked.map(({ after }) => after),
       memory.blocked.map(({ upto }) => upto),
       memory.told,

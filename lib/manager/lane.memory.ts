@@ -3,7 +3,10 @@
 // time: it is dropped as a whole now and then, and everything is looked at again.
 import type { LaneClaimResult, LaneMemoryState } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import { comparePlaces, laneAtPlace, laneOf, lanesOfQueue, placeInWalk } from './lane.names.js';
+import { comparePlaces, laneAtPlace, laneOf, lanesOfQueue, priorityAtPlace } from './lane.names.js';
+
+/** By priority as a place names it: the place of the lane behind which the turn goes on. */
+export type Turns = Map<string, string>;
 
 interface Stretch {
   after: string;
@@ -17,6 +20,7 @@ const SPARE = 20;
 const MAX_STRETCHES = 100;
 const MAX_TOLD = 100;
 const MAX_POSITIONS = 100;
+const MAX_TURNS = 100;
 const FIRST_HELD_MS = 5;
 const LONGEST_HELD_MS = 1_000;
 /** Looking at everything that took 1 ms may be repeated after so many, and is after so long. */
@@ -30,7 +34,7 @@ export class LaneMemory {
   private told = new Set<string>();
   private toldInFlight: Set<string> | null = null;
   private positions = new Map<string, { runAt: string; id: string }>();
-  private turn: LaneMemoryState['turn'] = null;
+  private lastTurn = '';
   private lookedAt: number | null = null;
   /** How far the database's clock is ahead of performance.now(). */
   private clockLead = 0;
@@ -49,6 +53,7 @@ export class LaneMemory {
   constructor(
     /** Everything is looked at again after so long, at the earliest. */
     private readonly periodMs: number,
+    private readonly turns: Turns = new Map(),
   ) {}
 
   /** When a look may find more than the last one did: a window begins, or what others held may be free. ms from now. */
@@ -67,7 +72,7 @@ export class LaneMemory {
     this.toldInFlight = new Set();
     this.forgotInFlight = false;
     return {
-      turn: this.turn,
+      turns: [...this.turns.values()],
       blocked: this.stretches,
       told: [...this.told].sort(comparePlaces),
       dueSince: this.stretches.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
@@ -96,7 +101,7 @@ export class LaneMemory {
     this.follow(taken, new Set(report.held));
     this.heldMs = report.held.length ? Math.min(LONGEST_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2)) : 0;
     this.heldUntil = this.heldMs ? performance.now() + this.heldMs : Infinity;
-    if (report.priority !== null) this.turn = { priority: report.priority, lane: report.lane ?? '' };
+    for (const place of report.turns) this.passTurn(place);
     this.lanes = Math.max(1, report.lanes);
     if (!this.stretches.length) this.told.clear();
     if (this.stretches.length > MAX_STRETCHES) this.forget();
@@ -174,6 +179,14 @@ export class LaneMemory {
     }
   }
 
+  private passTurn(place: string): void {
+    const priority = priorityAtPlace(place);
+    this.turns.delete(priority);
+    this.turns.set(priority, place);
+    this.lastTurn = place;
+    if (this.turns.size > MAX_TURNS) this.turns.delete(this.turns.keys().next().value!);
+  }
+
   private remember(place: string, position: { runAt: string; id: string }): void {
     this.positions.delete(place);
     this.positions.set(place, position);
@@ -186,8 +199,7 @@ export class LaneMemory {
     const all = [...this.positions].map(([place, position]) => ({ place, ...position }));
     all.sort((a, b) => comparePlaces(a.place, b.place));
     if (all.length <= MAX_POSITIONS) return all;
-    const start = this.turn ? placeInWalk(this.turn.priority, this.turn.lane) : '';
-    const first = all.findIndex(({ place }) => comparePlaces(place, start) > 0);
+    const first = all.findIndex(({ place }) => comparePlaces(place, this.lastTurn) > 0);
     const ahead = first < 0 ? [] : all.slice(first, first + MAX_POSITIONS);
     const rest = all.slice(0, MAX_POSITIONS - ahead.length);
     return [...rest, ...ahead];

@@ -20,6 +20,8 @@ export const lanesOfQueue = (queue: string): string => queue + SEPARATOR;
 export const placeInWalk = (priority: number, lane: string): string =>
   (priority - LOWEST).toString(16).padStart(9, '0') + lane;
 
+export const priorityAtPlace = (place: string): string => place.slice(0, 9);
+
 export const laneAtPlace = (place: string): string => place.slice(9);
 
 /** As PostgreSQL compares them, with collation "C": by code points. */

@@ -28,7 +28,7 @@ const none = `'{}'`;
 const claimPlain = `select * from jobs.claim_plain_jobs('${WORKER}', 10, 65536, '{t}', null, null, null, null, ${none},
   ${none}, ${none}, null, null)`;
 const claimLanes = (worker = WORKER, lease = 'null'): string =>
-  `select * from jobs.claim_lane_jobs('${worker}', 10, 10, 0, '{t}', null, null, null, ${lease}, null, null, null, null,
+  `select * from jobs.claim_lane_jobs('${worker}', 10, 10, 0, '{t}', null, null, null, ${lease}, null, null, ${none},
     ${none}, ${none}, ${none}, null, ${none}, ${none}, ${none}, 200)`;
 const claimByHand = claimLanes(HAND, '3600000');
 const settle = ({ ids, fences }: Held, placed: boolean, careful: boolean): string =>

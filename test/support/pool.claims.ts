@@ -1,5 +1,6 @@
 // Claims as a pool makes them, without a pool: for specs of what happens to claims.
 import type { JobManager, ClaimedJob } from '../../lib/index.js';
+import type { LaneClaimResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 
 export interface PoolClaim {
@@ -34,6 +35,36 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
   if (!left) return lanes.jobs;
   const plain = await jobs.claims.claimPlain({ ...filter, limit: left, maxKib: 65_536, cursor: [], quiet: null });
   return [...lanes.jobs, ...plain.jobs];
+}
+
+export interface PoolLook {
+  taskIdentifiers?: string[];
+}
+
+/** One look at lanes, with what the pool remembers, as the incarnation `id` makes it. */
+export async function lookAsPool(
+  jobs: JobManager,
+  id: string,
+  limit: number,
+  memory: LaneMemory,
+  { taskIdentifiers }: PoolLook = {},
+): Promise<LaneClaimResult> {
+  const { share, spare, ...state } = memory.next(limit);
+  const found = await jobs.claims.claimLanes({
+    ...asPool(id),
+    taskIdentifiers: taskIdentifiers ?? null,
+    otherTasks: null,
+    forbiddenFlags: null,
+    worstPriority: null,
+    maxCrashes: null,
+    queue: null,
+    limit,
+    share,
+    spare,
+    memory: state,
+  });
+  memory.learn(found, 0);
+  return found;
 }
 
 /** Who settles what `claimAsPool` has claimed. */

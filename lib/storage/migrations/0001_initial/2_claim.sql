@@ -319,16 +319,18 @@ begin
 end $$;
 
 -- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
--- beginning behind `from_lane`, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
+-- beginning behind the lane that got a job last, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
 -- (`spare`: of how many more than are wanted to know whether they do). What cannot give now (a queue
 -- that is full or paused, a limit without tokens) costs one hop, however much waits in it. Returns as claim_plain_jobs,
 -- `extra` with the queue and the rate limit, and last an object
--- { priority, lane: the last lane served; more: there is probably more to claim now; lanes: how many were served;
+-- { priority: the last one served; turns: in priorities served, the place of the last lane that got a job; more: there is
+--   probably more to claim now; lanes: how many were served;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
 --   held: lanes of which others hold what is needed; unknown: queues to register;
 --   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due }.
 --
--- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. skip_*: such stretches
+-- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns: as reported, one
+-- for each priority; each goes on by itself, so that what is served in one does not end the turns of another. skip_*: such stretches
 -- (after, upto] as the pool remembers them, in order; told: beginnings of lanes to look at all the same, in order;
 -- due_since: also lanes in which something became due since. known_*: positions in lanes behind which to read, in order of
 -- the walk.
@@ -341,7 +343,7 @@ end $$;
 -- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
 create function claim_lane_jobs(
   worker text, wanted integer, share integer, spare integer, tasks text[], other_tasks text[], forbidden text[],
-  most_crashes integer, lease bigint, worst_priority integer, only_queue text, from_priority integer, from_lane text,
+  most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
   skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], hop_limit integer
 )
@@ -380,6 +382,8 @@ declare
   taken record;
   served_priority bigint;
   served_lane text;
+  served_queue text;
+  served_turns text[] := '{}';
   served integer := 0;
   next_priority bigint;
   hidden_upto text;
@@ -425,7 +429,9 @@ begin
       exit when not found;
       at_priority := ('x' || lpad(left(hidden_upto, 9), 16, '0'))::bit(64)::bigint - 2147483649 - 1;
     end loop;
-    turn_lane := case when at_priority = from_priority then from_lane else first_lane end;
+    turn_lane := coalesce((
+      select substr(t.place, 10) from unnest(turns) t(place) where starts_with(t.place, place_in_walk(at_priority, '')) limit 1
+    ), first_lane);
     select array_agg(substr(k.place, 10) order by k.nth), array_agg(k.run_at order by k.nth), array_agg(k.id order by k.nth)
     into known_lanes, run_ats, ids
     from unnest(known_places, known_run_ats, known_ids) with ordinality k(place, run_at, id, nth)
@@ -505,7 +511,7 @@ begin
             and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
         )
         select max(h.hops) as hops, max(h.lane) as lane, bool_or(h.lane is null) as ended,
-          (array_agg(h.queue order by h.hops desc) filter (where h.filled))[1] as filled_queue,
+          array_agg(h.queue) filter (where h.filled) as filled_queues,
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
           array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
           array_agg(distinct h.queue) filter (where h.state = 'unknown') as unknown,
@@ -640,7 +646,7 @@ begin
             where q.queue = '' or q.nth_of_queue <= q.room
           ),
           due as materialized (
-            select p.place, p.lane, p.limited from with_places p
+            select p.place, p.lane, p.limited, p.nth from with_places p
             where p.key = '' or p.nth_of_key <= p.tokens
             order by p.nth limit open_places
           ),
@@ -651,7 +657,7 @@ begin
               lease_expires_at = present + lease * interval '1 ms',
               place = case when d.limited then nextval('job_place_numbers') end
             from due d where j.ctid = d.place
-            returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane,
+            returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane, d.nth,
               concat('["', j.id, '","', j.fence, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',',
                 to_json(j.task), ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
               concat(extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes), ',"queue":', to_json(j.queue),
@@ -681,7 +687,7 @@ begin
             ))
           )
           select count(*)::integer as jobs, array_agg(c.id) as ids, array_agg(c.head) as heads, array_agg(c.extra) as extras,
-            max(c.place) as place, (
+            max(c.place) as place, (array_agg(c.lane order by c.nth desc))[1] as last_lane, (
               select array_agg(distinct p.lane) from proposals p
               where (p.queue <> '' and p.queue <> all(held_queues)) or (p.key <> '' and p.key <> all(held_keys))
                 or (p.place in (select o.place from possible o) and p.place not in (select l.place from locked l))
@@ -698,11 +704,15 @@ begin
             open_places := open_places - taken.jobs;
             served := served + cardinality(look.lanes);
             served_priority := at_priority;
+            -- Behind the last lane that got a job: those that were proposed after it, and got no token, come first.
+            served_lane := taken.last_lane;
+            served_queue := split_part(served_lane, E'\x1f', 1);
             -- A queue that is filled goes by run-at over all its lanes, so the turn is behind it, not within it.
-            served_lane := look.lanes[cardinality(look.lanes)];
-            if hops_left > 0 and starts_with(served_lane, look.filled_queue || E'\x1f') then
-              served_lane := look.filled_queue || ' ';
+            if served_queue = any(look.filled_queues)
+              and (hops_left > 0 or not starts_with(look.lane, served_queue || E'\x1f')) then
+              served_lane := served_queue || ' ';
             end if;
+            served_turns := served_turns || place_in_walk(at_priority, served_lane);
             -- Counts need not read what is long gone: their start moves on once in some hundred places.
             if taken.place % 256 < taken.jobs then
               update job_queues q set places_from = coalesce((
@@ -719,7 +729,7 @@ begin
       end loop;
     end loop;
   end loop;
-  return next json_build_object('priority', served_priority, 'lane', served_lane, 'lanes', served,
+  return next json_build_object('priority', served_priority, 'turns', served_turns, 'lanes', served,
     'more', open_places <= 0 or hops_left <= 0, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)

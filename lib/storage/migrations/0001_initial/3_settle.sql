@@ -155,7 +155,7 @@ end $$;
 create function complete_and_claim(
   label text, ids uuid[], fences bigint[], execution_times integer[], results text[], keep boolean, retention bigint,
   worker text, wanted integer, share integer, spare integer, tasks text[], other_tasks text[], forbidden text[],
-  most_crashes integer, lease bigint, worst_priority integer, only_queue text, from_priority integer, from_lane text,
+  most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
   skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], hop_limit integer
 )
@@ -171,7 +171,7 @@ begin
     from complete_jobs(null, label, ids, fences, execution_times, results, keep, retention, null, true, false) c;
   return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
     from claim_lane_jobs(worker, wanted, share, spare, tasks, other_tasks, forbidden, most_crashes, lease, worst_priority,
-      only_queue, from_priority, from_lane, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
+      only_queue, turns, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
       hop_limit) c;
 end $$;
 

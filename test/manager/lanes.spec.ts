@@ -1,0 +1,75 @@
+// Looks at lanes as pools make them, with what they remember.
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import type { JobManager } from '../../lib/index.js';
+import type { LaneClaimResult } from '../../lib/interfaces/claim.interface.js';
+import { LaneMemory } from '../../lib/manager/lane.memory.js';
+import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+import { lookAsPool, registerPool, type PoolLook } from '../support/pool.claims.js';
+
+const POOL = 'pool-that-looks';
+const HOUR = 3_600_000;
+
+let test: TestManager;
+let jobs: JobManager;
+let memory: LaneMemory;
+
+beforeAll(async () => {
+  test = await createTestManager();
+  jobs = test.jobs;
+  await registerPool(jobs, POOL, HOUR);
+});
+afterAll(() => test.close());
+beforeEach(async () => {
+  memory = new LaneMemory(HOUR);
+  await test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places,
+    jobs.rate_limits, jobs.rate_limit_windows`);
+});
+
+const payloads = (claimed: { payload: unknown }[]): unknown[] => claimed.map(({ payload }) => payload);
+const look = (limit: number, options: PoolLook = {}): Promise<LaneClaimResult> =>
+  lookAsPool(jobs, POOL, limit, memory, options);
+const took = async (limit: number, options: PoolLook = {}): Promise<unknown[]> =>
+  payloads((await look(limit, options)).jobs);
+const unlimited = async (...queues: string[]): Promise<void> => {
+  for (const queue of queues) await jobs.configureQueue(queue, { concurrency: Infinity });
+};
+const fill = (queue: string, count: number, options: object = {}) =>
+  jobs.addJobs(Array.from({ length: count }, () => ({ task: 'x', payload: queue, queue, ...options })));
+const passWindow = () => test.sql(`update jobs.rate_limit_windows set started_at = started_at - interval '1 hour'`);
+
+describe('turns', () => {
+  beforeEach(() => unlimited('a', 'b', 'c'));
+
+  it('go round the queues that share a rate limit, however few tokens a window has', async () => {
+    await jobs.registerRateLimit('shared', 1, HOUR);
+    for (const queue of ['a', 'b', 'c']) await fill(queue, 4, { rateLimitKey: 'shared' });
+    const order: unknown[] = [];
+    for (let window = 0; window < 6; window++) {
+      memory.forget();
+      order.push(...(await took(8)));
+      await passWindow();
+    }
+    expect(order).toEqual(['a', 'b', 'c', 'a', 'b', 'c']);
+  });
+
+  it('of one priority go on where others are served between them', async () => {
+    await jobs.registerRateLimit('shared', 1, HOUR);
+    for (const queue of ['a', 'b', 'c']) await fill(queue, 4, { rateLimitKey: 'shared' });
+    await fill('a', 20, { priority: 5 });
+    const order: unknown[] = [];
+    for (let window = 0; window < 6; window++) {
+      memory.forget();
+      const found = await look(2);
+      order.push(...payloads(found.jobs.filter(({ priority }) => priority === 0)));
+      await passWindow();
+    }
+    expect(order).toEqual(['a', 'b', 'c', 'a', 'b', 'c']);
+  });
+
+  it('go on from one claim by hand to the next', async () => {
+    for (const queue of ['a', 'b', 'c']) await fill(queue, 2);
+    const order: unknown[] = [];
+    for (let n = 0; n < 6; n++) order.push(...payloads(await jobs.getJobs(WORKER, { batchSize: 1 })));
+    expect(order).toEqual(['a', 'b', 'c', 'a', 'b', 'c']);
+  });
+});
