@@ -109,6 +109,8 @@ export interface LaneReport {
   passed: [place: string, runAt: string, id: string][];
   /** Lanes that have become due. */
   due: string[] | null;
+  /** How long the look took in the database. */
+  ms: number;
 }
 
 export interface LaneClaimResult extends ClaimResult {

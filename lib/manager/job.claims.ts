@@ -181,7 +181,7 @@ export class JobClaims {
       const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
       const { share: _share, spare, ...state } = memory.next(wanted);
       const found = await this.claimLanes({ ...base, memory: state, share: wanted, spare });
-      memory.learn(found, 0);
+      memory.learn(found);
       jobs.push(...found.jobs);
       // What others hold is tried once more, with some to spare.
       const isHeld = spare === 0 && (found.report?.held.length ?? 0) > 0;

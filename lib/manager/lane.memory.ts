@@ -23,9 +23,14 @@ const MAX_POSITIONS = 100;
 const MAX_TURNS = 100;
 const FIRST_HELD_MS = 5;
 const LONGEST_HELD_MS = 1_000;
-/** Looking at everything that took 1 ms may be repeated after so many, and is after so long. */
+/** Looking at everything that took 1 ms may be repeated after so many, and is after 5 s: half a per cent of the time. */
 const PERIOD_PER_COST = 200;
-const LONGEST_PERIOD_MS = 30_000;
+const LONGEST_PERIOD_MS = 5_000;
+/** Where that would be more than five per cent of the time, it is repeated later, and in any case after so long. */
+const LEAST_PERIOD_PER_COST = 20;
+const LONGEST_DEAR_PERIOD_MS = 30_000;
+/** The cheapest of so many looks at everything counts: one that had to wait, or was the first, tells nothing of the next. */
+const COSTS = 3;
 /** What became due shortly before a look may have been committed after it. */
 const COMMIT_MS = 100;
 
@@ -39,8 +44,8 @@ export class LaneMemory {
   /** How far the database's clock is ahead of performance.now(). */
   private clockLead = 0;
   private forgottenAt = -Infinity;
-  /** What it costs to look at everything, and what the present look at everything has cost so far; null: none is under way. */
-  private costMs = 0;
+  /** What the last looks at everything have cost, and the present one so far; null: none is under way. */
+  private costs: number[] = Array.from({ length: COSTS }, () => 0);
   private sweepMs: number | null = 0;
   private heldMs = 0;
   private heldUntil = Infinity;
@@ -65,8 +70,7 @@ export class LaneMemory {
   /** For the next claim of so many jobs. */
   next(wanted: number): LaneMemoryState & { share: number; spare: number } {
     const now = performance.now();
-    const periodMs = Math.max(this.periodMs, Math.min(LONGEST_PERIOD_MS, this.costMs * PERIOD_PER_COST));
-    if (now - this.forgottenAt > periodMs) this.forget();
+    if (now - this.forgottenAt > this.fullPeriodMs) this.startOver();
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
     this.heldUntil = Infinity;
     this.toldInFlight = new Set();
@@ -82,13 +86,13 @@ export class LaneMemory {
     };
   }
 
-  learn({ report, taken, claimedAt, more }: LaneClaimResult, costMs: number): void {
+  learn({ report, taken, claimedAt, more }: LaneClaimResult): void {
     const inFlight = this.toldInFlight ?? new Set<string>();
     this.toldInFlight = null;
     if (!report || claimedAt === null) return;
     this.clockLead = claimedAt - performance.now();
     this.lookedAt = claimedAt;
-    this.countCost(costMs, more);
+    this.countCost(report.ms, more);
     // A look that went through everything has looked at what was told before it.
     if (!more) this.told = inFlight;
     const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...(more ? (report.due ?? []) : [])];
@@ -104,8 +108,7 @@ export class LaneMemory {
     for (const place of report.turns) this.passTurn(place);
     this.lanes = Math.max(1, report.lanes);
     if (!this.stretches.length) this.told.clear();
-    if (this.stretches.length > MAX_STRETCHES) this.forget();
-    while (this.told.size > MAX_TOLD) this.giveUpStretch();
+    if (this.stretches.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
     // What was told during the look may concern all that it has passed.
     if (this.forgotInFlight) this.forget();
   }
@@ -117,10 +120,13 @@ export class LaneMemory {
       return this.forget();
     }
     for (const lane of lanes) {
-      this.told.add(lane);
+      // Where no stretch is remembered, every lane is looked at.
+      if (this.stretches.length) this.told.add(lane);
       this.toldInFlight?.add(lane);
       for (const place of this.positions.keys()) if (laneAtPlace(place).startsWith(lane)) this.positions.delete(place);
     }
+    // Too much is told to be listed.
+    if (this.told.size > MAX_TOLD) this.startOver();
   }
 
   /** A place in the job's queue became free, or the job comes back. */
@@ -129,6 +135,20 @@ export class LaneMemory {
   }
 
   forget(): void {
+    this.startOver();
+  }
+
+  private get fullPeriodMs(): number {
+    const costMs = Math.min(...this.costs);
+    return Math.max(
+      this.periodMs,
+      Math.min(LONGEST_PERIOD_MS, costMs * PERIOD_PER_COST),
+      Math.min(LONGEST_DEAR_PERIOD_MS, costMs * LEAST_PERIOD_PER_COST),
+    );
+  }
+
+  /** The next look goes through everything. */
+  private startOver(): void {
     this.stretches = [];
     this.told.clear();
     this.positions.clear();
@@ -140,19 +160,8 @@ export class LaneMemory {
     if (this.sweepMs === null) return;
     this.sweepMs += costMs;
     if (more) return;
-    this.costMs = this.sweepMs;
+    this.costs = [...this.costs.slice(1), this.sweepMs];
     this.sweepMs = null;
-  }
-
-  /** Too much is told to be listed: everything in one stretch is looked at again. */
-  private giveUpStretch(): void {
-    const [lane] = this.told;
-    const stretch = this.stretches.find(({ after, upto }) => laneAtPlace(after) <= lane! && lane! <= laneAtPlace(upto));
-    this.stretches = this.stretches.filter((other) => other !== stretch);
-    for (const other of this.told) {
-      if (other === lane || (stretch && laneAtPlace(stretch.after) <= other && other <= laneAtPlace(stretch.upto)))
-        this.told.delete(other);
-    }
   }
 
   /** Joins a stretch with those that it touches. */

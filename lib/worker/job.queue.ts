@@ -345,11 +345,10 @@ export class JobQueue {
   private async claimLanes({ group, limit }: PlannedClaim): Promise<ClaimResult | null> {
     const wanted = Math.min(this.slots, limit ?? Infinity) >> Math.min(this.failures, 10);
     if (wanted < 1 || this.looking || group.lookAt > performance.now()) return null;
-    const startedAt = performance.now();
     this.looking = true;
     try {
       const result = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
-      this.learn(group, result, startedAt);
+      this.learn(group, result);
       return result;
     } finally {
       this.looking = false;
@@ -373,9 +372,8 @@ export class JobQueue {
     };
   }
 
-  private learn(group: ClaimGroup, result: LaneClaimResult, startedAt: number): void {
-    const costMs = performance.now() - startedAt;
-    group.lanes.learn(result, costMs);
+  private learn(group: ClaimGroup, result: LaneClaimResult): void {
+    group.lanes.learn(result);
     group.looked(result);
     this.plainTurns = this.plainTurnsAfter(result);
     for (const job of result.jobs) if (job.queue !== null) this.freed.delete(lanesOfQueue(job.queue));
@@ -383,7 +381,6 @@ export class JobQueue {
 
   private async settleAndFill(group: ClaimGroup, requests: SettleRequest[], end: () => void): Promise<FillingAnswer> {
     const { claims, settlement } = this.options.jobs;
-    const startedAt = performance.now();
     try {
       const claim = this.laneClaim(group, this.takers.length);
       const { claimed, ...answer } = await settlement.completeAndClaim(
@@ -393,7 +390,7 @@ export class JobQueue {
       );
       const result = await claims.readLanes(claim, claimed);
       for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job.queue!);
-      this.learn(group, result, startedAt);
+      this.learn(group, result);
       this.tellFreed();
       if (result.report?.unknown.length) this.plan.tell([]);
       this.lookAt = group.lookAt;

@@ -143,7 +143,7 @@ export async function claimForPool(
     const { share: _share, spare, ...state } = memory.next(limit);
     const look = { ...request, limit, share, spare, maxCrashes: null, queue: null, memory: state };
     const found = await jobs.claims.claimLanes(look);
-    memory.learn(found, 0);
+    memory.learn(found);
     claimed.push(...found.jobs);
     const isLast = claimed.length === batch || (!found.more && !found.report?.passed.length);
     if (isLast || share < batch) return claimed;

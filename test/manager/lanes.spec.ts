@@ -1,5 +1,5 @@
 // Looks at lanes as pools make them, with what they remember.
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { JobManager } from '../../lib/index.js';
 import type { LaneClaimResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
@@ -71,5 +71,40 @@ describe('turns', () => {
     const order: unknown[] = [];
     for (let n = 0; n < 6; n++) order.push(...payloads(await jobs.getJobs(WORKER, { batchSize: 1 })));
     expect(order).toEqual(['a', 'b', 'c', 'a', 'b', 'c']);
+  });
+});
+
+describe('the full look', () => {
+  it('is not put off by a look that had to wait, nor by the first ones', async () => {
+    jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'setTimeout', 'clearTimeout', 'setInterval'] });
+    try {
+      memory = new LaneMemory(500);
+      await jobs.pauseQueue('paused');
+      await fill('paused', 1);
+      const comesNext = (): boolean => memory.next(1).blocked.length === 0;
+      for (const ms of [2_000, 1, 3_000, 1_000, 1, 1]) {
+        await look(1, { ms });
+        expect(comesNext()).toBe(false);
+        jest.advanceTimersByTime(600);
+        expect(comesNext()).toBe(true);
+      }
+    } finally {
+      jest.useRealTimers();
+    }
+  });
+
+  it('comes when more lanes are told of than can be listed, wherever their stretches end', async () => {
+    await unlimited(...Array.from({ length: 150 }, (_, n) => `q${n}`));
+    await jobs.pauseQueue('zzz');
+    await fill('zzz', 1);
+    expect(await took(1)).toEqual([]);
+    const ran: unknown[] = [];
+    for (let n = 0; n < 150; n++) {
+      await fill(`q${n}`, 1);
+      memory.tell([`q${n}\u001f`]);
+    }
+    await test.sql(`update jobs.jobs set run_at = run_at - interval '1 hour'`);
+    for (let n = 0; n < 150; n++) ran.push(...(await took(1)));
+    expect(new Set(ran).size).toBe(150);
   });
 });

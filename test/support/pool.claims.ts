@@ -30,7 +30,7 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
     queue: null,
     memory: state,
   });
-  memory.learn(lanes, 0);
+  memory.learn(lanes);
   const left = limit - lanes.jobs.length;
   if (!left) return lanes.jobs;
   const plain = await jobs.claims.claimPlain({ ...filter, limit: left, maxKib: 65_536, cursor: [], quiet: null });
@@ -39,6 +39,8 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
 
 export interface PoolLook {
   taskIdentifiers?: string[];
+  /** How long it took, as the pool is told. */
+  ms?: number;
 }
 
 /** One look at lanes, with what the pool remembers, as the incarnation `id` makes it. */
@@ -47,7 +49,7 @@ export async function lookAsPool(
   id: string,
   limit: number,
   memory: LaneMemory,
-  { taskIdentifiers }: PoolLook = {},
+  { taskIdentifiers, ms }: PoolLook = {},
 ): Promise<LaneClaimResult> {
   const { share, spare, ...state } = memory.next(limit);
   const found = await jobs.claims.claimLanes({
@@ -63,7 +65,7 @@ export async function lookAsPool(
     spare,
     memory: state,
   });
-  memory.learn(found, 0);
+  memory.learn(ms === undefined ? found : { ...found, report: { ...found.report!, ms } });
   return found;
 }
 

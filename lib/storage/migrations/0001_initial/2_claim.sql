@@ -327,7 +327,8 @@ end $$;
 --   probably more to claim now; lanes: how many were served;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
 --   held: lanes of which others hold what is needed; unknown: queues to register;
---   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due }.
+--   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due;
+--   ms: how long it took }.
 --
 -- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns: as reported, one
 -- for each priority; each goes on by itself, so that what is served in one does not end the turns of another. skip_*: such stretches
@@ -733,5 +734,6 @@ begin
     'more', open_places <= 0 or hops_left <= 0, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
-    ), 'held', held, 'unknown', unknown, 'passed', passed, 'due', due_lanes);
+    ), 'held', held, 'unknown', unknown, 'passed', passed, 'due', due_lanes,
+    'ms', date_part('epoch', clock_timestamp() - present) * 1000);
 end $$;
