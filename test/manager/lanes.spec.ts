@@ -108,3 +108,33 @@ describe('the full look', () => {
     expect(new Set(ran).size).toBe(150);
   });
 });
+
+describe('a look', () => {
+  it('takes nothing of a worse priority while a lane has more than its share', async () => {
+    await unlimited('few', 'many', 'worse');
+    await fill('few', 4);
+    await fill('many', 40);
+    await fill('worse', 40, { priority: 10 });
+    const order: unknown[] = [];
+    while (order.length < 84) {
+      const found = await took(8);
+      expect(found).toHaveLength(Math.min(8, 84 - order.length));
+      order.push(...found);
+    }
+    expect(order.lastIndexOf('many')).toBeLessThan(order.indexOf('worse'));
+  });
+
+  it('looks at all lanes of a queue that was told of, although one of them was told of as well', async () => {
+    await unlimited('q');
+    for (const key of ['x', 'z']) {
+      await jobs.registerRateLimit(key, 1, HOUR);
+      await fill('q', 3, { rateLimitKey: key });
+    }
+    expect(await took(8)).toHaveLength(2);
+    await test.sql(`update jobs.jobs set run_at = run_at - interval '1 hour'`);
+    expect(await took(8)).toEqual([]);
+    await test.sql('truncate jobs.rate_limit_windows');
+    memory.tell(['q\u001f', 'q\u001f\u001fx']);
+    expect(await took(8)).toHaveLength(2);
+  });
+});

@@ -364,6 +364,8 @@ as $$
 declare
   present timestamptz := clock_timestamp();
   open_places integer := wanted;
+  share_left integer;
+  was_cut boolean;
   hops_left integer := hop_limit;
   at_priority bigint := -2147483649;
   at_lane text;
@@ -374,6 +376,8 @@ declare
   leg_upto text;
   ranges_known boolean := cardinality(skip_after) > 0;
   due_lanes text[];
+  merged text[];
+  told_lane text;
   known_lanes text[];
   run_ats timestamptz[];
   ids uuid[];
@@ -409,7 +413,14 @@ begin
     ) d;
     -- Among so many, skipping no more pays.
     ranges_known := coalesce(cardinality(due_lanes), 0) < 100;
-    told := array(select distinct t collate "C" from unnest(told || due_lanes) t order by 1);
+    -- What a shorter beginning covers is left out: so the one before a lane tells whether any covers it.
+    merged := array(select distinct t collate "C" from unnest(told || due_lanes) t order by 1);
+    told := merged[1:1];
+    foreach told_lane in array merged[2:] loop
+      if not starts_with(told_lane, told[cardinality(told)]) then
+        told := told || told_lane;
+      end if;
+    end loop;
   end if;
 
   <<priorities>>
@@ -438,10 +449,17 @@ begin
     from unnest(known_places, known_run_ats, known_ids) with ordinality k(place, run_at, id, nth)
     where starts_with(k.place, place_in_walk(at_priority, ''));
 
-    -- From the last lane served to the end, then from the beginning to it.
-    for leg in 1..2 loop
-      leg_from := case leg when 1 then turn_lane else first_lane end;
-      leg_upto := case leg when 2 then turn_lane end;
+    -- From the last lane served to the end, then from the beginning to it; and where some lane has more than its share,
+    -- both again without shares: what is left of this priority goes before all that is worse.
+    share_left := share;
+    was_cut := false;
+    for leg in 1..4 loop
+      if leg = 3 then
+        exit when not was_cut;
+        share_left := wanted;
+      end if;
+      leg_from := case leg % 2 when 1 then turn_lane else first_lane end;
+      leg_upto := case leg % 2 when 0 then turn_lane end;
       continue when leg_upto is not null and leg_from >= leg_upto collate "C";
       loop
         with recursive hop(lane, queue, state, until, limited, places, run_ats, ids, got, hops, of_queue, filled, blocked_after) as (
@@ -449,7 +467,7 @@ begin
             0, 0, 0, false, null::text collate "C"
           union all
           select n.lane, coalesce(r.queue, u.queue), coalesce(r.state, 'skipped'), r.until, r.limited, d.places, d.run_ats, d.ids,
-            h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share), h.hops + 1,
+            h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share_left), h.hops + 1,
             least(r.room, u.of_queue + coalesce(cardinality(d.places), 0)),
             coalesce(r.limited and u.of_queue + coalesce(cardinality(d.places), 0) >= r.room, false) or (u.queue is not null and h.filled),
             case when r.state is null or (r.state <> 'unknown' and d.places is null)
@@ -503,7 +521,7 @@ begin
               cross join lateral due_in_lane(at_priority, n.lane,
                 case when known_lanes[p.b] = n.lane then run_ats[p.b] end,
                 case when known_lanes[p.b] = n.lane then ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
-              limit least(r.room, open_places - h.got + u.of_queue, share) + spare
+              limit least(r.room, open_places - h.got + u.of_queue, share_left) + spare
             ) due
           ) d on r.state = 'open'
           -- Where a queue's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
@@ -511,7 +529,7 @@ begin
             and h.hops < hops_left and (n.lane is not null or n.skipped)
             and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
         )
-        select max(h.hops) as hops, max(h.lane) as lane, bool_or(h.lane is null) as ended,
+        select max(h.hops) as hops, bool_or(cardinality(h.places) >= share_left) as is_cut, max(h.lane) as lane, bool_or(h.lane is null) as ended,
           array_agg(h.queue) filter (where h.filled) as filled_queues,
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
           array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
@@ -531,7 +549,7 @@ begin
         into look from hop h;
         for blocked in
           select b.after, max(b.upto collate "C") as upto, min(b.until) as until
-          from unnest(look.afters, look.uptos, look.untils) b(after, upto, until) group by b.after order by 1
+          from unnest(look.afters, look.uptos, look.untils) b(after, upto, until) group by b.after order by b.after collate "C"
         loop
           if uptos[cardinality(uptos)] = blocked.after then
             uptos[cardinality(uptos)] := blocked.upto;
@@ -547,6 +565,7 @@ begin
           uptos[cardinality(uptos)] := place_in_walk(at_priority + 1, '');
         end if;
         hops_left := hops_left - look.hops;
+        was_cut := was_cut or (look.is_cut and share_left < wanted);
         unknown := unknown || look.unknown;
         -- A full queue may be full of places whose claims are over: with those gone, its lanes are looked at again at once.
         if look.full_lanes is not null then
