@@ -28,7 +28,7 @@ import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js
 import { toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
-import { LaneMemory, type Turns } from './lane.memory.js';
+import { LaneMemory, MAX_POSITIONS, type Turns } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
 import type { SchemaGuard } from './schema.guard.js';
 
@@ -185,7 +185,7 @@ export class JobClaims {
       jobs.push(...found.jobs);
       // What others hold is tried once more, with some to spare.
       const isHeld = spare === 0 && (found.report?.held.length ?? 0) > 0;
-      if (!found.jobs.length && !found.more && !found.report?.passed.length && !isHeld) break;
+      if (!found.jobs.length && !found.more && !isHeld) break;
     }
     return jobs;
   }
@@ -253,7 +253,13 @@ export class JobClaims {
       runAt: microseconds(runAt),
       id,
     }));
-    return { ...result, taken, claimedAt, report, more: report?.more ?? false };
+    return {
+      ...result,
+      taken,
+      claimedAt,
+      report,
+      more: report !== null && (report.more || hasAdvanced(request, report)),
+    };
   }
 
   /** Texts become jobs. What cannot be read is failed, what cannot be decrypted is put off: neither stops the rest. */
@@ -312,6 +318,12 @@ export class JobClaims {
     await this.database.run(seeTasks, [[...fresh]]);
     for (const task of fresh) this.seenTasks.add(task);
   }
+}
+
+/** Whether a lane was passed further than before, and not to its end. Not all positions are told to a claim. */
+function hasAdvanced({ memory: { positions } }: LaneClaim, { passed }: LaneReport): boolean {
+  const known = new Set(positions.map(({ place }) => place));
+  return passed.some(([place]) => known.has(place) || positions.length < MAX_POSITIONS);
 }
 
 /** What stands before the payload, and what is before it, of a text that cannot be parsed. */

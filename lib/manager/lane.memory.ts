@@ -3,7 +3,8 @@
 // time: it is dropped as a whole now and then, and everything is looked at again.
 import type { LaneClaimResult, LaneMemoryState } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import { comparePlaces, laneAtPlace, laneOf, lanesOfQueue, priorityAtPlace } from './lane.names.js';
+import { LanePasses, type Position } from './lane.passes.js';
+import { beginsLike, comparePlaces, laneAtPlace, laneOf, lanesOfQueue, priorityAtPlace } from './lane.names.js';
 
 /** By priority as a place names it: the place of the lane behind which the turn goes on. */
 export type Turns = Map<string, string>;
@@ -19,7 +20,8 @@ interface Stretch {
 const SPARE = 20;
 const MAX_STRETCHES = 100;
 const MAX_TOLD = 100;
-const MAX_POSITIONS = 100;
+/** Passing more costs more than it saves. */
+export const MAX_POSITIONS = 100;
 const MAX_TURNS = 100;
 const FIRST_HELD_MS = 5;
 const LONGEST_HELD_MS = 1_000;
@@ -38,7 +40,8 @@ export class LaneMemory {
   private stretches: Stretch[] = [];
   private told = new Set<string>();
   private toldInFlight: Set<string> | null = null;
-  private positions = new Map<string, { runAt: string; id: string }>();
+  private positions = new Map<string, Position>();
+  private readonly passes = new LanePasses();
   private lastTurn = '';
   private lookedAt: number | null = null;
   /** How far the database's clock is ahead of performance.now(). */
@@ -94,15 +97,21 @@ export class LaneMemory {
     this.lookedAt = claimedAt;
     this.countCost(report.ms, more);
     // A look that went through everything has looked at what was told before it.
-    if (!more) this.told = inFlight;
-    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...(more ? (report.due ?? []) : [])];
+    if (!report.more) this.told = inFlight;
+    const due = report.more ? (report.due ?? []) : [];
+    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...due];
     for (const lane of open) this.told.add(lane);
     for (const [after, upto, until] of report.blocked) this.block({ after, upto, until: until ?? Infinity });
-    for (const [place, runAt, id] of report.passed) {
-      this.remember(place, { runAt, id });
+    // What was told during the look may lie before what it has read.
+    const isTold = (place: string): boolean => beginsLike(place, inFlight);
+    const passed = report.passed.filter(([place]) => !isTold(place));
+    this.passes.learn(passed, report);
+    for (const [place] of passed) {
+      this.positions.delete(place);
       this.told.add(laneAtPlace(place));
     }
-    this.follow(taken, new Set(report.held));
+    const untold = taken.filter(({ place }) => !isTold(place));
+    this.follow(untold, new Set(report.held));
     this.heldMs = report.held.length ? Math.min(LONGEST_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2)) : 0;
     this.heldUntil = this.heldMs ? performance.now() + this.heldMs : Infinity;
     for (const place of report.turns) this.passTurn(place);
@@ -123,8 +132,10 @@ export class LaneMemory {
       // Where no stretch is remembered, every lane is looked at.
       if (this.stretches.length) this.told.add(lane);
       this.toldInFlight?.add(lane);
-      for (const place of this.positions.keys()) if (laneAtPlace(place).startsWith(lane)) this.positions.delete(place);
     }
+    const told = new Set(lanes);
+    for (const place of this.positions.keys()) if (beginsLike(place, told)) this.positions.delete(place);
+    this.passes.tell(told);
     // Too much is told to be listed.
     if (this.told.size > MAX_TOLD) this.startOver();
   }
@@ -136,6 +147,7 @@ export class LaneMemory {
 
   forget(): void {
     this.startOver();
+    this.passes.clear();
   }
 
   private get fullPeriodMs(): number {
@@ -147,11 +159,12 @@ export class LaneMemory {
     );
   }
 
-  /** The next look goes through everything. */
+  /** The next look goes through everything; what it may not take it passes as before, as long as that is affordable. */
   private startOver(): void {
     this.stretches = [];
     this.told.clear();
     this.positions.clear();
+    this.passes.startOver();
     this.forgottenAt = performance.now();
     this.sweepMs = 0;
   }
@@ -203,14 +216,14 @@ export class LaneMemory {
     this.positions.delete(this.positions.keys().next().value!);
   }
 
-  /** At most so many: passing all costs more than it saves. Those behind the turn come first. */
+  /** At most so many. Those that are not at the end of their lane come first, then those behind the turn. */
   private positionsAhead(): LaneMemoryState['positions'] {
-    const all = [...this.positions].map(([place, position]) => ({ place, ...position }));
+    const all = [...new Map([...this.passes.positions(), ...this.positions])].map(([place, at]) => ({ place, ...at }));
     all.sort((a, b) => comparePlaces(a.place, b.place));
     if (all.length <= MAX_POSITIONS) return all;
-    const first = all.findIndex(({ place }) => comparePlaces(place, this.lastTurn) > 0);
-    const ahead = first < 0 ? [] : all.slice(first, first + MAX_POSITIONS);
-    const rest = all.slice(0, MAX_POSITIONS - ahead.length);
-    return [...rest, ...ahead];
+    const rank = ({ place }: { place: string }): number =>
+      this.passes.isOpen(place) ? 0 : comparePlaces(place, this.lastTurn) > 0 ? 1 : 2;
+    const chosen = all.sort((a, b) => rank(a) - rank(b)).slice(0, MAX_POSITIONS);
+    return chosen.sort((a, b) => comparePlaces(a.place, b.place));
   }
 }

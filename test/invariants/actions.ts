@@ -145,7 +145,7 @@ export async function claimForPool(
     const found = await jobs.claims.claimLanes(look);
     memory.learn(found);
     claimed.push(...found.jobs);
-    const isLast = claimed.length === batch || (!found.more && !found.report?.passed.length);
+    const isLast = claimed.length === batch || !found.more;
     if (isLast || share < batch) return claimed;
   }
 }

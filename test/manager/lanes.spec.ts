@@ -3,6 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@je
 import type { JobManager } from '../../lib/index.js';
 import type { LaneClaimResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
+import { eventually } from '../support/database.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 import { lookAsPool, registerPool, type PoolLook } from '../support/pool.claims.js';
 
@@ -136,5 +137,54 @@ describe('a look', () => {
     await test.sql('truncate jobs.rate_limit_windows');
     memory.tell(['q\u001f', 'q\u001f\u001fx']);
     expect(await took(8)).toHaveLength(2);
+  });
+});
+
+describe('a lane whose head is for other pools', () => {
+  const foreign = (count: number) =>
+    jobs.addJobs(Array.from({ length: count }, () => ({ task: 'other', payload: null, queue: 'q' })));
+  const mine = { taskIdentifiers: ['x'] };
+  beforeEach(() => unlimited('q'));
+
+  it('is walked to its end by one look after the other, each of which says that there is more', async () => {
+    await foreign(1_600);
+    await fill('q', 1);
+    for (let n = 0; n < 3; n++) expect(await look(1, mine)).toMatchObject({ jobs: [], more: true });
+    expect(await took(1, mine)).toEqual(['q']);
+    expect(await look(1, mine)).toMatchObject({ jobs: [], more: false });
+  });
+
+  it('is walked on by full looks, however many come before the end', async () => {
+    memory = new LaneMemory(0);
+    await foreign(1_600);
+    await fill('q', 1);
+    for (let n = 0; n < 3; n++) expect(await took(1, mine)).toEqual([]);
+    expect(await took(1, mine)).toEqual(['q']);
+  });
+
+  it('is read from its beginning when it is told of, also during a look, and by the full look after its end', async () => {
+    const [first, second, third] = await fill('q', 3);
+    const hide = (id: string) => test.sql(`update jobs.jobs set task = 'other' where id = $1`, [id]);
+    const show = (id: string) => test.sql(`update jobs.jobs set task = 'x' where id = $1`, [id]);
+    for (const { id } of [first!, second!, third!]) await hide(id);
+    await foreign(600);
+    while ((await look(1, mine)).more);
+    await show(first!.id);
+    expect(await took(1, mine)).toEqual([]);
+    memory.tell(['q']);
+    expect(await took(1, mine)).toEqual(['q']);
+
+    memory.next(1);
+    await hide(second!.id);
+    memory.forget();
+    const passing = look(1, mine);
+    memory.tell(['q']);
+    expect((await passing).jobs).toEqual([]);
+    await show(second!.id);
+    expect(await took(1, mine)).toEqual(['q']);
+
+    await show(third!.id);
+    memory = Object.assign(memory, { periodMs: 0 });
+    await eventually(async () => (await took(1, mine)).length === 1);
   });
 });

@@ -379,8 +379,9 @@ declare
   merged text[];
   told_lane text;
   known_lanes text[];
-  run_ats timestamptz[];
-  ids uuid[];
+  -- Not named as columns of the look: those come first.
+  known_lane_run_ats timestamptz[];
+  known_lane_ids uuid[];
   look record;
   held_queues text[];
   held_keys text[];
@@ -445,7 +446,7 @@ begin
       select substr(t.place, 10) from unnest(turns) t(place) where starts_with(t.place, place_in_walk(at_priority, '')) limit 1
     ), first_lane);
     select array_agg(substr(k.place, 10) order by k.nth), array_agg(k.run_at order by k.nth), array_agg(k.id order by k.nth)
-    into known_lanes, run_ats, ids
+    into known_lanes, known_lane_run_ats, known_lane_ids
     from unnest(known_places, known_run_ats, known_ids) with ordinality k(place, run_at, id, nth)
     where starts_with(k.place, place_in_walk(at_priority, ''));
 
@@ -519,8 +520,8 @@ begin
                 select width_bucket(n.lane, known_lanes) as b offset 0
               ) p
               cross join lateral due_in_lane(at_priority, n.lane,
-                case when known_lanes[p.b] = n.lane then run_ats[p.b] end,
-                case when known_lanes[p.b] = n.lane then ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
+                case when known_lanes[p.b] = n.lane then known_lane_run_ats[p.b] end,
+                case when known_lanes[p.b] = n.lane then known_lane_ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
               limit least(r.room, open_places - h.got + u.of_queue, share_left) + spare
             ) due
           ) d on r.state = 'open'
@@ -579,8 +580,8 @@ begin
               select j.run_at, j.id from jobs j
               where j.parked is null and j.lane is not null and j.priority = at_priority and j.lane = e.lane
                 and j.locked_by is null and j.run_at <= present and (j.run_at, j.id) > (
-                  coalesce((select run_ats[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '-infinity'),
-                  coalesce((select ids[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '00000000-0000-0000-0000-000000000000'))
+                  coalesce((select known_lane_run_ats[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '-infinity'),
+                  coalesce((select known_lane_ids[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '00000000-0000-0000-0000-000000000000'))
               order by j.run_at, j.id offset 499 limit 1
             ) seen
           );
