@@ -52,8 +52,6 @@ export interface LaneClaim extends Claimer, ClaimFilter {
   limit: number;
   /** Most jobs of one lane. */
   share: number;
-  /** How many more jobs of a lane to try, because others hold some. */
-  spare: number;
   /** Only jobs that have crashed at most so often; `null`: any. */
   maxCrashes: number | null;
   /** Only this queue. */
@@ -73,6 +71,8 @@ export interface LaneMemoryState {
   dueSince: number | null;
   /** Positions in lanes, in order of the walk. */
   positions: { place: string; runAt: string; id: string }[];
+  /** How many more jobs of a lane to try than are wanted, because others hold some; in order. */
+  spares: { lane: string; jobs: number }[];
 }
 
 export interface ClaimResult {
@@ -103,6 +103,8 @@ export interface LaneReport {
   blocked: [after: string, upto: string, until: number | null][];
   /** Lanes of which others hold what is needed. */
   held: string[];
+  /** Those of them that gave nothing, because others hold jobs. */
+  crowded: string[];
   /** Queues to register. */
   unknown: string[];
   /** Up to where lanes hold nothing for this claim. */

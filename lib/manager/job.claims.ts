@@ -36,6 +36,8 @@ import type { SchemaGuard } from './schema.guard.js';
 const UNREADABLE_MS = 60_000;
 /** Lanes that one claim looks at: a look of 1 to 2 ms. */
 const MAX_HOPS = 200;
+/** So often do claims by hand try what others hold, with twice as many jobs to spare each time. */
+const TRIES = 7;
 const BEFORE_ANY_PRIORITY = -2_147_483_649;
 /** Most KiB that one claim by hand reads, except the first payload. */
 const MAX_KIB = 64 * 1024;
@@ -176,15 +178,18 @@ export class JobClaims {
   ): Promise<ClaimedJob[]> {
     const jobs: ClaimedJob[] = [];
     const memory = new LaneMemory(Infinity, queue === null ? this.turns : undefined);
+    let tries = 0;
     while (jobs.length < limit) {
       const wanted = limit - jobs.length;
       const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
-      const { share: _share, spare, ...state } = memory.next(wanted);
-      const found = await this.claimLanes({ ...base, memory: state, share: wanted, spare });
+      const { share: _share, ...state } = memory.next(wanted);
+      const found = await this.claimLanes({ ...base, memory: state, share: wanted });
       memory.learn(found);
       jobs.push(...found.jobs);
-      // What others hold is tried once more, with some to spare.
-      const isHeld = spare === 0 && (found.report?.held.length ?? 0) > 0;
+      // What others hold is tried once more, with some to spare; where they hold all of those, with ever more.
+      tries++;
+      const { held = [], crowded = [] } = found.report ?? {};
+      const isHeld = (held.length > 0 && tries === 1) || (crowded.length > 0 && tries <= TRIES);
       if (!found.jobs.length && !found.more && !isHeld) break;
     }
     return jobs;
@@ -224,7 +229,6 @@ export class JobClaims {
       request.holder,
       request.limit,
       request.share,
-      request.spare,
       request.taskIdentifiers,
       request.otherTasks,
       request.forbiddenFlags,
@@ -240,6 +244,8 @@ export class JobClaims {
       memory.positions.map(({ place }) => place),
       memory.positions.map(({ runAt }) => runAt),
       memory.positions.map(({ id }) => id),
+      memory.spares.map(({ lane }) => lane),
+      memory.spares.map(({ jobs }) => jobs),
       MAX_HOPS,
     ];
   }

@@ -1,7 +1,7 @@
 // What a pool remembers of lanes, so that it need not look at each of them again: stretches of the walk in which nothing can
 // be claimed now, positions in lanes that it takes from, and whose turn is next. All of it may be wrong or forgotten at any
 // time: it is dropped as a whole now and then, and everything is looked at again.
-import type { LaneClaimResult, LaneMemoryState } from '../interfaces/claim.interface.js';
+import type { LaneClaimResult, LaneMemoryState, LaneReport } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { LanePasses, type Position } from './lane.passes.js';
 import { beginsLike, comparePlaces, laneAtPlace, laneOf, lanesOfQueue, priorityAtPlace } from './lane.names.js';
@@ -16,8 +16,10 @@ interface Stretch {
   until: number;
 }
 
-/** How many jobs of a lane are tried beyond what is wanted, where others hold some. */
+/** How many jobs of a lane are tried beyond what is wanted, where others hold some; twice as many each time they hold all. */
 const SPARE = 20;
+const MAX_SPARE = 480;
+const MAX_SPARES = 100;
 const MAX_STRETCHES = 100;
 const MAX_TOLD = 100;
 /** Passing more costs more than it saves. */
@@ -50,6 +52,7 @@ export class LaneMemory {
   /** What the last looks at everything have cost, and the present one so far; null: none is under way. */
   private costs: number[] = Array.from({ length: COSTS }, () => 0);
   private sweepMs: number | null = 0;
+  private spares: LaneMemoryState['spares'] = [];
   private heldMs = 0;
   private heldUntil = Infinity;
   /** Lanes that the last look served: among so many a claim is shared. */
@@ -71,7 +74,7 @@ export class LaneMemory {
   }
 
   /** For the next claim of so many jobs. */
-  next(wanted: number): LaneMemoryState & { share: number; spare: number } {
+  next(wanted: number): LaneMemoryState & { share: number } {
     const now = performance.now();
     if (now - this.forgottenAt > this.fullPeriodMs) this.startOver();
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
@@ -85,7 +88,7 @@ export class LaneMemory {
       dueSince: this.stretches.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
       positions: this.positionsAhead(),
       share: Math.max(1, Math.ceil(wanted / Math.max(1, this.lanes))),
-      spare: this.heldMs > 0 ? SPARE : 0,
+      spares: this.spares,
     };
   }
 
@@ -112,6 +115,7 @@ export class LaneMemory {
     }
     const untold = taken.filter(({ place }) => !isTold(place));
     this.follow(untold, new Set(report.held));
+    this.spares = this.sparesAfter(report);
     this.heldMs = report.held.length ? Math.min(LONGEST_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2)) : 0;
     this.heldUntil = this.heldMs ? performance.now() + this.heldMs : Infinity;
     for (const place of report.turns) this.passTurn(place);
@@ -199,6 +203,16 @@ export class LaneMemory {
       if (held.has(laneAtPlace(place))) this.positions.delete(place);
       else this.remember(place, { runAt, id });
     }
+  }
+
+  private sparesAfter({ held, crowded }: LaneReport): LaneMemoryState['spares'] {
+    const before = new Map(this.spares.map(({ lane, jobs }) => [lane, jobs]));
+    const full = new Set(crowded);
+    const lanes = [...new Set(held)].sort(comparePlaces).slice(0, MAX_SPARES);
+    return lanes.map((lane) => {
+      const known = full.has(lane) ? (before.get(lane) ?? 0) * 2 : 0;
+      return { lane, jobs: Math.min(MAX_SPARE, Math.max(SPARE, known)) };
+    });
   }
 
   private passTurn(place: string): void {

@@ -357,7 +357,7 @@ export class JobQueue {
 
   /** A look at the lanes of a group. */
   private laneClaim(group: ClaimGroup, wanted: number): LaneClaim {
-    const { share, spare, ...memory } = group.lanes.next(wanted);
+    const { share, ...memory } = group.lanes.next(wanted);
     group.looks();
     return {
       ...this.claimer,
@@ -367,7 +367,6 @@ export class JobQueue {
       queue: group.queue,
       limit: wanted,
       share,
-      spare,
       memory,
     };
   }

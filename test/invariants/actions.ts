@@ -140,8 +140,8 @@ export async function claimForPool(
   const claimed: ClaimedJob[] = [];
   for (;;) {
     const limit = batch - claimed.length;
-    const { share: _share, spare, ...state } = memory.next(limit);
-    const look = { ...request, limit, share, spare, maxCrashes: null, queue: null, memory: state };
+    const { share: _share, ...state } = memory.next(limit);
+    const look = { ...request, limit, share, maxCrashes: null, queue: null, memory: state };
     const found = await jobs.claims.claimLanes(look);
     memory.learn(found);
     claimed.push(...found.jobs);

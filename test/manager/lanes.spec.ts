@@ -1,5 +1,6 @@
 // Looks at lanes as pools make them, with what they remember.
 import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import pg from 'pg';
 import type { JobManager } from '../../lib/index.js';
 import type { LaneClaimResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
@@ -186,5 +187,44 @@ describe('a lane whose head is for other pools', () => {
     await show(third!.id);
     memory = Object.assign(memory, { periodMs: 0 });
     await eventually(async () => (await took(1, mine)).length === 1);
+  });
+});
+
+describe('a lane whose head others hold', () => {
+  const holding = async <T>(ids: string[], work: () => Promise<T>): Promise<T> => {
+    const stranger = new pg.Client(test.url);
+    await stranger.connect();
+    try {
+      await stranger.query('begin');
+      await stranger.query('select from jobs.jobs where id = any($1) for update', [ids]);
+      return await work();
+    } finally {
+      await stranger.end();
+    }
+  };
+
+  it('gives what lies behind them to a pool, however many they are', async () => {
+    await jobs.configureQueue('q', { concurrency: 5 });
+    const added = await fill('q', 305);
+    const ids = added.slice(0, 300).map(({ id }) => id);
+    await holding(ids, () => eventually(async () => (await took(5)).length === 5));
+  });
+
+  it('gives it to a claim by hand at once', async () => {
+    await jobs.configureQueue('q', { concurrency: 5 });
+    const added = await fill('q', 305);
+    const ids = added.slice(0, 300).map(({ id }) => id);
+    const claimed = await holding(ids, () => jobs.getJobs(WORKER, { batchSize: 5 }));
+    expect(claimed.map(({ id }) => id)).toEqual(added.slice(300).map(({ id }) => id));
+  });
+
+  it('costs no more jobs of other lanes', async () => {
+    await unlimited('q', 'r');
+    const [first] = await fill('q', 1);
+    await fill('r', 40);
+    await holding([first!.id], async () => {
+      await look(4);
+      expect(memory.next(4).spares).toEqual([{ lane: 'q\u001f\u001f', jobs: 20 }]);
+    });
   });
 });

@@ -20,12 +20,11 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
   const { limit = 10, taskIdentifiers = null, forbiddenFlags = null, memory = new LaneMemory(Infinity) } = claim;
   const base = { holder: id, label: id, leaseMs: null, taskIdentifiers, forbiddenFlags };
   const filter = { ...base, otherTasks: null, worstPriority: null };
-  const { share: _share, spare, ...state } = memory.next(limit);
+  const { share: _share, ...state } = memory.next(limit);
   const lanes = await jobs.claims.claimLanes({
     ...filter,
     limit,
     share: limit,
-    spare,
     maxCrashes: null,
     queue: null,
     memory: state,
@@ -51,7 +50,7 @@ export async function lookAsPool(
   memory: LaneMemory,
   { taskIdentifiers, ms }: PoolLook = {},
 ): Promise<LaneClaimResult> {
-  const { share, spare, ...state } = memory.next(limit);
+  const { share, ...state } = memory.next(limit);
   const found = await jobs.claims.claimLanes({
     ...asPool(id),
     taskIdentifiers: taskIdentifiers ?? null,
@@ -62,7 +61,6 @@ export async function lookAsPool(
     queue: null,
     limit,
     share,
-    spare,
     memory: state,
   });
   memory.learn(ms === undefined ? found : { ...found, report: { ...found.report!, ms } });

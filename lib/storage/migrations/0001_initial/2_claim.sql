@@ -320,13 +320,13 @@ end $$;
 
 -- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
 -- beginning behind the lane that got a job last, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
--- (`spare`: of how many more than are wanted to know whether they do). What cannot give now (a queue
+-- (spare_*: in which lanes to try how many more than are wanted, because they do). What cannot give now (a queue
 -- that is full or paused, a limit without tokens) costs one hop, however much waits in it. Returns as claim_plain_jobs,
 -- `extra` with the queue and the rate limit, and last an object
 -- { priority: the last one served; turns: in priorities served, the place of the last lane that got a job; more: there is
 --   probably more to claim now; lanes: how many were served;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
---   held: lanes of which others hold what is needed; unknown: queues to register;
+--   held: lanes of which others hold what is needed; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
 --   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due;
 --   ms: how long it took }.
 --
@@ -343,10 +343,11 @@ end $$;
 -- Where a queue is full, places in it whose claims are over are deleted.
 -- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
 create function claim_lane_jobs(
-  worker text, wanted integer, share integer, spare integer, tasks text[], other_tasks text[], forbidden text[],
+  worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
   skip_after text[], skip_upto text[], told text[], due_since timestamptz,
-  known_places text[], known_run_ats timestamptz[], known_ids uuid[], hop_limit integer
+  known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
+  hop_limit integer
 )
 returns setof text
 language plpgsql
@@ -398,6 +399,7 @@ declare
   untils timestamptz[] := '{}';
   blocked record;
   held text[] := '{}';
+  crowded text[] := '{}';
   unknown text[] := '{}';
   passed json[] := '{}';
 begin
@@ -522,7 +524,8 @@ begin
               cross join lateral due_in_lane(at_priority, n.lane,
                 case when known_lanes[p.b] = n.lane then known_lane_run_ats[p.b] end,
                 case when known_lanes[p.b] = n.lane then known_lane_ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
-              limit least(r.room, open_places - h.got + u.of_queue, share_left) + spare
+              limit least(r.room, open_places - h.got + u.of_queue, share_left)
+                + coalesce((select spares[s.b] from width_bucket(n.lane, spare_lanes) s(b) where spare_lanes[s.b] = n.lane), 0)
             ) due
           ) d on r.state = 'open'
           -- Where a queue's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
@@ -712,10 +715,15 @@ begin
               select array_agg(distinct p.lane) from proposals p
               where (p.queue <> '' and p.queue <> all(held_queues)) or (p.key <> '' and p.key <> all(held_keys))
                 or (p.place in (select o.place from possible o) and p.place not in (select l.place from locked l))
-            ) as held
+            ) as held, (
+              select array_agg(distinct p.lane) from proposals p
+              where p.place in (select o.place from possible o) and p.place not in (select l.place from locked l)
+                and p.lane not in (select d.lane from claimed d)
+            ) as crowded
           into taken from claimed c;
 
           held := held || taken.held;
+          crowded := crowded || taken.crowded;
           if taken.jobs > 0 then
             return query
               select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', c.extra,
@@ -754,6 +762,6 @@ begin
     'more', open_places <= 0 or hops_left <= 0, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
-    ), 'held', held, 'unknown', unknown, 'passed', passed, 'due', due_lanes,
+    ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes,
     'ms', date_part('epoch', clock_timestamp() - present) * 1000);
 end $$;
