@@ -85,6 +85,8 @@ export interface ClaimResult {
 }
 
 export interface PlainClaimResult extends ClaimResult {
+  /** The database's time of the claim, in ms; `null`: the holder may not claim. */
+  claimedAt: number | null;
   /** Hand it to the next claim of the same scan. */
   cursor: CursorPosition[];
   quiet: QuietStretch | null;
