@@ -196,18 +196,20 @@ as $$ select lpad(to_hex(priority + 2147483649), 9, '0') || lane collate "C" $$;
 -- The window of a rate limit at a time: windows are fixed, so however late the first claim of one comes, it starts a whole
 -- number of intervals after the first. `number`: of the newest row of rate_limit_windows.
 create function window_of(limit_key text, present timestamptz)
-returns table (key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer)
+returns table (
+  key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer, is_ahead boolean
+)
 language sql stable
 as $$
   select r.key, greatest(0, r.capacity - case when w.started_at >= clock.started_at then w.taken else 0 end),
     clock.started_at, clock.started_at + r.interval_ms * interval '1 ms', coalesce(w.number, 0),
-    case when w.started_at >= clock.started_at then w.taken else 0 end
+    case when w.started_at >= clock.started_at then w.taken else 0 end, coalesce(w.started_at > present, false)
   from rate_limits r
   left join lateral (
     select w.* from rate_limit_windows w where w.key = r.key order by w.number desc limit 1
   ) w on true
   cross join lateral (
-    -- A clock that was ahead once may have left a start in the future: it counts as now.
+    -- A clock that was ahead once may have left a start in the future: it counts as now. Who sees it writes that down.
     select least(coalesce(w.started_at, r.window_started_at), present) as started_at
   ) last
   cross join lateral (
@@ -217,9 +219,44 @@ as $$
   where r.key = limit_key limit 1
 $$;
 
+-- Starts windows that begin in the future now, with what was taken in them: else each look would begin them again, and they
+-- would never end. Limits that others hold are left. Indexes: the primary keys of rate_limits and rate_limit_windows.
+create function set_back_windows(limit_keys text[]) returns void
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  held_keys text[];
+begin
+  held_keys := array(
+    select n.key from (select distinct k collate "C" as key from unnest(limit_keys) k order by 1) n
+    where exists (select from rate_limits r where r.key = n.key for no key update skip locked)
+  );
+  with ahead as materialized (
+    select w.* from unnest(held_keys) n(key) cross join lateral window_of(n.key, clock_timestamp()) w where w.is_ahead
+  ),
+  begun as (
+    insert into rate_limit_windows (key, number, started_at, taken)
+    select a.key, a.number + 1, a.started_at, a.taken from ahead a
+  )
+  delete from rate_limit_windows w where w.ctid = any(array(
+    select o.ctid from ahead a cross join lateral (
+      select o.ctid from rate_limit_windows o where o.key = a.key and o.number = a.number limit 1 for update skip locked
+    ) o
+  ));
+end $$;
+
 -- The same for statements outside of these functions.
 create function limit_now(limit_key text)
-returns table (key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer)
+returns table (
+  key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer, is_ahead boolean
+)
 language sql stable
 set search_path from current
 as $$ select * from window_of(limit_key, clock_timestamp()) $$;
@@ -227,7 +264,7 @@ as $$ select * from window_of(limit_key, clock_timestamp()) $$;
 -- What a lane can give now, as the present snapshot shows it: `state` open, unknown (its queue must be registered),
 -- paused, full or tokens (its rate limit is used up `until`); `room`: at most so many jobs; `limited`: by places.
 create function room_in_lane(lane text, present timestamptz)
-returns table (queue text, state text, room integer, until timestamptz, limited boolean)
+returns table (queue text, state text, room integer, until timestamptz, limited boolean, is_ahead boolean)
 language sql stable
 as $$
   select n.queue, case
@@ -237,7 +274,8 @@ as $$
       when n.keys <> '' and coalesce(t.tokens, 0) <= 0 then 'tokens'
       else 'open'
     end,
-    least(coalesce(q.free, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.concurrency is not null
+    least(coalesce(q.free, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.concurrency is not null,
+    coalesce(t.is_ahead, false)
   from (select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 3) as keys) n
   left join lateral (
     select q.name, q.paused, q.concurrency, q.concurrency - (
@@ -248,7 +286,8 @@ as $$
     from job_queues q where q.name = n.queue limit 1
   ) q on n.queue <> ''
   left join lateral (
-    select min(w.tokens) as tokens, max(w.ends_at) filter (where w.tokens <= 0) as until
+    select min(w.tokens) as tokens, max(w.ends_at) filter (where w.tokens <= 0) as until,
+      bool_or(w.is_ahead) as is_ahead
     from string_to_table(n.keys, E'\x1e') k(key) cross join lateral window_of(k.key, present) w
   ) t on n.keys <> ''
 $$;
@@ -340,7 +379,7 @@ end $$;
 -- rate limits are locked, those that others hold skipped, and the next statement, with a snapshot younger than the locks,
 -- counts again and checks every condition again. Limited queues are locked by their rows; a shared advisory lock on an
 -- unlimited one keeps a pause or a limit from committing meanwhile (see edit_queue).
--- Where a queue is full, places in it whose claims are over are deleted.
+-- Where a queue is full, places in it whose claims are over are deleted. A limit's window in the future is set back.
 -- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
 create function claim_lane_jobs(
   worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
@@ -465,11 +504,11 @@ begin
       leg_upto := case leg % 2 when 0 then turn_lane end;
       continue when leg_upto is not null and leg_from >= leg_upto collate "C";
       loop
-        with recursive hop(lane, queue, state, until, limited, places, run_ats, ids, got, hops, of_queue, filled, blocked_after) as (
-          select leg_from collate "C", null::text, null::text, null::timestamptz, false, null::tid[], null::timestamptz[], null::uuid[],
+        with recursive hop(lane, queue, state, until, is_ahead, limited, places, run_ats, ids, got, hops, of_queue, filled, blocked_after) as (
+          select leg_from collate "C", null::text, null::text, null::timestamptz, false, false, null::tid[], null::timestamptz[], null::uuid[],
             0, 0, 0, false, null::text collate "C"
           union all
-          select n.lane, coalesce(r.queue, u.queue), coalesce(r.state, 'skipped'), r.until, r.limited, d.places, d.run_ats, d.ids,
+          select n.lane, coalesce(r.queue, u.queue), coalesce(r.state, 'skipped'), r.until, r.is_ahead, r.limited, d.places, d.run_ats, d.ids,
             h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share_left), h.hops + 1,
             least(r.room, u.of_queue + coalesce(cardinality(d.places), 0)),
             coalesce(r.limited and u.of_queue + coalesce(cardinality(d.places), 0) >= r.room, false) or (u.queue is not null and h.filled),
@@ -539,6 +578,7 @@ begin
           array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
           array_agg(distinct h.queue) filter (where h.state = 'unknown') as unknown,
           array_agg(h.lane) filter (where h.state = 'full') as full_lanes,
+          array_agg(h.lane) filter (where h.state = 'tokens' and h.is_ahead) as ahead,
           array_agg(h.lane) filter (where h.state = 'open' and h.places is null) as empty,
           (select array_agg(u.place order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as places,
           (select array_agg(x.lane order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as place_lanes,
@@ -574,6 +614,9 @@ begin
         -- A full queue may be full of places whose claims are over: with those gone, its lanes are looked at again at once.
         if look.full_lanes is not null then
           held := held || lanes_freed_of_dead_places(look.full_lanes);
+        end if;
+        if look.ahead is not null then
+          perform set_back_windows(array(select unnest(string_to_array(split_part(l, E'\x1f', 3), E'\x1e')) from unnest(look.ahead) l));
         end if;
         at_lane := case when not look.ended then look.lane end;
         if look.empty is not null and (tasks is not null or other_tasks is not null or forbidden is not null or most_crashes is not null) then
