@@ -52,8 +52,6 @@ export interface LaneClaim extends Claimer, ClaimFilter {
   limit: number;
   /** Most jobs of one lane. */
   share: number;
-  /** How many more jobs of a lane to try, because others hold some. */
-  spare: number;
   /** Only jobs that have crashed at most so often; `null`: any. */
   maxCrashes: number | null;
   /** Only this queue. */
@@ -63,7 +61,8 @@ export interface LaneClaim extends Claimer, ClaimFilter {
 
 /** What a pool remembers of lanes, as the claim reads it. */
 export interface LaneMemoryState {
-  turn: { priority: number; lane: string } | null;
+  /** Of priorities: the place of the lane behind which the turn goes on. */
+  turns: string[];
   /** Stretches of the walk in which nothing can be claimed, in order. */
   blocked: { after: string; upto: string }[];
   /** Beginnings of lanes to look at all the same, in order. */
@@ -72,6 +71,8 @@ export interface LaneMemoryState {
   dueSince: number | null;
   /** Positions in lanes, in order of the walk. */
   positions: { place: string; runAt: string; id: string }[];
+  /** How many more jobs of a lane to try than are wanted, because others hold some; in order. */
+  spares: { lane: string; jobs: number }[];
 }
 
 export interface ClaimResult {
@@ -84,6 +85,8 @@ export interface ClaimResult {
 }
 
 export interface PlainClaimResult extends ClaimResult {
+  /** The database's time of the claim, in ms; `null`: the holder may not claim. */
+  claimedAt: number | null;
   /** Hand it to the next claim of the same scan. */
   cursor: CursorPosition[];
   quiet: QuietStretch | null;
@@ -91,9 +94,10 @@ export interface PlainClaimResult extends ClaimResult {
 
 /** What a claim of lanes tells of them, beside the jobs. */
 export interface LaneReport {
-  /** Where the turn goes on, after the last lane served; null: none was. */
+  /** The last priority served; null: none was. */
   priority: number | null;
-  lane: string | null;
+  /** Places behind which turns go on: in each priority served, that of the last lane that got a job. */
+  turns: string[];
   /** How many lanes were served. */
   lanes: number;
   more: boolean;
@@ -101,12 +105,16 @@ export interface LaneReport {
   blocked: [after: string, upto: string, until: number | null][];
   /** Lanes of which others hold what is needed. */
   held: string[];
+  /** Those of them that gave nothing, because others hold jobs. */
+  crowded: string[];
   /** Queues to register. */
   unknown: string[];
   /** Up to where lanes hold nothing for this claim. */
   passed: [place: string, runAt: string, id: string][];
   /** Lanes that have become due. */
   due: string[] | null;
+  /** How long the look took in the database. */
+  ms: number;
 }
 
 export interface LaneClaimResult extends ClaimResult {

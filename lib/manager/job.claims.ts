@@ -28,7 +28,7 @@ import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js
 import { toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
-import { LaneMemory } from './lane.memory.js';
+import { LaneMemory, MAX_POSITIONS, type Turns } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
 import type { SchemaGuard } from './schema.guard.js';
 
@@ -36,6 +36,8 @@ import type { SchemaGuard } from './schema.guard.js';
 const UNREADABLE_MS = 60_000;
 /** Lanes that one claim looks at: a look of 1 to 2 ms. */
 const MAX_HOPS = 200;
+/** So often do claims by hand try what others hold, with twice as many jobs to spare each time. */
+const TRIES = 7;
 const BEFORE_ANY_PRIORITY = -2_147_483_649;
 /** Most KiB that one claim by hand reads, except the first payload. */
 const MAX_KIB = 64 * 1024;
@@ -54,6 +56,8 @@ export class JobClaims {
   private readonly seenTasks = new Set<string>();
   /** Claims by hand take turns between plain jobs and lanes. */
   private lanesFirst = false;
+  /** Where turns go on over the lanes, from one claim by hand to the next. */
+  private readonly turns: Turns = new Map();
 
   constructor(
     private readonly database: Database,
@@ -173,17 +177,20 @@ export class JobClaims {
     limit: number,
   ): Promise<ClaimedJob[]> {
     const jobs: ClaimedJob[] = [];
-    const memory = new LaneMemory(Infinity);
+    const memory = new LaneMemory(Infinity, queue === null ? this.turns : undefined);
+    let tries = 0;
     while (jobs.length < limit) {
       const wanted = limit - jobs.length;
       const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
-      const { share: _share, spare, ...state } = memory.next(wanted);
-      const found = await this.claimLanes({ ...base, memory: state, share: wanted, spare });
-      memory.learn(found, 0);
+      const { share: _share, ...state } = memory.next(wanted);
+      const found = await this.claimLanes({ ...base, memory: state, share: wanted });
+      memory.learn(found);
       jobs.push(...found.jobs);
-      // What others hold is tried once more, with some to spare.
-      const isHeld = spare === 0 && (found.report?.held.length ?? 0) > 0;
-      if (!found.jobs.length && !found.more && !found.report?.passed.length && !isHeld) break;
+      // What others hold is tried once more, with some to spare; where they hold all of those, with ever more.
+      tries++;
+      const { held = [], crowded = [] } = found.report ?? {};
+      const isHeld = (held.length > 0 && tries === 1) || (crowded.length > 0 && tries <= TRIES);
+      if (!found.jobs.length && !found.more && !isHeld) break;
     }
     return jobs;
   }
@@ -222,7 +229,6 @@ export class JobClaims {
       request.holder,
       request.limit,
       request.share,
-      request.spare,
       request.taskIdentifiers,
       request.otherTasks,
       request.forbiddenFlags,
@@ -230,8 +236,7 @@ export class JobClaims {
       request.leaseMs,
       request.worstPriority,
       request.queue,
-      memory.turn?.priority ?? null,
-      memory.turn?.lane ?? null,
+      memory.turns,
       memory.blocked.map(({ after }) => after),
       memory.blocked.map(({ upto }) => upto),
       memory.told,
@@ -239,6 +244,8 @@ export class JobClaims {
       memory.positions.map(({ place }) => place),
       memory.positions.map(({ runAt }) => runAt),
       memory.positions.map(({ id }) => id),
+      memory.spares.map(({ lane }) => lane),
+      memory.spares.map(({ jobs }) => jobs),
       MAX_HOPS,
     ];
   }
@@ -252,7 +259,13 @@ export class JobClaims {
       runAt: microseconds(runAt),
       id,
     }));
-    return { ...result, taken, claimedAt, report, more: report?.more ?? false };
+    return {
+      ...result,
+      taken,
+      claimedAt,
+      report,
+      more: report !== null && (report.more || hasAdvanced(request, report)),
+    };
   }
 
   /** Texts become jobs. What cannot be read is failed, what cannot be decrypted is put off: neither stops the rest. */
@@ -311,6 +324,12 @@ export class JobClaims {
     await this.database.run(seeTasks, [[...fresh]]);
     for (const task of fresh) this.seenTasks.add(task);
   }
+}
+
+/** Whether a lane was passed further than before, and not to its end. Not all positions are told to a claim. */
+function hasAdvanced({ memory: { positions } }: LaneClaim, { passed }: LaneReport): boolean {
+  const known = new Set(positions.map(({ place }) => place));
+  return passed.some(([place]) => known.has(place) || positions.length < MAX_POSITIONS);
 }
 
 /** What stands before the payload, and what is before it, of a text that cannot be parsed. */

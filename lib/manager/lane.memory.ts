@@ -1,9 +1,13 @@
 // What a pool remembers of lanes, so that it need not look at each of them again: stretches of the walk in which nothing can
 // be claimed now, positions in lanes that it takes from, and whose turn is next. All of it may be wrong or forgotten at any
 // time: it is dropped as a whole now and then, and everything is looked at again.
-import type { LaneClaimResult, LaneMemoryState } from '../interfaces/claim.interface.js';
+import type { LaneClaimResult, LaneMemoryState, LaneReport } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import { comparePlaces, laneAtPlace, laneOf, lanesOfQueue, placeInWalk } from './lane.names.js';
+import { LanePasses, type Position } from './lane.passes.js';
+import { beginsLike, comparePlaces, laneAtPlace, laneOf, lanesOfQueue, priorityAtPlace } from './lane.names.js';
+
+/** By priority as a place names it: the place of the lane behind which the turn goes on. */
+export type Turns = Map<string, string>;
 
 interface Stretch {
   after: string;
@@ -12,16 +16,25 @@ interface Stretch {
   until: number;
 }
 
-/** How many jobs of a lane are tried beyond what is wanted, where others hold some. */
+/** How many jobs of a lane are tried beyond what is wanted, where others hold some; twice as many each time they hold all. */
 const SPARE = 20;
+const MAX_SPARE = 480;
+const MAX_SPARES = 100;
 const MAX_STRETCHES = 100;
 const MAX_TOLD = 100;
-const MAX_POSITIONS = 100;
+/** Passing more costs more than it saves. */
+export const MAX_POSITIONS = 100;
+const MAX_TURNS = 100;
 const FIRST_HELD_MS = 5;
 const LONGEST_HELD_MS = 1_000;
-/** Looking at everything that took 1 ms may be repeated after so many, and is after so long. */
+/** Looking at everything that took 1 ms may be repeated after so many, and is after 5 s: half a per cent of the time. */
 const PERIOD_PER_COST = 200;
-const LONGEST_PERIOD_MS = 30_000;
+const LONGEST_PERIOD_MS = 5_000;
+/** Where that would be more than five per cent of the time, it is repeated later, and in any case after so long. */
+const LEAST_PERIOD_PER_COST = 20;
+const LONGEST_DEAR_PERIOD_MS = 30_000;
+/** The cheapest of so many looks at everything counts: one that had to wait, or was the first, tells nothing of the next. */
+const COSTS = 3;
 /** What became due shortly before a look may have been committed after it. */
 const COMMIT_MS = 100;
 
@@ -29,15 +42,17 @@ export class LaneMemory {
   private stretches: Stretch[] = [];
   private told = new Set<string>();
   private toldInFlight: Set<string> | null = null;
-  private positions = new Map<string, { runAt: string; id: string }>();
-  private turn: LaneMemoryState['turn'] = null;
+  private positions = new Map<string, Position>();
+  private readonly passes = new LanePasses();
+  private lastTurn = '';
   private lookedAt: number | null = null;
   /** How far the database's clock is ahead of performance.now(). */
   private clockLead = 0;
   private forgottenAt = -Infinity;
-  /** What it costs to look at everything, and what the present look at everything has cost so far; null: none is under way. */
-  private costMs = 0;
+  /** What the last looks at everything have cost, and the present one so far; null: none is under way. */
+  private costs: number[] = Array.from({ length: COSTS }, () => 0);
   private sweepMs: number | null = 0;
+  private spares: LaneMemoryState['spares'] = [];
   private heldMs = 0;
   private heldUntil = Infinity;
   /** Lanes that the last look served: among so many a claim is shared. */
@@ -49,6 +64,7 @@ export class LaneMemory {
   constructor(
     /** Everything is looked at again after so long, at the earliest. */
     private readonly periodMs: number,
+    private readonly turns: Turns = new Map(),
   ) {}
 
   /** When a look may find more than the last one did: a window begins, or what others held may be free. ms from now. */
@@ -58,49 +74,54 @@ export class LaneMemory {
   }
 
   /** For the next claim of so many jobs. */
-  next(wanted: number): LaneMemoryState & { share: number; spare: number } {
+  next(wanted: number): LaneMemoryState & { share: number } {
     const now = performance.now();
-    const periodMs = Math.max(this.periodMs, Math.min(LONGEST_PERIOD_MS, this.costMs * PERIOD_PER_COST));
-    if (now - this.forgottenAt > periodMs) this.forget();
+    if (now - this.forgottenAt > this.fullPeriodMs) this.startOver();
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
     this.heldUntil = Infinity;
     this.toldInFlight = new Set();
     this.forgotInFlight = false;
     return {
-      turn: this.turn,
+      turns: [...this.turns.values()],
       blocked: this.stretches,
       told: [...this.told].sort(comparePlaces),
       dueSince: this.stretches.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
       positions: this.positionsAhead(),
       share: Math.max(1, Math.ceil(wanted / Math.max(1, this.lanes))),
-      spare: this.heldMs > 0 ? SPARE : 0,
+      spares: this.spares,
     };
   }
 
-  learn({ report, taken, claimedAt, more }: LaneClaimResult, costMs: number): void {
+  learn({ report, taken, claimedAt, more }: LaneClaimResult): void {
     const inFlight = this.toldInFlight ?? new Set<string>();
     this.toldInFlight = null;
     if (!report || claimedAt === null) return;
     this.clockLead = claimedAt - performance.now();
     this.lookedAt = claimedAt;
-    this.countCost(costMs, more);
+    this.countCost(report.ms, more);
     // A look that went through everything has looked at what was told before it.
-    if (!more) this.told = inFlight;
-    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...(more ? (report.due ?? []) : [])];
+    if (!report.more) this.told = inFlight;
+    const due = report.more ? (report.due ?? []) : [];
+    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...due];
     for (const lane of open) this.told.add(lane);
     for (const [after, upto, until] of report.blocked) this.block({ after, upto, until: until ?? Infinity });
-    for (const [place, runAt, id] of report.passed) {
-      this.remember(place, { runAt, id });
+    // What was told during the look may lie before what it has read.
+    const isTold = (place: string): boolean => beginsLike(place, inFlight);
+    const passed = report.passed.filter(([place]) => !isTold(place));
+    this.passes.learn(passed, report);
+    for (const [place] of passed) {
+      this.positions.delete(place);
       this.told.add(laneAtPlace(place));
     }
-    this.follow(taken, new Set(report.held));
+    const untold = taken.filter(({ place }) => !isTold(place));
+    this.follow(untold, new Set(report.held));
+    this.spares = this.sparesAfter(report);
     this.heldMs = report.held.length ? Math.min(LONGEST_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2)) : 0;
     this.heldUntil = this.heldMs ? performance.now() + this.heldMs : Infinity;
-    if (report.priority !== null) this.turn = { priority: report.priority, lane: report.lane ?? '' };
+    for (const place of report.turns) this.passTurn(place);
     this.lanes = Math.max(1, report.lanes);
     if (!this.stretches.length) this.told.clear();
-    if (this.stretches.length > MAX_STRETCHES) this.forget();
-    while (this.told.size > MAX_TOLD) this.giveUpStretch();
+    if (this.stretches.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
     // What was told during the look may concern all that it has passed.
     if (this.forgotInFlight) this.forget();
   }
@@ -112,10 +133,15 @@ export class LaneMemory {
       return this.forget();
     }
     for (const lane of lanes) {
-      this.told.add(lane);
+      // Where no stretch is remembered, every lane is looked at.
+      if (this.stretches.length) this.told.add(lane);
       this.toldInFlight?.add(lane);
-      for (const place of this.positions.keys()) if (laneAtPlace(place).startsWith(lane)) this.positions.delete(place);
     }
+    const told = new Set(lanes);
+    for (const place of this.positions.keys()) if (beginsLike(place, told)) this.positions.delete(place);
+    this.passes.tell(told);
+    // Too much is told to be listed.
+    if (this.told.size > MAX_TOLD) this.startOver();
   }
 
   /** A place in the job's queue became free, or the job comes back. */
@@ -124,9 +150,25 @@ export class LaneMemory {
   }
 
   forget(): void {
+    this.startOver();
+    this.passes.clear();
+  }
+
+  private get fullPeriodMs(): number {
+    const costMs = Math.min(...this.costs);
+    return Math.max(
+      this.periodMs,
+      Math.min(LONGEST_PERIOD_MS, costMs * PERIOD_PER_COST),
+      Math.min(LONGEST_DEAR_PERIOD_MS, costMs * LEAST_PERIOD_PER_COST),
+    );
+  }
+
+  /** The next look goes through everything; what it may not take it passes as before, as long as that is affordable. */
+  private startOver(): void {
     this.stretches = [];
     this.told.clear();
     this.positions.clear();
+    this.passes.startOver();
     this.forgottenAt = performance.now();
     this.sweepMs = 0;
   }
@@ -135,19 +177,8 @@ export class LaneMemory {
     if (this.sweepMs === null) return;
     this.sweepMs += costMs;
     if (more) return;
-    this.costMs = this.sweepMs;
+    this.costs = [...this.costs.slice(1), this.sweepMs];
     this.sweepMs = null;
-  }
-
-  /** Too much is told to be listed: everything in one stretch is looked at again. */
-  private giveUpStretch(): void {
-    const [lane] = this.told;
-    const stretch = this.stretches.find(({ after, upto }) => laneAtPlace(after) <= lane! && lane! <= laneAtPlace(upto));
-    this.stretches = this.stretches.filter((other) => other !== stretch);
-    for (const other of this.told) {
-      if (other === lane || (stretch && laneAtPlace(stretch.after) <= other && other <= laneAtPlace(stretch.upto)))
-        this.told.delete(other);
-    }
   }
 
   /** Joins a stretch with those that it touches. */
@@ -174,6 +205,24 @@ export class LaneMemory {
     }
   }
 
+  private sparesAfter({ held, crowded }: LaneReport): LaneMemoryState['spares'] {
+    const before = new Map(this.spares.map(({ lane, jobs }) => [lane, jobs]));
+    const full = new Set(crowded);
+    const lanes = [...new Set(held)].sort(comparePlaces).slice(0, MAX_SPARES);
+    return lanes.map((lane) => {
+      const known = full.has(lane) ? (before.get(lane) ?? 0) * 2 : 0;
+      return { lane, jobs: Math.min(MAX_SPARE, Math.max(SPARE, known)) };
+    });
+  }
+
+  private passTurn(place: string): void {
+    const priority = priorityAtPlace(place);
+    this.turns.delete(priority);
+    this.turns.set(priority, place);
+    this.lastTurn = place;
+    if (this.turns.size > MAX_TURNS) this.turns.delete(this.turns.keys().next().value!);
+  }
+
   private remember(place: string, position: { runAt: string; id: string }): void {
     this.positions.delete(place);
     this.positions.set(place, position);
@@ -181,15 +230,14 @@ export class LaneMemory {
     this.positions.delete(this.positions.keys().next().value!);
   }
 
-  /** At most so many: passing all costs more than it saves. Those behind the turn come first. */
+  /** At most so many. Those that are not at the end of their lane come first, then those behind the turn. */
   private positionsAhead(): LaneMemoryState['positions'] {
-    const all = [...this.positions].map(([place, position]) => ({ place, ...position }));
+    const all = [...new Map([...this.passes.positions(), ...this.positions])].map(([place, at]) => ({ place, ...at }));
     all.sort((a, b) => comparePlaces(a.place, b.place));
     if (all.length <= MAX_POSITIONS) return all;
-    const start = this.turn ? placeInWalk(this.turn.priority, this.turn.lane) : '';
-    const first = all.findIndex(({ place }) => comparePlaces(place, start) > 0);
-    const ahead = first < 0 ? [] : all.slice(first, first + MAX_POSITIONS);
-    const rest = all.slice(0, MAX_POSITIONS - ahead.length);
-    return [...rest, ...ahead];
+    const rank = ({ place }: { place: string }): number =>
+      this.passes.isOpen(place) ? 0 : comparePlaces(place, this.lastTurn) > 0 ? 1 : 2;
+    const chosen = all.sort((a, b) => rank(a) - rank(b)).slice(0, MAX_POSITIONS);
+    return chosen.sort((a, b) => comparePlaces(a.place, b.place));
   }
 }

@@ -2,6 +2,7 @@
 // in the walk of a claim, as place_in_walk of 2_claim.sql does.
 const SEPARATOR = '\x1f';
 const LOWEST = -2_147_483_649;
+const PRIORITY_DIGITS = 9;
 
 interface Limited {
   queue: string | null;
@@ -18,9 +19,17 @@ export const laneOf = ({ queue, rateLimitKey }: Limited): string =>
 export const lanesOfQueue = (queue: string): string => queue + SEPARATOR;
 
 export const placeInWalk = (priority: number, lane: string): string =>
-  (priority - LOWEST).toString(16).padStart(9, '0') + lane;
+  (priority - LOWEST).toString(16).padStart(PRIORITY_DIGITS, '0') + lane;
 
-export const laneAtPlace = (place: string): string => place.slice(9);
+export const priorityAtPlace = (place: string): string => place.slice(0, PRIORITY_DIGITS);
+
+export const laneAtPlace = (place: string): string => place.slice(PRIORITY_DIGITS);
+
+/** Whether the lane at the place begins like one of these. */
+export function beginsLike(place: string, beginnings: Iterable<string>): boolean {
+  for (const beginning of beginnings) if (place.startsWith(beginning, PRIORITY_DIGITS)) return true;
+  return false;
+}
 
 /** As PostgreSQL compares them, with collation "C": by code points. */
 export function comparePlaces(a: string, b: string): number {

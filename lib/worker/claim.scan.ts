@@ -5,6 +5,8 @@ import type { CursorPosition, PlainClaimResult, QuietStretch } from '../interfac
 const LONGEST_PERIOD_MS = 30_000;
 /** A sweep that took 1 ms may be repeated after 20: at most five per cent of the time goes into sweeping. */
 const PERIOD_PER_COST = 20;
+/** Reading a priority from its start because it was told of: at most one per cent of the time. */
+const TOLD_PERIOD_PER_COST = 100;
 const MAX_POSITIONS = 100;
 /** What is remembered of priorities without anything due is looked at again. */
 const QUIET_MS = 20_000;
@@ -20,6 +22,15 @@ export class ClaimScan {
   /** When a sweep has found that nothing is due. */
   private emptyAt = -Infinity;
   private toldInFlight = false;
+  /** Priorities in which something may lie before the position, because it was committed late. */
+  private readonly told = new Set<number>();
+  private toldOfAny = false;
+  /** Positions that the claim under way was not given; empty: it goes on from all. */
+  private dropped: CursorPosition[] = [];
+  private toldAt = -Infinity;
+  private toldCostMs = 0;
+  /** How far the database's clock is ahead of performance.now(). */
+  private clockLead = Date.now() - performance.now();
 
   /** Where the next claim begins. No positions: a sweep from the start. */
   next(): { cursor: CursorPosition[]; quiet: QuietStretch | null } {
@@ -27,19 +38,28 @@ export class ClaimScan {
     this.toldInFlight = false;
     // Once claims come back short every one of them is a sweep, as far as sweeps are affordable: an idle pool asks once.
     const isAffordable = now - this.sweptAt >= this.sweepCostMs * PERIOD_PER_COST;
+    this.dropped = [];
     this.sweeping = (this.short && isAffordable) || now - this.sweptAt > LONGEST_PERIOD_MS;
-    const isQuiet = this.quiet && now - this.quietSince < QUIET_MS && this.quiet.until > Date.now();
-    return { cursor: this.sweeping ? [] : this.positions, quiet: isQuiet ? this.quiet : null };
+    if (this.sweeping) this.untell();
+    const isQuiet = this.quiet && now - this.quietSince < QUIET_MS && this.quiet.until > now + this.clockLead;
+    return { cursor: this.sweeping ? [] : this.positionsNow(now), quiet: isQuiet ? this.quiet : null };
   }
 
-  learn({ cursor, more, jobs, quiet }: PlainClaimResult, costMs: number, limit: number): void {
+  learn({ cursor, more, jobs, quiet, claimedAt }: PlainClaimResult, costMs: number, limit: number): void {
+    if (claimedAt !== null) this.clockLead = claimedAt - performance.now();
     if (this.sweeping) {
+      this.dropped = [];
       this.sweptAt = performance.now();
       this.sweepCostMs = costMs;
     }
     const isEmpty = this.sweeping && !more && !jobs.length && !this.toldInFlight;
     this.emptyAt = isEmpty ? performance.now() : -Infinity;
-    this.positions = cursor.length > MAX_POSITIONS ? [] : cursor;
+    if (this.dropped.length) {
+      this.toldAt = performance.now();
+      this.toldCostMs = costMs;
+    }
+    const positions = this.withDropped(cursor);
+    this.positions = positions.length > MAX_POSITIONS ? [] : positions;
     this.short = !more && jobs.length < limit;
     if (quiet && quiet !== this.quiet) this.quietSince = performance.now();
     this.quiet = quiet;
@@ -51,6 +71,11 @@ export class ClaimScan {
     this.toldInFlight = true;
     if (!priorities) this.quiet = null;
     for (const priority of priorities ?? []) this.cut(priority);
+    // A claim under way may not have seen it, and bring a position behind it.
+    if (!priorities) this.toldOfAny = true;
+    for (const priority of priorities ?? []) this.told.add(priority);
+    if (this.told.size > MAX_POSITIONS) this.toldOfAny = true;
+    if (this.toldOfAny) this.told.clear();
   }
 
   /** Whether the last look, less than so many ms ago, has found that nothing is due, and nothing was told since. */
@@ -61,6 +86,28 @@ export class ClaimScan {
   /** The next claim looks, whatever the last one found. */
   expire(): void {
     this.emptyAt = -Infinity;
+  }
+
+  /** Without those of priorities that were told of, as soon as that is affordable. */
+  private positionsNow(now: number): CursorPosition[] {
+    this.dropped = [];
+    if (now - this.toldAt < this.toldCostMs * TOLD_PERIOD_PER_COST) return this.positions;
+    this.dropped = this.positions.filter(({ priority }) => this.toldOfAny || this.told.has(priority));
+    this.untell();
+    return this.positions.filter((position) => !this.dropped.includes(position));
+  }
+
+  private untell(): void {
+    this.told.clear();
+    this.toldOfAny = false;
+  }
+
+  /** A claim that found nothing before a position has not lost it. */
+  private withDropped(cursor: CursorPosition[]): CursorPosition[] {
+    const known = new Set(cursor.map(({ priority }) => priority));
+    const kept = this.dropped.filter(({ priority }) => !known.has(priority));
+    this.dropped = [];
+    return kept.length ? [...cursor, ...kept].sort((a, b) => a.priority - b.priority) : cursor;
   }
 
   /** The larger part of the quiet stretch is still quiet. */

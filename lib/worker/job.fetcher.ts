@@ -86,12 +86,11 @@ export class JobFetcher {
     requests: SettleRequest[],
   ): Promise<{ answer: SettleAnswer; look: LaneClaimResult }> {
     const { claims, settlement } = this.options.jobs;
-    const startedAt = performance.now();
     const { era } = this;
     const claim = this.laneClaim(group, this.room.slots());
     const { claimed, ...answer } = await settlement.completeAndClaim(this.claimer, requests, claims.laneValues(claim));
     const look = await claims.readLanes(claim, claimed);
-    this.learn(group, look, startedAt);
+    this.learn(group, look);
     return { answer, look: this.ofEra(era, look) };
   }
 
@@ -104,12 +103,11 @@ export class JobFetcher {
   private async lookAt({ group, limit }: PlannedClaim, slots: number): Promise<LaneClaimResult | null> {
     const wanted = Math.min(slots, limit ?? Infinity) >> Math.min(this.room.failures(), 10);
     if (wanted < 1 || this.looking || group.lookAt > performance.now()) return null;
-    const startedAt = performance.now();
     const { era } = this;
     this.looking = true;
     try {
       const look = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
-      this.learn(group, look, startedAt);
+      this.learn(group, look);
       return this.ofEra(era, look);
     } finally {
       this.looking = false;
@@ -117,7 +115,7 @@ export class JobFetcher {
   }
 
   private laneClaim(group: ClaimGroup, wanted: number): LaneClaim {
-    const { share, spare, ...memory } = group.lanes.next(wanted);
+    const { share, ...memory } = group.lanes.next(wanted);
     group.looks();
     return {
       ...this.claimer,
@@ -127,13 +125,12 @@ export class JobFetcher {
       queue: group.queue,
       limit: wanted,
       share,
-      spare,
       memory,
     };
   }
 
-  private learn(group: ClaimGroup, look: LaneClaimResult, startedAt: number): void {
-    group.lanes.learn(look, performance.now() - startedAt);
+  private learn(group: ClaimGroup, look: LaneClaimResult): void {
+    group.lanes.learn(look);
     group.looked(look);
   }
 

@@ -140,12 +140,12 @@ export async function claimForPool(
   const claimed: ClaimedJob[] = [];
   for (;;) {
     const limit = batch - claimed.length;
-    const { share: _share, spare, ...state } = memory.next(limit);
-    const look = { ...request, limit, share, spare, maxCrashes: null, queue: null, memory: state };
+    const { share: _share, ...state } = memory.next(limit);
+    const look = { ...request, limit, share, maxCrashes: null, queue: null, memory: state };
     const found = await jobs.claims.claimLanes(look);
-    memory.learn(found, 0);
+    memory.learn(found);
     claimed.push(...found.jobs);
-    const isLast = claimed.length === batch || (!found.more && !found.report?.passed.length);
+    const isLast = claimed.length === batch || !found.more;
     if (isLast || share < batch) return claimed;
   }
 }

@@ -62,6 +62,38 @@ describe('registerRateLimit (register-rate-limit)', () => {
   });
 });
 
+describe('a window', () => {
+  const leave = (sql: string) => test.sql(`update jobs.rate_limit_windows set started_at = clock_timestamp() ${sql}`);
+
+  it.each([
+    ['a claim', async () => expect(await claim()).toEqual([])],
+    ['a refill', () => jobs.refillRateLimits()],
+    ['a registration', () => jobs.registerRateLimit('api', 1, HOUR)],
+  ])('that begins in the future is set back to now by %s, with what was taken in it', async (_, act) => {
+    await jobs.registerRateLimit('api', 1, HOUR);
+    await add(3);
+    expect(await claim()).toHaveLength(1);
+    await leave(`+ interval '5 hours'`);
+    await act();
+    expect(await claim()).toEqual([]);
+    await passWindows(1);
+    expect(await claim()).toHaveLength(1);
+  });
+
+  it('gives as many tokens as a registration with another interval says', async () => {
+    await jobs.registerRateLimit('api', 1, 1_000);
+    await add(3);
+    expect(await claim()).toHaveLength(1);
+    await passWindows(3);
+    expect(await jobs.registerRateLimit('api', 1, HOUR)).toMatchObject({ availableTokens: 1 });
+    expect(await claim()).toHaveLength(1);
+    expect(await claim()).toEqual([]);
+    await leave(`- interval '10 s'`);
+    expect(await jobs.registerRateLimit('api', 1, 5_000)).toMatchObject({ availableTokens: 1 });
+    expect(await claim()).toHaveLength(1);
+  });
+});
+
 describe('a rate-limited job', () => {
   it('takes a token with its claim and waits where there is none', async () => {
     await jobs.registerRateLimit('api', 2, HOUR);

@@ -1,5 +1,6 @@
 // Claims as a pool makes them, without a pool: for specs of what happens to claims.
 import type { JobManager, ClaimedJob } from '../../lib/index.js';
+import type { LaneClaimResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 
 export interface PoolClaim {
@@ -19,21 +20,51 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
   const { limit = 10, taskIdentifiers = null, forbiddenFlags = null, memory = new LaneMemory(Infinity) } = claim;
   const base = { holder: id, label: id, leaseMs: null, taskIdentifiers, forbiddenFlags };
   const filter = { ...base, otherTasks: null, worstPriority: null };
-  const { share: _share, spare, ...state } = memory.next(limit);
+  const { share: _share, ...state } = memory.next(limit);
   const lanes = await jobs.claims.claimLanes({
     ...filter,
     limit,
     share: limit,
-    spare,
     maxCrashes: null,
     queue: null,
     memory: state,
   });
-  memory.learn(lanes, 0);
+  memory.learn(lanes);
   const left = limit - lanes.jobs.length;
   if (!left) return lanes.jobs;
   const plain = await jobs.claims.claimPlain({ ...filter, limit: left, maxKib: 65_536, cursor: [], quiet: null });
   return [...lanes.jobs, ...plain.jobs];
+}
+
+export interface PoolLook {
+  taskIdentifiers?: string[];
+  /** How long it took, as the pool is told. */
+  ms?: number;
+}
+
+/** One look at lanes, with what the pool remembers, as the incarnation `id` makes it. */
+export async function lookAsPool(
+  jobs: JobManager,
+  id: string,
+  limit: number,
+  memory: LaneMemory,
+  { taskIdentifiers, ms }: PoolLook = {},
+): Promise<LaneClaimResult> {
+  const { share, ...state } = memory.next(limit);
+  const found = await jobs.claims.claimLanes({
+    ...asPool(id),
+    taskIdentifiers: taskIdentifiers ?? null,
+    otherTasks: null,
+    forbiddenFlags: null,
+    worstPriority: null,
+    maxCrashes: null,
+    queue: null,
+    limit,
+    share,
+    memory: state,
+  });
+  memory.learn(ms === undefined ? found : { ...found, report: { ...found.report!, ms } });
+  return found;
 }
 
 /** Who settles what `claimAsPool` has claimed. */

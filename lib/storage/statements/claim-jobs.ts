@@ -51,16 +51,16 @@ export const claimPlainJobs = statement<{ job: string }>(
 );
 
 /**
- * Jobs of lanes, for free slots. $1 worker, $2 most jobs, $3 most of one lane, $4 how many more to try in a lane, $5 tasks,
- * $6 other tasks, $7 forbidden flags, $8 most crashes, $9 lease in ms, $10 worst priority, $11 queue, each or null; $12,
- * $13 where the turn begins; $14, $15 blocked stretches, $16 lanes to look at all the same, $17 since when to look for lanes
- * that became due; $18–$20 positions in lanes; $21 most lanes to look at. Rows as of claimPlainJobs, a LaneReport last.
+ * Jobs of lanes, for free slots. $1 worker, $2 most jobs, $3 most of one lane, $4 tasks, $5 other tasks,
+ * $6 forbidden flags, $7 most crashes, $8 lease in ms, $9 worst priority, $10 queue, each or null; $11 where turns go on;
+ * $12, $13 blocked stretches, $14 lanes to look at all the same, $15 since when to look for lanes that became due; $16–$18
+ * positions in lanes; $19, $20 in which lanes to try how many more jobs; $21 most lanes to look at. Rows as of claimPlainJobs, a LaneReport last.
  */
 export const claimLaneJobs = statement<{ job: string }>(
   'claim_lane_jobs',
   (schema) => `
   select claimed as job from ${schema}.claim_lane_jobs(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::text[]::timestamptz[], $20, $21
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17::text[]::timestamptz[], $18, $19, $20, $21
   ) claimed`,
   { prompt: true },
 );

@@ -57,8 +57,8 @@ export const completeAndClaim = statement<CompletedRow & { claimed: string | nul
   'complete_and_claim',
   (schema) => `
   select * from ${schema}.complete_and_claim(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
-    $26::text[]::timestamptz[], $27, $28
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
+    $24::text[]::timestamptz[], $25, $26, $27, $28
   )`,
   { prompt: true },
 );

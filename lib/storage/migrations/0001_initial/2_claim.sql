@@ -196,18 +196,20 @@ as $$ select lpad(to_hex(priority + 2147483649), 9, '0') || lane collate "C" $$;
 -- The window of a rate limit at a time: windows are fixed, so however late the first claim of one comes, it starts a whole
 -- number of intervals after the first. `number`: of the newest row of rate_limit_windows.
 create function window_of(limit_key text, present timestamptz)
-returns table (key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer)
+returns table (
+  key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer, is_ahead boolean
+)
 language sql stable
 as $$
   select r.key, greatest(0, r.capacity - case when w.started_at >= clock.started_at then w.taken else 0 end),
     clock.started_at, clock.started_at + r.interval_ms * interval '1 ms', coalesce(w.number, 0),
-    case when w.started_at >= clock.started_at then w.taken else 0 end
+    case when w.started_at >= clock.started_at then w.taken else 0 end, coalesce(w.started_at > present, false)
   from rate_limits r
   left join lateral (
     select w.* from rate_limit_windows w where w.key = r.key order by w.number desc limit 1
   ) w on true
   cross join lateral (
-    -- A clock that was ahead once may have left a start in the future: it counts as now.
+    -- A clock that was ahead once may have left a start in the future: it counts as now. Who sees it writes that down.
     select least(coalesce(w.started_at, r.window_started_at), present) as started_at
   ) last
   cross join lateral (
@@ -217,9 +219,44 @@ as $$
   where r.key = limit_key limit 1
 $$;
 
+-- Starts windows that begin in the future now, with what was taken in them: else each look would begin them again, and they
+-- would never end. Limits that others hold are left. Indexes: the primary keys of rate_limits and rate_limit_windows.
+create function set_back_windows(limit_keys text[]) returns void
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  held_keys text[];
+begin
+  held_keys := array(
+    select n.key from (select distinct k collate "C" as key from unnest(limit_keys) k order by 1) n
+    where exists (select from rate_limits r where r.key = n.key for no key update skip locked)
+  );
+  with ahead as materialized (
+    select w.* from unnest(held_keys) n(key) cross join lateral window_of(n.key, clock_timestamp()) w where w.is_ahead
+  ),
+  begun as (
+    insert into rate_limit_windows (key, number, started_at, taken)
+    select a.key, a.number + 1, a.started_at, a.taken from ahead a
+  )
+  delete from rate_limit_windows w where w.ctid = any(array(
+    select o.ctid from ahead a cross join lateral (
+      select o.ctid from rate_limit_windows o where o.key = a.key and o.number = a.number limit 1 for update skip locked
+    ) o
+  ));
+end $$;
+
 -- The same for statements outside of these functions.
 create function limit_now(limit_key text)
-returns table (key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer)
+returns table (
+  key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer, is_ahead boolean
+)
 language sql stable
 set search_path from current
 as $$ select * from window_of(limit_key, clock_timestamp()) $$;
@@ -227,7 +264,7 @@ as $$ select * from window_of(limit_key, clock_timestamp()) $$;
 -- What a lane can give now, as the present snapshot shows it: `state` open, unknown (its queue must be registered),
 -- paused, full or tokens (its rate limit is used up `until`); `room`: at most so many jobs; `limited`: by places.
 create function room_in_lane(lane text, present timestamptz)
-returns table (queue text, state text, room integer, until timestamptz, limited boolean)
+returns table (queue text, state text, room integer, until timestamptz, limited boolean, is_ahead boolean)
 language sql stable
 as $$
   select n.queue, case
@@ -237,7 +274,8 @@ as $$
       when n.keys <> '' and coalesce(t.tokens, 0) <= 0 then 'tokens'
       else 'open'
     end,
-    least(coalesce(q.free, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.concurrency is not null
+    least(coalesce(q.free, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.concurrency is not null,
+    coalesce(t.is_ahead, false)
   from (select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 3) as keys) n
   left join lateral (
     select q.name, q.paused, q.concurrency, q.concurrency - (
@@ -248,7 +286,8 @@ as $$
     from job_queues q where q.name = n.queue limit 1
   ) q on n.queue <> ''
   left join lateral (
-    select min(w.tokens) as tokens, max(w.ends_at) filter (where w.tokens <= 0) as until
+    select min(w.tokens) as tokens, max(w.ends_at) filter (where w.tokens <= 0) as until,
+      bool_or(w.is_ahead) as is_ahead
     from string_to_table(n.keys, E'\x1e') k(key) cross join lateral window_of(k.key, present) w
   ) t on n.keys <> ''
 $$;
@@ -319,16 +358,19 @@ begin
 end $$;
 
 -- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
--- beginning behind `from_lane`, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
--- (`spare`: of how many more than are wanted to know whether they do). What cannot give now (a queue
+-- beginning behind the lane that got a job last, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
+-- (spare_*: in which lanes to try how many more than are wanted, because they do). What cannot give now (a queue
 -- that is full or paused, a limit without tokens) costs one hop, however much waits in it. Returns as claim_plain_jobs,
 -- `extra` with the queue and the rate limit, and last an object
--- { priority, lane: the last lane served; more: there is probably more to claim now; lanes: how many were served;
+-- { priority: the last one served; turns: in priorities served, the place of the last lane that got a job; more: there is
+--   probably more to claim now; lanes: how many were served;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
---   held: lanes of which others hold what is needed; unknown: queues to register;
---   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due }.
+--   held: lanes of which others hold what is needed; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
+--   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due;
+--   ms: how long it took }.
 --
--- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. skip_*: such stretches
+-- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns: as reported, one
+-- for each priority; each goes on by itself, so that what is served in one does not end the turns of another. skip_*: such stretches
 -- (after, upto] as the pool remembers them, in order; told: beginnings of lanes to look at all the same, in order;
 -- due_since: also lanes in which something became due since. known_*: positions in lanes behind which to read, in order of
 -- the walk.
@@ -337,13 +379,14 @@ end $$;
 -- rate limits are locked, those that others hold skipped, and the next statement, with a snapshot younger than the locks,
 -- counts again and checks every condition again. Limited queues are locked by their rows; a shared advisory lock on an
 -- unlimited one keeps a pause or a limit from committing meanwhile (see edit_queue).
--- Where a queue is full, places in it whose claims are over are deleted.
+-- Where a queue is full, places in it whose claims are over are deleted. A limit's window in the future is set back.
 -- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
 create function claim_lane_jobs(
-  worker text, wanted integer, share integer, spare integer, tasks text[], other_tasks text[], forbidden text[],
-  most_crashes integer, lease bigint, worst_priority integer, only_queue text, from_priority integer, from_lane text,
+  worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
+  most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
   skip_after text[], skip_upto text[], told text[], due_since timestamptz,
-  known_places text[], known_run_ats timestamptz[], known_ids uuid[], hop_limit integer
+  known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
+  hop_limit integer
 )
 returns setof text
 language plpgsql
@@ -361,6 +404,8 @@ as $$
 declare
   present timestamptz := clock_timestamp();
   open_places integer := wanted;
+  share_left integer;
+  was_cut boolean;
   hops_left integer := hop_limit;
   at_priority bigint := -2147483649;
   at_lane text;
@@ -371,15 +416,20 @@ declare
   leg_upto text;
   ranges_known boolean := cardinality(skip_after) > 0;
   due_lanes text[];
+  merged text[];
+  told_lane text;
   known_lanes text[];
-  run_ats timestamptz[];
-  ids uuid[];
+  -- Not named as columns of the look: those come first.
+  known_lane_run_ats timestamptz[];
+  known_lane_ids uuid[];
   look record;
   held_queues text[];
   held_keys text[];
   taken record;
   served_priority bigint;
   served_lane text;
+  served_queue text;
+  served_turns text[] := '{}';
   served integer := 0;
   next_priority bigint;
   hidden_upto text;
@@ -388,6 +438,7 @@ declare
   untils timestamptz[] := '{}';
   blocked record;
   held text[] := '{}';
+  crowded text[] := '{}';
   unknown text[] := '{}';
   passed json[] := '{}';
 begin
@@ -404,7 +455,14 @@ begin
     ) d;
     -- Among so many, skipping no more pays.
     ranges_known := coalesce(cardinality(due_lanes), 0) < 100;
-    told := array(select distinct t collate "C" from unnest(told || due_lanes) t order by 1);
+    -- What a shorter beginning covers is left out: so the one before a lane tells whether any covers it.
+    merged := array(select distinct t collate "C" from unnest(told || due_lanes) t order by 1);
+    told := merged[1:1];
+    foreach told_lane in array merged[2:] loop
+      if not starts_with(told_lane, told[cardinality(told)]) then
+        told := told || told_lane;
+      end if;
+    end loop;
   end if;
 
   <<priorities>>
@@ -425,24 +483,33 @@ begin
       exit when not found;
       at_priority := ('x' || lpad(left(hidden_upto, 9), 16, '0'))::bit(64)::bigint - 2147483649 - 1;
     end loop;
-    turn_lane := case when at_priority = from_priority then from_lane else first_lane end;
+    turn_lane := coalesce((
+      select substr(t.place, 10) from unnest(turns) t(place) where starts_with(t.place, place_in_walk(at_priority, '')) limit 1
+    ), first_lane);
     select array_agg(substr(k.place, 10) order by k.nth), array_agg(k.run_at order by k.nth), array_agg(k.id order by k.nth)
-    into known_lanes, run_ats, ids
+    into known_lanes, known_lane_run_ats, known_lane_ids
     from unnest(known_places, known_run_ats, known_ids) with ordinality k(place, run_at, id, nth)
     where starts_with(k.place, place_in_walk(at_priority, ''));
 
-    -- From the last lane served to the end, then from the beginning to it.
-    for leg in 1..2 loop
-      leg_from := case leg when 1 then turn_lane else first_lane end;
-      leg_upto := case leg when 2 then turn_lane end;
+    -- From the last lane served to the end, then from the beginning to it; and where some lane has more than its share,
+    -- both again without shares: what is left of this priority goes before all that is worse.
+    share_left := share;
+    was_cut := false;
+    for leg in 1..4 loop
+      if leg = 3 then
+        exit when not was_cut;
+        share_left := wanted;
+      end if;
+      leg_from := case leg % 2 when 1 then turn_lane else first_lane end;
+      leg_upto := case leg % 2 when 0 then turn_lane end;
       continue when leg_upto is not null and leg_from >= leg_upto collate "C";
       loop
-        with recursive hop(lane, queue, state, until, limited, places, run_ats, ids, got, hops, of_queue, filled, blocked_after) as (
-          select leg_from collate "C", null::text, null::text, null::timestamptz, false, null::tid[], null::timestamptz[], null::uuid[],
+        with recursive hop(lane, queue, state, until, is_ahead, limited, places, run_ats, ids, got, hops, of_queue, filled, blocked_after) as (
+          select leg_from collate "C", null::text, null::text, null::timestamptz, false, false, null::tid[], null::timestamptz[], null::uuid[],
             0, 0, 0, false, null::text collate "C"
           union all
-          select n.lane, coalesce(r.queue, u.queue), coalesce(r.state, 'skipped'), r.until, r.limited, d.places, d.run_ats, d.ids,
-            h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share), h.hops + 1,
+          select n.lane, coalesce(r.queue, u.queue), coalesce(r.state, 'skipped'), r.until, r.is_ahead, r.limited, d.places, d.run_ats, d.ids,
+            h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share_left), h.hops + 1,
             least(r.room, u.of_queue + coalesce(cardinality(d.places), 0)),
             coalesce(r.limited and u.of_queue + coalesce(cardinality(d.places), 0) >= r.room, false) or (u.queue is not null and h.filled),
             case when r.state is null or (r.state <> 'unknown' and d.places is null)
@@ -494,9 +561,10 @@ begin
                 select width_bucket(n.lane, known_lanes) as b offset 0
               ) p
               cross join lateral due_in_lane(at_priority, n.lane,
-                case when known_lanes[p.b] = n.lane then run_ats[p.b] end,
-                case when known_lanes[p.b] = n.lane then ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
-              limit least(r.room, open_places - h.got + u.of_queue, share) + spare
+                case when known_lanes[p.b] = n.lane then known_lane_run_ats[p.b] end,
+                case when known_lanes[p.b] = n.lane then known_lane_ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
+              limit least(r.room, open_places - h.got + u.of_queue, share_left)
+                + coalesce((select spares[s.b] from width_bucket(n.lane, spare_lanes) s(b) where spare_lanes[s.b] = n.lane), 0)
             ) due
           ) d on r.state = 'open'
           -- Where a queue's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
@@ -504,12 +572,13 @@ begin
             and h.hops < hops_left and (n.lane is not null or n.skipped)
             and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
         )
-        select max(h.hops) as hops, max(h.lane) as lane, bool_or(h.lane is null) as ended,
-          (array_agg(h.queue order by h.hops desc) filter (where h.filled))[1] as filled_queue,
+        select max(h.hops) as hops, bool_or(cardinality(h.places) >= share_left) as is_cut, max(h.lane) as lane, bool_or(h.lane is null) as ended,
+          array_agg(h.queue) filter (where h.filled) as filled_queues,
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
           array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
           array_agg(distinct h.queue) filter (where h.state = 'unknown') as unknown,
           array_agg(h.lane) filter (where h.state = 'full') as full_lanes,
+          array_agg(h.lane) filter (where h.state = 'tokens' and h.is_ahead) as ahead,
           array_agg(h.lane) filter (where h.state = 'open' and h.places is null) as empty,
           (select array_agg(u.place order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as places,
           (select array_agg(x.lane order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as place_lanes,
@@ -524,7 +593,7 @@ begin
         into look from hop h;
         for blocked in
           select b.after, max(b.upto collate "C") as upto, min(b.until) as until
-          from unnest(look.afters, look.uptos, look.untils) b(after, upto, until) group by b.after order by 1
+          from unnest(look.afters, look.uptos, look.untils) b(after, upto, until) group by b.after order by b.after collate "C"
         loop
           if uptos[cardinality(uptos)] = blocked.after then
             uptos[cardinality(uptos)] := blocked.upto;
@@ -540,10 +609,14 @@ begin
           uptos[cardinality(uptos)] := place_in_walk(at_priority + 1, '');
         end if;
         hops_left := hops_left - look.hops;
+        was_cut := was_cut or (look.is_cut and share_left < wanted);
         unknown := unknown || look.unknown;
         -- A full queue may be full of places whose claims are over: with those gone, its lanes are looked at again at once.
         if look.full_lanes is not null then
           held := held || lanes_freed_of_dead_places(look.full_lanes);
+        end if;
+        if look.ahead is not null then
+          perform set_back_windows(array(select unnest(string_to_array(split_part(l, E'\x1f', 3), E'\x1e')) from unnest(look.ahead) l));
         end if;
         at_lane := case when not look.ended then look.lane end;
         if look.empty is not null and (tasks is not null or other_tasks is not null or forbidden is not null or most_crashes is not null) then
@@ -553,8 +626,8 @@ begin
               select j.run_at, j.id from jobs j
               where j.parked is null and j.lane is not null and j.priority = at_priority and j.lane = e.lane
                 and j.locked_by is null and j.run_at <= present and (j.run_at, j.id) > (
-                  coalesce((select run_ats[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '-infinity'),
-                  coalesce((select ids[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '00000000-0000-0000-0000-000000000000'))
+                  coalesce((select known_lane_run_ats[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '-infinity'),
+                  coalesce((select known_lane_ids[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '00000000-0000-0000-0000-000000000000'))
               order by j.run_at, j.id offset 499 limit 1
             ) seen
           );
@@ -640,7 +713,7 @@ begin
             where q.queue = '' or q.nth_of_queue <= q.room
           ),
           due as materialized (
-            select p.place, p.lane, p.limited from with_places p
+            select p.place, p.lane, p.limited, p.nth from with_places p
             where p.key = '' or p.nth_of_key <= p.tokens
             order by p.nth limit open_places
           ),
@@ -651,7 +724,7 @@ begin
               lease_expires_at = present + lease * interval '1 ms',
               place = case when d.limited then nextval('job_place_numbers') end
             from due d where j.ctid = d.place
-            returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane,
+            returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane, d.nth,
               concat('["', j.id, '","', j.fence, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',',
                 to_json(j.task), ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
               concat(extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes), ',"queue":', to_json(j.queue),
@@ -681,14 +754,19 @@ begin
             ))
           )
           select count(*)::integer as jobs, array_agg(c.id) as ids, array_agg(c.head) as heads, array_agg(c.extra) as extras,
-            max(c.place) as place, (
+            max(c.place) as place, (array_agg(c.lane order by c.nth desc))[1] as last_lane, (
               select array_agg(distinct p.lane) from proposals p
               where (p.queue <> '' and p.queue <> all(held_queues)) or (p.key <> '' and p.key <> all(held_keys))
                 or (p.place in (select o.place from possible o) and p.place not in (select l.place from locked l))
-            ) as held
+            ) as held, (
+              select array_agg(distinct p.lane) from proposals p
+              where p.place in (select o.place from possible o) and p.place not in (select l.place from locked l)
+                and p.lane not in (select d.lane from claimed d)
+            ) as crowded
           into taken from claimed c;
 
           held := held || taken.held;
+          crowded := crowded || taken.crowded;
           if taken.jobs > 0 then
             return query
               select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', c.extra,
@@ -698,11 +776,15 @@ begin
             open_places := open_places - taken.jobs;
             served := served + cardinality(look.lanes);
             served_priority := at_priority;
+            -- Behind the last lane that got a job: those that were proposed after it, and got no token, come first.
+            served_lane := taken.last_lane;
+            served_queue := split_part(served_lane, E'\x1f', 1);
             -- A queue that is filled goes by run-at over all its lanes, so the turn is behind it, not within it.
-            served_lane := look.lanes[cardinality(look.lanes)];
-            if hops_left > 0 and starts_with(served_lane, look.filled_queue || E'\x1f') then
-              served_lane := look.filled_queue || ' ';
+            if served_queue = any(look.filled_queues)
+              and (hops_left > 0 or not starts_with(look.lane, served_queue || E'\x1f')) then
+              served_lane := served_queue || ' ';
             end if;
+            served_turns := served_turns || place_in_walk(at_priority, served_lane);
             -- Counts need not read what is long gone: their start moves on once in some hundred places.
             if taken.place % 256 < taken.jobs then
               update job_queues q set places_from = coalesce((
@@ -719,9 +801,10 @@ begin
       end loop;
     end loop;
   end loop;
-  return next json_build_object('priority', served_priority, 'lane', served_lane, 'lanes', served,
+  return next json_build_object('priority', served_priority, 'turns', served_turns, 'lanes', served,
     'more', open_places <= 0 or hops_left <= 0, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
-    ), 'held', held, 'unknown', unknown, 'passed', passed, 'due', due_lanes);
+    ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes,
+    'ms', date_part('epoch', clock_timestamp() - present) * 1000);
 end $$;

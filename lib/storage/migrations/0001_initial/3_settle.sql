@@ -154,10 +154,11 @@ end $$;
 -- a snapshot of its own, younger than the settle. Of what stands before jobs in the order of locks, the claim only tries.
 create function complete_and_claim(
   label text, ids uuid[], fences bigint[], execution_times integer[], results text[], keep boolean, retention bigint,
-  worker text, wanted integer, share integer, spare integer, tasks text[], other_tasks text[], forbidden text[],
-  most_crashes integer, lease bigint, worst_priority integer, only_queue text, from_priority integer, from_lane text,
+  worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
+  most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
   skip_after text[], skip_upto text[], told text[], due_since timestamptz,
-  known_places text[], known_run_ats timestamptz[], known_ids uuid[], hop_limit integer
+  known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
+  hop_limit integer
 )
 returns table (
   id uuid, fence bigint, became text, run_at float8, reason text, queue text, job_key text, has_dependents boolean,
@@ -170,9 +171,9 @@ begin
   return query select c.*, null::text
     from complete_jobs(null, label, ids, fences, execution_times, results, keep, retention, null, true, false) c;
   return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
-    from claim_lane_jobs(worker, wanted, share, spare, tasks, other_tasks, forbidden, most_crashes, lease, worst_priority,
-      only_queue, from_priority, from_lane, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
-      hop_limit) c;
+    from claim_lane_jobs(worker, wanted, share, tasks, other_tasks, forbidden, most_crashes, lease, worst_priority,
+      only_queue, turns, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
+      spare_lanes, spares, hop_limit) c;
 end $$;
 
 -- Deletes places. One that others hold is left: its claim is over, so the sweep finds it. Index: job_places_pkey.

@@ -359,28 +359,31 @@ as $$
 #variable_conflict use_column
 declare
   old_capacity integer;
+  old_interval_ms bigint;
   present record;
   tokens_left integer;
 begin
   insert into rate_limits as r (key, capacity, interval_ms, window_started_at)
   values (limit_key, new_capacity, new_interval_ms, clock_timestamp())
   on conflict (key) do nothing;
-  select r.capacity into old_capacity from rate_limits r where r.key = limit_key for no key update;
+  select r.capacity, r.interval_ms into old_capacity, old_interval_ms from rate_limits r where r.key = limit_key for no key update;
   select * into present from window_of(limit_key, clock_timestamp());
   tokens_left := least(new_capacity, present.tokens + greatest(0, new_capacity - old_capacity));
   update rate_limits r set capacity = new_capacity, interval_ms = new_interval_ms
   where r.key = limit_key and (r.capacity, r.interval_ms) is distinct from (new_capacity, new_interval_ms);
-  if new_capacity <> old_capacity then
+  -- By a new interval too: windows are counted from the present one on.
+  if present.is_ahead or (new_capacity, new_interval_ms) is distinct from (old_capacity, old_interval_ms) then
     insert into rate_limit_windows (key, number, started_at, taken)
     values (limit_key, present.number + 1, present.started_at, new_capacity - tokens_left);
     delete from rate_limit_windows w where w.ctid = any(array(
       select o.ctid from rate_limit_windows o where o.key = limit_key and o.number <= present.number for update skip locked
     ));
   end if;
-  return query select limit_key, new_capacity, new_interval_ms, tokens_left, present.started_at;
+  return query
+    select limit_key, new_capacity, new_interval_ms, w.tokens, w.started_at from window_of(limit_key, clock_timestamp()) w;
 end $$;
 
--- Starts the next window of every limit whose window has passed. Claims do so by themselves: this is for people who look.
+-- Starts the next window of every limit whose window has passed, and sets one in the future back to now. Claims do so by themselves: this is for people who look.
 -- Limits that others hold are left to them. Indexes: the primary keys.
 create function refill_rate_limits() returns integer
 language plpgsql
@@ -394,12 +397,12 @@ begin
   ),
   passed as materialized (
     select w.* from locked l cross join lateral window_of(l.key, clock_timestamp()) w
-    where w.number > 0 and w.taken = 0
+    where w.is_ahead or w.number > 0 and w.taken = 0
       and exists (select from rate_limit_windows x where x.key = w.key and x.number = w.number and x.taken > 0)
   ),
   begun as (
     insert into rate_limit_windows (key, number, started_at, taken)
-    select p.key, p.number + 1, p.started_at, 0 from passed p
+    select p.key, p.number + 1, p.started_at, p.taken from passed p
   ),
   ended as (
     delete from rate_limit_windows w where w.ctid = any(array(
