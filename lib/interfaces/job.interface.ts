@@ -280,6 +280,7 @@ export type ExplainReason =
   | 'parents'
   | 'job_key'
   | 'no_handler'
+  | 'no_taker'
   | 'no_worker'
   | 'exhausted'
   | 'cancelled'

@@ -1,7 +1,7 @@
 // N slots that take jobs from the local buffer, run them, and hand their outcomes to the batcher.
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import type { SettleResult } from '../interfaces/claim.interface.js';
+import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import {
@@ -96,7 +96,10 @@ export class WorkerPool {
   private current: WorkerPoolState = 'new';
   private stopping: Promise<void> | null = null;
   private forced = false;
+  /** The connection pool was closed under this one. */
+  private abandoned = false;
   private unwatch: (() => void) | null = null;
+  private leaveManager: (() => void) | null = null;
   private slots: Promise<void>[] = [];
 
   constructor(private readonly parts: WorkerPoolParts) {
@@ -109,8 +112,8 @@ export class WorkerPool {
     const notifier = options.listen ? jobs.createNotifier((error) => this.report(error, 'listening for jobs')) : null;
     this.notifier = notifier;
     // Asked late: Nest finds handlers only after it has made this pool.
-    const taskIdentifiers = (): string[] | null =>
-      options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
+    const takesAnyTask = !options.taskIdentifiers && options.unknownTasks === 'exhaust';
+    const taskIdentifiers = (): string[] | null => options.taskIdentifiers ?? (takesAnyTask ? null : tasks.names());
     const admit = (job: ClaimedJob): boolean => this.takePlace(job);
     const mayClaim = (): boolean => this.circuit === 'closed' && this.keeper.holds;
     const held = (): ClaimedJob[] => [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
@@ -138,12 +141,14 @@ export class WorkerPool {
       (result) => this.count(result),
       () => this.goOn(),
       (batch) => this.queue.settleAndClaim(batch),
+      (requests, error) => this.reportUnwritten(requests, error),
     );
     this.keeper = new LeaseKeeper({
       jobs,
       identity,
       options,
       tasks: () => options.taskIdentifiers ?? tasks.names(),
+      takesAnyTask,
       held: () => [...this.queue.jobs(), ...held()],
       onClaims: (claims) => this.endClaims(claims),
       onTooLate: () => this.runner.abortAll((job) => new LeaseLostError(job.id)),
@@ -192,6 +197,7 @@ export class WorkerPool {
       throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
     this.current = 'running';
+    this.leaveManager = this.parts.jobs.watchOver(this);
     this.unwatch = this.watchDatabase();
     try {
       await this.prepareTransactions();
@@ -242,6 +248,7 @@ export class WorkerPool {
   /** Tasks were found after the start: writes down what they declare. */
   async declareTasks(): Promise<void> {
     await this.parts.scheduler?.declare();
+    if (this.current === 'running' && !this.stopping) await this.keeper.describe();
   }
 
   private async prepareTransactions(): Promise<void> {
@@ -263,6 +270,7 @@ export class WorkerPool {
 
   private async drain(timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs + ABORT_GRACE_MS;
+    void this.keeper.leave();
     const scheduled = this.parts.scheduler?.stop();
     const emptied = this.queue.stop(Math.min(LONGEST_JOIN_MS, Math.max(SHORTEST_JOIN_MS, timeoutMs)));
     void this.abortAfter(timeoutMs);
@@ -286,7 +294,7 @@ export class WorkerPool {
     if (await settledWithin(Math.max(0, deadline - performance.now()), flushed)) return true;
     if (this.circuit === 'closed' && (await settledWithin(FLUSH_MS, flushed))) return true;
     const left = this.batcher.giveUp();
-    if (left.length) this.report(new OutcomesUnwrittenError(left.map(({ job }) => job.id)), 'stopping');
+    if (left.length) this.reportUnwritten(left, null);
     return left.length === 0;
   }
 
@@ -304,7 +312,9 @@ export class WorkerPool {
 
   private terminate(): void {
     this.current = 'terminated';
+    this.batcher.giveUp();
     this.unwatch?.();
+    this.leaveManager?.();
     this.markEnded();
   }
 
@@ -416,8 +426,22 @@ export class WorkerPool {
     });
   }
 
+  private reportUnwritten(requests: SettleRequest[], error: unknown): void {
+    this.report(new OutcomesUnwrittenError(requests.map(({ job }) => job.id)), 'stopping');
+    if (error !== null) this.report(error, 'settling outcomes');
+  }
+
+  /** Neither a claim nor an outcome can go through any more: said once, and the pool ends. */
+  private abandon(error: StoppedError, context: string): void {
+    if (this.abandoned || this.current === 'terminated') return;
+    this.abandoned = true;
+    this.parts.events.emit('worker.error', this.workerId, { error, context: `${context}; the pool stops` });
+    void this.shutDown(0, true);
+  }
+
   private report(error: unknown, context: string): void {
     this.counters.errors++;
+    if (error instanceof StoppedError) return this.abandon(error, context);
     this.parts.events.emit('worker.error', this.workerId, { error, context });
   }
 }
