@@ -29,7 +29,7 @@ import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
 import { checkWait, queueSettingsOf } from './queue.options.js';
 import type { CircuitState } from './settle.circuit.js';
-import type { TaskRoom } from './claim.group.js';
+import { TaskSlots } from './task.slots.js';
 import { WorkerIdentity } from './worker.identity.js';
 
 /** What adds jobs by the clock for as long as a pool runs. */
@@ -62,7 +62,6 @@ export interface WorkerPoolStats {
   unwritten: number;
 }
 
-const NO_ROOMS: TaskRoom[] = [];
 /** Handlers that were aborted get so long to notice before the pool leaves them to their lease. */
 const ABORT_GRACE_MS = 1_000;
 /** What a database that answers, but slowly, gets beyond the grace period for the last outcomes. */
@@ -89,7 +88,7 @@ export class WorkerPool {
   private readonly notifier: JobNotifier | null;
   private readonly isolation: Isolation;
   private readonly active = new InProgress<ClaimedJob>();
-  private readonly runningOfTask = new Map<string, number>();
+  private readonly taskSlots: TaskSlots;
   private readonly counters = { completed: 0, failed: 0, errors: 0 };
   private readonly ended: Promise<void>;
   private markEnded!: () => void;
@@ -106,17 +105,15 @@ export class WorkerPool {
     const { jobs, tasks, events, options } = parts;
     this.workerId = parts.workerId ?? newWorkerId(hostname());
     const { workerId } = this;
-    this.identity = new WorkerIdentity(workerId);
-    const { identity } = this;
+    const identity = (this.identity = new WorkerIdentity(workerId));
     const onError = (error: unknown, context: string): void => this.report(error, context);
     const notifier = options.listen ? jobs.createNotifier((error) => this.report(error, 'listening for jobs')) : null;
     this.notifier = notifier;
     // Asked late: Nest finds handlers only after it has made this pool.
     const takesAnyTask = !options.taskIdentifiers && options.unknownTasks === 'exhaust';
     const taskIdentifiers = (): string[] | null => options.taskIdentifiers ?? (takesAnyTask ? null : tasks.names());
-    const admit = (job: ClaimedJob): boolean => this.takePlace(job);
-    const mayClaim = (): boolean => this.circuit === 'closed' && this.keeper.holds;
     const held = (): ClaimedJob[] => [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
+    this.taskSlots = new TaskSlots(tasks);
     this.isolation = new Isolation(options.maxCrashes);
     this.queue = new JobQueue({
       ...queueSettingsOf(options),
@@ -125,10 +122,10 @@ export class WorkerPool {
       notifier,
       taskIdentifiers,
       claimer: () => identity.claimer,
-      taskRooms: () => this.taskRooms(),
+      taskRooms: () => this.taskSlots.rooms(() => this.queue.jobs()),
       onError,
-      admit,
-      mayClaim,
+      admit: (job) => this.takePlace(job),
+      mayClaim: () => this.circuit === 'closed' && this.keeper.holds,
       held,
       isolation: this.isolation,
     });
@@ -335,23 +332,9 @@ export class WorkerPool {
   private leave(job: ClaimedJob): void {
     this.active.delete(job);
     if (this.isolation.leave(job)) this.queue.lookAgain();
-    if (this.limitOf(job) === null) return;
-    this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
+    if (!this.taskSlots.giveBack(job.task)) return;
     this.queue.serve();
     this.queue.wake();
-  }
-
-  /** Tasks with a limit of their own, and how many of each may begin. */
-  private taskRooms(): TaskRoom[] {
-    const { tasks } = this.parts;
-    const limited = tasks.names().filter((task) => tasks.get(task)?.options.concurrency != null);
-    if (!limited.length) return NO_ROOMS;
-    const waiting = this.queue.jobs();
-    return limited.map((task) => {
-      const buffered = waiting.filter((job) => job.task === task).length;
-      const running = this.runningOfTask.get(task) ?? 0;
-      return { task, free: tasks.get(task)!.options.concurrency! - running - buffered };
-    });
   }
 
   /** What other processes tell of claims and parents. */
@@ -386,16 +369,9 @@ export class WorkerPool {
    */
   private takePlace(job: ClaimedJob): boolean {
     if (this.circuit !== 'closed' || !this.keeper.holds) return false;
-    const limit = this.limitOf(job);
-    const running = this.runningOfTask.get(job.task) ?? 0;
-    if (limit !== null && running >= limit) return false;
-    if (limit !== null) this.runningOfTask.set(job.task, running + 1);
+    if (!this.taskSlots.take(job.task)) return false;
     this.active.add(job);
     return true;
-  }
-
-  private limitOf(job: ClaimedJob): number | null {
-    return this.parts.tasks.get(job.task)?.options.concurrency ?? null;
   }
 
   private count({ job, status, hasFreedPlace }: SettleResult): void {
