@@ -1,7 +1,7 @@
 // The transaction that a caller of addJob is in without handing it over: typeorm-transactional's, or that of
 // @nestjs-cls/transactional. Neither package is imported: what they put into the application is enough to see it.
 import type { ModulesContainer } from '@nestjs/core';
-import type { DataSource } from 'typeorm';
+import type { DataSource } from './interfaces/typeorm.interface.js';
 import type { QueryExecutor } from './interfaces/job.interface.js';
 
 /** The transaction that is active where this is called, if there is one. */

@@ -1,7 +1,7 @@
 // Where the database comes from: the options, or the application's own TypeORM DataSource.
 import { Inject, type Type } from '@nestjs/common';
 import { ModuleRef, type ModulesContainer } from '@nestjs/core';
-import type { DataSource } from 'typeorm';
+import type { DataSource } from './interfaces/typeorm.interface.js';
 import { NoConnectionError } from './jobs.errors.js';
 import type { ConnectionSettings } from './jobs.options.js';
 import { JobManager, type JobManagerParts } from './manager/job.manager.js';

@@ -138,7 +138,7 @@ interface Attempted {
   readonly signal: AbortSignal;
 }
 
-/** What Nest makes of an answer: an Observable's last value. It is unsubscribed from when the attempt is aborted. */
+/** What Nest makes of an answer: an Observable's last value, or none. It is unsubscribed from when the attempt is aborted. */
 export const resolved = (answer: unknown, context: Attempted): unknown =>
   isObservable(answer) ? lastValueUntil(context.signal, answer) : answer;
 
@@ -149,7 +149,8 @@ function lastValueUntil(signal: AbortSignal, answer: Observable<unknown>): Promi
     signal.addEventListener('abort', fail);
     return () => signal.removeEventListener('abort', fail);
   });
-  return lastValueFrom(answer.pipe(takeUntil(aborted)));
+  // One that ends without a value has done its work.
+  return lastValueFrom(answer.pipe(takeUntil(aborted)), { defaultValue: undefined });
 }
 
 /** Calls by name, late, so that spies take effect; has the method's metadata by inheriting from it. */

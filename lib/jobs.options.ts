@@ -2,7 +2,7 @@
 // lists all that is wrong.
 import { createSecretKey } from 'node:crypto';
 import { validateCronExpression } from 'cron';
-import type { DataSource } from 'typeorm';
+import type { DataSource } from './interfaces/typeorm.interface.js';
 import type { PgClientOptions, PgPoolOptions } from './interfaces/connection.interface.js';
 import type {
   EncryptionOptions,

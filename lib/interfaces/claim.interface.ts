@@ -165,7 +165,11 @@ export interface WorkerRegistration {
   host: string;
   pid: number;
   concurrency: number;
+  /** What it takes, as its claims say it. */
   tasks: string[];
+  takesAnyTask?: boolean;
+  queues?: string[] | null;
+  forbiddenFlags?: string[] | null;
   leaseMs: number;
 }
 

@@ -1,5 +1,4 @@
 // The shapes of a job on its way through the library: how it is described, stored, claimed and remembered.
-import type { DataSource } from 'typeorm';
 import type { PayloadOf } from './task.interface.js';
 
 /**
@@ -137,9 +136,6 @@ export interface JobSpec<P = unknown> extends Omit<AddJobOptions, 'manager' | 'n
 export type JobSpecs<T extends readonly string[]> = {
   readonly [K in keyof T]: JobSpec<PayloadOf<T[K]>> & { readonly task: T[K] };
 };
-
-/** TypeORM's EntityManager. */
-export type EntityManager = DataSource['manager'];
 
 /** Whatever can run SQL: TypeORM's EntityManager and QueryRunner, pg's Client and Pool, and adapters around others. */
 export interface QueryExecutor {
@@ -284,6 +280,7 @@ export type ExplainReason =
   | 'parents'
   | 'job_key'
   | 'no_handler'
+  | 'no_taker'
   | 'no_worker'
   | 'exhausted'
   | 'cancelled'

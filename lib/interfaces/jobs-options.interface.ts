@@ -1,6 +1,6 @@
 // The options of JobsModule.forRoot, createJobManager and createWorkerPool, as users write them.
 import type { KeyObject } from 'node:crypto';
-import type { DataSource } from 'typeorm';
+import type { DataSource } from './typeorm.interface.js';
 import type { PgClientOptions, PgPoolOptions } from './connection.interface.js';
 import type { Mask, RetryOptions } from './task.interface.js';
 

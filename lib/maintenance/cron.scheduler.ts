@@ -1,5 +1,6 @@
 // Fires recurring jobs for as long as its pool runs: sleeps until the next slot, then lets the manager fire what is
 // due. Every pool does so; whose timer is first does not matter, and clocks of processes are never asked for the time.
+import { StoppedError } from '../jobs.errors.js';
 import { CrontabLockedError } from '../manager/crontab.errors.js';
 import type { Crontabs } from '../manager/crontabs.js';
 import type { Declarations, TaskDeclarations } from '../manager/declarations.js';
@@ -85,7 +86,9 @@ export class CronScheduler {
       for (const id of due) waits.push(await this.fire(id));
       return Math.min(...waits);
     } catch (error) {
-      this.report(error, 'looking for crontabs that are due');
+      // The connection pool was closed: the worker pool hears of it as well, and says so.
+      this.stopped ||= error instanceof StoppedError;
+      if (!this.stopped) this.report(error, 'looking for crontabs that are due');
       return retryMs(this.failures++);
     }
   }

@@ -147,9 +147,14 @@ export class JobClaims {
     let rescued = 0;
     for (;;) {
       const claims = await this.database.run(claimsOfTheDead, [maxCrashes]);
-      const spared = new Set(claims.filter(({ is_spared }) => is_spared).map(({ id }) => id));
+      const left = claims.filter(({ has_left }) => has_left);
+      const lost = claims.filter(({ has_left }) => !has_left);
+      const spared = new Set(lost.filter(({ is_spared }) => is_spared).map(({ id }) => id));
       const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
-      const ended = await this.settlement.end(claims, kindOf, 'worker died', { maxCrashes, patient: false });
+      const ended = [
+        ...(await this.settlement.end(left, 'released', null, { patient: false })),
+        ...(await this.settlement.end(lost, kindOf, 'worker died', { maxCrashes, patient: false })),
+      ];
       rescued += ended.length;
       // What open transactions of frozen processes hold comes later.
       if (ended.length < 1_000) return rescued;

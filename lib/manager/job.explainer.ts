@@ -22,6 +22,15 @@ function ofLive(job: Job, row: ExplainRow): Finding {
 }
 
 function ofState(job: Job, row: ExplainRow): Finding | null {
+  if (row.running && row.left_until !== null) {
+    const until = toDate(row.left_until);
+    const what = 'goes back without counting when it ends, or else when the lease does';
+    return {
+      reason: 'running',
+      message: `Its worker ${job.lockedBy} is being stopped while it runs: it ${what}, at ${iso(until)}.`,
+      until,
+    };
+  }
   if (row.running) {
     return { reason: 'running', message: `It is running, claimed by ${job.lockedBy} at ${iso(job.lockedAt)}.` };
   }
@@ -42,8 +51,15 @@ function ofTime(job: Job, row: ExplainRow): Finding | null {
   if (row.due) return null;
   const until = toDate(row.run_at);
   if (job.status === 'snoozed') return { reason: 'snoozed', message: `It is snoozed until ${iso(until)}.`, until };
-  const why = job.attempts > 0 ? `Attempt ${job.attempts} failed; the next one is due` : 'It is scheduled for';
-  return { reason: 'future', message: `${why} ${job.attempts > 0 ? 'at ' : ''}${iso(until)}.`, until };
+  const message = job.attempts > 0 ? `${soFar(job, row)}; the next one is due at` : 'It is scheduled for';
+  return { reason: 'future', message: `${message} ${iso(until)}.`, until };
+}
+
+/** Without a history, nothing tells how the last attempt went. */
+function soFar({ attempts }: Job, { last_outcome }: ExplainRow): string {
+  if (last_outcome === 'failed') return `Attempt ${attempts} failed`;
+  if (last_outcome === 'partial_success') return `Attempt ${attempts} got half-way`;
+  return `It has made ${count(attempts, 'attempt')}`;
 }
 
 function ofQueue(job: Job, row: ExplainRow): Finding | null {
@@ -71,6 +87,15 @@ function ofTokens(job: Job, row: ExplainRow): Finding | null {
 function ofWorkers(job: Job, row: ExplainRow): Finding {
   if (!row.has_worker) return { reason: 'no_worker', message: 'No worker is alive.' };
   if (!row.has_handler) return { reason: 'no_handler', message: `No live worker handles task "${job.task}".` };
+  if (!row.has_queue_taker) {
+    const jobs = `jobs ${job.queue === null ? 'without a queue' : `from queue "${job.queue}"`}`;
+    return { reason: 'no_taker', message: `No live worker that handles task "${job.task}" takes ${jobs}.` };
+  }
+  if (!row.has_taker) {
+    const flags = (row.forbidden ?? []).map((flag) => `"${flag}"`).join(', ');
+    const message = `No live worker that handles task "${job.task}" takes jobs with the flag ${flags} (forbiddenFlags).`;
+    return { reason: 'no_taker', message };
+  }
   return { reason: 'ready', message: 'It is ready: the next free worker takes it when its turn comes.' };
 }
 

@@ -141,6 +141,7 @@ export class JobManager {
   private readonly waiter: JobWaiter;
   private readonly cipher: JobCipher | undefined;
   private readonly singleRuns: JobsOnce[] = [];
+  private readonly pools = new Set<{ stop(): Promise<unknown> }>();
 
   constructor(private readonly parts: JobManagerParts) {
     const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
@@ -668,9 +669,13 @@ export class JobManager {
     return (await this.database.run(listWorkers, [])).map(toWorkerInfo);
   }
 
-  /** Ends `workOnce`, waits for adds that are under way, then ends the connection pool, unless it is a DataSource's. */
+  /**
+   * Stops the pools of this manager that still run, as their `stop()` does, and ends `workOnce`. Then waits for adds that are
+   * under way, and ends the connection pool, unless it is a DataSource's.
+   */
   async close(): Promise<void> {
     this.waiter.close();
+    await Promise.all([...this.pools].map((pool) => pool.stop()));
     await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
     const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
     await this.adder.idle();
@@ -686,6 +691,12 @@ export class JobManager {
   /** Who runs the jobs of `workOnce`. */
   runWith(singleRun: JobsOnce): void {
     this.singleRuns.push(singleRun);
+  }
+
+  /** Stops a pool when the manager is closed. Returns how to forget it. */
+  watchOver(pool: { stop(): Promise<unknown> }): () => void {
+    this.pools.add(pool);
+    return () => this.pools.delete(pool);
   }
 
   /** Writes the declared queues' concurrency, unless a newer release that runs has declared another one. */

@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import type { Claimer, SettledStatus, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
-import { JobHeldError } from '../jobs.errors.js';
+import { JobHeldError, StoppedError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isDataFault, isLockTimeout } from '../storage/database.errors.js';
 import { toDateOrNull } from '../storage/row.types.js';
@@ -156,7 +156,7 @@ export class JobSettlement {
   async end(
     found: FoundClaim[],
     kind: EndKind | ((claim: FoundClaim) => EndKind),
-    reason: string,
+    reason: string | null,
     { maxCrashes = null, patient = true }: { maxCrashes?: number | null; patient?: boolean } = {},
   ): Promise<EndedRow[]> {
     const ended: EndedRow[] = [];
@@ -233,7 +233,7 @@ export class JobSettlement {
   private async endNow(
     found: FoundClaim[],
     kind: EndKind | ((claim: FoundClaim) => EndKind),
-    reason: string,
+    reason: string | null,
     maxCrashes: number | null,
   ): Promise<EndedRow[]> {
     const input = found.map((claim): EndedAttempt => ({
@@ -301,7 +301,7 @@ export class JobSettlement {
       const earlier = settled.lost.length ? await this.findEarlier(claimer, settled.lost) : settled;
       return earlier.results[0] ?? lost(request);
     } catch (error) {
-      if (isDataFault(error)) throw error;
+      if (isDataFault(error) || error instanceof StoppedError) throw error;
       // A database that is away is asked again.
       return null;
     }

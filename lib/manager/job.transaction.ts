@@ -1,7 +1,7 @@
 // The transaction of one transactional attempt: what its handler writes, the jobs it adds and the settling of the job
 // itself are committed together.
 import type { Claimer, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
-import type { EntityManager } from '../interfaces/job.interface.js';
+import type { EntityManager } from '../interfaces/typeorm.interface.js';
 import type { JobSession } from '../storage/job.session.js';
 import type { JobSettlement } from './job.settlement.js';
 import type { JobManager } from './job.manager.js';

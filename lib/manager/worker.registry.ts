@@ -52,9 +52,11 @@ export class WorkerRegistry {
   }
 
   /** Makes an incarnation known: from now on its claims hold as long as its heartbeat. */
-  async register({ id, label, host, pid, concurrency, tasks, leaseMs }: WorkerRegistration): Promise<void> {
+  async register({ id, label, host, pid, concurrency, leaseMs, ...takes }: WorkerRegistration): Promise<void> {
     const environment = JSON.stringify(executionEnvironment());
-    const values = [id, label, host, pid, concurrency, leaseMs, tasks, environment];
+    const { tasks, takesAnyTask = false, queues = null, forbiddenFlags = null } = takes;
+    const filter = [tasks, takesAnyTask, queues, forbiddenFlags];
+    const values = [id, label, host, pid, concurrency, leaseMs, ...filter, environment];
     this.schemaGuard.heed((await this.database.run(statements.registerWorker, values))[0]?.newer_schema ?? null);
   }
 
@@ -102,6 +104,11 @@ export class WorkerRegistry {
     const { next_queue: queue, next_number: number } = rows.at(-1)!;
     this.nextPlace = queue === null ? FIRST_PLACE : [queue, number!];
     return rows.filter((row): row is typeof row & ClaimName => row.id !== null);
+  }
+
+  /** Its pool is being stopped: what it still holds when its lease runs out is given back, and was no crash. */
+  async leave(incarnation: string): Promise<void> {
+    await retryOnContention(() => this.database.run(statements.leaveIncarnation, [incarnation]));
   }
 
   /** An orderly end. Whether it has ended: not while it holds a claim. */

@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto';
 import { inspect } from 'node:util';
 import pg from 'pg';
-import type { DataSource } from 'typeorm';
+import type { DataSource } from '../interfaces/typeorm.interface.js';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
 import { isConflict, isRefused, refuseIfOver, translateError } from './database.errors.js';

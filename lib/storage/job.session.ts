@@ -2,8 +2,7 @@
 // to it by SQL: so whether the transaction is still the one that was begun is asked of PostgreSQL, and the connection goes
 // back to its pool as it came, or not at all.
 import pg from 'pg';
-import type { DataSource } from 'typeorm';
-import type { EntityManager } from '../interfaces/job.interface.js';
+import type { DataSource, EntityManager } from '../interfaces/typeorm.interface.js';
 import { DatabaseUnavailableError, TransactionOverError } from '../jobs.errors.js';
 import { cut } from './connection.settings.js';
 import { SessionWatch } from './session.watch.js';

@@ -1,7 +1,7 @@
 // Brings the library's schema up to date, or takes it down again: plain SQL files, each in one transaction under one
 // advisory lock, so that any number of processes may start at once.
 import type pg from 'pg';
-import type { DataSource } from 'typeorm';
+import type { DataSource } from '../interfaces/typeorm.interface.js';
 import type { PgPoolOptions } from '../interfaces/connection.interface.js';
 import { InvalidOptionsError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { option, refuse, section } from '../validation.js';

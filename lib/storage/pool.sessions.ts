@@ -5,6 +5,7 @@ import type pg from 'pg';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
 import { isStatementTimeout } from './database.errors.js';
+import { PoolQueue } from './pool.queue.js';
 
 /** How values become text and text values, and what an error does to a session. */
 const NEEDED: Record<string, string> = {
@@ -45,16 +46,19 @@ export class PoolSessions {
   /** Which connections can do as they are: a session keeps the defaults it began with. */
   private readonly fit = new WeakMap<pg.ClientBase, boolean>();
   private readonly inTransaction = new WeakSet<pg.ClientBase>();
+  private readonly queue: PoolQueue;
 
   constructor(
-    private readonly pool: pg.Pool,
+    pool: pg.Pool,
     /** How long a connection may be silent that has nothing to wait for. */
     private readonly answerMs: number | undefined,
     /** The library's word for a failure. */
     private readonly explain: (error: unknown) => unknown,
     /** Hears of each. */
     private readonly onFailure: (reason: unknown) => void,
-  ) {}
+  ) {
+    this.queue = new PoolQueue(pool);
+  }
 
   /** One statement: by itself, or in a transaction of its own where the session needs other settings. */
   query(query: pg.QueryConfig): Promise<pg.QueryResult> {
@@ -123,7 +127,7 @@ export class PoolSessions {
 
   private async connect(): Promise<pg.PoolClient> {
     try {
-      return await this.pool.connect();
+      return await this.queue.connect();
     } catch (error) {
       const reason = this.unsent(error);
       this.onFailure(reason);

@@ -1,7 +1,7 @@
 // Where transactional tasks get their transactions: from the application's DataSource, or from one of our own beside the
 // library's pool. Slots cannot starve claims and settles of connections: so many stay free of job transactions.
 import pg from 'pg';
-import type { DataSource } from 'typeorm';
+import type { DataSource } from '../interfaces/typeorm.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError, MissingPackageError } from '../jobs.errors.js';
 import { endOrCut, hearErrors } from './connection.settings.js';
 import type { Database } from './database.js';

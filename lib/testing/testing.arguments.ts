@@ -4,47 +4,72 @@ import { inspect, types } from 'node:util';
 import type { Job } from '../interfaces/job.interface.js';
 import { JOB_STATUSES, taskFaults } from '../manager/call.arguments.js';
 import { isRecord, option, section, type Option, type Rule } from '../validation.js';
-import { rules } from '../validation.rules.js';
+import { INT4_MAX, rules } from '../validation.rules.js';
 import { isMatcher } from './enqueued.jobs.js';
 
-const isPattern = (value: unknown): boolean => isMatcher(value) || value instanceof RegExp;
+const isPattern = (value: unknown): value is RegExp => value instanceof RegExp;
 
-/** What each field may be is for the filter to say: a value, a pattern, or a matcher of the test runner. */
+/** One rule for each field of a job: what a job can hold there, or a matcher of the test runner. */
+const field = (rule: Rule): Option<unknown> =>
+  option(
+    Object.assign((value: unknown) => (isMatcher(value) ? null : rule(value)), { choices: rule.choices }),
+    undefined,
+  );
+
+/** Patterns are for texts. */
+const textLike = (rule: Rule): Option<unknown> => {
+  const expected = (value: unknown): string | null => {
+    const fault = isPattern(value) ? null : rule(value);
+    return fault && `${fault}, or a regular expression`;
+  };
+  return field(Object.assign(expected, { choices: rule.choices }));
+};
+
+const orNull =
+  (rule: Rule): Rule =>
+  (value) =>
+    value === null ? null : rule(value) && `${rule(value)}, or null`;
+
+const whole = field(rules.integer(-INT4_MAX - 1, INT4_MAX));
+const date = field(((value) =>
+  value instanceof Date && !Number.isNaN(value.getTime()) ? null : 'a valid Date') as Rule);
+const text = textLike(rules.string);
+const textOrNull = textLike(orNull(rules.string));
+const texts = field(((value) =>
+  Array.isArray(value) && value.every((one) => typeof one === 'string' || isPattern(one) || isMatcher(one))
+    ? null
+    : 'an array of strings') as Rule);
 const anything: Option<unknown> = option(rules.anything, undefined);
-const knownStatus = rules.oneOf(...JOB_STATUSES);
-const status: Rule = Object.assign((value: unknown) => (isPattern(value) ? null : knownStatus(value)), {
-  choices: JOB_STATUSES,
-});
 const task: Option<unknown> = {
   ...anything,
-  check: (value) => (value === undefined || isPattern(value) ? [] : taskFaults(value)),
+  check: (value) => (value === undefined || isMatcher(value) || isPattern(value) ? [] : taskFaults(value)),
 };
 
 const FIELDS: Record<keyof Job, Option<unknown>> = {
-  id: anything,
+  id: textLike(rules.uuid),
   task,
   payload: anything,
-  status: option(status, undefined),
-  priority: anything,
-  queue: anything,
-  rateLimitKey: anything,
-  runAt: anything,
-  attempts: anything,
-  maxAttempts: anything,
-  lastError: anything,
-  jobKey: anything,
-  jobKeyMode: anything,
-  flags: anything,
-  tags: anything,
-  groupId: anything,
-  dependsOn: anything,
-  timeoutMs: anything,
-  lockedBy: anything,
-  lockedAt: anything,
-  revision: anything,
+  status: textLike(rules.oneOf(...JOB_STATUSES)),
+  priority: whole,
+  queue: textOrNull,
+  rateLimitKey: textOrNull,
+  runAt: date,
+  attempts: whole,
+  maxAttempts: whole,
+  lastError: textOrNull,
+  jobKey: textOrNull,
+  jobKeyMode: textOrNull,
+  flags: texts,
+  tags: texts,
+  groupId: text,
+  dependsOn: texts,
+  timeoutMs: field(orNull(rules.integer(0, INT4_MAX))),
+  lockedBy: textOrNull,
+  lockedAt: field(orNull((value) => (value instanceof Date ? null : 'a Date'))),
+  revision: whole,
   progress: anything,
-  createdAt: anything,
-  updatedAt: anything,
+  createdAt: date,
+  updatedAt: date,
 };
 const fields = section(FIELDS);
 
@@ -75,8 +100,9 @@ export const testingOptions = {
 
 /** What no job can hold: it would match nothing, or, without fields of its own, everything. */
 function foreignIn(value: unknown, path: string): string[] {
-  if (isPattern(value) || value instanceof Date) return [];
-  if (['bigint', 'function', 'symbol'].includes(typeof value) || isForeign(value)) {
+  if (isMatcher(value) || isPattern(value) || value instanceof Date) return [];
+  const isNoNumber = typeof value === 'number' && !Number.isFinite(value);
+  if (isNoNumber || ['bigint', 'function', 'symbol'].includes(typeof value) || isForeign(value)) {
     return [
       `Expected ${path} to be JSON data, a Date, a regular expression or a matcher, got ${inspect(value, { depth: 0 })}.`,
     ];

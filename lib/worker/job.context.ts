@@ -1,5 +1,6 @@
 // What a handler knows of its attempt besides the payload.
-import type { ClaimedJob, EntityManager, PartialResults, QueryExecutor } from '../interfaces/job.interface.js';
+import type { ClaimedJob, PartialResults, QueryExecutor } from '../interfaces/job.interface.js';
+import type { EntityManager } from '../interfaces/typeorm.interface.js';
 import type { Stored } from '../interfaces/json.interface.js';
 import { InvalidStatusError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';

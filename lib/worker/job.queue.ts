@@ -310,6 +310,8 @@ export class JobQueue {
     this.counters.errors++;
     this.lost.suspect();
     this.options.onError?.(error, 'claiming jobs');
+    // The connection pool was closed: nothing can be claimed any more.
+    if (error instanceof StoppedError) void this.stop();
     this.woken = false;
     return backoffMs(this.failures++);
   }

@@ -19,7 +19,7 @@ import type { JobEvents } from '../monitoring/job.events.js';
 import { Deadlines, type Deadline } from './deadlines.js';
 import { InProgress } from './in.progress.js';
 import { JobContext } from './job.context.js';
-import { readReturned, readThrown, type DelayOf } from './outcome.js';
+import { isVerdict, readReturned, readThrown, type DelayOf } from './outcome.js';
 import { RunningAttempt } from './running.attempt.js';
 import { settleInside } from './transactional.settle.js';
 
@@ -185,6 +185,7 @@ export class JobRunner {
       };
       const answer = (value: unknown): void => {
         if (over) return;
+        if (isVerdict(value)) return fail(value);
         try {
           end(this.readAnswer(value, job, definition), false);
         } catch (error) {

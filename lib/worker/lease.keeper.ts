@@ -14,7 +14,10 @@ export interface LeaseKeeperParts {
   jobs: JobManager;
   identity: WorkerIdentity;
   options: WorkerSettings;
+  /** Those that the pool has handlers for, or is to take. */
   tasks: () => string[];
+  /** Whether the pool takes tasks that it does not know, too. */
+  takesAnyTask: boolean;
   /** What the pool holds: buffered, running, or not yet written. */
   held: () => ClaimName[];
   /** These claims are over, or to be cancelled. */
@@ -49,6 +52,7 @@ export class LeaseKeeper {
   private looking: Promise<void> | null = null;
   private onDuty: Promise<void> | null = null;
   private beginning: Promise<void> | null = null;
+  private leaving: Promise<void> | null = null;
   private rescueIsDue = false;
   private registeredAt = 0;
   private registeredWallAt = 0;
@@ -78,13 +82,24 @@ export class LeaseKeeper {
     return this.looking;
   }
 
+  /** The pool is being stopped: whatever it leaves behind was no crash. Never rejects. */
+  leave(): Promise<void> {
+    const { jobs, identity } = this.parts;
+    return (this.leaving = jobs.registry.leave(identity.incarnation).catch((error: unknown) => this.report(error)));
+  }
+
+  /** Tasks were found after the start. */
+  async describe(): Promise<void> {
+    await this.register();
+  }
+
   /** Ends the lease at once if nothing is held any more; what is held goes by the lease's end. */
   async stop(holdsNothing: boolean): Promise<void> {
     this.stopped = true;
     for (const timer of this.timers.splice(0)) clearInterval(timer);
     if (this.respawning) clearTimeout(this.respawning);
     this.stopBeatingHere();
-    await Promise.all([this.thread?.stop(), this.beating, this.looking, this.onDuty, this.beginning]);
+    await Promise.all([this.thread?.stop(), this.beating, this.looking, this.onDuty, this.beginning, this.leaving]);
     this.thread = null;
     if (!holdsNothing) return;
     const { jobs, identity } = this.parts;
@@ -184,6 +199,7 @@ export class LeaseKeeper {
       identity.renew();
       try {
         await this.register();
+        if (this.leaving) void this.leave();
         this.startBeating();
         return onBeat();
       } catch (error) {
@@ -247,12 +263,13 @@ export class LeaseKeeper {
 
   private async register(): Promise<void> {
     const { jobs, identity, options, tasks } = this.parts;
-    const { concurrency, leaseMs } = options;
+    const { concurrency, leaseMs, queues, forbiddenFlags } = options;
     const sentAt = monotonicMs();
     const sentWallAt = Date.now();
     const host = hostname();
     const { incarnation: id, label } = identity;
-    await jobs.registry.register({ id, label, host, pid: process.pid, concurrency, tasks: tasks(), leaseMs });
+    const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
+    await jobs.registry.register({ id, label, host, pid: process.pid, concurrency, leaseMs, ...takes });
     jobs.registry.schemaGuard.assertKnown();
     [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
     this.noteLease();

@@ -1,7 +1,9 @@
 // Natural batching of settles: at once when none is in flight; while one is, outcomes gather and go together when it
-// is back. Outcomes are kept until they are applied or known to be lost, however long the database is away.
+// is back. Outcomes are kept until they are applied or known to be lost, however long the database is away; only where the
+// connection pool was closed, or nobody waits any more, is one try enough.
 import type { Claimer, Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
+import { StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { isDataFault, isStatementTimeout } from '../storage/database.errors.js';
@@ -33,6 +35,9 @@ export class OutcomeBatcher {
     onCircuit: () => void = () => undefined,
     /** Settles completions and fills the places that they free in one go; null where it cannot now. */
     private readonly settleAndClaim: (batch: SettleRequest[]) => Promise<FillingAnswer> | null = () => null,
+    /** Hears of outcomes that are not tried again. */
+    private readonly onUnwritten: (requests: SettleRequest[], error: unknown) => void = (_requests, error) =>
+      this.report(error),
   ) {
     this.circuit = new SettleCircuit((state, openMs, error) => {
       const unwritten = this.pending;
@@ -83,7 +88,10 @@ export class OutcomeBatcher {
     while (this.inFlight || this.late.size) await Promise.all([this.inFlight, ...this.late.keys()]);
   }
 
-  /** Tries no more, and returns what is not written. Statements under way may still go through. */
+  /**
+   * Tries no more, and returns what is not written. Statements under way may still go through. An outcome that comes later,
+   * of a handler that was left behind, is tried once: its lease may still hold.
+   */
   giveUp(): SettleRequest[] {
     const left = this.held();
     this.givenUp = true;
@@ -107,7 +115,8 @@ export class OutcomeBatcher {
 
   /** Repeats until it is done: outcomes are kept however long the database is away. */
   private async settle(batch: SettleRequest[]): Promise<void> {
-    for (let failures = 0; !this.givenUp; failures++) {
+    const isLate = this.givenUp;
+    for (let failures = 0; isLate || !this.givenUp; failures++) {
       try {
         this.circuit.tries();
         const repeated = failures > 0 || batch.some(({ inDoubt }) => inDoubt);
@@ -120,6 +129,9 @@ export class OutcomeBatcher {
         if (late) this.await(late, batch, new Set(results.map(({ job }) => job)));
         return;
       } catch (error) {
+        const isLast = isLate || error instanceof StoppedError;
+        // What giveUp has returned is told by its caller.
+        if (isLast && !isDataFault(error)) return isLate || !this.givenUp ? this.onUnwritten(batch, error) : undefined;
         this.report(error);
         if (isDataFault(error)) return this.settleApart(batch, error);
         if (isStatementTimeout(error) && batch.length > 1) return this.settleHalves(batch);
@@ -159,8 +171,9 @@ export class OutcomeBatcher {
       .then(
         (results) => this.announce(batch, results),
         (error: unknown) => {
-          this.report(error);
-          for (const request of waiting) if (!this.givenUp) this.add(inDoubt(request));
+          if (this.givenUp) return;
+          if (!(error instanceof StoppedError)) this.report(error);
+          for (const request of waiting) this.add(inDoubt(request));
         },
       )
       .finally(() => this.late.delete(work));

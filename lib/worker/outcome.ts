@@ -1,6 +1,7 @@
 // What a handler's answer means. Whatever it returns or throws becomes an Outcome here and nowhere else.
 import type { Outcome } from '../interfaces/claim.interface.js';
 import type { PartialResults } from '../interfaces/job.interface.js';
+import { CancelJob, PermanentFailure } from '../jobs.errors.js';
 import { callOptions } from '../manager/call.arguments.js';
 import { exactJson } from '../manager/exact.json.js';
 import { check } from '../validation.js';
@@ -55,18 +56,39 @@ export type Reading = { outcome: Outcome; problem?: Error };
 
 export function readReturned(value: unknown, delayOf: DelayOf): Reading {
   if (value === undefined) return { outcome: { kind: 'completed', result: null } };
-  if (isPartialSuccess(value)) return readPartial(value, delayOf);
-  if (brandOf(value) === 'snooze') return { outcome: { kind: 'snoozed', delayMs: (value as Snooze).ms } };
-  return readResult(value);
+  return readAnswer(value, delayOf) ?? readResult(value);
 }
 
-export function readThrown(error: unknown, delayOf: DelayOf): Outcome {
+/** What is to be returned means the same where it is thrown. */
+export function readThrown(thrown: unknown, delayOf: DelayOf): Outcome {
+  const answer = readAnswer(thrown, delayOf);
+  if (answer) return answer.outcome;
+  const error = isVerdictClass(thrown) ? new PermanentFailure(notMade(thrown)) : thrown;
   const code = codeOf(error);
   if (code === 'ERR_JOBS_PERMANENT_FAILURE' || code === 'ERR_JOBS_STEP_RESULT') return { kind: 'permanent', error };
   if (code === 'ERR_JOBS_CANCELLED') return { kind: 'cancelled', reason: (error as Error).message };
   const delayMs = delayOf(error);
   return delayMs === false ? { kind: 'permanent', error } : { kind: 'failed', error, delayMs };
 }
+
+function readAnswer(value: unknown, delayOf: DelayOf): Reading | null {
+  if (isPartialSuccess(value)) return readPartial(value, delayOf);
+  if (brandOf(value) === 'snooze') return { outcome: { kind: 'snoozed', delayMs: (value as Snooze).ms } };
+  return null;
+}
+
+/**
+ * An error that says what is to become of the job, or its class, of which no error was made. It means the same where it is
+ * returned as where it is thrown.
+ */
+export const isVerdict = (value: unknown): boolean =>
+  isVerdictClass(value) ||
+  (value instanceof Error && ['ERR_JOBS_PERMANENT_FAILURE', 'ERR_JOBS_CANCELLED'].includes(codeOf(value) as string));
+
+const isVerdictClass = (value: unknown): value is { name: string } => value === PermanentFailure || value === CancelJob;
+
+const notMade = ({ name }: { name: string }): string =>
+  `Expected the handler to throw new ${name}(reason), got the class ${name} itself.`;
 
 /** By code, not by class: the error may come from another copy of the package. Hostile getters are none of ours. */
 function codeOf(error: unknown): unknown {

@@ -1,7 +1,7 @@
 // N slots that take jobs from the local buffer, run them, and hand their outcomes to the batcher.
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import type { SettleResult } from '../interfaces/claim.interface.js';
+import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import {
@@ -29,7 +29,7 @@ import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
 import { checkWait, queueSettingsOf } from './queue.options.js';
 import type { CircuitState } from './settle.circuit.js';
-import type { TaskRoom } from './claim.group.js';
+import { TaskSlots } from './task.slots.js';
 import { WorkerIdentity } from './worker.identity.js';
 
 /** What adds jobs by the clock for as long as a pool runs. */
@@ -62,7 +62,6 @@ export interface WorkerPoolStats {
   unwritten: number;
 }
 
-const NO_ROOMS: TaskRoom[] = [];
 /** Handlers that were aborted get so long to notice before the pool leaves them to their lease. */
 const ABORT_GRACE_MS = 1_000;
 /** What a database that answers, but slowly, gets beyond the grace period for the last outcomes. */
@@ -89,31 +88,32 @@ export class WorkerPool {
   private readonly notifier: JobNotifier | null;
   private readonly isolation: Isolation;
   private readonly active = new InProgress<ClaimedJob>();
-  private readonly runningOfTask = new Map<string, number>();
+  private readonly taskSlots: TaskSlots;
   private readonly counters = { completed: 0, failed: 0, errors: 0 };
   private readonly ended: Promise<void>;
   private markEnded!: () => void;
   private current: WorkerPoolState = 'new';
   private stopping: Promise<void> | null = null;
   private forced = false;
+  /** The connection pool was closed under this one. */
+  private abandoned = false;
   private unwatch: (() => void) | null = null;
+  private leaveManager: (() => void) | null = null;
   private slots: Promise<void>[] = [];
 
   constructor(private readonly parts: WorkerPoolParts) {
     const { jobs, tasks, events, options } = parts;
     this.workerId = parts.workerId ?? newWorkerId(hostname());
     const { workerId } = this;
-    this.identity = new WorkerIdentity(workerId);
-    const { identity } = this;
+    const identity = (this.identity = new WorkerIdentity(workerId));
     const onError = (error: unknown, context: string): void => this.report(error, context);
     const notifier = options.listen ? jobs.createNotifier((error) => this.report(error, 'listening for jobs')) : null;
     this.notifier = notifier;
     // Asked late: Nest finds handlers only after it has made this pool.
-    const taskIdentifiers = (): string[] | null =>
-      options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
-    const admit = (job: ClaimedJob): boolean => this.takePlace(job);
-    const mayClaim = (): boolean => this.circuit === 'closed' && this.keeper.holds;
+    const takesAnyTask = !options.taskIdentifiers && options.unknownTasks === 'exhaust';
+    const taskIdentifiers = (): string[] | null => options.taskIdentifiers ?? (takesAnyTask ? null : tasks.names());
     const held = (): ClaimedJob[] => [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
+    this.taskSlots = new TaskSlots(tasks);
     this.isolation = new Isolation(options.maxCrashes);
     this.queue = new JobQueue({
       ...queueSettingsOf(options),
@@ -122,10 +122,10 @@ export class WorkerPool {
       notifier,
       taskIdentifiers,
       claimer: () => identity.claimer,
-      taskRooms: () => this.taskRooms(),
+      taskRooms: () => this.taskSlots.rooms(() => this.queue.jobs()),
       onError,
-      admit,
-      mayClaim,
+      admit: (job) => this.takePlace(job),
+      mayClaim: () => this.circuit === 'closed' && this.keeper.holds,
       held,
       isolation: this.isolation,
     });
@@ -138,12 +138,14 @@ export class WorkerPool {
       (result) => this.count(result),
       () => this.goOn(),
       (batch) => this.queue.settleAndClaim(batch),
+      (requests, error) => this.reportUnwritten(requests, error),
     );
     this.keeper = new LeaseKeeper({
       jobs,
       identity,
       options,
       tasks: () => options.taskIdentifiers ?? tasks.names(),
+      takesAnyTask,
       held: () => [...this.queue.jobs(), ...held()],
       onClaims: (claims) => this.endClaims(claims),
       onTooLate: () => this.runner.abortAll((job) => new LeaseLostError(job.id)),
@@ -192,6 +194,7 @@ export class WorkerPool {
       throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
     this.current = 'running';
+    this.leaveManager = this.parts.jobs.watchOver(this);
     this.unwatch = this.watchDatabase();
     try {
       await this.prepareTransactions();
@@ -242,6 +245,7 @@ export class WorkerPool {
   /** Tasks were found after the start: writes down what they declare. */
   async declareTasks(): Promise<void> {
     await this.parts.scheduler?.declare();
+    if (this.current === 'running' && !this.stopping) await this.keeper.describe();
   }
 
   private async prepareTransactions(): Promise<void> {
@@ -263,6 +267,7 @@ export class WorkerPool {
 
   private async drain(timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs + ABORT_GRACE_MS;
+    void this.keeper.leave();
     const scheduled = this.parts.scheduler?.stop();
     const emptied = this.queue.stop(Math.min(LONGEST_JOIN_MS, Math.max(SHORTEST_JOIN_MS, timeoutMs)));
     void this.abortAfter(timeoutMs);
@@ -286,7 +291,7 @@ export class WorkerPool {
     if (await settledWithin(Math.max(0, deadline - performance.now()), flushed)) return true;
     if (this.circuit === 'closed' && (await settledWithin(FLUSH_MS, flushed))) return true;
     const left = this.batcher.giveUp();
-    if (left.length) this.report(new OutcomesUnwrittenError(left.map(({ job }) => job.id)), 'stopping');
+    if (left.length) this.reportUnwritten(left, null);
     return left.length === 0;
   }
 
@@ -304,7 +309,9 @@ export class WorkerPool {
 
   private terminate(): void {
     this.current = 'terminated';
+    this.batcher.giveUp();
     this.unwatch?.();
+    this.leaveManager?.();
     this.markEnded();
   }
 
@@ -325,23 +332,9 @@ export class WorkerPool {
   private leave(job: ClaimedJob): void {
     this.active.delete(job);
     if (this.isolation.leave(job)) this.queue.lookAgain();
-    if (this.limitOf(job) === null) return;
-    this.runningOfTask.set(job.task, (this.runningOfTask.get(job.task) ?? 1) - 1);
+    if (!this.taskSlots.giveBack(job.task)) return;
     this.queue.serve();
     this.queue.wake();
-  }
-
-  /** Tasks with a limit of their own, and how many of each may begin. */
-  private taskRooms(): TaskRoom[] {
-    const { tasks } = this.parts;
-    const limited = tasks.names().filter((task) => tasks.get(task)?.options.concurrency != null);
-    if (!limited.length) return NO_ROOMS;
-    const waiting = this.queue.jobs();
-    return limited.map((task) => {
-      const buffered = waiting.filter((job) => job.task === task).length;
-      const running = this.runningOfTask.get(task) ?? 0;
-      return { task, free: tasks.get(task)!.options.concurrency! - running - buffered };
-    });
   }
 
   /** What other processes tell of claims and parents. */
@@ -376,16 +369,9 @@ export class WorkerPool {
    */
   private takePlace(job: ClaimedJob): boolean {
     if (this.circuit !== 'closed' || !this.keeper.holds) return false;
-    const limit = this.limitOf(job);
-    const running = this.runningOfTask.get(job.task) ?? 0;
-    if (limit !== null && running >= limit) return false;
-    if (limit !== null) this.runningOfTask.set(job.task, running + 1);
+    if (!this.taskSlots.take(job.task)) return false;
     this.active.add(job);
     return true;
-  }
-
-  private limitOf(job: ClaimedJob): number | null {
-    return this.parts.tasks.get(job.task)?.options.concurrency ?? null;
   }
 
   private count({ job, status, hasFreedPlace }: SettleResult): void {
@@ -416,8 +402,22 @@ export class WorkerPool {
     });
   }
 
+  private reportUnwritten(requests: SettleRequest[], error: unknown): void {
+    this.report(new OutcomesUnwrittenError(requests.map(({ job }) => job.id)), 'stopping');
+    if (error !== null) this.report(error, 'settling outcomes');
+  }
+
+  /** Neither a claim nor an outcome can go through any more: said once, and the pool ends. */
+  private abandon(error: StoppedError, context: string): void {
+    if (this.abandoned || this.current === 'terminated') return;
+    this.abandoned = true;
+    this.parts.events.emit('worker.error', this.workerId, { error, context: `${context}; the pool stops` });
+    void this.shutDown(0, true);
+  }
+
   private report(error: unknown, context: string): void {
     this.counters.errors++;
+    if (error instanceof StoppedError) return this.abandon(error, context);
     this.parts.events.emit('worker.error', this.workerId, { error, context });
   }
 }

@@ -372,7 +372,8 @@ export const CASES: Record<string, Case> = {
   set_lock_timeout: { args: () => ['100ms'] },
 
   // Pools
-  register_worker: { args: () => ['fresh', 'l', 'h', 1, 1, HOUR, ['t'], '{}'], locks: '' },
+  register_worker: { args: () => ['fresh', 'l', 'h', 1, 1, HOUR, ['t'], false, null, null, '{}'], locks: '' },
+  leave_incarnation: { args: () => [LIVING], locks: 'workers' },
   heartbeat: { args: () => [LIVING], locks: 'workers' },
   end_incarnations: { args: () => [null], locks: 'workers' },
   claims_of_the_dead: { args: () => [5], locks: 'workers' },

@@ -38,6 +38,29 @@ describe('dependsOn (create-task!, parent tasks)', () => {
     expect(await complete()).toEqual([child.id]);
   });
 
+  it.each([
+    ['its parents', async () => (await add({ dependsOn: [(await add()).id] })).id],
+    [
+      'the holder of its key',
+      async () => {
+        await add({ jobKey: 'k' });
+        const [holder] = await claim();
+        const { id } = await add({ jobKey: 'k' });
+        await test.sql(`update jobs.jobs set run_at = run_at - interval '1 h' where parked is not null`);
+        await jobs.completeJobs(WORKER, [holder!], 1);
+        return id;
+      },
+    ],
+  ])('the time for which %s blocked it is no waiting for a worker', async (_what, addBlocked) => {
+    const id = await addBlocked();
+    await test.sql(`update jobs.jobs set run_at = run_at - interval '1 h' where parked is not null`);
+    if ((await statusOf(id)) === 'blocked') await complete();
+    expect(await statusOf(id)).toBe('available');
+    expect((await jobs.counts()).oldestDueAgeMs).toBeLessThan(60_000);
+    expect(await complete()).toEqual([id]);
+    expect((await jobs.jobHistory(id)).at(-1)!.queueTimeMs).toBeLessThan(60_000);
+  });
+
   it('explain names the parents it still waits for', async () => {
     const [first, second] = [await add(), await add()];
     const child = await add({ dependsOn: [first.id, second.id] });

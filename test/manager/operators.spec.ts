@@ -7,6 +7,7 @@ import {
   LeaseExpiredError,
   RevisionConflictError,
   WrongOwnerError,
+  type AddJobOptions,
   type Job,
   type JobManager,
 } from '../../lib/index.js';
@@ -416,6 +417,43 @@ describe('looking', () => {
     await registerPool(jobs, WORKER);
     expect(await jobs.explain(now.id)).toMatchObject({ reason: 'no_handler', message: expect.stringContaining('"x"') });
     await expect(jobs.explain(NOBODY)).rejects.toThrow(JobNotFoundError);
+  });
+
+  it('explain names the queue or the flag that no worker takes', async () => {
+    const worker = { id: WORKER, label: WORKER, host: 'h', pid: 1, concurrency: 1, leaseMs: 30_000, tasks: ['x'] };
+    await jobs.registry.register({ ...worker, queues: ['mail'], forbiddenFlags: ['slow', 'odd'] });
+    const explain = async (task: string, options: AddJobOptions) => {
+      const { reason, message } = await jobs.explain((await jobs.addJob(task, 1, options)).id);
+      return [reason, message];
+    };
+    expect(await explain('x', { queue: 'other' })).toEqual([
+      'no_taker',
+      'No live worker that handles task "x" takes jobs from queue "other".',
+    ]);
+    expect(await explain('x', {})).toEqual([
+      'no_taker',
+      'No live worker that handles task "x" takes jobs without a queue.',
+    ]);
+    expect(await explain('x', { queue: 'mail', flags: ['slow', 'fine'] })).toEqual([
+      'no_taker',
+      'No live worker that handles task "x" takes jobs with the flag "slow" (forbiddenFlags).',
+    ]);
+    expect(await explain('y', { queue: 'mail' })).toMatchObject(['no_handler', expect.anything()]);
+    expect(await explain('x', { queue: 'mail', flags: ['fine'] })).toMatchObject(['ready', expect.anything()]);
+    await jobs.registry.register({ ...worker, id: 'takes-it-all', tasks: [], takesAnyTask: true });
+    expect(await explain('y', { flags: ['slow'] })).toMatchObject(['ready', expect.anything()]);
+    await jobs.registry.leave('takes-it-all');
+    expect(await explain('y', { flags: ['slow'] })).toMatchObject(['no_handler', expect.anything()]);
+  });
+
+  it('explain tells an attempt that got half-way from one that failed', async () => {
+    const [partial, failed] = await jobs.addJobs(['a', 'b'].map((payload) => ({ task: 'x', payload })));
+    const claimed = await jobs.getJobs(WORKER, { batchSize: 2 });
+    const [first, second] = [partial, failed].map((added) => claimed.find(({ id }) => id === added!.id)!);
+    await jobs.reportPartialSuccess(WORKER, first!, { completedSteps: ['a'] }, 1);
+    await jobs.failJobs(WORKER, [{ job: second!, error: new Error('no') }], 1);
+    expect((await jobs.explain(partial!.id)).message).toMatch(/^Attempt 1 got half-way; the next one is due at/);
+    expect((await jobs.explain(failed!.id)).message).toMatch(/^Attempt 1 failed; the next one is due at/);
   });
 });
 

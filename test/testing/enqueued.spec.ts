@@ -64,6 +64,15 @@ describe('enqueued', () => {
     ['a Map', { payload: { by: new Map() } }, 'payload.by'],
     ['a number that JSON does not have', { payload: 1n }, 'payload'],
     ['a function', { payload: [() => 1] }, 'payload.0'],
+    ['no number', { payload: { n: Number.NaN } }, 'payload.n'],
+    ['a text for a Date', { runAt: '2026-01-01T00:00:00.000Z' }, 'runAt'],
+    ['a pattern for a Date', { createdAt: /2026/ }, 'createdAt'],
+    ['a text for a number', { priority: '5' }, 'priority'],
+    ['null for a number', { attempts: null }, 'attempts'],
+    ['a list for a number', { maxAttempts: [25] }, 'maxAttempts'],
+    ['a number for a text', { queue: 5 }, 'queue'],
+    ['an id that is none', { id: 'x' }, 'id'],
+    ['a text for a list', { tags: 'x' }, 'tags'],
   ])('refuses what can say nothing of a job: %s', async (_what, filter, named) => {
     for (const call of ['enqueued', 'expectEnqueued', 'expectNotEnqueued'] as const) {
       const refused: unknown = await testing[call](filter).catch((error: unknown) => error);

@@ -8,15 +8,19 @@ const file = `${root}test/types/users-file.ts`;
 const config = ts.readConfigFile(`${root}tsconfig.json`, (name) => ts.sys.readFile(name)).config as object;
 const base = ts.parseJsonConfigFileContent(config, ts.sys, root).options;
 
-/** The lines of a user's file at which the compiler finds a fault. */
-function faultyLines(text: string, changes: ts.CompilerOptions = {}, missing: string[] = []): string[] {
-  const options = { ...base, ...changes };
+/** The files of the disk, these texts, and node_modules without the packages that are missing. */
+function hostOf(options: ts.CompilerOptions, texts: Map<string, string>, missing: string[]): ts.CompilerHost {
   const host = ts.createCompilerHost(options);
   const readSource = host.getSourceFile.bind(host);
-  host.fileExists = (name) => name === file || ts.sys.fileExists(name);
-  host.readFile = (name) => (name === file ? text : ts.sys.readFile(name));
-  host.getSourceFile = (name, languageVersion, ...rest) =>
-    name === file ? ts.createSourceFile(name, text, languageVersion, true) : readSource(name, languageVersion, ...rest);
+  host.fileExists = (name) => texts.has(name) || ts.sys.fileExists(name);
+  host.readFile = (name) => texts.get(name) ?? ts.sys.readFile(name);
+  delete host.directoryExists; // texts lie in none
+  host.getSourceFile = (name, languageVersion, ...rest) => {
+    const text = texts.get(name);
+    return text === undefined
+      ? readSource(name, languageVersion, ...rest)
+      : ts.createSourceFile(name, text, languageVersion, true);
+  };
   host.resolveModuleNameLiterals = (literals, containing, redirected, settings, source) =>
     literals.map((literal) =>
       missing.includes(literal.text)
@@ -31,12 +35,47 @@ function faultyLines(text: string, changes: ts.CompilerOptions = {}, missing: st
             ts.getModeForUsageLocation(source, literal, settings),
           ),
     );
-  const program = ts.createProgram([file], options, host);
+  return host;
+}
+
+/** The lines of a user's file at which the compiler finds a fault. */
+function faultyLines(text: string, changes: ts.CompilerOptions = {}, missing: string[] = []): string[] {
+  const options = { ...base, ...changes };
+  const program = ts.createProgram([file], options, hostOf(options, new Map([[file, text]]), missing));
   const source = program.getSourceFile(file)!;
   const lines = text.split('\n');
   return program
     .getSemanticDiagnostics(source)
     .map(({ start = 0 }) => lines[source.getLineAndCharacterOfPosition(start).line]!.trim());
+}
+
+/** What `skipLibCheck: false` finds in the declarations that are published. */
+function faultsOfDeclarations(missing: string[]): string[] {
+  const declarations = new Map<string, string>();
+  const folder = `${root}declared/`;
+  const entries = ['index', 'testing', 'embedded'];
+  const emitted = {
+    ...base,
+    noEmit: false,
+    declaration: true,
+    emitDeclarationOnly: true,
+    rootDir: `${root}lib`,
+    outDir: folder,
+  };
+  const sources = entries.map((name) => `${root}lib/${name}.ts`);
+  ts.createProgram(sources, emitted).emit(undefined, (name, text) => declarations.set(name, text));
+  const options = { ...base, skipLibCheck: false };
+  const host = hostOf(options, declarations, missing);
+  const program = ts.createProgram(
+    entries.map((name) => `${folder}${name}.d.ts`),
+    options,
+    host,
+  );
+  return [...declarations.keys()].flatMap((name) => {
+    const source = program.getSourceFile(name);
+    const faults = source ? program.getSemanticDiagnostics(source) : [];
+    return faults.map(({ messageText }) => `${name}: ${ts.flattenDiagnosticMessageText(messageText, ' ')}`);
+  });
 }
 
 describe("a user's compiler", () => {
@@ -95,5 +134,12 @@ describe("a user's compiler", () => {
     `;
     expect(faultyLines(typed)).toEqual([]);
     expect(faultyLines(typed, { exactOptionalPropertyTypes: true })).toEqual([]);
+  });
+
+  it('compiles the declarations of the package without the packages that are optional', () => {
+    const { peerDependenciesMeta } = JSON.parse(ts.sys.readFile(`${root}package.json`)!) as {
+      peerDependenciesMeta: Record<string, unknown>;
+    };
+    expect(faultsOfDeclarations(Object.keys(peerDependenciesMeta))).toEqual([]);
   });
 });

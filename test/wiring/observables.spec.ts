@@ -6,7 +6,7 @@ import {
   UseInterceptors,
 } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { concat, finalize, NEVER, Observable, of, tap } from 'rxjs';
+import { concat, EMPTY, finalize, ignoreElements, NEVER, Observable, of, tap } from 'rxjs';
 import { JobsModule, Task } from '../../lib/index.js';
 import { applicationsOnOneDatabase, attempt, type Applications } from '../support/app.js';
 
@@ -32,6 +32,17 @@ class Tasks {
   @UseInterceptors(Passing)
   intercepted(): Observable<string> {
     return endless();
+  }
+
+  @Task('without a value')
+  ended(): Observable<never> {
+    return EMPTY;
+  }
+
+  @Task('without a value, intercepted')
+  @UseInterceptors(Passing)
+  endedToo(): Observable<string> {
+    return of('ignored').pipe(ignoreElements());
   }
 
   @Task('last')
@@ -67,5 +78,9 @@ describe('a handler that returns an Observable', () => {
 
   it('is what the Observable came to', async () => {
     expect(await attempt(await start(), 'last')).toMatchObject({ status: 'completed', result: 'last' });
+  });
+
+  it.each(['without a value', 'without a value, intercepted'])('has done its work where it ends %s', async (task) => {
+    expect(await attempt(await start(), task)).toMatchObject({ status: 'completed', result: null });
   });
 });

@@ -267,6 +267,59 @@ describe('crashes (worker died)', () => {
   });
 });
 
+describe('a stop beside a handler that ignores its signal', () => {
+  const deaf = (): Promise<void> => new Promise((resolve) => opened.push(resolve));
+  const incarnation = async (): Promise<string> =>
+    (await test.sql('select id from jobs.workers order by started_at desc limit 1'))[0]!.id as string;
+
+  it('counts neither an attempt nor a crash, however often it happens', async () => {
+    const { id } = await jobs.addJob('t', 1, { maxAttempts: 2 });
+    for (let deploys = 0; deploys < 4; deploys++) {
+      const pool = await start({ t: deaf }, { concurrency: 1 });
+      await running(id);
+      await pool.stop(0);
+      expect(await jobs.explain(id)).toMatchObject({
+        reason: 'running',
+        message: expect.stringMatching(/is being stopped while it runs: it goes back without counting/),
+        until: expect.any(Date),
+      });
+      await jobs.resetLockedJobs();
+      expect(await jobs.findJob(id)).toMatchObject({ status: 'running' }); // the lease still holds
+      await forget(await incarnation());
+      await jobs.resetLockedJobs();
+      expect(await jobs.findJob(id)).toMatchObject({ status: 'available', attempts: 0, lastError: null });
+    }
+    expect(await test.sql('select crashes from jobs.jobs')).toEqual([{ crashes: 0 }]);
+    expect(await jobs.jobHistory(id)).toEqual([]);
+  });
+
+  it('is no crash either if the process is killed before the handler has ended', async () => {
+    const { id } = await jobs.addJob('t', 1);
+    const pool = await start({ t: deaf }, { concurrency: 1 });
+    await running(id);
+    pool.interrupt();
+    await eventually(async () => (await test.sql('select left_at from jobs.workers'))[0]!.left_at !== null);
+    await forget(await incarnation());
+    await jobs.resetLockedJobs();
+    expect(await jobs.findJob(id)).toMatchObject({ attempts: 0 });
+    expect(await test.sql('select crashes from jobs.jobs')).toEqual([{ crashes: 0 }]);
+  });
+
+  it('blames no suspect', async () => {
+    const { id } = await jobs.addJob('t', 'suspect', { maxAttempts: 10 });
+    await test.sql(
+      'update jobs.jobs set crashes = 2, slot_only = true, lane = jobs.lane_of(queue, rate_limit_key, true)',
+    );
+    const pool = await start({ t: deaf }, { concurrency: 1 });
+    await running(id);
+    await pool.stop(0);
+    await forget(await incarnation());
+    await jobs.resetLockedJobs();
+    expect(await jobs.findJob(id)).toMatchObject({ status: 'available', attempts: 0 });
+    expect(await test.sql('select crashes from jobs.jobs')).toEqual([{ crashes: 2 }]);
+  });
+});
+
 describe('WorkerPool.interrupt / join / state (interrupt, join, state)', () => {
   it('interrupt takes no more and lets running jobs finish; join resolves when they have', async () => {
     let finish: (() => void) | undefined;

@@ -184,8 +184,17 @@ export interface ExplainRow {
   tokens: number | null;
   refill_at: number | null;
   blocked_by: string[] | null;
-  has_handler: boolean;
+  /** How the last attempt ended, where its history is kept. */
+  last_outcome: HistoryStatus | null;
+  /** The holder's pool is being stopped: when its lease runs out. */
+  left_until: number | null;
   has_worker: boolean;
+  has_handler: boolean;
+  /** Of those that handle the task, whether one takes from the queue. */
+  has_queue_taker: boolean;
+  has_taker: boolean;
+  /** Flags of the job that pools leave to others. */
+  forbidden: string[] | null;
 }
 
 /** What stands between a live job and a worker: readiness as the claim computes it. $1 id. */
@@ -203,13 +212,26 @@ export const explainJob = statement<ExplainRow>(
       then (select json_agg(d.parent_id order by d.parent_id) from ${schema}.job_dependencies d where d.child_id = j.id)
       else (select json_agg(o.id) from ${schema}.jobs o where o.id = j.behind)
     end as blocked_by,
-    exists (select from ${schema}.workers w where w.stopped_at is null
-      and w.heartbeat_at + w.lease_ms * interval '1 ms' > clock_timestamp() and j.task = any(w.tasks)) as has_handler,
-    exists (select from ${schema}.workers w where w.stopped_at is null
-      and w.heartbeat_at + w.lease_ms * interval '1 ms' > clock_timestamp()) as has_worker
+    (select ${ms("h.heartbeat_at + h.lease_ms * interval '1 ms'")} from ${schema}.workers h
+      where h.id = j.locked_by and h.left_at is not null) as left_until,
+    (select h.status::text from ${schema}.job_history h where h.job_id = j.id order by h.fence desc limit 1) as last_outcome,
+    takers.*
   from ${schema}.jobs j
   left join ${schema}.job_queues q on q.name = j.queue
   left join lateral ${schema}.limit_now(j.rate_limit_key) w on j.rate_limit_key is not null
+  cross join lateral (
+    select count(*) > 0 as has_worker, coalesce(bool_or(t.of_task), false) as has_handler,
+      coalesce(bool_or(t.of_task and t.of_queue), false) as has_queue_taker,
+      coalesce(bool_or(t.of_task and t.of_queue and t.of_flags), false) as has_taker,
+      (select json_agg(distinct f.flag) from ${schema}.workers x cross join lateral unnest(x.forbidden_flags) as f(flag)
+        where x.stopped_at is null and f.flag = any(j.flags)) as forbidden
+    from (
+      select x.takes_any_task or j.task = any(x.tasks) as of_task, x.queues is null or coalesce(j.queue = any(x.queues), false) as of_queue,
+        x.forbidden_flags is null or j.flags is null or not j.flags && x.forbidden_flags as of_flags
+      from ${schema}.workers x
+      where x.stopped_at is null and x.left_at is null and x.heartbeat_at + x.lease_ms * interval '1 ms' > clock_timestamp()
+    ) t
+  ) takers
   where j.id = $1::uuid`,
   { repeatable: true },
 );

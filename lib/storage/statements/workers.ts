@@ -3,13 +3,17 @@ import { statement } from '../database.js';
 import { newerSchema } from '../jobs.migrator.js';
 import { ms } from './job-columns.js';
 
-/** $1 incarnation, $2 label, $3 host, $4 pid, $5 concurrency, $6 lease in ms, $7 tasks, $8 environment. */
+/**
+ * Also changes what a known one takes. $1 incarnation, $2 label, $3 host, $4 pid, $5 concurrency, $6 lease in ms, $7 tasks,
+ * $8 whether it takes others as well, $9 queues and $10 forbidden flags (or null), $11 environment.
+ */
 export const registerWorker = statement<{ newer_schema: number | null }>(
   'register_worker',
   (schema) => `
-  insert into ${schema}.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment)
-  values ($1, $2, $3, $4, $5, $6, $7::text[], $8::text::json)
-  on conflict (id) do update set heartbeat_at = clock_timestamp()
+  insert into ${schema}.workers (id, label, host, pid, concurrency, lease_ms, tasks, takes_any_task, queues, forbidden_flags,
+    environment)
+  values ($1, $2, $3, $4, $5, $6, $7::text[], $8::boolean, $9::text[], $10::text[], $11::text::json)
+  on conflict (id) do update set heartbeat_at = clock_timestamp(), tasks = excluded.tasks
   returning (${newerSchema(schema)}) as newer_schema`,
   { brief: true },
 );
@@ -44,8 +48,15 @@ export const endIncarnations = statement<{ id: string }>(
   { prompt: true },
 );
 
+/** Notes that a pool is being stopped: what it leaves behind was no crash. $1 incarnation. */
+export const leaveIncarnation = statement(
+  'leave_incarnation',
+  (schema) => `update ${schema}.workers set left_at = clock_timestamp() where id = $1 and left_at is null`,
+  { brief: true },
+);
+
 /** Claims of incarnations that have ended. $1 after how many crashes a job is exhausted. */
-export const claimsOfTheDead = statement<{ id: string; fence: string; is_spared: boolean }>(
+export const claimsOfTheDead = statement<{ id: string; fence: string; is_spared: boolean; has_left: boolean }>(
   'claims_of_the_dead',
   (schema) => `select * from ${schema}.claims_of_the_dead($1::integer)`,
   { prompt: true },

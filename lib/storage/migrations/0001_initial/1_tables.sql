@@ -278,9 +278,15 @@ create table workers (
   heartbeat_at timestamptz not null default clock_timestamp(),
   -- Null: alive, or dead and not yet noticed.
   stopped_at timestamptz,
+  -- When its pool began to stop: it claims nothing more, and what it holds when its lease runs out was no crash.
+  left_at timestamptz,
   -- Whether a job that it held is to blame for its death, so that the others are not.
   has_blamed boolean not null default false,
+  -- What it takes, as its claims say it. Null: no queue in particular, no flag to leave to others.
   tasks text[] not null,
+  takes_any_task boolean not null default false,
+  queues text[],
+  forbidden_flags text[],
   environment json not null,
   constraint workers_pkey primary key (id)
 );

@@ -40,11 +40,12 @@ begin
     returning w.id;
 end $$;
 
--- The claims of incarnations that have stopped or are unknown, at most 1,000. `is_spared`: the incarnation held a job that has
--- crashed so often before that it alone is to blame, which its row remembers for claims that others hold now. Reads the live
--- table: an index on locked_by would cost every claim, and dead workers are rare.
+-- The claims of incarnations that have stopped or are unknown, at most 1,000. `has_left`: its pool was being stopped, and did
+-- not crash. `is_spared`: the incarnation held a job that has crashed so often before that it alone is to blame, which its row
+-- remembers for claims that others hold now. Reads the live table: an index on locked_by would cost every claim, and dead
+-- workers are rare.
 create function claims_of_the_dead(most_crashes integer)
-returns table (id uuid, fence bigint, is_spared boolean)
+returns table (id uuid, fence bigint, is_spared boolean, has_left boolean)
 language plpgsql
 set search_path from current
 as $$
@@ -52,11 +53,11 @@ as $$
 begin
   return query
     with orphans as materialized (
-      select j.id, j.fence, j.locked_by, j.crashes > 0 and j.crashes >= most_crashes - 1 as is_suspect
-      from jobs j
-      where j.locked_by is not null and j.lease_expires_at is null
-        and not exists (select from workers w where w.id = j.locked_by and w.stopped_at is null)
-      order by 4 desc limit 1000
+      select j.id, j.fence, j.locked_by, w.left_at is not null as has_left,
+        w.left_at is null and j.crashes > 0 and j.crashes >= most_crashes - 1 as is_suspect
+      from jobs j left join workers w on w.id = j.locked_by
+      where j.locked_by is not null and j.lease_expires_at is null and (w.id is null or w.stopped_at is not null)
+      order by 5 desc limit 1000
     ),
     blamed as materialized (select distinct o.locked_by as worker from orphans o where o.is_suspect),
     noted as (
@@ -67,7 +68,7 @@ begin
     select o.id, o.fence, not o.is_suspect and (
       exists (select from blamed b where b.worker = o.locked_by)
       or exists (select from workers w where w.id = o.locked_by and w.has_blamed)
-    ) from orphans o;
+    ), o.has_left from orphans o;
 end $$;
 
 -- What a pool should know of claims that it holds: `gone` where another end came first, `cancelled` where an end is asked
