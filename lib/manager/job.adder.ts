@@ -24,6 +24,7 @@ import {
 } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
+import { circleThrough } from './dependency.circles.js';
 import { toJob } from './job.mapper.js';
 import type { JobCipher } from './job.cipher.js';
 import { newsOf, type JobPromoter } from './job.promoter.js';
@@ -242,8 +243,8 @@ export class JobAdder {
   private async refuseCircles(linked: { job: PreparedJob; id: string }[], executor?: QueryExecutor): Promise<void> {
     const keyed = linked.filter(({ job }) => job.row.job_key !== null).map(({ id }) => id);
     if (!keyed.length) return;
-    const [circle] = await this.database.run(findCircleOf, [keyed], executor);
-    if (circle) throw new DependencyCircleError(circle.path);
+    const circle = circleThrough(keyed, await this.database.run(findCircleOf, [keyed], executor));
+    if (circle) throw new DependencyCircleError(circle);
   }
 
   /** Jobs whose keys occur twice in one call take turns: each round has every key once. */

@@ -2,12 +2,13 @@
 // what a process that died left undone is a state that the sweep finds.
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
-import type { Database } from '../storage/database.js';
+import type { Database, Statement } from '../storage/database.js';
 import { isContention } from '../storage/database.errors.js';
 import type { News } from '../storage/job.news.js';
 import * as statements from '../storage/statements/end-jobs.js';
 import type { EndedRow } from '../storage/statements/settle-jobs.js';
 import { findDutyPosition, moveDuty, takeDuty, type DutyPosition } from '../storage/statements/workers.js';
+import { circlesIn } from './dependency.circles.js';
 import { lanesOfQueue } from './lane.names.js';
 import type { NewsPublisher } from './news.publisher.js';
 
@@ -41,7 +42,7 @@ export class JobPromoter {
     const lanes: (string | null)[] = [];
     const ended = [...parents];
     if (holders.length) ended.push(...(await this.freeSuccessors({ holders }, lanes, executor)));
-    if (keys.length) await this.database.run(statements.freeKeys, [keys], executor);
+    if (keys.length) await this.unlessHeld(statements.freeKeys, [keys], executor);
     await this.tellChildren(ended, lanes, executor);
     await this.tellPools(lanes, executor);
   }
@@ -57,29 +58,50 @@ export class JobPromoter {
     return this.sweepNow();
   }
 
-  /** One slice of each kind, from where the last sweep of any process has stopped. */
+  /**
+   * One slice of each kind, from where the last sweep of any process has stopped. What fails keeps none of the others from being
+   * done: it begins where it began, the next time.
+   */
   async sweepNow(): Promise<string[]> {
     const { database } = this;
     const lanes: (string | null)[] = [];
     const [{ position: from } = { position: {} }] = await database.run(findDutyPosition, ['sweep']);
-    const [passedOver] = await database.run(statements.findPassedOver, [from.successor ?? BEFORE_ANY_ID]);
-    const waiters = passedOver?.waiters ?? [];
-    const ended = waiters.length ? await this.freeSuccessors({ waiters }, lanes) : [];
-    const [keys] = await database.run(statements.freeStaleKeys, [from.key ?? '']);
-    const [untold] = await database.run(statements.findUntold, [from.parent ?? BEFORE_ANY_ID]);
-    await this.tellChildren([...ended, ...(untold?.parents ?? [])], lanes);
-    for (const { id, path } of await database.run(statements.findCircles, [])) await this.failCircle(id, path);
-    const [places] = await database.run(statements.freePlaces, from.place ?? ['', 0]);
-    const next: DutyPosition = {
-      successor: passedOver?.next_job ?? null,
-      key: keys?.next_key ?? null,
-      parent: untold?.next_parent ?? null,
-      place: places?.next_queue ? [places.next_queue, places.next_number!] : null,
-    };
-    await database.run(moveDuty, ['sweep', JSON.stringify(next)]);
-    const queues = places?.queues ?? [];
-    await this.tellPools([...lanes, ...queues.map(lanesOfQueue)]);
+    const next: DutyPosition = { ...from };
+    let queues: string[] = [];
+    const failure = await doAll([
+      async () => (next.successor = await this.sweepSuccessors(from.successor ?? BEFORE_ANY_ID, lanes)),
+      async () => (next.key = (await database.run(statements.freeStaleKeys, [from.key ?? '']))[0]?.next_key ?? null),
+      async () => (next.parent = await this.sweepPairs(from.parent ?? BEFORE_ANY_ID, lanes)),
+      () => this.sweepCircles(),
+      async () => {
+        const [places] = await database.run(statements.freePlaces, from.place ?? ['', 0]);
+        next.place = places?.next_queue ? [places.next_queue, places.next_number!] : null;
+        queues = places?.queues ?? [];
+      },
+      async () => void (await database.run(moveDuty, ['sweep', JSON.stringify(next)])),
+      () => this.tellPools([...lanes, ...queues.map(lanesOfQueue)]),
+    ]);
+    if (failure) throw failure.error;
     return queues;
+  }
+
+  private async sweepSuccessors(from: string, lanes: (string | null)[]): Promise<string | null> {
+    const [found] = await this.database.run(statements.findPassedOver, [from]);
+    const waiters = found?.waiters ?? [];
+    if (waiters.length) await this.tellChildren(await this.freeSuccessors({ waiters }, lanes), lanes);
+    return found?.next_job ?? null;
+  }
+
+  private async sweepPairs(from: string, lanes: (string | null)[]): Promise<string | null> {
+    const [found] = await this.database.run(statements.findUntold, [from]);
+    await this.tellChildren(found?.parents ?? [], lanes);
+    return found?.next_parent ?? null;
+  }
+
+  private async sweepCircles(): Promise<void> {
+    for (const path of circlesIn(await this.database.run(statements.findCircles, []))) {
+      await this.failCircle(path[0]!, path);
+    }
   }
 
   private async freeSuccessors(
@@ -88,7 +110,7 @@ export class JobPromoter {
     executor?: QueryExecutor,
   ): Promise<string[]> {
     const values = [holders, waiters, this.settings.history.retentionMs];
-    const rows = await this.database.run(statements.freeSuccessors, values, executor);
+    const rows = await this.unlessHeld(statements.freeSuccessors, values, executor);
     lanes.push(...rows.filter(({ ended }) => !ended).map(({ lane }) => lane));
     return rows.filter(({ ended }) => ended).map(({ id }) => id);
   }
@@ -96,7 +118,8 @@ export class JobPromoter {
   private async tellChildren(parents: string[], lanes: (string | null)[], executor?: QueryExecutor): Promise<void> {
     let pauseMs = FIRST_PAUSE_MS;
     for (let ended = parents; ended.length;) {
-      const rows = await this.tell(ended, executor);
+      const values = [ended, this.settings.history.retentionMs];
+      const rows = await this.unlessHeld(statements.tellChildren, values, executor);
       lanes.push(...rows.filter(({ became }) => became === 'released').map(({ lane }) => lane));
       const cancelled = rows.filter(({ became }) => became === 'cancelled').map(({ id }) => id);
       const isHeld = rows.some(({ became }) => became === 'held');
@@ -110,9 +133,13 @@ export class JobPromoter {
   }
 
   /** What others' locks are in the way of is found by the sweep. */
-  private async tell(parents: string[], executor?: QueryExecutor): Promise<statements.ToldRow[]> {
+  private async unlessHeld<Row>(
+    statement: Statement<Row>,
+    values: unknown[],
+    executor?: QueryExecutor,
+  ): Promise<Row[]> {
     try {
-      return await this.database.run(statements.tellChildren, [parents, this.settings.history.retentionMs], executor);
+      return await this.database.run(statement, values, executor);
     } catch (error) {
       if (executor || this.database.isBound || !isContention(error)) throw error;
       return [];
@@ -124,6 +151,13 @@ export class JobPromoter {
     if (executor) await this.publisher.publishIn(executor, news);
     else await this.publisher.publish(...news);
   }
+}
+
+/** Does each thing, whatever became of those before it. Returns the first failure. */
+async function doAll(work: (() => Promise<unknown>)[]): Promise<{ error: unknown } | null> {
+  let failure: { error: unknown } | null = null;
+  for (const part of work) await part().catch((error: unknown) => (failure ??= { error }));
+  return failure;
 }
 
 /** What tells that jobs of these lanes (null: plain ones, of these priorities, or of any) may run. */

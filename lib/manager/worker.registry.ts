@@ -148,7 +148,11 @@ export class WorkerRegistry {
 
   /** What was left undone, wherever: see JobPromoter. */
   async sweep(): Promise<void> {
-    if ((await this.promoter.sweep()) !== null) await this.resetExpired(null);
+    const isMine = await this.promoter.sweep().catch(async (error: unknown) => {
+      await this.resetExpired(null);
+      throw error;
+    });
+    if (isMine !== null) await this.resetExpired(null);
   }
 
   /** Hears when the database goes away, and when it is back. Returns how to stop hearing. */

@@ -40,6 +40,9 @@ const LONGEST_BEAT_WITHOUT_THREAD_MS = 5_000;
 const WORTH_A_WARNING_MS = 5_000;
 /** How often the duties that all pools share are looked at; a sweep is due every 4 s, an audit every minute. */
 const DUTY_MS = 4_000;
+/** In this order: the claims of dead workers come first. */
+const DUTIES = ['rescue', 'sweep', 'audit'] as const;
+type Duty = (typeof DUTIES)[number];
 
 export class LeaseKeeper {
   private thread: HeartbeatThread | null = null;
@@ -50,7 +53,7 @@ export class LeaseKeeper {
   private timers: NodeJS.Timeout[] = [];
   private beating: Promise<void> | null = null;
   private looking: Promise<void> | null = null;
-  private onDuty: Promise<void> | null = null;
+  private readonly onDuty = new Map<Duty, Promise<void>>();
   private beginning: Promise<void> | null = null;
   private leaving: Promise<void> | null = null;
   private rescueIsDue = false;
@@ -99,7 +102,14 @@ export class LeaseKeeper {
     for (const timer of this.timers.splice(0)) clearInterval(timer);
     if (this.respawning) clearTimeout(this.respawning);
     this.stopBeatingHere();
-    await Promise.all([this.thread?.stop(), this.beating, this.looking, this.onDuty, this.beginning, this.leaving]);
+    await Promise.all([
+      this.thread?.stop(),
+      this.beating,
+      this.looking,
+      ...this.onDuty.values(),
+      this.beginning,
+      this.leaving,
+    ]);
     this.thread = null;
     if (!holdsNothing) return;
     const { jobs, identity } = this.parts;
@@ -242,22 +252,28 @@ export class LeaseKeeper {
     }
   }
 
-  /** What pools do for each other. */
+  /** What pools do for each other. Each goes on by itself: none waits for another that is slow, or fails with it. */
   private doDuties(): void {
-    if (this.stopped) return;
-    this.onDuty ??= this.performDuties().finally(() => (this.onDuty = null));
+    if (this.stopped || this.parts.jobs.registry.schemaGuard.refusal) return;
+    for (const duty of DUTIES) {
+      if (this.onDuty.has(duty)) continue;
+      const done = this.perform(duty)
+        .catch((error: unknown) => this.parts.onError(error, 'sweeping'))
+        .finally(() => this.onDuty.delete(duty));
+      this.onDuty.set(duty, done);
+    }
   }
 
-  private async performDuties(): Promise<void> {
+  private async perform(duty: Duty): Promise<void> {
     const { jobs, options } = this.parts;
+    if (duty !== 'rescue') return jobs.registry[duty](options.maxCrashes);
+    if (!this.rescueIsDue) return;
+    this.rescueIsDue = false;
     try {
-      if (jobs.registry.schemaGuard.refusal) return;
-      await jobs.registry.sweep();
-      if (this.rescueIsDue) await jobs.registry.rescue(options.maxCrashes);
-      this.rescueIsDue = false;
-      await jobs.registry.audit(options.maxCrashes);
+      await jobs.registry.rescue(options.maxCrashes);
     } catch (error) {
-      this.parts.onError(error, 'sweeping');
+      this.rescueIsDue = true;
+      throw error;
     }
   }
 

@@ -54,19 +54,15 @@ export const linkParents = statement(
   on conflict do nothing`,
 );
 
-/** A way from one of these jobs through what it waits for back to itself, or nothing. $1 ids. */
-export const findCircleOf = statement<{ path: string[] }>(
+export interface PairRow {
+  child_id: string;
+  parent_id: string;
+}
+
+/** Pairs among which a circle through one of these jobs lies, if there is one: see circle_pairs of 4_ends.sql. $1 ids. */
+export const findCircleOf = statement<PairRow>(
   'find_circle_of',
-  (schema) => `
-  with recursive walk(start, at, path, closed) as (
-    select d.child_id, d.parent_id, array[d.child_id, d.parent_id], d.parent_id = d.child_id
-    from ${schema}.job_dependencies d where d.child_id = any($1::uuid[])
-    union all
-    select w.start, d.parent_id, w.path || d.parent_id, d.parent_id = w.start
-    from walk w join ${schema}.job_dependencies d on d.child_id = w.at
-    where not w.closed and cardinality(w.path) < 100 and d.parent_id <> all(w.path[2:])
-  )
-  select to_json(path) as path from walk where closed limit 1`,
+  (schema) => `select child_id, parent_id from ${schema}.circle_pairs($1::uuid[])`,
 );
 
 /** The parents for which these jobs wait, or waited when they were cancelled. $1 ids. Index: job_dependencies_of_child. */

@@ -1,6 +1,7 @@
 // What others may do now that a job has ended: those behind its key, its children. The statements themselves are functions
 // of migrations/0001_initial/4_ends.sql. Each finds a state, so it does no harm to repeat one.
 import { statement } from '../database.js';
+import type { PairRow } from './dependencies.js';
 
 /** Jobs that wait for a key behind what no longer runs, of a slice of those that wait for one. $1 where the slice begins. */
 export const findPassedOver = statement<{ waiters: string[]; next_job: string | null }>(
@@ -42,10 +43,10 @@ export const findUntold = statement<{ parents: string[]; next_parent: string | n
   (schema) => `select to_json(parents) as parents, next_parent from ${schema}.find_untold($1::uuid)`,
 );
 
-/** The youngest job of each circle of jobs that wait for each other, with the path. */
-export const findCircles = statement<{ id: string; path: string[] }>(
+/** Pairs among which circles lie, if jobs wait for each other in one. */
+export const findCircles = statement<PairRow>(
   'find_circles',
-  (schema) => `select id, to_json(path) as path from ${schema}.find_circles()`,
+  (schema) => `select child_id, parent_id from ${schema}.circle_pairs(null)`,
 );
 
 /** Places of claims that are over, of a slice. $1, $2 where the slice begins. */

@@ -8,6 +8,7 @@ create function end_incarnations(only_worker text)
 returns table (id text)
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -48,6 +49,7 @@ create function claims_of_the_dead(most_crashes integer)
 returns table (id uuid, fence bigint, is_spared boolean, has_left boolean)
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 as $$
 #variable_conflict use_column
 begin
@@ -95,6 +97,7 @@ create function unknown_claims(worker text, ids uuid[], fences bigint[], from_qu
 returns table (id uuid, fence bigint, next_queue text, next_number bigint)
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -148,6 +151,7 @@ create function expired_leases(longest bigint)
 returns table (id uuid, fence bigint)
 language sql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
@@ -231,6 +235,7 @@ create function free_places(from_queue text, from_number bigint)
 returns table (queues text[], next_queue text, next_number bigint)
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
