@@ -91,7 +91,9 @@ export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   }
   events.hide(new JobMask(mask, (task) => registry.get(task)?.options.mask));
   const validator = new PayloadValidator();
-  jobs.runWith(new SingleRun({ jobs, tasks: registry, events, validator, options: settings }));
+  // workOnce runs the tasks of all pools of its manager.
+  const known = tasksOf.get(jobs) ?? registry;
+  jobs.runWith(new SingleRun({ jobs, tasks: known, events, validator, options: settings }));
   const scheduler = new CronScheduler({ jobs, tasks: registry, events });
   const pool = { jobs, tasks: registry, events, validator, options: settings, scheduler };
   return { ...pool, ...(workerId && { workerId }) };

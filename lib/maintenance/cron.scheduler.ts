@@ -63,6 +63,8 @@ export class CronScheduler {
     this.declared = await jobs.declarations.ofTasks(definitions, this.workerId);
     await this.declared.declare();
     this.repeatAt = performance.now() + REPEAT_MS;
+    // What is new may be due before the loop would look again.
+    this.wake();
   }
 
   /** Begins nothing more, and waits for what is under way. Never rejects. */

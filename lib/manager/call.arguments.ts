@@ -78,9 +78,18 @@ const specList = listOf({
   },
 });
 
+/** What a token holds as its payload: a class, a Standard Schema, or nothing. */
+const mayBeSchema = (payload: unknown): boolean =>
+  payload === undefined || typeof payload === 'function' || (isRecord(payload) && '~standard' in payload);
+
+const SPEC_FOR_TASK =
+  'Expected a task and its payload as two arguments, as in addJob(task, payload, options), got one object with a payload; ' +
+  'addJobs takes a list of such objects.';
+
 /** What is wrong with a task's name, or with its token. */
 export function taskFaults(task: unknown): string[] {
   if (typeof task === 'string') return faultOf('task', task, rules.name);
+  if (isRecord(task) && !mayBeSchema(task.payload)) return [SPEC_FOR_TASK];
   if (isRecord(task)) return faultOf('task.task', task.task, rules.name);
   return faultOf('task', task, () => "a task's name or a token of defineTask");
 }

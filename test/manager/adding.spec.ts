@@ -69,6 +69,13 @@ describe('addJob (add-job)', () => {
     expect(await jobs.findJob(added.id)).toEqual(stored);
   });
 
+  it('refuses one object with task and payload, of which it would lose the payload', async () => {
+    const spec = { task: 'x', payload: { to: 'ada@example.org' } };
+    const refused: unknown = await jobs.addJob(spec as never, undefined as never).catch((error: unknown) => error);
+    expect(refused).toBeInstanceOf(InvalidArgumentError);
+    expect((refused as Error).message).toContain('addJob(task, payload, options)');
+  });
+
   it('uses the documented defaults', async () => {
     expect(await jobs.addJob('plain', undefined)).toMatchObject({
       payload: null,

@@ -87,3 +87,14 @@ it('a transaction that could not be prepared once is prepared the next time, and
   expect(await test.jobs.findJob(id)).toMatchObject({ status: 'available', attempts: 0 });
   expect(await jobs.workOnce()).toMatchObject({ job: { id, status: 'completed' } });
 });
+
+it('runs the tasks of all pools of its manager', async () => {
+  createWorkerPool({ jobs, tasks: { first: () => 1 } });
+  createWorkerPool({ jobs, tasks: { second: () => 2 } });
+  await test.jobs.addJobs([
+    { task: 'first', payload: 1 },
+    { task: 'second', payload: 2 },
+  ]);
+  expect([(await jobs.workOnce())?.job.task, (await jobs.workOnce())?.job.task]).toEqual(['first', 'second']);
+  expect(await jobs.workOnce()).toBeNull();
+});
