@@ -36,7 +36,8 @@ import type { SchemaGuard } from './schema.guard.js';
 const UNREADABLE_MS = 60_000;
 /** Lanes that one claim looks at: a look of 1 to 2 ms. */
 const MAX_HOPS = 200;
-const BEFORE_ANY_PRIORITY = -2_147_483_649;
+const BEST_PRIORITY = -2_147_483_648;
+const BEFORE_ANY_PRIORITY = BEST_PRIORITY - 1;
 /** Most KiB that one claim by hand reads, except the first payload. */
 const MAX_KIB = 64 * 1024;
 
@@ -127,7 +128,7 @@ export class JobClaims {
     };
     this.lanesFirst = !this.lanesFirst;
     for (let best = await this.nextPlainPriority(BEFORE_ANY_PRIORITY); best !== null && left() > 0;) {
-      await fromLanes(left(), best - 1);
+      if (best > BEST_PRIORITY) await fromLanes(left(), best - 1);
       await fromPlain(this.lanesFirst ? Math.floor(left() / 2) : Math.ceil(left() / 2), best);
       await fromLanes(left(), best);
       await fromPlain(left(), best);
