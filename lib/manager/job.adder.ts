@@ -18,7 +18,7 @@ import {
 import {
   findCircleOf,
   findParents,
-  hasChildrenToTell,
+  hasOthersToTell,
   keepParents,
   linkParents,
 } from '../storage/statements/dependencies.js';
@@ -46,6 +46,8 @@ interface Insertion {
   patient: boolean;
   /** An earlier try may have gone through. */
   repeated: boolean;
+  /** Collects the jobs that were replaced, and those behind whose keys the new ones wait. */
+  others: Set<string>;
 }
 
 const CHUNK = 2_000;
@@ -90,24 +92,25 @@ export class JobAdder {
   private async add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const { manager } = target;
     const children = jobs.filter(isChild);
+    const others = new Set<string>();
     if (manager) {
-      const added = await this.insertAll(jobs, children, { executor: manager, patient: true, repeated: false });
-      await this.announceIn(manager, added, children, target);
+      const added = await this.insertAll(jobs, children, { executor: manager, patient: true, repeated: false, others });
+      await this.announceIn(manager, added, [...parentsOf(children), ...others], target);
       return added;
     }
-    const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, repeated));
-    // Parents may have ended while the children were on their way.
+    const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, { patient: false, repeated, others }));
+    // Parents, and holders of keys, may have ended while the jobs were on their way.
     if (children.length) await this.promoter.resolve(parentsOf(children));
+    if (others.size) await this.follow([...others]);
     await this.announce(added, target);
     return added;
   }
 
   /** In a commit of our own. What the first try has stored, at its time, is found again, in the order of the call. */
-  private async addOwn(jobs: PreparedJob[], children: PreparedJob[], repeated: boolean): Promise<AddedJob[]> {
-    const known = repeated ? await this.findAgain(jobs) : null;
+  private async addOwn(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
+    const known = how.repeated ? await this.findAgain(jobs) : null;
     if (known) return known;
     const alone = jobs.length <= CHUNK && !children.length && !(jobs.length > 1 && jobs.some(needsRounds));
-    const how = { patient: false, repeated };
     return retryOnContention(() =>
       alone
         ? this.insertAll(jobs, children, how)
@@ -130,21 +133,16 @@ export class JobAdder {
 
   private insertAll(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     if (children.length) return this.insertChildren(jobs, children, how);
-    return jobs.some(needsRounds) ? this.insertAndFollow(jobs, how) : this.insert(jobs, how.executor);
+    return jobs.some(needsRounds) ? this.insertKeyed(jobs, how) : this.insert(jobs, how.executor);
   }
 
-  /** Children of jobs that were replaced wait for the new ones. */
-  private async insertAndFollow(jobs: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
-    const replaced: string[] = [];
-    const added = await this.insertKeyed(jobs, how, replaced);
-    if (replaced.length) await this.follow(replaced, how.executor);
-    return added;
-  }
-
-  /** A role that may only enqueue leaves it to the sweep of the pools. */
-  private async follow(replaced: string[], executor?: QueryExecutor): Promise<void> {
-    const [child] = await this.database.run(hasChildrenToTell, [replaced], executor);
-    if (child) await this.promoter.resolve(replaced, executor);
+  /**
+   * Children of jobs that were replaced wait for the new ones; behind a key waits nothing whose holder has ended. A role that
+   * may only enqueue leaves it to the sweep of the pools.
+   */
+  private async follow(others: string[]): Promise<void> {
+    const [waiting] = await this.database.run(hasOthersToTell, [others]);
+    if (waiting) await this.promoter.catchUp(others);
   }
 
   /** After a commit of ours. */
@@ -152,16 +150,15 @@ export class JobAdder {
     if (!manager && notify) await this.publisher.publish(...newsOfAdded(added));
   }
 
-  /** In a caller's transaction the notification must travel with its commit. */
+  /** In a caller's transaction the notification must travel with its commit. `others`: jobs whose ends it may have missed. */
   private async announceIn(
     executor: QueryExecutor,
     added: AddedJob[],
-    children: PreparedJob[],
+    others: string[],
     { notify }: Target,
   ): Promise<void> {
-    const parents: News[] = children.length ? [{ kind: 'parents', ids: parentsOf(children) }] : [];
-    const news = [...parents, ...(notify ? newsOfAdded(added) : [])];
-    await this.publisher.publishIn(executor, news);
+    const ends: News[] = others.length ? [{ kind: 'parents', ids: others }] : [];
+    await this.publisher.publishIn(executor, [...ends, ...(notify ? newsOfAdded(added) : [])]);
   }
 
   private async insert(jobs: PreparedJob[], executor?: QueryExecutor): Promise<AddedJob[]> {
@@ -210,13 +207,17 @@ export class JobAdder {
     const { executor } = how;
     const parents = parentsOf(children);
     await this.refuseUnknown(findParents, parents, executor);
-    const replaced: string[] = [];
-    const added = await this.insertKeyed(jobs, how, replaced);
+    const added = await this.insertKeyed(jobs, how);
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
     const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
     await this.database.run(linkParents, [pairs.map(([child]) => child), pairs.map(([, parent]) => parent)], executor);
     await this.refuseUnknown(keepParents, parents, executor);
-    await this.promoter.resolve([...parents, ...replaced], executor);
+    // Those that others have added wait in rows that must not be held until a caller commits.
+    await this.promoter.resolveFor(
+      parents,
+      linked.map(({ id }) => id),
+      executor,
+    );
     await this.refuseCircles(linked, executor);
     const stored = new Map(
       (
@@ -248,25 +249,25 @@ export class JobAdder {
   }
 
   /** Jobs whose keys occur twice in one call take turns: each round has every key once. */
-  private async insertKeyed(jobs: PreparedJob[], how: Insertion, replaced: string[] = []): Promise<AddedJob[]> {
+  private async insertKeyed(jobs: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const added = new Map<PreparedJob, AddedJob>();
     const plain = jobs.filter(({ row }) => row.job_key === null);
     (await this.insert(plain, how.executor)).forEach((job, index) => added.set(plain[index] as PreparedJob, job));
     for (const round of roundsOf(jobs.filter(({ row }) => row.job_key !== null))) {
-      for (const [job, result] of await this.insertRound(round, how, replaced)) added.set(job, result);
+      for (const [job, result] of await this.insertRound(round, how)) added.set(job, result);
     }
     return jobs.map((job) => added.get(job) as AddedJob);
   }
 
-  private async insertRound(round: PreparedJob[], how: Insertion, replaced: string[]) {
-    const { executor, patient, repeated } = how;
+  private async insertRound(round: PreparedJob[], how: Insertion) {
+    const { executor, patient, repeated, others } = how;
     const rows = await this.database
       .run(addKeyedJobs, [...parametersOf(round), patient, repeated], executor)
       .catch((error: unknown) => {
         throw violates(error, 'no_job_waits_for_itself') ? new DependencyCircleError(circleOf(error)) : error;
       });
     refuseMissing(rows);
-    replaced.push(...rows.flatMap((row) => row.replaced ?? []));
+    for (const { replaced, behind } of rows) for (const id of [replaced, behind]) if (id !== null) others.add(id);
     return this.pair(round, rows, executor);
   }
 

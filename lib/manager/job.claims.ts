@@ -38,7 +38,8 @@ const UNREADABLE_MS = 60_000;
 const MAX_HOPS = 200;
 /** So often do claims by hand try what others hold, with twice as many jobs to spare each time. */
 const TRIES = 7;
-const BEFORE_ANY_PRIORITY = -2_147_483_649;
+const BEST_PRIORITY = -2_147_483_648;
+const BEFORE_ANY_PRIORITY = BEST_PRIORITY - 1;
 /** Most KiB that one claim by hand reads, except the first payload. */
 const MAX_KIB = 64 * 1024;
 
@@ -131,7 +132,7 @@ export class JobClaims {
     };
     this.lanesFirst = !this.lanesFirst;
     for (let best = await this.nextPlainPriority(BEFORE_ANY_PRIORITY); best !== null && left() > 0;) {
-      await fromLanes(left(), best - 1);
+      if (best > BEST_PRIORITY) await fromLanes(left(), best - 1);
       await fromPlain(this.lanesFirst ? Math.floor(left() / 2) : Math.ceil(left() / 2), best);
       await fromLanes(left(), best);
       await fromPlain(left(), best);

@@ -379,6 +379,7 @@ export class JobManager {
   /**
    * Changes what is given of waiting jobs. Running ones are left alone and returned as they are.
    * An exhausted job that gets attempts left is ready again.
+   * @throws JobKeyConflictError if another live job holds the key of one that would be ready again
    */
   async rescheduleJobs(
     ids: string[],
@@ -386,10 +387,14 @@ export class JobManager {
   ): Promise<Job[]> {
     check({ ids: [ids, rules.uuids] }, [callOptions.rescheduleJobs, changes]);
     const { runAt, priority, maxAttempts } = changes;
-    const values = [ids, runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null];
     const rows: edits.EditedRow[] = [];
     await retryHeld([...new Set(ids)], async (open) => {
-      const found = await this.database.run(edits.rescheduleJobs, [open, ...values.slice(1)]);
+      const values: [unknown, unknown, number | null] = [
+        runAt?.toISOString() ?? null,
+        priority ?? null,
+        maxAttempts ?? null,
+      ];
+      const found = await this.revival.reschedule(open, values);
       rows.push(...found.filter(({ held }) => !held));
       return found.filter(({ held }) => held).map(({ id }) => id);
     });

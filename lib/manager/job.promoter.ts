@@ -52,6 +52,17 @@ export class JobPromoter {
     await this.promote({ holders: [], keys: [], parents }, executor);
   }
 
+  /** What others have said of these jobs, whose end may have been missed: somebody waits for them, or behind their key. */
+  async catchUp(ids: string[]): Promise<void> {
+    await this.promote({ holders: ids, keys: [], parents: ids });
+  }
+
+  /** Tells these children alone, in the transaction that adds them; who else waits for the parents is told after it. */
+  async resolveFor(parents: string[], children: string[], executor?: QueryExecutor): Promise<void> {
+    const values = [parents, this.settings.history.retentionMs, children];
+    await this.unlessHeld(statements.tellTheseChildren, values, executor);
+  }
+
   /** What was left undone, wherever. Returns queues in which places became free; null: another process is at it. */
   async sweep(): Promise<string[] | null> {
     if (!(await this.database.run(takeDuty, ['sweep', SWEEP_MS])).length) return null;

@@ -2,17 +2,12 @@
 // for good.
 import type { JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import { JobKeyConflictError } from '../jobs.errors.js';
+import { retryOnContention } from '../storage/contention.js';
 import type { Database } from '../storage/database.js';
 import * as dependencies from '../storage/statements/dependencies.js';
 import * as edits from '../storage/statements/edit-jobs.js';
 import { newsOf, type JobPromoter } from './job.promoter.js';
 import type { NewsPublisher } from './news.publisher.js';
-
-interface Retryable {
-  id: string;
-  job_key: string | null;
-  taken: boolean;
-}
 
 const NO_JOB = '00000000-0000-0000-0000-000000000000';
 
@@ -40,6 +35,7 @@ export class JobRevival {
     await this.takeKeys(jobs, executor);
     const ids = jobs.map(({ id }) => id);
     const rows = await this.database.run(edits.retryJobs, [ids], executor);
+    await this.database.run(edits.forgetSuccessors, [ids], executor);
     await this.database.run(dependencies.relinkParents, [ids], executor);
     const parents = await this.database.run(dependencies.findParentsOf, [ids], executor);
     await this.promoter.resolve(
@@ -48,6 +44,29 @@ export class JobRevival {
     );
     await this.publisher.publishIn(executor, newsOf(rows.map(({ lane }) => lane)));
     return rows;
+  }
+
+  /**
+   * Changes run-at, priority or max attempts of the jobs. One that failed for good and gets attempts left needs its key, as it
+   * does for a retry. `changes`: run-at, priority, max attempts.
+   * @throws JobKeyConflictError where another live job holds a key of theirs
+   */
+  async reschedule(ids: string[], changes: [unknown, unknown, number | null]): Promise<edits.EditedRow[]> {
+    const { database } = this;
+    const most = changes[2];
+    const find = (executor?: QueryExecutor): Promise<edits.RetryableRow[]> =>
+      most === null ? Promise.resolve([]) : database.run(edits.findRevivable, [ids, most], executor);
+    const proposed = await find();
+    if (!proposed.length) return database.run(edits.rescheduleJobs, [ids, ...changes, []]);
+    const revive = async (executor: QueryExecutor): Promise<edits.EditedRow[]> => {
+      const keys = await this.lockKeys(proposed, executor);
+      const jobs = (await find(executor)).filter(({ job_key }) => keys.has(job_key!));
+      await this.takeKeys(jobs, executor);
+      const rows = await database.run(edits.rescheduleJobs, [ids, ...changes, [...keys]], executor);
+      await database.run(edits.forgetSuccessors, [jobs.map(({ id }) => id)], executor);
+      return rows;
+    };
+    return retryOnContention(() => database.transaction(revive), database.isBound);
   }
 
   /** Forgets jobs that have ended, and tells those that still wait for one of them. Returns how many. */
@@ -71,7 +90,7 @@ export class JobRevival {
   }
 
   /** Before the jobs: this is the order of locks. Returns the keys. */
-  private async lockKeys(jobs: Retryable[], executor: QueryExecutor): Promise<Set<string>> {
+  private async lockKeys(jobs: edits.RetryableRow[], executor: QueryExecutor): Promise<Set<string>> {
     const keyed = jobs.filter(({ job_key }) => job_key !== null);
     const keys = keyed.map(({ job_key }) => job_key!);
     if (!keyed.length) return new Set();
@@ -80,14 +99,12 @@ export class JobRevival {
     return new Set(keys);
   }
 
-  private async takeKeys(jobs: Retryable[], executor: QueryExecutor): Promise<void> {
+  /** Once they are locked. A key is had by one job at most, of those that come back together as well. */
+  private async takeKeys(jobs: edits.RetryableRow[], executor: QueryExecutor): Promise<void> {
     const keyed = jobs.filter(({ job_key }) => job_key !== null);
-    const taken = keyed.filter((row) => row.taken).map((row) => row.job_key!);
-    if (taken.length) throw new JobKeyConflictError(taken);
-    if (!keyed.length) return;
-    const values = [keyed.map(({ job_key }) => job_key), keyed.map(({ id }) => id)];
-    const keys = new Set((await this.database.run(edits.takeKeys, values, executor)).map(({ key }) => key));
-    const refused = keyed.filter(({ job_key }) => !keys.has(job_key!)).map(({ job_key }) => job_key!);
-    if (refused.length) throw new JobKeyConflictError(refused);
+    const keys = keyed.map(({ job_key }) => job_key!);
+    const taken = keyed.filter((row, at) => row.taken || keys.indexOf(row.job_key!) < at).map((row) => row.job_key!);
+    if (taken.length) throw new JobKeyConflictError([...new Set(taken)]);
+    if (keys.length) await this.database.run(edits.takeKeys, [keys, keyed.map(({ id }) => id)], executor);
   }
 }

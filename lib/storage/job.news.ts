@@ -12,7 +12,7 @@ export type News =
   | { kind: 'ended'; ids: string[] }
   /** These running jobs are to be cancelled, whether their rows say so yet or not. */
   | { kind: 'cancelled'; ids: string[]; reason: string | null }
-  /** Children were added to these jobs: some may have ended meanwhile. */
+  /** Jobs that wait for these were added, or some that took their keys: these may have ended meanwhile. */
   | { kind: 'parents'; ids: string[] };
 
 /** PostgreSQL takes less than 8,000 bytes. */

@@ -341,7 +341,7 @@ export class WorkerPool {
   private hear(news: News): void {
     if (news.kind === 'parents') {
       const { jobs } = this.parts;
-      void jobs.promoter.resolve(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
+      void jobs.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
     }
     if (news.kind !== 'ended' && news.kind !== 'cancelled') return;
     const mine = [...this.queue.jobs(), ...this.active.all()].some(({ id }) => news.ids.includes(id));

@@ -234,7 +234,7 @@ export const CASES: Record<string, Case> = {
   find_key_owners: { args: () => [['k']] },
   find_parents: { args: ({ ids }) => [[ids.parent]] },
   keep_parents: { args: ({ ids }) => [[ids.parent]], waits: true, locks: 'job_bodies' },
-  has_children_to_tell: { args: ({ ids }) => [[ids.parent]] },
+  has_others_to_tell: { args: ({ ids }) => [[ids.parent]] },
   link_parents: {
     args: ({ ids }) => [
       [ids.child, ids.waiting],
@@ -305,19 +305,22 @@ export const CASES: Record<string, Case> = {
   free_keys: { args: () => [['stale', 'k']], locks: 'job_keys' },
   free_stale_keys: { args: () => [''], locks: 'job_keys' },
   tell_children: { args: ({ ids }) => [[ids.ended], HOUR], locks: 'jobs job_dependencies' },
+  tell_these_children: { args: ({ ids }) => [[ids.ended], HOUR, [ids.orphan]], locks: 'jobs job_dependencies' },
   find_untold: { args: () => [ANY_ID[0]] },
   find_circles: { args: none },
   free_places: { args: () => ['', 0], locks: 'job_places' },
 
   // An operator's hand
   cancel_jobs: { args: ({ ids }) => [[ids.running, ids.waiting], 'x', HOUR], locks: 'jobs' },
-  reschedule_jobs: { args: ({ ids }) => [[ids.running, ids.waiting], null, 3, 7], locks: 'jobs job_bodies' },
+  reschedule_jobs: { args: ({ ids }) => [[ids.running, ids.waiting], null, 3, 7, []], locks: 'jobs job_bodies' },
   find_retryable: { args: ({ ids }) => [[ids.exhausted, ids.cancelled]] },
+  find_revivable: { args: ({ ids }) => [[ids.exhausted], 7] },
   claim_free_keys: { args: ({ ids }) => [['fresh'], [ids.cancelled]], within: true, locks: '' },
   lock_keys: { args: () => [['k', 'x']], within: true, locks: 'job_keys' },
   lock_jobs: { args: ({ ids }) => [[ids.exhausted]], within: true, locks: 'jobs' },
   keep_bodies: { args: ({ ids }) => [[ids.cancelled]], within: true, locks: 'job_bodies' },
   take_keys: { args: ({ ids }) => [['stale'], [ids.cancelled]], within: true, locks: 'job_keys' },
+  forget_successors: { args: ({ ids }) => [[ids.fresh]], within: true, locks: 'job_replacements' },
   retry_jobs: { args: ({ ids }) => [[ids.exhausted, ids.cancelled]], within: true, locks: 'jobs' },
   find_parents_of: { args: ({ ids }) => [[ids.child]] },
   relink_parents: { args: ({ ids }) => [[ids.child, ids.orphan]], within: true, locks: 'jobs' },

@@ -43,6 +43,8 @@ async function perform(model: Model, real: Real, action: Action): Promise<void> 
       return job && revoke(model, real, job);
     case 'retry':
       return job && retry(model, real, action, job);
+    case 'reschedule':
+      return job && reschedule(model, real, action, job);
     case 'replay':
       return replay(model, real);
     case 'purge':
@@ -84,8 +86,6 @@ function operated(model: Model, action: Action, job: ModelJob | undefined): void
       return model.cancel(job!.id);
     case 'fail for good':
       return model.failForGood(job!.id);
-    case 'reschedule':
-      return model.reschedule(job!.id, action.due, action.maxAttempts);
     case 'unlock':
       return model.takeAway(
         [HANDS[action.worker]!, ...model.incarnationsOf(POOLS[action.worker]!)].flatMap((name) => model.held(name)),
@@ -172,15 +172,29 @@ async function revoke(model: Model, { jobs, sql }: Real, job: ModelJob): Promise
   if (revoked) model.takeAway([job], 'revoke');
 }
 
-async function retry(model: Model, real: Real, action: Action, job: ModelJob): Promise<void> {
-  const retried = await actions.operate(real, action, job.id).then(
+/** Whether no other job had its key. */
+const hasItsKey = (work: Promise<unknown>): Promise<boolean> =>
+  work.then(
     () => true,
     (error: unknown) => {
       expect(error).toBeInstanceOf(JobKeyConflictError);
       return false;
     },
   );
+
+async function retry(model: Model, real: Real, action: Action, job: ModelJob): Promise<void> {
+  const retried = await hasItsKey(actions.operate(real, action, job.id));
   expect(retried).toBe(model.retry(job.id));
+}
+
+async function reschedule(
+  model: Model,
+  real: Real,
+  action: Action & { do: 'reschedule' },
+  job: ModelJob,
+): Promise<void> {
+  const rescheduled = await hasItsKey(actions.operate(real, action, job.id));
+  expect(rescheduled).toBe(model.reschedule(job.id, action.due, action.maxAttempts));
 }
 
 async function replay(model: Model, real: Real): Promise<void> {

@@ -54,7 +54,14 @@ const ALWAYS: Record<string, string> = {
     select j.id || ' has key ' || j.job_key || ', which belongs to ' || coalesce(k.job_id::text, 'nobody') from jobs.jobs j
     left join jobs.job_keys k on k.key = j.job_key
     where j.job_key is not null and k.job_id is distinct from j.id
-      and not exists (select from jobs.job_replacements r where r.old_id = j.id)`,
+      and j.parked is distinct from 'exhausted' and not exists (
+        select from jobs.job_replacements r where r.old_id = j.id
+      )`,
+
+  'a key has one job at most that may run': `
+    select job_key || ' has ' || count(*) || ' jobs that run or may run' from jobs.jobs
+    where job_key is not null and parked is distinct from 'exhausted' and parked is distinct from 'key'
+    group by job_key having count(*) > 1`,
 
   'nobody runs beside the job whose key it took': `
     select j.id || ' is ' || coalesce(j.parked, 'ready') || ', though ' || holder.id || ', whose key it took, runs'
@@ -105,7 +112,8 @@ const AT_REST: Record<string, string> = {
   'who waited for a job that gave way waits for the new one': `
     select d.child_id || ' waits for ' || d.parent_id || ', which gave way to ' || r.new_id
     from jobs.job_dependencies d join jobs.job_replacements r on r.old_id = d.parent_id
-    where exists (select from jobs.jobs child where child.id = d.child_id)`,
+    where exists (select from jobs.jobs child where child.id = d.child_id)
+      and jobs.heir_of(d.parent_id, d.child_id) <> d.parent_id`,
 
   'a job counts the parents that it waits for': `
     select j.id || ' waits for ' || j.unmet || ' parents, of which ' || count(d.parent_id) || ' are known'

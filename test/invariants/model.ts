@@ -84,7 +84,33 @@ export class Model {
   }
 
   keyHolder(key: string): ModelJob | undefined {
-    return this.all().find((job) => job.key === key && job.holdsKey && isLive(job));
+    const live = this.all().filter((job) => job.key === key && isLive(job));
+    return live.find(({ holdsKey }) => holdsKey) ?? live.find(({ state }) => state.standing !== 'exhausted');
+  }
+
+  /** A job of its key that runs, or waits, beside it. */
+  private besides(job: ModelJob): ModelJob | undefined {
+    return this.all().find(
+      (other) =>
+        other !== job &&
+        job.key !== null &&
+        other.key === job.key &&
+        isLive(other) &&
+        other.state.standing !== 'exhausted',
+    );
+  }
+
+  /** Whether another job has the key of one that has ended. Behind an older one that runs it may wait. */
+  private isKeyTaken(job: ModelJob): boolean {
+    if (job.key === null) return false;
+    const others = this.all().filter(
+      (other) =>
+        other !== job &&
+        other.key === job.key &&
+        isLive(other) &&
+        (other.holdsKey || other.state.standing !== 'exhausted'),
+    );
+    return others.some((other) => other.state.standing !== 'running' || other.id > job.id);
   }
 
   /** Whether the job whose key it took is still running. */
@@ -205,10 +231,8 @@ export class Model {
   retry(id: string): boolean {
     const job = this.jobs.get(id);
     if (!job || (job.state.standing !== 'exhausted' && job.state.standing !== 'cancelled')) return true;
-    const holder = job.key === null ? undefined : this.keyHolder(job.key);
-    if (holder && holder !== job) return false;
-    job.holdsKey = true;
-    if (job.behind?.state.standing !== 'running') job.behind = null;
+    if (this.isKeyTaken(job)) return false;
+    this.comeBack(job);
     job.replayed = false;
     for (const parent of job.asked.map((asked) => this.lastHeirOf(asked)))
       if (parent !== job && ['waiting', 'running'].includes(parent.state.standing)) job.parents.add(parent);
@@ -217,8 +241,25 @@ export class Model {
     return true;
   }
 
-  reschedule(id: string, due: boolean | null, maxAttempts: number | null): void {
+  /** False where another job holds its key. */
+  reschedule(id: string, due: boolean | null, maxAttempts: number | null): boolean {
+    const job = this.jobs.get(id);
+    if (job?.state.standing === 'exhausted' && maxAttempts !== null && maxAttempts > job.state.attempts) {
+      if (this.isKeyTaken(job)) return false;
+      this.comeBack(job);
+    }
     this.change(id, (state) => rescheduled(state, due, maxAttempts));
+    return true;
+  }
+
+  /** It has its key again, and gives way to no other. */
+  private comeBack(job: ModelJob): void {
+    const other = this.besides(job);
+    if (job.key !== null)
+      for (const { key, id } of this.all()) if (key === job.key) this.jobs.get(id)!.holdsKey = false;
+    job.holdsKey = true;
+    job.behind = other?.state.standing === 'running' ? other : null;
+    this.heirs.delete(job);
   }
 
   /** Removes what has ended so; returns how many. Who waited for it to come back has nothing to wait for. */
@@ -261,8 +302,10 @@ export class Model {
       holder.holdsKey = false;
       job.behind = holder;
     } else {
-      job.behind = holder.behind?.state.standing === 'running' ? holder.behind : null;
       this.jobs.delete(holder.id);
+      const other = this.besides(job);
+      job.behind = other?.state.standing === 'running' ? other : null;
+      if (other && !job.behind) this.become(other, leftWaiting(other.state));
     }
     this.heirs.set(holder, job);
     // Who waits for the old job waits for the new one.
@@ -270,8 +313,15 @@ export class Model {
   }
 
   private lastHeirOf(job: ModelJob): ModelJob {
-    for (let heir: ModelJob | undefined = job; heir; heir = this.heirs.get(heir)) job = heir;
+    for (let heir = this.heirs.get(job); heir && this.hasGivenWay(job); heir = this.heirs.get(heir)) job = heir;
     return job;
+  }
+
+  private hasGivenWay(job: ModelJob): boolean {
+    if (!this.jobs.has(job.id)) return true;
+    return isLive(job)
+      ? job.state.standing !== 'exhausted' && this.isSuperseded(job)
+      : job.state.standing === 'cancelled';
   }
 
   /** Whether `job` is, or waits for, `parent`, however far. */

@@ -5,7 +5,7 @@ import type { JobManager } from '../../lib/index.js';
 import type { LaneClaimResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 import { eventually } from '../support/database.js';
-import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 import { lookAsPool, registerPool, type PoolLook } from '../support/pool.claims.js';
 
 const POOL = 'pool-that-looks';
@@ -207,7 +207,7 @@ describe('a lane whose head others hold', () => {
     await jobs.configureQueue('q', { concurrency: 5 });
     const added = await fill('q', 305);
     const ids = added.slice(0, 300).map(({ id }) => id);
-    await holding(ids, () => eventually(async () => (await took(5)).length === 5));
+    expect(await holding(ids, () => eventually(async () => (await took(5)).length === 5))).toBe(true);
   });
 
   it('gives it to a claim by hand at once', async () => {

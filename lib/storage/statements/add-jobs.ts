@@ -32,6 +32,15 @@ export interface AddedRow {
   created: boolean;
 }
 
+export interface KeyedRow extends AddedRow {
+  /** An unregistered rate limit. */
+  missing: string | null;
+  /** The job that gives way to it. */
+  replaced: string | null;
+  /** The job whose end it waits for. */
+  behind: string | null;
+}
+
 /**
  * The specs ($1: one JSON array) beside their payloads ($2: one JSON array). Payloads travel apart because
  * json_array_elements hands them on untouched, while json_to_recordset decodes every escape and refuses \u0000.
@@ -145,7 +154,7 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
  * The statement itself is the function of migrations/0001_initial/7_enqueue.sql, so that roles that may only enqueue can
  * replace jobs without the right to change or delete them.
  */
-export const addKeyedJobs = statement<AddedRow & { missing: string | null; replaced: string | null }>(
+export const addKeyedJobs = statement<KeyedRow>(
   'add_keyed_jobs',
   (schema) => `select * from ${schema}.add_keyed_jobs($1::text::json, $2::text::json, $3::boolean, $4::boolean)`,
 );

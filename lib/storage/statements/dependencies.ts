@@ -25,15 +25,19 @@ export const keepParents = statement<{ id: string }>(
 );
 
 /**
- * Whether other jobs wait for any of these, and the role of this connection may tell them: one that only enqueues may not,
- * and in a transaction it must not find out by an error. $1 ids. Index: job_dependencies_pkey.
+ * Whether other jobs wait for any of these, or behind the key of one that runs no more, and the role of this connection may
+ * tell them: one that only enqueues may not. $1 ids. Indexes: job_dependencies_pkey, jobs_behind, jobs_pkey.
  */
-export const hasChildrenToTell = statement<{ id: string }>(
-  'has_children_to_tell',
+export const hasOthersToTell = statement<{ waits: boolean }>(
+  'has_others_to_tell',
   (schema) => `
-  select parent_id as id from ${schema}.job_dependencies
-  where parent_id = any($1::uuid[]) and pg_catalog.has_table_privilege('${schema.replaceAll("'", "''")}.jobs', 'update')
-  limit 1`,
+  select true as waits where pg_catalog.has_table_privilege('${schema.replaceAll("'", "''")}.jobs', 'update') and (
+    exists (select from ${schema}.job_dependencies where parent_id = any($1::uuid[]))
+    or exists (
+      select from ${schema}.jobs s where s.behind = any($1::uuid[]) and s.parked = 'key'
+        and not exists (select from ${schema}.jobs h where h.id = s.behind and h.locked_by is not null)
+    )
+  )`,
   { repeatable: true },
 );
 
@@ -82,15 +86,7 @@ export const relinkParents = statement<{ id: string }>(
   with wanted as materialized (
     select b.id as child_id, parent.id as parent_id
     from ${schema}.job_bodies b cross join lateral unnest(b.depends_on) as asked(id)
-    -- The last of those that have replaced it.
-    cross join lateral (
-      with recursive chain(id, depth) as (
-        select asked.id, 0
-        union all
-        select r.new_id, c.depth + 1 from chain c join ${schema}.job_replacements r on r.old_id = c.id where c.depth < 100
-      )
-      select c.id from chain c order by c.depth desc limit 1
-    ) parent
+    cross join lateral ${schema}.heir_of(asked.id, b.id) as parent(id)
     join ${schema}.jobs p on p.id = parent.id and p.parked is distinct from 'exhausted'
     where b.id = any($1::uuid[]) and b.depends_on is not null
   ),

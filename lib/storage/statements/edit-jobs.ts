@@ -27,14 +27,19 @@ export const cancelJobs = statement<CancelledRow>(
 
 /**
  * $1 ids, $2 run-at or null, $3 priority or null, $4 max attempts or null. Only what is given changes; running jobs
- * stay as they are. An exhausted job whose max attempts are raised is ready again; a job without attempts left is
- * exhausted. Jobs that others hold are left out, and told.
+ * stay as they are. An exhausted job whose max attempts are raised is ready again, if its key, where it has one, is among $5:
+ * those that the caller has locked and taken for it. A job without attempts left is exhausted. Jobs that others hold, or
+ * whose keys are still to be locked, are left out, and told.
  */
 export const rescheduleJobs = statement<EditedRow>(
   'reschedule_jobs',
   (schema) => `
   with live as materialized (
-    select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) order by j.id for update skip locked
+    select j.id from ${schema}.jobs j
+    where j.id = any($1::uuid[])
+      and (j.parked is distinct from 'exhausted' or $4::smallint is null or j.attempts >= $4::smallint
+        or j.job_key is null or j.job_key = any($5::text[]))
+    order by j.id for update skip locked
   ),
   bare as materialized (
     select b.id from ${schema}.job_bodies b where b.id = any(array(select id from live)) order by b.id
@@ -52,13 +57,16 @@ export const rescheduleJobs = statement<EditedRow>(
       case
         when h.parked = 'exhausted' and $4::smallint is null then 'exhausted'
         when coalesce($4::smallint, h.max_attempts) <= h.attempts then 'exhausted'
+        when behind.id is not null then 'key'
+        when h.unmet > 0 then 'parents'
+      end as becomes, behind.id as behind_id
+    from held h cross join lateral (
+      select case when h.parked = 'exhausted' then ${schema}.held_by(h.job_key, h.id)
         when exists (
           select from ${schema}.jobs o where o.id = h.behind
             and (o.locked_by is not null or o.parked is distinct from 'exhausted')
-        ) then 'key'
-        when h.unmet > 0 then 'parents'
-      end as becomes
-    from held h where h.locked_by is null
+        ) then h.behind end as id
+    ) behind where h.locked_by is null
   ),
   edited as (
     update ${schema}.jobs j set
@@ -67,6 +75,7 @@ export const rescheduleJobs = statement<EditedRow>(
       max_attempts = p.most,
       snoozed = j.snoozed and $2::timestamptz is null,
       parked = p.becomes,
+      behind = p.behind_id,
       slot_only = j.crashes > 0 or j.attempts >= p.most - 1,
       lane = ${schema}.lane_of(j.queue, j.rate_limit_key, j.crashes > 0 or j.attempts >= p.most - 1),
       revision = j.revision + 1, updated_at = clock_timestamp()
@@ -97,17 +106,21 @@ export const keepBodies = statement(
   select b.id from ${schema}.job_bodies b where b.id = any($1::uuid[]) order by b.id for key share`,
 );
 
+export interface RetryableRow {
+  id: string;
+  job_key: string | null;
+  /** Another job has its key. */
+  taken: boolean;
+}
+
 /**
- * $1 ids: those of them that are exhausted or cancelled, and who holds their keys now. A proposal, until the keys, the jobs
+ * $1 ids: those of them that are exhausted or cancelled, and whether others have their keys. A proposal, until the keys, the jobs
  * and their bodies are locked.
  */
-export const findRetryable = statement<{ id: string; job_key: string | null; taken: boolean }>(
+export const findRetryable = statement<RetryableRow>(
   'find_retryable',
   (schema) => `
-  select b.id, b.job_key, b.job_key is not null and exists (
-    select from ${schema}.job_keys k join ${schema}.jobs other on other.id = k.job_id
-    where k.key = b.job_key and k.job_id <> b.id
-  ) as taken
+  select b.id, b.job_key, b.job_key is not null and ${schema}.is_key_taken(b.job_key, b.id) as taken
   from ${schema}.job_bodies b
   left join ${schema}.jobs j on j.id = b.id
   where b.id = any($1::uuid[]) and case
@@ -119,6 +132,15 @@ export const findRetryable = statement<{ id: string; job_key: string | null; tak
     )
   end
   order by b.id`,
+);
+
+/** The same of exhausted jobs with a key that have fewer than $2 attempts behind them. $1 ids. Index: jobs_pkey. */
+export const findRevivable = statement<RetryableRow>(
+  'find_revivable',
+  (schema) => `
+  select j.id, j.job_key, ${schema}.is_key_taken(j.job_key, j.id) as taken from ${schema}.jobs j
+  where j.id = any($1::uuid[]) and j.parked = 'exhausted' and j.job_key is not null and j.attempts < $2::smallint
+  order by j.id`,
 );
 
 /** Makes rows for keys that nothing owns. $1 keys, $2 jobs, pair by pair. */
@@ -136,15 +158,18 @@ export const lockKeys = statement(
   (schema) => `select key from ${schema}.job_keys where key = any($1::text[]) order by key for update`,
 );
 
-/** Takes keys whose owner is gone, once they are locked. $1 keys, $2 jobs, pair by pair. Returns those that are theirs now. */
-export const takeKeys = statement<{ key: string }>(
+/** Gives keys that are locked to jobs that may have them. $1 keys, $2 jobs, pair by pair. */
+export const takeKeys = statement(
   'take_keys',
   (schema) => `
   update ${schema}.job_keys k set job_id = asked.job_id
-  from unnest($1::text[], $2::uuid[]) as asked(key, job_id)
-  where k.key = asked.key
-    and (k.job_id = asked.job_id or not exists (select from ${schema}.jobs j where j.id = k.job_id))
-  returning k.key`,
+  from unnest($1::text[], $2::uuid[]) as asked(key, job_id) where k.key = asked.key`,
+);
+
+/** Jobs that come back have not given way any more: who waits for one waits for itself. $1 ids. Index: job_replacements_pkey. */
+export const forgetSuccessors = statement(
+  'forget_successors',
+  (schema) => `delete from ${schema}.job_replacements where old_id = any($1::uuid[])`,
 );
 
 /**
@@ -158,13 +183,9 @@ export const retryJobs = statement<EditedRow>(
     select j.id from ${schema}.jobs j where j.id = any($1::uuid[]) order by j.id for update
   ),
   exhausted as (
-    update ${schema}.jobs j set parked = case
-        when exists (
-          select from ${schema}.jobs o where o.id = j.behind
-            and (o.locked_by is not null or o.parked is distinct from 'exhausted')
-        ) then 'key'
-        when j.unmet > 0 then 'parents'
-      end,
+    update ${schema}.jobs j set
+      parked = case when ${schema}.held_by(j.job_key, j.id) is not null then 'key' when j.unmet > 0 then 'parents' end,
+      behind = ${schema}.held_by(j.job_key, j.id),
       attempts = 0, crashes = 0, run_at = clock_timestamp(), snoozed = false, replayed = false, ended_before = true,
       slot_only = j.max_attempts = 1, lane = ${schema}.lane_of(j.queue, j.rate_limit_key, j.max_attempts = 1),
       revision = j.revision + 1, updated_at = clock_timestamp()
@@ -180,15 +201,7 @@ export const retryJobs = statement<EditedRow>(
       b.job_key, b.flags, true, holder.id, case when holder.id is not null then 'key' end
     from ${schema}.job_bodies b cross join lateral (
       select fence, status from ${schema}.job_history where job_id = b.id order by fence desc limit 1
-    ) last left join lateral (
-      -- Through all that were replaced before it.
-      with recursive before(id, depth) as (
-        select r.old_id, 1 from ${schema}.job_replacements r where r.new_id = b.id
-        union all
-        select r.old_id, p.depth + 1 from before p join ${schema}.job_replacements r on r.new_id = p.id where p.depth < 100
-      )
-      select h.id from before p join ${schema}.jobs h on h.id = p.id where h.locked_by is not null limit 1
-    ) holder on true
+    ) last cross join lateral ${schema}.held_by(b.job_key, b.id) as holder(id)
     where b.id = any($1::uuid[]) and last.status = 'cancelled' and not exists (select from ${schema}.jobs j where j.id = b.id)
     on conflict (id) do nothing
     returning id, lane

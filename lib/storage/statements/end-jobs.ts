@@ -37,6 +37,12 @@ export const tellChildren = statement<ToldRow>(
   (schema) => `select * from ${schema}.tell_children($1::uuid[], $2::bigint)`,
 );
 
+/** The same to these children alone. $3 children. */
+export const tellTheseChildren = statement<ToldRow>(
+  'tell_these_children',
+  (schema) => `select * from ${schema}.tell_children($1::uuid[], $2::bigint, $3::uuid[])`,
+);
+
 /** Parents that have ended without their children being told, of a slice. $1 where the slice begins. */
 export const findUntold = statement<{ parents: string[]; next_parent: string | null }>(
   'find_untold',

@@ -146,17 +146,20 @@ create index jobs_lanes on jobs (priority, lane, run_at, id) where parked is nul
 create index jobs_due_in_lanes on jobs (run_at, id) where parked is null and lane is not null;
 create index jobs_behind on jobs (behind) where behind is not null;
 create index jobs_blocked_by_key on jobs (id) where parked = 'key';
+-- The live jobs of a key: at most one of them, beside those that wait for it and those that have failed for good.
+create index jobs_by_key on jobs (job_key) where job_key is not null;
 create index jobs_exhausted on jobs (id) where parked = 'exhausted';
 create index jobs_leased_by_hand on jobs (lease_expires_at) where lease_expires_at is not null;
 
--- Who owns a key. A row whose job is gone is free; ends delete what they can, a sweep the rest.
+-- Whose key it is: the last job that got it. Adds and retries of a key lock its row first. A row whose job is gone is free;
+-- ends delete what they can, a sweep the rest.
 create table job_keys (
   key text not null,
   job_id uuid not null,
   constraint job_keys_pkey primary key (key)
 );
 
--- Jobs that others have replaced under their key: who waits for the old one waits for the new one.
+-- Jobs that others have replaced under their key: see successor_of of 4_ends.sql. A job that comes back has no row.
 create table job_replacements (
   old_id uuid not null,
   new_id uuid not null,

@@ -147,9 +147,79 @@ as $$
   end
 $$;
 
--- Tells children that these parents have ended. A child whose last parent is met is ready; one whose parent failed for good does as its on_parent_failure
--- says. A parent that was replaced under its key passes its children on. Children that others hold are left, and named. Indexes: job_dependencies_pkey, job_dependencies_of_child, jobs_pkey, job_bodies_pkey, job_replacements_pkey.
-create function tell_children(parents uuid[], retention bigint)
+-- Who waits for `old` instead of it, because it took its key: where `old` is gone, or was cancelled, as a job is that gives
+-- way at its end, or while a successor waits behind it. One that has completed, or failed for good, speaks for itself.
+-- Indexes: job_replacements_pkey, jobs_pkey, jobs_behind.
+create function successor_of(old uuid) returns uuid
+language sql stable
+set search_path from current
+set enable_seqscan = off
+as $$
+  select r.new_id from job_replacements r where r.old_id = old and case
+    when exists (select from jobs j where j.id = old and j.parked is distinct from 'exhausted')
+      then exists (select from jobs s where s.behind = old and s.parked = 'key')
+    when exists (select from jobs j where j.id = old) then false
+    else end_of_parent(old) <> 'completed'
+  end
+$$;
+
+-- For which job a child waits that has named `parent`: the last of its successors, as far as that is not the child itself.
+create function heir_of(parent uuid, child uuid) returns uuid
+language sql stable
+set search_path from current
+as $$
+  with recursive chain(id, depth) as (
+    select parent, 0
+    union all
+    select s.id, c.depth + 1 from chain c cross join lateral successor_of(c.id) as s(id)
+    where s.id is not null and s.id is distinct from child and c.depth < 100
+  )
+  select c.id from chain c order by c.depth desc limit 1
+$$;
+
+-- The live jobs that a key may belong to: those that have not failed for good, and its owner. Indexes: jobs_by_key, job_keys_pkey.
+create function holders_of(keys text[])
+returns table (key text, id uuid)
+language sql stable
+set search_path from current
+set enable_seqscan = off
+set jit = off
+as $$
+  select j.job_key, j.id from jobs j
+  where j.job_key = any(keys) and j.job_key is not null and (
+    j.parked is distinct from 'exhausted' or exists (select from job_keys k where k.key = j.job_key and k.job_id = j.id)
+  )
+$$;
+
+-- Behind which job of its key another one has to wait: one that runs, or has run and is to give way. Index: jobs_by_key.
+create function held_by(of_key text, besides uuid) returns uuid
+language sql stable
+set search_path from current
+set enable_seqscan = off
+as $$
+  select j.id from jobs j
+  where j.job_key = of_key and j.job_key is not null and j.id is distinct from besides and j.parked is distinct from 'exhausted'
+  order by j.locked_by is not null desc, j.id limit 1
+$$;
+
+-- Whether a job that has ended must do without its key: another one has it, and is none that runs and was added before it,
+-- behind which it can wait. Decided under the key's lock. Indexes: jobs_by_key, job_keys_pkey, jobs_pkey.
+create function is_key_taken(of_key text, job uuid) returns boolean
+language sql stable
+set search_path from current
+set enable_seqscan = off
+as $$
+  select exists (
+    select from holders_of(array[of_key]) h join jobs j on j.id = h.id
+    where h.id <> job and not (j.locked_by is not null and j.id < job)
+  )
+$$;
+
+-- Tells children that these parents have ended: all of them, or, where `these` is not null, those. A child whose last parent is
+-- met is ready; one whose parent failed for good does as its on_parent_failure says. A parent that was replaced under its
+-- key passes its children on. Children that others hold are left, and named. Indexes: job_dependencies_pkey,
+-- job_dependencies_of_child, jobs_pkey, job_bodies_pkey, job_replacements_pkey.
+create function tell_children(parents uuid[], retention bigint, these uuid[] default null)
 returns table (id uuid, became text, lane text)
 language plpgsql
 set search_path from current
@@ -167,10 +237,11 @@ declare
   pair_children uuid[];
 begin
   select array_agg(d.parent_id), array_agg(d.child_id) into told_parents, told_children from (
-    select d.parent_id, d.child_id from job_dependencies d where d.parent_id = any(parents)
+    select d.parent_id, d.child_id from job_dependencies d
+    where d.parent_id = any(parents) and (these is null or d.child_id = any(these))
     order by d.parent_id, d.child_id
   ) d
-  where end_of_parent(d.parent_id) is not null or exists (select from job_replacements r where r.old_id = d.parent_id);
+  where end_of_parent(d.parent_id) is not null or successor_of(d.parent_id) is not null;
   if told_children is null then
     return;
   end if;
@@ -187,45 +258,36 @@ begin
   ) d;
 
   return query
-    with recursive pairs as materialized (
+    with pairs as materialized (
       select d.parent_id, d.child_id from unnest(pair_parents, pair_children) as d(parent_id, child_id)
       where d.child_id = any(locked) or not exists (select from jobs j where j.id = d.child_id)
     ),
-    chain(parent_id, new_id, depth) as (
-      select p.parent_id, p.parent_id, 0 from (select distinct parent_id from pairs) p
-      union all
-      select c.parent_id, r.new_id, c.depth + 1 from chain c join job_replacements r on r.old_id = c.new_id
-      where c.depth < 100
-    ),
-    follows as materialized (
-      select distinct on (parent_id) parent_id, new_id from chain order by parent_id, depth desc
+    verdicts as materialized (
+      select v.*, v.ended is null or (v.ended = 'failed' and v.policy = 'wait') as stays from (
+        select f.*, f.heir <> f.parent_id as is_moved, end_of_parent(f.heir) as ended,
+          coalesce((select b.on_parent_failure from job_bodies b where b.id = f.child_id), 'cancel') as policy
+        from (select p.*, heir_of(p.parent_id, p.child_id) as heir from pairs p) f
+      ) v
     ),
     moved as (
       insert into job_dependencies (parent_id, child_id)
-      select f.new_id, p.child_id from pairs p join follows f using (parent_id)
-      where f.new_id <> f.parent_id and f.new_id <> p.child_id
+      select distinct v.heir, v.child_id from verdicts v where v.is_moved and v.stays
       on conflict do nothing
-    ),
-    verdicts as materialized (
-      select p.parent_id, p.child_id, f.new_id <> p.parent_id as is_moved, end_of_parent(f.new_id) as ended,
-        coalesce((select b.on_parent_failure from job_bodies b where b.id = p.child_id), 'cancel') as policy
-      from pairs p join follows f using (parent_id)
     ),
     forgotten as (
       delete from job_dependencies d using verdicts v
-      where d.parent_id = v.parent_id and d.child_id = v.child_id
-        and (v.is_moved or v.ended in ('completed', 'gone') or (v.ended = 'failed' and v.policy <> 'wait'))
+      where d.parent_id = v.parent_id and d.child_id = v.child_id and (v.is_moved or not v.stays)
       returning d.parent_id, d.child_id
     ),
     children as materialized (
       select v.child_id, (array_agg(v.parent_id) filter (where v.ended = 'gone' or (v.ended = 'failed' and v.policy = 'cancel')))[1]
         as failed_parent,
-        -- What the statement's snapshot shows of the child's pairs, less those that go, more those that came by following.
+        -- The pairs that are left: those that the statement's snapshot shows, less those that go, more those that have come.
         (select count(*) from job_dependencies d where d.child_id = v.child_id
           and not exists (select from forgotten f where f.child_id = d.child_id and f.parent_id = d.parent_id))
-        + (select count(distinct f.new_id) from verdicts m join follows f using (parent_id)
-          where m.child_id = v.child_id and m.is_moved and m.ended is null and f.new_id <> m.child_id
-            and not exists (select from job_dependencies d where d.child_id = m.child_id and d.parent_id = f.new_id)) as unmet
+        + (select count(distinct m.heir) from verdicts m
+          where m.child_id = v.child_id and m.is_moved and m.stays
+            and not exists (select from job_dependencies d where d.child_id = m.child_id and d.parent_id = m.heir)) as unmet
       from verdicts v where v.child_id = any(locked) group by v.child_id
     ),
     gone as (
@@ -293,7 +355,7 @@ begin
             end_of_parent(s.parent_id) in ('completed', 'gone') or exists (
               select from job_dependencies d join job_bodies b on b.id = d.child_id
               where d.parent_id = s.parent_id and b.on_parent_failure is distinct from 'wait')
-          ) or exists (select from job_replacements r where r.old_id = s.parent_id)
+          ) or successor_of(s.parent_id) is not null
         order by 1
       ),
       (select max(s.parent_id::text)::uuid from slice s having count(*) = 5000);
@@ -319,9 +381,7 @@ as $$
       union all
       select d.parent_id, true from job_dependencies d where d.child_id = u.id and not u.is_name
       union all
-      select coalesce(r.new_id, u.id), r.new_id is not null
-      from (select) as always left join job_replacements r on r.old_id = u.id
-      where u.is_name
+      select coalesce(s.id, u.id), s.id is not null from (select successor_of(u.id) as id) s where u.is_name
     ) as step(id, is_name)
   ),
   down(id, is_name) as (
@@ -332,7 +392,7 @@ as $$
       union all
       select b.id, false from job_bodies b where b.depends_on @> array[w.id]
       union all
-      select r.old_id, true from job_replacements r where r.new_id = w.id
+      select r.old_id, true from job_replacements r where r.new_id = w.id and successor_of(r.old_id) = w.id
     ) as step(id, is_name)
   ),
   -- The limits end the recursion.
@@ -345,14 +405,7 @@ as $$
     group by n.id order by 2, 1 limit most
   )
   select b.id, array(
-    select last.id from unnest(b.depends_on) as asked(id) cross join lateral (
-      with recursive chain(id, depth) as (
-        select asked.id, 0
-        union all
-        select r.new_id, c.depth + 1 from chain c join job_replacements r on r.old_id = c.id where c.depth < 100
-      )
-      select c.id from chain c order by c.depth desc limit 1
-    ) last
+    select heir_of(asked.id, b.id) from unnest(b.depends_on) as asked(id)
     union
     select d.parent_id from job_dependencies d where d.child_id = b.id
   )
@@ -384,10 +437,18 @@ begin
   return query select * from unnest(children, parents);
 end $$;
 
+-- The parent of a pair, or who took its key: children of what was replaced are told only after the commit.
+create function waits_for(parent uuid, child uuid) returns uuid
+language sql stable
+as $$
+  select case when exists (select from job_replacements r where r.old_id = parent) then heir_of(parent, child) else parent end
+$$;
+
 -- Pairs among which a circle lies, if jobs wait for each other in one: a circle through these jobs, or, with null, through
 -- those of the newest 20,000 pairs. None, nearly always. Two transactions may close a circle together. Only jobs with a key
 -- can close one: nothing else knows the id of another before it is there. Goes from child to parent, to each job once; looks at
--- 20,000 jobs and 50,000 pairs at most. Indexes: job_dependencies_of_child, job_dependencies_pkey, jobs_pkey.
+-- 20,000 jobs and 50,000 pairs at most. Indexes: job_dependencies_of_child, job_dependencies_pkey, jobs_pkey,
+-- job_replacements_pkey, job_replacements_by_new.
 create function circle_pairs(starts uuid[])
 returns table (child_id uuid, parent_id uuid)
 language plpgsql
@@ -415,6 +476,7 @@ begin
   else
     starts := array(
       select s.id from unnest(starts) as s(id) where exists (select from job_dependencies o where o.parent_id = s.id)
+        or exists (select from job_replacements r where r.new_id = s.id)
     );
   end if;
   if cardinality(starts) = 0 then
@@ -424,13 +486,14 @@ begin
     with recursive up(id) as (
       select unnest(starts)
       union
-      select d.parent_id from up u join job_dependencies d on d.child_id = u.id
+      select waits_for(d.parent_id, d.child_id) from up u join job_dependencies d on d.child_id = u.id
     )
     -- The limit ends the recursion.
     select u.id from up u limit 20000
   );
   select array_agg(d.child_id), array_agg(d.parent_id) into children, parents from (
-    select d.child_id, d.parent_id from unnest(nodes) as n(id) join job_dependencies d on d.child_id = n.id limit 50000
+    select d.child_id, waits_for(d.parent_id, d.child_id) as parent_id
+    from unnest(nodes) as n(id) join job_dependencies d on d.child_id = n.id limit 50000
   ) d;
   return query select * from peel_pairs(children, parents);
 end $$;

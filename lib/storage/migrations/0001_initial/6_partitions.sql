@@ -135,7 +135,7 @@ begin
   end if;
   locked := array(
     select b.id from job_bodies b
-    where b.id = any(ids) and b.created_at <= now() - interval '1 hour' order by b.id for update skip locked
+    where b.id = any(ids) order by b.id for update skip locked
   );
   with deleted as (
     delete from job_bodies b

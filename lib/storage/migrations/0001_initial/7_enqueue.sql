@@ -4,13 +4,14 @@
 -- place of what is called.
 
 -- Adds jobs that all have a job key, each key once: see statements/add-jobs.ts. Locks keys in their order, then the jobs
--- that hold them, by id; the row of a holder that runs is left alone, the new job only names it: also where its claim ends
--- meanwhile, which lets the new one go (see free_successors). patient: the caller's transaction, which
+-- that hold them, by id: who holds a key is read from the live jobs, so a job that runs keeps its key from others whatever
+-- became of those that waited for it. Its row is left alone, the new job only names it: also where its claim ends
+-- meanwhile, which lets the new one go (see free_successors), and `behind` names it for the caller. patient: the caller's transaction, which
 -- waits as long as its lock_timeout says; else lock_not_available is raised after 100 ms, and the caller tries again.
 -- repeated: an earlier try may have gone through, so nothing that is newer is replaced.
--- Indexes: job_keys_pkey, jobs_pkey, job_bodies_pkey.
+-- Indexes: job_keys_pkey, jobs_by_key, jobs_pkey, job_bodies_pkey.
 create function add_keyed_jobs(asked json, payloads json, patient boolean, repeated boolean)
-returns table (requested uuid, id uuid, created boolean, missing text, replaced uuid)
+returns table (requested uuid, id uuid, created boolean, missing text, replaced uuid, behind uuid)
 language plpgsql
 security definer
 set search_path from current
@@ -20,10 +21,11 @@ declare
   present timestamptz := pg_catalog.clock_timestamp();
   spec record;
   holder record;
+  keys text[];
   owner uuid;
+  before_it uuid;
   waiting uuid[];
   action text;
-  still_held boolean;
   new_lane text;
 begin
   if not patient then
@@ -36,7 +38,7 @@ begin
     raise exception 'a job with one of these ids exists already' using errcode = 'unique_violation';
   end if;
   return query
-    select null::uuid, null::uuid, null::boolean, s.rate_limit_key, null::uuid
+    select null::uuid, null::uuid, null::boolean, s.rate_limit_key, null::uuid, null::uuid
     from (select distinct rate_limit_key from pg_catalog.json_to_recordset(asked) as spec(rate_limit_key text)) s
     where s.rate_limit_key is not null and not exists (select from rate_limits r where r.key = s.rate_limit_key);
   if found then
@@ -49,24 +51,19 @@ begin
   perform from job_keys k
   where k.key in (select spec.job_key from pg_catalog.json_to_recordset(asked) as spec(job_key text))
   order by k.key for update;
+  keys := array(select spec.job_key from pg_catalog.json_to_recordset(asked) as spec(job_key text));
   -- A claim may be at one of them: what it has become is read by the statements that follow.
   if patient then
     waiting := array(
-      select j.id from jobs j where j.locked_by is null and j.id in (
-        select k.job_id from pg_catalog.json_to_recordset(asked) as spec(job_key text) join job_keys k on k.key = spec.job_key
-      )
-      order by j.id for update
+      select j.id from holders_of(keys) h join jobs j on j.id = h.id where j.locked_by is null order by j.id for update of j
     );
   else
     waiting := array(
-      select j.id from jobs j where j.locked_by is null and j.id in (
-        select k.job_id from pg_catalog.json_to_recordset(asked) as spec(job_key text) join job_keys k on k.key = spec.job_key
-      )
-      order by j.id for update skip locked
+      select j.id from holders_of(keys) h join jobs j on j.id = h.id where j.locked_by is null
+      order by j.id for update of j skip locked
     );
     if exists (
-      select from pg_catalog.json_to_recordset(asked) as spec(job_key text) join job_keys k on k.key = spec.job_key
-      join jobs j on j.id = k.job_id where j.locked_by is null and j.id <> all(waiting)
+      select from holders_of(keys) h join jobs j on j.id = h.id where j.locked_by is null and j.id <> all(waiting)
     ) then
       raise exception 'jobs under these keys are held' using errcode = 'lock_not_available';
     end if;
@@ -87,7 +84,10 @@ begin
     order by s.job_key
   loop
     select k.job_id into owner from job_keys k where k.key = spec.job_key;
-    select j.id, j.id <> all(waiting) as running, j.parked, j.behind into holder from jobs j where j.id = owner;
+    select j.id, j.id <> all(waiting) as running, j.parked into holder
+    from holders_of(array[spec.job_key]) h join jobs j on j.id = h.id
+    order by j.id = owner desc, j.locked_by is not null desc, j.id desc limit 1;
+    before_it := case when holder.running then holder.id else held_by(spec.job_key, holder.id) end;
 
     action := case
       when holder.id is null then 'add'
@@ -105,7 +105,7 @@ begin
         using errcode = 'check_violation', constraint = 'no_job_waits_for_itself', detail = holder.id::text;
     end if;
     if action = 'keep' then
-      return query select spec.id, holder.id, false, null::text, null::uuid;
+      return query select spec.id, holder.id, false, null::text, null::uuid, null::uuid;
       continue;
     end if;
     if action = 'replace' or (action = 'update' and spec.depends_on is null) then
@@ -128,12 +128,11 @@ begin
       where b.id = holder.id;
       delete from job_steps s where s.job_id = holder.id;
       delete from job_progress p where p.job_id = holder.id;
-      return query select spec.id, holder.id, false, null::text, null::uuid;
+      update job_keys k set job_id = holder.id where k.key = spec.job_key and k.job_id <> holder.id;
+      return query select spec.id, holder.id, false, null::text, null::uuid, null::uuid;
       continue;
     end if;
 
-    still_held := exists (
-      select from jobs h where h.id = holder.behind and (h.locked_by is not null or h.parked is distinct from 'exhausted'));
     if action = 'replace' then
       delete from jobs j where j.id = holder.id;
       delete from job_bodies b where b.id = holder.id;
@@ -150,11 +149,7 @@ begin
     values (spec.id, spec.run_at, spec.priority, spec.max_attempts, spec.max_attempts = 1, new_lane,
       coalesce(spec.payload_kib, 0::smallint), spec.task, spec.queue, spec.rate_limit_key, spec.flags, spec.job_key,
       coalesce(pg_catalog.cardinality(spec.depends_on), 0),
-      case when action = 'follow' then holder.id when action = 'replace' and still_held then holder.behind end,
-      case
-        when action = 'follow' or (action = 'replace' and still_held) then 'key'
-        when spec.depends_on is not null then 'parents'
-      end);
+      before_it, case when before_it is not null then 'key' when spec.depends_on is not null then 'parents' end);
     insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
       job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
     values (spec.id, present, spec.run_at, spec.priority, spec.max_attempts, spec.timeout_ms, spec.task, spec.payload, spec.queue,
@@ -162,7 +157,7 @@ begin
       spec.on_parent_failure);
     update job_keys k set job_id = spec.id where k.key = spec.job_key and k.job_id <> spec.id;
     return query select spec.id, spec.id, true, null::text,
-      case when action in ('replace', 'follow') then holder.id end;
+      case when action in ('replace', 'follow') then holder.id end, before_it;
   end loop;
 end $$;
 
@@ -242,7 +237,7 @@ declare
   kib smallint := least(32767, pg_catalog.octet_length(content::text) / 1024)::smallint;
   attempts smallint;
   fault text[];
-  replaced_id uuid;
+  others uuid[];
   added record;
   channel text := 'millrace_' || pg_catalog.md5(pg_catalog.convert_to(pg_catalog.current_schema()::text, 'UTF8'));
 begin
@@ -268,7 +263,7 @@ begin
       lane_of(add_job.queue, add_job.rate_limit_key, attempts = 1), kib, add_job.task, add_job.queue,
       add_job.rate_limit_key, add_job.flags);
   else
-    select k.id, k.replaced into job_id, replaced_id from add_keyed_jobs(
+    select k.id, pg_catalog.array_remove(array[k.replaced, k.behind], null) into job_id, others from add_keyed_jobs(
       pg_catalog.json_build_array(pg_catalog.json_build_object(
         'id', job_id, 'task', add_job.task, 'priority', add_job.priority, 'run_at', add_job.run_at,
         'max_attempts', attempts, 'timeout_ms', add_job.timeout_ms, 'queue', add_job.queue,
@@ -276,10 +271,10 @@ begin
         'job_key_mode', coalesce(add_job.job_key_mode, 'replace'), 'flags', add_job.flags, 'tags', add_job.tags,
         'group_id', add_job.group_id, 'payload_kib', kib)),
       pg_catalog.json_build_array(content), true, false) k;
-    -- Pools let its children follow the new job.
-    if replaced_id is not null then
+    -- Pools let children of the job that it replaced follow it, and let it go where the one before it has ended meanwhile.
+    if others <> '{}' then
       perform pg_catalog.pg_notify(channel,
-        pg_catalog.json_build_object('kind', 'parents', 'ids', pg_catalog.json_build_array(replaced_id))::text);
+        pg_catalog.json_build_object('kind', 'parents', 'ids', pg_catalog.to_json(others))::text);
     end if;
   end if;
 
