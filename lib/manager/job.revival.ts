@@ -94,9 +94,13 @@ export class JobRevival {
     const keyed = jobs.filter(({ job_key }) => job_key !== null);
     const keys = keyed.map(({ job_key }) => job_key!);
     if (!keyed.length) return new Set();
-    await this.database.run(edits.claimFreeKeys, [keys, keyed.map(({ id }) => id)], executor);
-    await this.database.run(edits.lockKeys, [keys], executor);
-    return new Set(keys);
+    // A key that is free again before it is locked has no row any more, and is claimed again.
+    const wanted = new Set(keys);
+    for (let locked = 0; locked < wanted.size;) {
+      await this.database.run(edits.claimFreeKeys, [keys, keyed.map(({ id }) => id)], executor);
+      locked = (await this.database.run(edits.lockKeys, [keys], executor)).length;
+    }
+    return wanted;
   }
 
   /** Once they are locked. A key is had by one job at most, of those that come back together as well. */

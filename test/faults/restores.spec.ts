@@ -107,8 +107,8 @@ describe('TRUNCATE under a pool at work', () => {
 
 describe('an older state', () => {
   it('in which the pool holds claims that it has settled since makes these jobs run again', async () => {
-    for (const [payload, queue] of [['plain'], ['long', 'serial'], ['waits', 'serial']] as const)
-      await add(payload, queue);
+    await add('long', 'serial');
+    await add('waits', 'serial');
     await begun('long');
     const restore = await keep();
     await test.sql(`update jobs.jobs set cancel_requested = true where locked_by is not null`);
@@ -120,7 +120,7 @@ describe('an older state', () => {
     await begun('long', 2);
     await begun('waits', 2);
     await expectRest();
-    expect(ran.filter((payload) => payload === 'plain').length).toBeGreaterThan(1);
+    expect(ran).toEqual(['long', 'waits', 'long', 'waits']);
   });
 
   it('in which another claim holds a job that runs ends the attempt, and the claim of nobody', async () => {

@@ -163,11 +163,11 @@ as $$
   order by j.lease_expires_at limit 1000
 $$;
 
--- Makes rows for queues that claims came across. One that another transaction is making is left to it.
+-- Makes rows for queues that claims came across. One that another transaction is making is left to it: a claim waits for this.
 create function register_queues(names text[]) returns void
 language plpgsql
 set search_path from current
-set lock_timeout = '100ms'
+set lock_timeout = '5ms'
 as $$
 declare
   queue_name text;
@@ -185,7 +185,7 @@ end $$;
 create function see_tasks(names text[]) returns void
 language plpgsql
 set search_path from current
-set lock_timeout = '100ms'
+set lock_timeout = '5ms'
 as $$
 declare
   task_name text;
