@@ -46,7 +46,16 @@ export function snooze(ms: number): Snooze {
 }
 
 const brandOf = (value: unknown): unknown =>
-  typeof value === 'object' && value !== null ? (value as Record<symbol, unknown>)[BRAND] : undefined;
+  typeof value === 'object' && value !== null ? quietly(() => (value as Record<symbol, unknown>)[BRAND]) : undefined;
+
+/** Hostile getters and proxies are none of ours. */
+function quietly<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch {
+    return undefined;
+  }
+}
 
 /** `false`: never again. */
 export type DelayOf = (error: unknown) => number | false;
@@ -83,21 +92,16 @@ function readAnswer(value: unknown, delayOf: DelayOf): Reading | null {
  */
 export const isVerdict = (value: unknown): boolean =>
   isVerdictClass(value) ||
-  (value instanceof Error && ['ERR_JOBS_PERMANENT_FAILURE', 'ERR_JOBS_CANCELLED'].includes(codeOf(value) as string));
+  (quietly(() => value instanceof Error) === true &&
+    ['ERR_JOBS_PERMANENT_FAILURE', 'ERR_JOBS_CANCELLED'].includes(codeOf(value) as string));
 
 const isVerdictClass = (value: unknown): value is { name: string } => value === PermanentFailure || value === CancelJob;
 
 const notMade = ({ name }: { name: string }): string =>
   `Expected the handler to throw new ${name}(reason), got the class ${name} itself.`;
 
-/** By code, not by class: the error may come from another copy of the package. Hostile getters are none of ours. */
-function codeOf(error: unknown): unknown {
-  try {
-    return (error as { code?: unknown } | null | undefined)?.code;
-  } catch {
-    return undefined;
-  }
-}
+/** By code, not by class: the error may come from another copy of the package. */
+const codeOf = (error: unknown): unknown => quietly(() => (error as { code?: unknown } | null | undefined)?.code);
 
 function readPartial({ results }: PartialSuccess, delayOf: DelayOf): Reading {
   try {
@@ -117,11 +121,14 @@ function readResult(value: unknown): Reading {
   return { outcome: { kind: 'completed', result: text ?? null }, ...(problem && { problem }) };
 }
 
-const isPlain = (value: unknown): boolean => [Object.prototype, null].includes(Object.getPrototypeOf(value) as object);
+const isPlain = (value: unknown): boolean =>
+  [Object.prototype, null].includes(quietly(() => Object.getPrototypeOf(value) as object) as object);
 
 /** A Map, a Set, an Error … */
 const emptied = (value: unknown): Error =>
-  new Error(`the result is a ${(value as object).constructor.name}, of which JSON keeps nothing, and was not kept`);
+  new Error(
+    `the result is a ${quietly(() => (value as object).constructor.name) ?? 'strange object'}, of which JSON keeps nothing, and was not kept`,
+  );
 
 function refuse(what: string, write: () => string | undefined): { text?: string; problem?: Error } {
   try {

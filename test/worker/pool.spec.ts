@@ -289,6 +289,15 @@ describe('outcomes', () => {
     expect(await jobs.findJob(good.id)).toMatchObject({ status: 'completed' });
   });
 
+  it.each([
+    ['a hostile object', hostile],
+    ['an object of nothing', Object.create(Object.create(null))],
+  ])('whatever is returned (%s), the worker goes on', async (_name, returned) => {
+    await start({ odd: () => returned as unknown }, { concurrency: 1 });
+    const { id } = await jobs.addJob('odd', 1);
+    expect(await eventually(async () => (await jobs.findJob(id))?.status === 'completed')).toBe(true);
+  });
+
   it('PermanentFailure exhausts at once, also one of another copy of the package', async () => {
     const foreign = Object.assign(new Error('from afar'), { code: 'ERR_JOBS_PERMANENT_FAILURE' });
     await start({
