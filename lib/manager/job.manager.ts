@@ -141,7 +141,7 @@ export class JobManager {
   private readonly waiter: JobWaiter;
   private readonly cipher: JobCipher | undefined;
   private readonly singleRuns: JobsOnce[] = [];
-  private readonly pools = new Set<{ stop(): Promise<unknown> }>();
+  private readonly pools = new Set<() => Promise<unknown>>();
 
   constructor(private readonly parts: JobManagerParts) {
     const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
@@ -680,7 +680,7 @@ export class JobManager {
    */
   async close(): Promise<void> {
     this.waiter.close();
-    await Promise.all([...this.pools].map((pool) => pool.stop()));
+    await Promise.all([...this.pools].map((stop) => stop()));
     await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
     const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
     await this.adder.idle();
@@ -699,9 +699,9 @@ export class JobManager {
   }
 
   /** Stops a pool when the manager is closed. Returns how to forget it. */
-  watchOver(pool: { stop(): Promise<unknown> }): () => void {
-    this.pools.add(pool);
-    return () => this.pools.delete(pool);
+  watchOver(stopPool: () => Promise<unknown>): () => void {
+    this.pools.add(stopPool);
+    return () => this.pools.delete(stopPool);
   }
 
   /** Writes the declared queues' concurrency, unless a newer release that runs has declared another one. */

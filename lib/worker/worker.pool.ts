@@ -194,7 +194,7 @@ export class WorkerPool {
       throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
     this.current = 'running';
-    this.leaveManager = this.parts.jobs.watchOver(this);
+    this.leaveManager = this.parts.jobs.watchOver(() => this.stop());
     this.unwatch = this.watchDatabase();
     try {
       await this.prepareTransactions();

@@ -207,7 +207,10 @@ const claimOf = ({ ids, fences }: Scene, ...names: Name[]): [string[], string[]]
   names.map((name) => fences[ids[name]] ?? '1'),
 ];
 const attempt = (scene: Scene, name: Name): unknown[] => claimOf(scene, name).flat();
-const laneArguments = [LIVING, 10, 10, null, null, null, null, null, null, null, []];
+const laneArguments = [
+  ...[LIVING, 10, 10, null, null, null, null, null, null, null, []],
+  ...[[], [], [], null, [], [], [], [], [], 200],
+];
 const pages = ['(0,0)', '(1000,0)'];
 const AT = new Date(Date.now() + 400 * 86_400_000);
 const ANY_ID = ['00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff'];
@@ -261,7 +264,7 @@ export const CASES: Record<string, Case> = {
     locks: 'jobs',
   },
   claim_lane_jobs: {
-    args: () => [...laneArguments, [], [], [], null, [], [], [], [], [], 200],
+    args: () => laneArguments,
     locks: 'job_queues rate_limits rate_limit_windows jobs',
   },
   next_plain_priority: { args: () => [-5] },
@@ -276,23 +279,7 @@ export const CASES: Record<string, Case> = {
     locks: 'jobs job_places',
   },
   complete_and_claim: {
-    args: (scene) => [
-      LIVING,
-      ...claimOf(scene, 'running', 'plain'),
-      [1, 1],
-      null,
-      true,
-      HOUR,
-      ...laneArguments,
-      [],
-      [],
-      [],
-      null,
-      [],
-      [],
-      [],
-      200,
-    ],
+    args: (scene) => [LIVING, ...claimOf(scene, 'running', 'plain'), [1, 1], null, true, HOUR, ...laneArguments],
     locks: 'job_queues rate_limits rate_limit_windows jobs job_places',
   },
   end_attempts: {
