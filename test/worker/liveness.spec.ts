@@ -275,8 +275,9 @@ describe('a stop beside a handler that ignores its signal', () => {
   it('counts neither an attempt nor a crash, however often it happens', async () => {
     const { id } = await jobs.addJob('t', 1, { maxAttempts: 2 });
     for (let deploys = 0; deploys < 4; deploys++) {
+      const before = opened.length;
       const pool = await start({ t: deaf }, { concurrency: 1 });
-      await running(id);
+      await eventually(() => opened.length > before);
       await pool.stop(0);
       expect(await jobs.explain(id)).toMatchObject({
         reason: 'running',
