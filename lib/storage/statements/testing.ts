@@ -16,7 +16,7 @@ export const STORED_TIMES: Record<string, string[]> = {
   job_tasks: ['last_seen_at'],
   rate_limits: ['window_started_at'],
   rate_limit_windows: ['started_at'],
-  workers: ['started_at', 'heartbeat_at', 'stopped_at'],
+  workers: ['started_at', 'heartbeat_at', 'stopped_at', 'left_at'],
   crontabs: ['known_since', 'last_slot_at', 'updated_at', 'retired_at'],
   releases: ['first_seen_at', 'joined_at'],
 };
