@@ -1,4 +1,7 @@
-// Loaded before a worker: its clock goes wrong by SKEW_MS, as that of a machine without NTP.
+// Loaded before a worker, and before each of its threads: their clock goes wrong by SKEW_MS, as that of a machine without NTP.
+import { syncBuiltinESMExports } from 'node:module';
+import threads from 'node:worker_threads';
+
 const skew = Number(process.env.SKEW_MS ?? 0);
 const RealDate = Date;
 if (skew) {
@@ -12,4 +15,11 @@ if (skew) {
       return RealDate.now() + skew;
     }
   };
+  const { Worker } = threads;
+  threads.Worker = class extends Worker {
+    constructor(script, options) {
+      super(script, { ...options, execArgv: [...(options?.execArgv ?? []), '--import', import.meta.url] });
+    }
+  };
+  syncBuiltinESMExports();
 }
