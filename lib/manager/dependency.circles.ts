@@ -30,12 +30,14 @@ export function circlesIn(pairs: PairRow[]): string[][] {
 
 function parentsIn(pairs: PairRow[]): Parents {
   const parents: Parents = new Map();
-  for (const { child_id: child, parent_id: parent } of pairs) {
-    const known = parents.get(child);
-    if (known) known.push(parent);
-    else parents.set(child, [parent]);
-  }
+  for (const { child_id: child, parent_id: parent } of pairs) addTo(parents, child, parent);
   return parents;
+}
+
+function addTo(lists: Map<string, string[]>, key: string, value: string): void {
+  const known = lists.get(key);
+  if (known) known.push(value);
+  else lists.set(key, [value]);
 }
 
 function wayBack(start: string, parents: Parents): string[] | null {
@@ -64,7 +66,7 @@ function withoutEnds(parents: Parents): Parents {
   const left = new Map<string, number>();
   for (const [child, of] of parents) {
     left.set(child, of.length);
-    for (const parent of of) children.set(parent, [...(children.get(parent) ?? []), child]);
+    for (const parent of of) addTo(children, parent, child);
   }
   const ended = [...children.keys()].filter((job) => !left.has(job));
   for (const job of ended) {

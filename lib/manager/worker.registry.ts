@@ -35,7 +35,8 @@ type Place = [queue: string, number: string];
 const FIRST_PLACE: Place = ['', '0'];
 
 export class WorkerRegistry {
-  private nextPlace = FIRST_PLACE;
+  /** By incarnation: each pool goes through all places by itself. None: from the first. */
+  private readonly nextPlaces = new Map<string, Place>();
 
   constructor(
     private readonly database: Database,
@@ -92,17 +93,19 @@ export class WorkerRegistry {
     const values = [incarnation, ...namesOf(held)];
     const unknown = everywhere
       ? await this.database.run(statements.unknownClaimsAnywhere, values)
-      : await this.findUnknown(values);
+      : await this.findUnknown(incarnation, values);
     if (!unknown.length) return 0;
     return (await this.settlement.end(unknown, 'unknown', 'its holder does not know of the claim', { patient: false }))
       .length;
   }
 
-  /** A slice of the places, from where the last one stopped: each pool goes through all of them. */
-  private async findUnknown(values: unknown[]): Promise<ClaimName[]> {
-    const rows = await this.database.run(statements.unknownClaims, [...values, ...this.nextPlace]);
+  /** A slice of the places, from where the last one stopped. */
+  private async findUnknown(incarnation: string, values: unknown[]): Promise<ClaimName[]> {
+    const from = this.nextPlaces.get(incarnation) ?? FIRST_PLACE;
+    const rows = await this.database.run(statements.unknownClaims, [...values, ...from]);
     const { next_queue: queue, next_number: number } = rows.at(-1)!;
-    this.nextPlace = queue === null ? FIRST_PLACE : [queue, number!];
+    if (queue === null) this.nextPlaces.delete(incarnation);
+    else this.nextPlaces.set(incarnation, [queue, number!]);
     return rows.filter((row): row is typeof row & ClaimName => row.id !== null);
   }
 
@@ -113,6 +116,7 @@ export class WorkerRegistry {
 
   /** An orderly end. Whether it has ended: not while it holds a claim. */
   async unregister(incarnation: string): Promise<boolean> {
+    this.nextPlaces.delete(incarnation);
     return (await this.database.run(statements.endIncarnations, [incarnation])).length > 0;
   }
 

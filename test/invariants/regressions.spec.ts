@@ -263,6 +263,16 @@ it.each([1, 2, 10])(
   },
 );
 
+it('what the audit asks one pool is left for it by the others', async () => {
+  for (const id of ['pool-that-asks', OTHER]) await registerPool(jobs, id);
+  const { id } = await add();
+  const [claim] = await claimAsPool(jobs, OTHER);
+  await test.sql('insert into jobs.claims_in_question values ($1, $2, $3)', [OTHER, id, claim!.fence]);
+  expect(await jobs.registry.releaseUnknown('pool-that-asks', [], false)).toBe(0);
+  expect(await jobs.registry.releaseUnknown(OTHER, [], false)).toBe(1);
+  expect(await jobs.findJob(id)).toMatchObject({ status: 'available', attempts: 0 });
+});
+
 it('a pool that lives claims while the end of those that died is under way', async () => {
   for (const id of ['pool-that-lives', OTHER]) await registerPool(jobs, id);
   await letPoolsDie(test.sql, [OTHER]);

@@ -65,8 +65,8 @@ end $$;
 --
 -- Indexes: jobs_pkey for the batch, job_dependencies_pkey, job_places_pkey for jobs of limited queues.
 create function complete_jobs(
-  worker text, label text, ids uuid[], fences bigint[], execution_times integer[], results text[],
-  keep boolean, retention bigint, environment json, placed boolean, careful boolean
+  worker text, label text, ids uuid[], claim_fences bigint[], execution_times integer[], results text[],
+  keep boolean, retention bigint, own_environment json, placed boolean, careful boolean
 )
 returns table (
   id uuid, fence bigint, became text, run_at float8, reason text, queue text, job_key text, has_dependents boolean
@@ -89,16 +89,16 @@ declare
   place_numbers bigint[];
 begin
   if careful then
-    held_ids := lock_claims(worker, ids, fences);
+    held_ids := lock_claims(worker, ids, claim_fences);
   end if;
   if placed then
     select array_agg(p.queue), array_agg(p.number) into place_queues, place_numbers
-    from places_of(held_ids, ids, fences) p;
+    from places_of(held_ids, ids, claim_fences) p;
   end if;
 
   return query
     with input as materialized (
-      select * from unnest(ids, fences, execution_times, results) as i(id, fence, execution_time_ms, result)
+      select * from unnest(ids, claim_fences, execution_times, results) as i(id, fence, execution_time_ms, result)
     ),
     deleted as (
       delete from jobs j
@@ -116,7 +116,7 @@ begin
       select g.id, g.fence, g.locked_at, present, present + retention * interval '1 ms',
         greatest(0, date_part('epoch', g.locked_at - g.run_at) * 1000)::bigint, g.execution_time_ms,
         case when g.cancel_requested then 'cancelled' else 'completed' end::job_outcome, g.attempts, label,
-        g.result::json, case when g.cancel_requested then g.cancel_reason end, environment
+        g.result::json, case when g.cancel_requested then g.cancel_reason end, own_environment
       from gone g
       where keep or g.cancel_requested or g.ended_before
     ),
@@ -227,7 +227,7 @@ end $$;
 -- `fence` of the answer: the claim's. `queue`: where a place became free; `holder`: who held the claim; `held` and `lost` as
 -- in complete_jobs. Indexes: jobs_pkey, jobs_behind, job_places_pkey.
 create function end_attempts(
-  worker text, label text, input json, keep_failures boolean, keep_snoozes boolean, retention bigint, environment json,
+  worker text, own_label text, input json, keep_failures boolean, keep_snoozes boolean, retention bigint, own_environment json,
   max_crashes integer
 )
 returns table (
@@ -348,9 +348,9 @@ begin
           when e.became = 'snoozed' then 'snoozed'
           else 'failed'
         end::job_outcome,
-        e.attempts, coalesce(label, (select w.label from workers w where w.id = e.locked_by), e.locked_by),
+        e.attempts, coalesce(own_label, (select w.label from workers w where w.id = e.locked_by), e.locked_by),
         case when e.became = 'cancelled' then coalesce(e.cancel_reason, e.error_message) else e.error_message end,
-        e.error_stack, e.partial_results::json, environment
+        e.error_stack, e.partial_results::json, own_environment
       from ended e
       where e.became = 'cancelled'
         or (e.became = 'snoozed' and keep_snoozes)

@@ -93,7 +93,7 @@ $$;
 -- Claims that the database counts as this incarnation's and that it does not hold: those that the audit has asked about, and
 -- those of 5,000 places behind (from_queue, from_number). The last row, without an id, tells where the next call goes on:
 -- nulls, where the places have come to their end. Indexes: jobs_pkey, claims_in_question_pkey, job_places_pkey.
-create function unknown_claims(worker text, ids uuid[], fences bigint[], from_queue text, from_number bigint)
+create function unknown_claims(pool text, ids uuid[], fences bigint[], from_queue text, from_number bigint)
 returns table (id uuid, fence bigint, next_queue text, next_number bigint)
 language plpgsql
 set search_path from current
@@ -118,7 +118,7 @@ begin
   return query
     with asked as (
       delete from claims_in_question c where c.ctid = any(array(
-        select f.ctid from claims_in_question f where f.worker = worker for update skip locked
+        select f.ctid from claims_in_question f where f.worker = pool for update skip locked
       )) returning c.job_id, c.fence
     )
     select j.id, j.fence, null::text, null::bigint from (
@@ -127,7 +127,7 @@ begin
     ) c
     cross join lateral (
       select j.id, j.fence from jobs j
-      where j.id = c.job_id and j.fence = c.fence and j.locked_by = worker and j.lease_expires_at is null limit 1
+      where j.id = c.job_id and j.fence = c.fence and j.locked_by = pool and j.lease_expires_at is null limit 1
     ) j
     where not exists (select from unnest(ids, fences) as i(id, fence) where i.id = j.id and i.fence = j.fence)
     union all
