@@ -129,7 +129,7 @@ export class TaskDeclarations {
     this.joined = (await tryBriefly(this.database, joinRelease, [this.release, this.declared.workerId])) !== null;
   }
 
-  /** Of one whose row somebody holds, `repeat` finds that it is not as declared. */
+  /** Of one whose row another transaction holds, `repeat` finds that it is not as declared. */
   private async put({ values, content }: PreparedCrontab, add: boolean): Promise<void> {
     await tryBriefly(this.database, crons.declareCrontab, [...values, this.release, content, add]);
   }

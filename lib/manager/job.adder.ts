@@ -200,7 +200,7 @@ export class JobAdder {
   }
 
   /**
-   * Pairs of a child and a parent are states: a parent that ends meanwhile is found by whoever looks next. What was read of the
+   * Pairs of a child and a parent are states: a parent that ends meanwhile is found by the next look. What was read of the
    * parents before they were locked is a proposal.
    */
   private async insertChildren(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {

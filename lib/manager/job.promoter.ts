@@ -52,7 +52,7 @@ export class JobPromoter {
     await this.promote({ holders: [], keys: [], parents }, executor);
   }
 
-  /** What others have said of these jobs, whose end may have been missed: somebody waits for them, or behind their key. */
+  /** What others have said of these jobs, whose end may have been missed: others wait for them, or behind their key. */
   async catchUp(ids: string[]): Promise<void> {
     await this.promote({ holders: ids, keys: [], parents: ids });
   }

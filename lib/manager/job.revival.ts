@@ -28,7 +28,7 @@ export class JobRevival {
     const keys = await this.lockKeys(proposed, executor);
     await this.database.run(edits.lockJobs, [asked], executor);
     await this.database.run(edits.keepBodies, [asked], executor);
-    // Of those whose keys are locked, what may come back now that nobody can change it.
+    // Of those whose keys are locked, what may come back now that it cannot change.
     const jobs = (await this.database.run(edits.findRetryable, [asked], executor)).filter(
       ({ job_key }) => job_key === null || keys.has(job_key),
     );

@@ -21,7 +21,7 @@ export class JobTransaction {
   }
 
   /**
-   * Settles the attempt inside the transaction; nobody sees it before `commit`.
+   * Settles the attempt inside the transaction; others see it after `commit`.
    * @throws TransactionOverError unless the transaction is the one that was begun, and healthy
    */
   async settle(claimer: Claimer, request: SettleRequest): Promise<SettleResult> {

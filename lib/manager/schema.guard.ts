@@ -10,7 +10,7 @@ export class SchemaGuard {
   constructor(private readonly schema: string) {}
 
   /** The version that registrations and heartbeats bring: null where there is nothing to fear. */
-  heed(newerSchema: number | null): void {
+  learn(newerSchema: number | null): void {
     if (newerSchema !== null) this.refusal ??= new SchemaTooNewError(tooNew(this.schema, newerSchema));
   }
 

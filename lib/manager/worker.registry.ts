@@ -58,7 +58,7 @@ export class WorkerRegistry {
     const { tasks, takesAnyTask = false, queues = null, forbiddenFlags = null } = takes;
     const filter = [tasks, takesAnyTask, queues, forbiddenFlags];
     const values = [id, label, host, pid, concurrency, leaseMs, ...filter, environment];
-    this.schemaGuard.heed((await this.database.run(statements.registerWorker, values))[0]?.newer_schema ?? null);
+    this.schemaGuard.learn((await this.database.run(statements.registerWorker, values))[0]?.newer_schema ?? null);
   }
 
   /** Renews the leases of all that an incarnation holds. */

@@ -123,7 +123,7 @@ export class JobSession {
     return rows[0];
   }
 
-  /** @throws TransactionOverError where PostgreSQL has rolled back instead; `inDoubt` errors where nobody knows */
+  /** @throws TransactionOverError where PostgreSQL has rolled back instead; `inDoubt` errors where that is not known */
   async commit(): Promise<void> {
     this.ending = true;
     try {

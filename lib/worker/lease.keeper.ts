@@ -129,7 +129,7 @@ export class LeaseKeeper {
       onBeat: (report) => {
         this.deaths = 0;
         this.stopBeatingHere();
-        this.heed(report);
+        this.read(report);
       },
       onFailure: (error, fatal) => {
         this.report(jobs.registry.explainFailure(error));
@@ -169,16 +169,16 @@ export class LeaseKeeper {
     try {
       const report = await this.parts.jobs.registry.heartbeat(this.parts.identity.incarnation);
       if (!report.expired && !report.held) [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
-      this.heed(report);
+      this.read(report);
     } catch (error) {
       this.report(error);
     }
   }
 
-  private heed({ expired, held, needsRescue, newerSchema }: HeartbeatReport): void {
+  private read({ expired, held, needsRescue, newerSchema }: HeartbeatReport): void {
     if (this.stopped) return;
     const { schemaGuard } = this.parts.jobs.registry;
-    schemaGuard.heed(newerSchema);
+    schemaGuard.learn(newerSchema);
     if (schemaGuard.refusal) this.parts.onSchemaTooNew(schemaGuard.refusal);
     if (needsRescue) {
       this.rescueIsDue = true;

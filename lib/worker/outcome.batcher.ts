@@ -1,6 +1,6 @@
 // Natural batching of settles: at once when none is in flight; while one is, outcomes gather and go together when it
 // is back. Outcomes are kept until they are applied or known to be lost, however long the database is away; only where the
-// connection pool was closed, or nobody waits any more, is one try enough.
+// connection pool was closed, or the pool has ended, is one try enough.
 import type { Claimer, Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { StoppedError } from '../jobs.errors.js';

@@ -15,6 +15,7 @@ import {
   Task,
   type TaskToken,
 } from '../../lib/index.js';
+import type { DataSource, EntityManager } from '../../lib/interfaces/typeorm.interface.js';
 import { createJobsTesting } from '../../lib/testing.js';
 
 class Mail {
@@ -265,3 +266,9 @@ export async function steps(ctx: JobContext): Promise<void> {
 
 // @ts-expect-error instances belong to the Nest module
 createWorkerPool({ jobs, tasks: { a: { handler: () => undefined, instance: 'x' } } });
+
+// TypeORM's types are any only where the package is missing; here nothing may hide that they are not found.
+// @ts-expect-error no DataSource
+export const noDataSource: DataSource = 'none';
+// @ts-expect-error no EntityManager
+export const noManager: EntityManager = 'none';

@@ -6,8 +6,8 @@ import { ms } from './job-columns.js';
 const claim = `j.id = $1::uuid and j.fence = $2::bigint and j.locked_by is not null`;
 
 /**
- * Whether the claim is still valid: no row where it is not; locks it until the end of the transaction, so that nobody takes it
- * away before. `locked` is false where an open transaction holds the job. $1, $2. Index: jobs_pkey.
+ * Whether the claim is still valid: no row where it is not; locks it until the end of the transaction, so that it is not
+ * taken away before. `locked` is false where an open transaction holds the job. $1, $2. Index: jobs_pkey.
  */
 export const assertOwned = statement<{ locked: boolean }>(
   'assert_owned',

@@ -130,7 +130,7 @@ export const putOffDuty = statement(
   { repeatable: true, prompt: true },
 );
 
-/** Where a duty in slices goes on, for whichever process does it next; nothing where it begins anew. */
+/** Where a duty in slices goes on, in any process; nothing: from the start. */
 export interface DutyPosition {
   parent?: string | null;
   key?: string | null;
