@@ -124,8 +124,11 @@ export class OutcomeBatcher {
         const answer = filling ?? (await this.jobs.settlement.settle(this.claimer(), batch, { repeated }));
         const { results, late } = answer;
         this.circuit.succeeded();
-        this.announce(batch, results);
-        filling?.begin();
+        try {
+          this.announce(batch, results);
+        } finally {
+          filling?.begin();
+        }
         if (late) this.await(late, batch, new Set(results.map(({ job }) => job)));
         return;
       } catch (error) {
