@@ -4,7 +4,7 @@ import type { PartialResults } from '../interfaces/job.interface.js';
 import { CancelJob, PermanentFailure } from '../jobs.errors.js';
 import { callOptions } from '../manager/call.arguments.js';
 import { exactJson } from '../manager/exact.json.js';
-import { check } from '../validation.js';
+import { check, type Rule } from '../validation.js';
 import { rules } from '../validation.rules.js';
 
 /** A fixed key, so that several copies of the package understand each other. */
@@ -29,7 +29,8 @@ interface Snooze {
  * return partialSuccess({ completedSteps: ['reserve'], retryFromStep: 'charge', results: { reservation: 7 } });
  */
 export function partialSuccess(results: PartialResults): PartialSuccess {
-  check({}, [callOptions.partialResults, results]);
+  const given: Rule = (value) => (value === undefined ? 'an object' : null);
+  check({ 'what partialSuccess is given': [results, given] }, [callOptions.partialResults, results]);
   return { [BRAND]: 'partial-success', results };
 }
 

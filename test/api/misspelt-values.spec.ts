@@ -1,6 +1,6 @@
 // Names and values that nobody can have meant are refused, or warned of, with what was probably meant.
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
-import { createWorkerPool, defineTask, JobEvents, JobQueue } from '../../lib/index.js';
+import { createWorkerPool, defineTask, JobEvents, JobQueue, partialSuccess } from '../../lib/index.js';
 import { TaskRegistry } from '../../lib/manager/task.registry.js';
 import { createJobsTesting } from '../../lib/testing.js';
 import { createTestManager, type TestManager, WORKER } from '../support/manager.js';
@@ -62,6 +62,7 @@ describe('parts of a pool', () => {
     [{ jobs: undefined }, 'jobs'],
     [{ events: {} }, 'events'],
     [{ tasks: [] }, 'tasks'],
+    [{ tasks: undefined }, 'tasks'],
     [{ unknownTasks: 'exhuast' }, 'unknownTasks'],
     [{ mask: 5 }, 'mask'],
   ])('of nonsense are refused (%j)', (parts, name) => {
@@ -74,6 +75,10 @@ describe('parts of a pool', () => {
     await expect(pool.stop('5s' as never)).rejects.toThrow(/Expected timeoutMs to be a number of milliseconds/);
     await expect(pool.stop(NaN)).rejects.toThrow(/got NaN/);
   });
+});
+
+it('partialSuccess of nothing is refused', () => {
+  expect(() => partialSuccess(undefined as never)).toThrow('Expected what partialSuccess is given to be an object');
 });
 
 describe('a misspelt task', () => {
