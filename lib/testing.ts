@@ -2,7 +2,7 @@
 import type { AddedJob, Job, QueryExecutor } from './interfaces/job.interface.js';
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
 import { type PlainTasks, poolPartsOf, type WorkerPoolOptions } from './jobs.factory.js';
-import { checkPoolParts, resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
+import { resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { tokensOf } from './jobs.providers.js';
 import type { JobManager } from './manager/job.manager.js';
 import { TestBench } from './manager/test.bench.js';
@@ -10,7 +10,7 @@ import { assertionError, matchingJobs, type EnqueuedFilter } from './testing/enq
 import { JobDrainer, type DrainOptions, type RanJob } from './testing/job.drainer.js';
 import { PoolRunningError } from './testing/testing.errors.js';
 import { testingFilter, testingOptions } from './testing/testing.arguments.js';
-import { check } from './validation.js';
+import { check, isRecord } from './validation.js';
 import type { WorkerPool, WorkerPoolParts } from './worker/worker.pool.js';
 
 export type { EnqueuedFilter } from './testing/enqueued.jobs.js';
@@ -45,8 +45,8 @@ export function createJobsTesting<T extends string>(parts: PlainParts<T>): JobsT
 export function createJobsTesting(source: NestContext | PlainParts, options: { instance?: string | undefined } = {}) {
   check({}, [testingOptions.create, options]);
   if (!isNestContext(source)) {
-    checkPoolParts(source);
-    return new JobsTesting(poolPartsOf({ ...source, tasks: source.tasks ?? {} }), null);
+    const parts = isRecord(source) ? { ...source, tasks: source.tasks ?? {} } : source;
+    return new JobsTesting(poolPartsOf(parts as WorkerPoolOptions), null);
   }
   const { instance } = options;
   const tokens = tokensOf(instance ?? DEFAULT_INSTANCE);
