@@ -1,7 +1,7 @@
 // The transition table is explored as far as it goes; then the library walks along every edge of it.
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { createTestManager, type TestManager } from '../support/manager.js';
-import { explore, holds, reaching, WORKERS } from './explorer.js';
+import { after, explore, holds, nameOf, reaching, stepName, stepsOf, WORKERS } from './explorer.js';
 import type { Edge, World } from './explorer.js';
 import { expectInvariants } from './invariants.js';
 import { Walker } from './walker.js';
@@ -40,6 +40,30 @@ describe.each(ATTEMPTS)('the transition table of a job with %i attempts', (maxAt
     for (const [name, world] of graph.worlds) {
       if (world.job.standing !== 'completed') continue;
       for (const edge of graph.edges.get(name)!) expect(graph.worlds.get(edge.to)!.job.standing).toBe('completed');
+    }
+  });
+});
+
+describe('worlds of one name', () => {
+  it.each(ATTEMPTS)('lead by the same step to worlds of one name, with %i attempts', (maxAttempts) => {
+    const { start } = explore(maxAttempts);
+    const met = new Set<string>();
+    const leads = new Map<string, Set<string>>();
+    walkOn(start);
+    expect([...leads].filter(([, names]) => names.size > 1)).toEqual([]);
+
+    /** Tells apart by all that a step may look at, not by the name alone. */
+    function walkOn(world: World): void {
+      const { job } = world;
+      const whole = JSON.stringify([nameOf(world), job.due, job.attempts, job.crashes, job.maxAttempts]);
+      if (met.has(whole)) return;
+      met.add(whole);
+      for (const step of stepsOf(world, maxAttempts)) {
+        const to = after(world, step);
+        const way = `${nameOf(world)}: ${stepName(step)}`;
+        leads.set(way, (leads.get(way) ?? new Set()).add(nameOf(to)));
+        walkOn(to);
+      }
     }
   });
 });

@@ -106,7 +106,7 @@ export function nameOf({ job, claims }: World): string {
   const gone = standing === 'completed' || standing === 'cancelled';
   const rest = gone
     ? [maxAttempts]
-    : [due || standing !== 'waiting', attempts, maxAttempts, crashes, holder, cancelRequested];
+    : [due || standing === 'running', attempts, maxAttempts, crashes, holder, cancelRequested];
   return [standing, ...rest, ...believes].join(' ');
 }
 
