@@ -1,47 +1,31 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import {
   AttemptOverError,
   CancelJob,
-  createCollectingEvents,
   createWorkerPool,
   JobTimeoutError,
   partialSuccess,
-  type CollectingJobEvents,
   type JobContext,
-  type JobManager,
   type TaskOptions,
-  type WorkerPool,
 } from '../../lib/index.js';
 import { eventually } from '../support/database.js';
-import { createTestManager, type TestManager } from '../support/manager.js';
+import { sceneOfEachTest } from '../support/pools.js';
 
-let test: TestManager;
-let jobs: JobManager;
-let events: CollectingJobEvents;
-let pool: WorkerPool | null = null;
-
-beforeEach(async () => {
-  test = await createTestManager({ retry: { baseDelayMs: 1, jitter: 0 } });
-  jobs = test.jobs;
-  events = createCollectingEvents();
-});
-afterEach(async () => {
-  await pool?.forceStop();
-  pool = null;
-  await test.close();
-});
+const scene = sceneOfEachTest();
+let { test, jobs, events } = scene;
+beforeEach(() => void ({ test, jobs, events } = scene));
 
 type Handler = (payload: any, ctx: JobContext) => unknown;
 
 /** Runs one job; resolves when it has ended. */
 async function run(handler: Handler, options: TaskOptions = {}, maxAttempts = 1) {
-  pool = createWorkerPool({
+  scene.pool = createWorkerPool({
     jobs,
     tasks: { t: { handler, ...options }, follow: () => undefined },
     events,
     options: { concurrency: 2, pollIntervalMs: 50 },
   });
-  await pool.start();
+  await scene.pool.start();
   const { id } = await jobs.addJob('t', 1, { maxAttempts });
   const { status, error } = await jobs.waitForJob(id, { timeoutMs: 15_000 });
   return { id, status, error };

@@ -1,41 +1,21 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import {
-  createCollectingEvents,
-  createWorkerPool,
-  type CollectingJobEvents,
-  type JobContext,
-  type JobManager,
-  type PlainTask,
-  type WorkerPool,
-} from '../../lib/index.js';
+import { beforeEach, describe, expect, it } from '@jest/globals';
+import { createWorkerPool, type JobContext, type PlainTask, type WorkerPool } from '../../lib/index.js';
 import { eventually } from '../support/database.js';
-import { createTestManager, type TestManager } from '../support/manager.js';
+import { sceneOfEachTest } from '../support/pools.js';
 
 interface User {
   name: string;
 }
 
 const users = new AsyncLocalStorage<User>();
-let test: TestManager;
-let jobs: JobManager;
-let events: CollectingJobEvents;
-let pool: WorkerPool | null = null;
-
-beforeEach(async () => {
-  test = await createTestManager({ retry: { baseDelayMs: 1, jitter: 0 } });
-  jobs = test.jobs;
-  events = createCollectingEvents();
-});
-afterEach(async () => {
-  await pool?.forceStop();
-  pool = null;
-  await test.close();
-});
+const scene = sceneOfEachTest();
+let { test, jobs, events } = scene;
+beforeEach(() => void ({ test, jobs, events } = scene));
 
 function make(tasks: Record<string, PlainTask>, concurrency = 1): WorkerPool {
-  pool = createWorkerPool({ jobs, tasks, events, options: { concurrency, pollIntervalMs: 50 } });
-  return pool;
+  scene.pool = createWorkerPool({ jobs, tasks, events, options: { concurrency, pollIntervalMs: 50 } });
+  return scene.pool;
 }
 
 const settled = (count: number) => eventually(() => events.ofType('job.settled').length === count);
@@ -159,7 +139,7 @@ describe('the job that a handler or a listener gets', () => {
       await settled(4);
       const found = await Promise.all(added.map(({ id }) => jobs.findJob(id)));
       expect(found.map((job) => [job?.status, job?.progress])).toEqual(names.map(() => ['completed', 1]));
-      expect(pool!.stats()).toMatchObject({ completed: 4, errors: 0, unwritten: 0 });
+      expect(scene.pool!.stats()).toMatchObject({ completed: 4, errors: 0, unwritten: 0 });
       expect(events.ofType('job.settled').map(({ job }) => job.id)).toEqual(added.map(({ id }) => id));
     });
   }

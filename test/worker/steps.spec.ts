@@ -1,7 +1,6 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import {
   AttemptOverError,
-  createCollectingEvents,
   createWorkerPool,
   InvalidArgumentError,
   InvalidStatusError,
@@ -9,34 +8,20 @@ import {
   partialSuccess,
   snooze,
   StepResultError,
-  type CollectingJobEvents,
   type JobContext,
-  type JobManager,
   type PlainTask,
-  type WorkerPool,
 } from '../../lib/index.js';
 import { eventually } from '../support/database.js';
-import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import { WORKER } from '../support/manager.js';
+import { sceneOfEachTest } from '../support/pools.js';
 
-let test: TestManager;
-let jobs: JobManager;
-let events: CollectingJobEvents;
-let pool: WorkerPool | null = null;
-
-beforeEach(async () => {
-  test = await createTestManager({ retry: { baseDelayMs: 1, jitter: 0 } });
-  jobs = test.jobs;
-  events = createCollectingEvents();
-});
-afterEach(async () => {
-  await pool?.forceStop();
-  pool = null;
-  await test.close();
-});
+const scene = sceneOfEachTest();
+let { test, jobs, events } = scene;
+beforeEach(() => void ({ test, jobs, events } = scene));
 
 async function start(tasks: Record<string, PlainTask>): Promise<void> {
-  pool = createWorkerPool({ jobs, tasks, events, options: { concurrency: 3 } });
-  await pool.start();
+  scene.pool = createWorkerPool({ jobs, tasks, events, options: { concurrency: 3 } });
+  await scene.pool.start();
 }
 
 const ended = (id: string) =>
