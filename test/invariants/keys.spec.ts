@@ -1,25 +1,13 @@
 // What the other specs of this folder have found about job keys, each as the shortest story that shows it.
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
+import { beforeAll, describe, expect, it } from '@jest/globals';
 import { byHand } from '../../lib/manager/worker.registry.js';
-import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+import { OTHER, WORKER } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
-import { emptyTables } from './tables.js';
+import { tellStories } from './stories.js';
 
-let test: TestManager;
-let jobs: JobManager;
-
-beforeAll(async () => {
-  test = await createTestManager();
-  jobs = test.jobs;
-});
-afterAll(() => test.close());
-beforeEach(() => emptyTables(test.sql));
-
-const add = (options: AddJobOptions = {}) => jobs.addJob('x', 1, options);
-const claim = (worker = WORKER) => jobs.getJobs(worker, { batchSize: 10 });
-const claimOne = async (): Promise<ClaimedJob> => (await claim())[0]!;
-const statusOf = async ({ id }: { id: string }) => (await jobs.findJob(id))?.status;
+const { scene, add, claim, claimOne, statusOf } = tellStories();
+let { test, jobs } = scene;
+beforeAll(() => void ({ test, jobs } = scene));
 
 describe('jobs whose key was taken while they ran', () => {
   it('one that is given back unstarted gives way', async () => {

@@ -1,29 +1,19 @@
 // What the other specs of this folder have found, each as the shortest story that shows it.
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
+import type { ClaimedJob } from '../../lib/index.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
-import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
+import { OTHER, WORKER } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
+import { tellStories } from './stories.js';
 import { claimAsPool, registerPool } from '../support/pool.claims.js';
 import { outcomeOf } from './actions.js';
-import { emptyTables, letPoolsDie, letTimeCome, readJobs } from './tables.js';
+import { letPoolsDie, letTimeCome, readJobs } from './tables.js';
 import type { Outcome } from './transitions.js';
 
-let test: TestManager;
-let jobs: JobManager;
-
-beforeAll(async () => {
-  test = await createTestManager();
-  jobs = test.jobs;
-});
-afterAll(() => test.close());
-beforeEach(() => emptyTables(test.sql));
-
-const add = (options: AddJobOptions = {}) => jobs.addJob('x', 1, options);
-const claim = (worker = WORKER) => jobs.getJobs(worker, { batchSize: 10 });
-const claimOne = async (): Promise<ClaimedJob> => (await claim())[0]!;
-const statusOf = async ({ id }: { id: string }) => (await jobs.findJob(id))?.status;
+const { scene, add, claim, claimOne, statusOf } = tellStories();
+let { test, jobs } = scene;
+beforeAll(() => void ({ test, jobs } = scene));
 
 describe('jobs that wait for parents', () => {
   it('an exhausted child that is retried does not wait for a parent that has failed meanwhile', async () => {
