@@ -21,6 +21,12 @@ export const contestants = {
   'bullmq on postgres': { file: 'bullmq.mjs', settings: { postgres: true }, kept: 'the finished job', most: 5_000 },
 };
 
+// Another checkout, built: MILLRACE_BEFORE names its folder.
+const before = process.env.MILLRACE_BEFORE;
+if (before) {
+  contestants['millrace before'] = { ...contestants.millrace, settings: { dist: `${before}/dist` } };
+}
+
 const techniques = [
   'batched claims',
   'gathered settles',

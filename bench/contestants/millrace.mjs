@@ -1,12 +1,15 @@
 // Millrace with default options: full history, LISTEN, leases, fences.
+import { pathToFileURL } from 'node:url';
 import pg from 'pg';
-import { createJobManager, createWorkerPool } from '../../dist/index.js';
 import { watchWith } from './watch.mjs';
 
 const DAY_MS = 24 * 60 * 60 * 1_000;
 
-const open = (url, { without, ...settings }) =>
-  createJobManager({
+/** `dist`: of an earlier release's checkout. */
+const load = ({ dist }) => import(dist ? pathToFileURL(`${dist}/index.js`).href : '../../dist/index.js');
+
+const open = async (url, { without, dist, ...settings }) =>
+  (await load({ dist })).createJobManager({
     connection: url,
     ...settings,
     ...(without === 'prepared statements' && { preparedStatements: false }),
@@ -52,6 +55,7 @@ export async function work(url, settings, concurrency, handler) {
   const jobs = await open(url, settings);
   const options = { concurrency, ...(settings.without === 'batched claims' && { queueSize: 1 }) };
   weaken(jobs, settings.without);
+  const { createWorkerPool } = await load(settings);
   const pool = createWorkerPool({ jobs, tasks: { noop: handler }, options });
   await pool.start();
   const stop = async () => {

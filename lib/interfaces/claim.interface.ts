@@ -75,6 +75,14 @@ export interface LaneMemoryState {
   spares: { lane: string; jobs: number }[];
 }
 
+/** A lane that a settle may claim from without a look at others, behind a position. */
+export interface NextInLane {
+  priority: number;
+  lane: string;
+  runAt?: string;
+  id?: string;
+}
+
 export interface ClaimResult {
   /** Ordered by priority, run-at and id. */
   jobs: ClaimedJob[];

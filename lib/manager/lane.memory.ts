@@ -58,6 +58,8 @@ export class LaneMemory {
   /** Lanes that the last look served: among so many a claim is shared. */
   private lanes = 1;
 
+  /** When held lanes were to be looked at again, before the look under way. */
+  private heldUntilBefore = Infinity;
   /** Whether everything was forgotten while a look is under way. */
   private forgotInFlight = false;
 
@@ -78,6 +80,7 @@ export class LaneMemory {
     const now = performance.now();
     if (now - this.forgottenAt > this.fullPeriodMs) this.startOver();
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
+    this.heldUntilBefore = this.heldUntil;
     this.heldUntil = Infinity;
     this.toldInFlight = new Set();
     this.forgotInFlight = false;
@@ -126,6 +129,22 @@ export class LaneMemory {
     if (this.forgotInFlight) this.forget();
   }
 
+  /** Jobs were taken from a lane without a look at any other. */
+  tookNext(taken: LaneClaimResult['taken']): void {
+    const inFlight = this.toldInFlight ?? new Set<string>();
+    this.toldInFlight = null;
+    this.heldUntil = this.heldUntilBefore;
+    if (this.forgotInFlight) return;
+    const untold = taken.filter(({ place }) => !beginsLike(place, inFlight));
+    this.follow(untold, new Set());
+  }
+
+  /** Where to go on in a lane without a look at others; null: everything is to be looked at again. */
+  nextIn(place: string): Partial<Position> | null {
+    if (performance.now() - this.forgottenAt > this.fullPeriodMs) return null;
+    return this.positions.get(place) ?? {};
+  }
+
   /** Something in lanes that begin like these may run; null: in any. */
   tell(lanes: string[] | null): void {
     if (!lanes) {
@@ -141,6 +160,14 @@ export class LaneMemory {
     for (const place of this.positions.keys()) if (beginsLike(place, told)) this.positions.delete(place);
     this.passes.tell(told);
     // Too much is told to be listed.
+    if (this.told.size > MAX_TOLD) this.startOver();
+  }
+
+  /** A place in the queue became free: its lanes are looked at, but nothing has come to stand before their positions. */
+  tellFreed(queue: string): void {
+    const lanes = lanesOfQueue(queue);
+    if (this.stretches.length) this.told.add(lanes);
+    this.toldInFlight?.add(lanes);
     if (this.told.size > MAX_TOLD) this.startOver();
   }
 

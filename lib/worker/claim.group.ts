@@ -19,6 +19,7 @@ export class ClaimGroup {
   private lookedAt = -Infinity;
   private busy = true;
   private told = true;
+  private before = { lookedAt: -Infinity, told: true };
 
   constructor(
     readonly queue: string | null,
@@ -43,8 +44,16 @@ export class ClaimGroup {
 
   /** A look is on its way. */
   looks(): void {
+    this.before = { lookedAt: this.lookedAt, told: this.told };
     this.lookedAt = performance.now();
     this.told = false;
+  }
+
+  /** It was none: jobs were taken from one lane alone. */
+  tookNext({ taken }: LaneClaimResult): void {
+    this.lookedAt = this.before.lookedAt;
+    this.told ||= this.before.told;
+    this.lanes.tookNext(taken);
   }
 
   looked({ jobs, more }: LaneClaimResult): void {

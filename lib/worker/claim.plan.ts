@@ -66,6 +66,11 @@ export class ClaimPlan {
     for (const group of this.groups.values()) group.tell(lanes);
   }
 
+  /** A completion frees a place in the queue: the next look, whenever it comes, looks there. */
+  tellFreed(queue: string): void {
+    for (const group of this.groups.values()) group.lanes.tellFreed(queue);
+  }
+
   /** A place in the job's queue became free, or the job comes back: the next look, whenever it comes, looks there. */
   tellOf(job: ClaimedJob): void {
     for (const group of this.groups.values()) group.lanes.tellOf(job);

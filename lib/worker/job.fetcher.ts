@@ -1,6 +1,15 @@
 // The claims of a queue: looks at lanes for its free slots, batches of plain jobs for its buffer. One of each at a time.
-import type { Claimer, ClaimResult, LaneClaim, LaneClaimResult, SettleRequest } from '../interfaces/claim.interface.js';
+import type {
+  Claimer,
+  ClaimResult,
+  LaneClaim,
+  LaneClaimResult,
+  NextInLane,
+  SettleRequest,
+} from '../interfaces/claim.interface.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
+import { laneOf, placeInWalk } from '../manager/lane.names.js';
 import { byHand } from '../manager/worker.registry.js';
 import type { ClaimGroup } from './claim.group.js';
 import type { ClaimPlan, PlannedClaim } from './claim.plan.js';
@@ -87,10 +96,13 @@ export class JobFetcher {
   ): Promise<{ answer: SettleAnswer; look: LaneClaimResult }> {
     const { claims, settlement } = this.options.jobs;
     const { era } = this;
+    const next = this.nextLane(group, requests);
     const claim = this.laneClaim(group, this.room.slots());
-    const { claimed, ...answer } = await settlement.completeAndClaim(this.claimer, requests, claims.laneValues(claim));
+    const values = [...claims.laneValues(claim), ...valuesOf(next)];
+    const { claimed, ...answer } = await settlement.completeAndClaim(this.claimer, requests, values);
     const look = await claims.readLanes(claim, claimed);
-    this.learn(group, look);
+    if (next && look.taken.length && !look.report) group.tookNext(look);
+    else this.learn(group, look);
     return { answer, look: this.ofEra(era, look) };
   }
 
@@ -112,6 +124,20 @@ export class JobFetcher {
     } finally {
       this.looking = false;
     }
+  }
+
+  /**
+   * The lane that completions free places in, where the next job may be taken from it without a look at others: they have
+   * free slots of their own.
+   */
+  private nextLane(group: ClaimGroup, requests: SettleRequest[]): NextInLane | null {
+    const [{ job }] = requests as [SettleRequest];
+    const { priority, queue } = job;
+    if (queue === null || (this.buffer.headPriority ?? Infinity) < priority) return null;
+    if (this.room.slots() <= requests.length || !requests.every((request) => isOfLane(request.job, job))) return null;
+    const lane = laneOf(job);
+    const position = job.rateLimitKey === null ? group.lanes.nextIn(placeInWalk(priority, lane)) : null;
+    return position && { priority, lane, ...position };
   }
 
   private laneClaim(group: ClaimGroup, wanted: number): LaneClaim {
@@ -157,3 +183,14 @@ export class JobFetcher {
     return era === this.era ? result : { ...result, jobs: [] };
   }
 }
+
+/** As the settle that claims takes it. */
+const valuesOf = (next: NextInLane | null): unknown[] => [
+  next?.priority ?? null,
+  next?.lane ?? null,
+  next?.runAt ?? null,
+  next?.id ?? null,
+];
+
+const isOfLane = (a: ClaimedJob, b: ClaimedJob): boolean =>
+  a.queue === b.queue && a.rateLimitKey === b.rateLimitKey && a.priority === b.priority;

@@ -203,7 +203,7 @@ export class JobQueue {
       return null;
     const [planned, ...others] = this.plan.next();
     if (!planned || others.length || this.options.mayClaim?.() === false) return null;
-    for (const { job } of requests) if (job.queue !== null) this.plan.tellOf(job);
+    for (const { job } of requests) if (job.queue !== null) this.plan.tellFreed(job.queue);
     this.fetcher.looking = true;
     let end!: () => void;
     this.settling = new Promise((resolve) => (end = resolve));

@@ -61,7 +61,7 @@ export const DEAD = 'pool-that-died';
 
 type Name =
   | ('running' | 'plain' | 'dead' | 'byHand' | 'holder' | 'follower' | 'waiting' | 'keyed' | 'exhausted')
-  | ('lost' | 'cancelled' | 'completed' | 'parent' | 'child' | 'ended' | 'orphan' | 'fresh' | 'other' | 'due');
+  | ('lost' | 'cancelled' | 'completed' | 'parent' | 'child' | 'ended' | 'orphan' | 'fresh' | 'other' | 'due' | 'next');
 
 export interface Scene {
   ids: Record<Name, string>;
@@ -105,6 +105,8 @@ export async function setScene({ jobs, sql }: TestManager): Promise<Scene> {
   await jobs.permanentlyFailJobs([ids.exhausted, ids.lost]);
   await jobs.cancelJobs([ids.cancelled]);
   await add('due');
+  await jobs.configureQueue('n', { concurrency: 1 });
+  await add('next', { queue: 'n' });
   await add('parent', { delayMs: HOUR });
   await add('child', { dependsOn: [ids.parent] });
   await add('keyed', { jobKey: 'k', dependsOn: [ids.parent] });
@@ -277,8 +279,12 @@ export const CASES: Record<string, Case> = {
     locks: 'jobs job_places',
   },
   complete_and_claim: {
-    args: (scene) => [LIVING, ...claimOf(scene, 'running', 'plain'), [1, 1], null, true, HOUR, ...laneArguments],
-    locks: 'job_queues rate_limits rate_limit_windows jobs job_places',
+    args: (scene) => [
+      LIVING,
+      ...[...claimOf(scene, 'running', 'plain'), [1, 1], null, true, HOUR],
+      ...[...laneArguments, 0, 'n\x1f\x1f', null, null],
+    ],
+    locks: 'job_queues jobs job_places',
   },
   end_attempts: {
     args: (scene) => [null, LIVING, JSON.stringify(failuresOf(scene, 'running', 'dead')), true, true, HOUR, null, null],

@@ -35,6 +35,39 @@ as $$
     || ',"dependsOn":' || coalesce(to_json(depends_on)::text, 'null') || ',"timeoutMs":' || coalesce(timeout_ms::text, 'null') || '}'
 $$;
 
+-- How the text of a claimed job begins, as each claim returns it.
+create function claimed_head(
+  id uuid, fence bigint, priority integer, run_at timestamptz, task text, attempts smallint, max_attempts smallint,
+  revision integer
+) returns text
+language sql stable
+as $$
+  select concat('["', id, '","', fence, '",', priority, ',', date_part('epoch', run_at) * 1000, ',',
+    to_json(task), ',', attempts, ',', max_attempts, ',', revision, ',')
+$$;
+
+-- The `extra` of a job of a lane.
+create function claimed_lane_extra(
+  last_error text, job_key text, flags text[], previous json, crashes smallint, queue text, rate_limit_key text
+) returns text
+language sql stable
+as $$
+  select concat(extra_of(last_error, job_key, flags, previous, crashes), ',"queue":', to_json(queue),
+    case when queue is null then 'null' end, ',"rateLimitKey":', to_json(rate_limit_key),
+    case when rate_limit_key is null then 'null' end)
+$$;
+
+-- The text of a claimed job of a lane.
+create function claimed_lane_text(
+  head text, extra text, created_at timestamptz, job_key_mode text, tags text[], group_id text, depends_on uuid[],
+  timeout_ms integer, payload json
+) returns text
+language sql stable
+as $$
+  select concat(head, coalesce(date_part('epoch', created_at) * 1000, 0), ',', extra,
+    extra_of_body(job_key_mode, tags, group_id, depends_on, timeout_ms), ',' || payload, ']')
+$$;
+
 -- What most claims are: due jobs without limits, in order (priority, run-at, id). Returns first the time of the claim in
 -- ms, then each job as the text of one JSON array, which costs both sides of the wire less than columns: [id, fence,
 -- priority, run-at, task, attempts, max attempts, revision, created-at, extra, payload], times in ms, `extra` null or an
@@ -154,8 +187,7 @@ begin
           lease_expires_at = present + lease * interval '1 ms'
         where j.ctid = any(array(select place from weighed where kib_before <= open_kib))
         returning j.id, j.payload_kib,
-          concat('["', j.id, '","', j.fence, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',',
-            to_json(j.task), ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
+          claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
           case
             when j.last_error is not null or j.job_key is not null or j.flags is not null or j.previous is not null
               or j.crashes > 0
@@ -357,6 +389,18 @@ begin
   return coalesce(freed, '{}');
 end $$;
 
+-- Counts of places need not read what is long gone: their start moves on once in some hundred places. The caller has locked
+-- the queues. Indexes: job_queues_pkey, job_places_pkey.
+create function move_places_from(held_queues text[]) returns void
+language sql
+set search_path from current
+as $$
+  update job_queues q set places_from = coalesce((
+    select p.number from job_places p where p.queue = q.name and p.number >= q.places_from
+    order by p.number limit 1), q.places_from)
+  where q.name = any(held_queues) and q.concurrency is not null
+$$;
+
 -- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
 -- beginning behind the lane that got a job last, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
 -- (spare_*: in which lanes to try how many more than are wanted, because they do). What cannot give now (a queue
@@ -432,6 +476,7 @@ declare
   served_turns text[] := '{}';
   served integer := 0;
   next_priority bigint;
+  next_lane text;
   hidden_upto text;
   afters text[] := '{}';
   uptos text[] := '{}';
@@ -503,6 +548,13 @@ begin
       leg_from := case leg % 2 when 1 then turn_lane else first_lane end;
       leg_upto := case leg % 2 when 0 then turn_lane end;
       continue when leg_upto is not null and leg_from >= leg_upto collate "C";
+      -- Where no lane lies, a look would find none. Positions spare this one the dead rows that it would read.
+      if not exists (select from unnest(known_lanes) k where k > leg_from collate "C") then
+        select j.lane into next_lane from jobs j
+        where j.parked is null and j.lane is not null and j.priority = at_priority and j.lane > leg_from
+        order by j.lane limit 1;
+        continue when not found or next_lane > leg_upto collate "C";
+      end if;
       loop
         with recursive hop(lane, queue, state, until, is_ahead, limited, places, run_ats, ids, got, hops, of_queue, filled, blocked_after) as (
           select leg_from collate "C", null::text, null::text, null::timestamptz, false, false, null::tid[], null::timestamptz[], null::uuid[],
@@ -589,7 +641,8 @@ begin
             filter (where h.blocked_after is not null) as uptos,
           array_agg(h.until order by h.hops) filter (where h.blocked_after is not null) as untils,
           (array_agg(h.blocked_after order by h.hops desc))[1] is not null and leg_upto is null
-            and max(h.hops) < hops_left and max(h.got) < open_places as ends_blocked
+            and max(h.hops) < hops_left and max(h.got) < open_places as ends_blocked,
+          max(h.got) >= open_places or max(h.hops) >= hops_left as is_short
         into look from hop h;
         for blocked in
           select b.after, max(b.upto collate "C") as upto, min(b.until) as until
@@ -725,11 +778,8 @@ begin
               place = case when d.limited then nextval('job_place_numbers') end
             from due d where j.ctid = d.place
             returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane, d.nth,
-              concat('["', j.id, '","', j.fence, '",', j.priority, ',', date_part('epoch', j.run_at) * 1000, ',',
-                to_json(j.task), ',', j.attempts, ',', j.max_attempts, ',', j.revision, ',') as head,
-              concat(extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes), ',"queue":', to_json(j.queue),
-                case when j.queue is null then 'null' end, ',"rateLimitKey":', to_json(j.rate_limit_key),
-                case when j.rate_limit_key is null then 'null' end) as extra
+              claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
+              claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.rate_limit_key) as extra
           ),
           placed as (
             insert into job_places (queue, number, job_id, fence)
@@ -769,8 +819,8 @@ begin
           crowded := crowded || taken.crowded;
           if taken.jobs > 0 then
             return query
-              select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', c.extra,
-                extra_of_body(b.job_key_mode, b.tags, b.group_id, b.depends_on, b.timeout_ms), ',' || b.payload, ']')
+              select claimed_lane_text(c.head, c.extra, b.created_at, b.job_key_mode, b.tags, b.group_id, b.depends_on,
+        b.timeout_ms, b.payload)
               from unnest(taken.ids, taken.heads, taken.extras) as c(id, head, extra)
               left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
             open_places := open_places - taken.jobs;
@@ -785,18 +835,14 @@ begin
               served_lane := served_queue || ' ';
             end if;
             served_turns := served_turns || place_in_walk(at_priority, served_lane);
-            -- Counts need not read what is long gone: their start moves on once in some hundred places.
             if taken.place % 256 < taken.jobs then
-              update job_queues q set places_from = coalesce((
-                select p.number from job_places p where p.queue = q.name and p.number >= q.places_from
-                order by p.number limit 1), q.places_from)
-              where q.name = any(held_queues) and q.concurrency is not null;
+              perform move_places_from(held_queues);
             end if;
           end if;
         end if;
         exit priorities when open_places <= 0 or hops_left <= 0;
         -- A look that was cut short by what it proposed goes on behind it.
-        exit when at_lane is null or look.lanes is null or at_lane >= leg_upto collate "C";
+        exit when at_lane is null or look.lanes is null or not look.is_short or at_lane >= leg_upto collate "C";
         leg_from := at_lane;
       end loop;
     end loop;
@@ -807,4 +853,116 @@ begin
       from unnest(afters, uptos, untils) b(after, upto, until)
     ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes,
     'ms', date_part('epoch', clock_timestamp() - present) * 1000);
+end $$;
+
+-- What a settle claims in the lane that it has freed a place in: the due jobs behind a position. Returns as claim_lane_jobs,
+-- without its last object; and nothing at all where it would take another look to know what comes next: the queue has
+-- other lanes, or something at a better priority; it is paused, unlimited, full or held; or nothing is due. The lane's
+-- queue has no other lane before it: `\x1f\x1f` sorts first. Indexes: jobs_lanes, job_queues_pkey, job_places_pkey.
+create function claim_next_in_lane(
+  worker text, wanted integer, tasks text[], other_tasks text[], forbidden text[], most_crashes integer, lease bigint,
+  at_priority bigint, at_lane text, after_run_at timestamptz, after_id uuid
+)
+returns setof text
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  present timestamptz := clock_timestamp();
+  at_queue text := split_part(at_lane, E'\x1f', 1);
+  better bigint := -2147483649;
+  hops integer := 0;
+  taken record;
+begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+    or lease is null and not may_claim(worker) then
+    return;
+  end if;
+  loop
+    select j.priority into better from jobs j
+    where j.parked is null and j.lane is not null and j.priority > better and j.priority < at_priority
+    order by j.priority limit 1;
+    exit when not found;
+    hops := hops + 1;
+    if hops > 16 or exists (
+      select from jobs j where j.parked is null and j.lane is not null and j.priority = better
+        and j.lane >= at_lane and j.lane < at_queue || E'\x20'
+    ) then
+      return;
+    end if;
+  end loop;
+  if exists (
+    select from jobs j where j.parked is null and j.lane is not null and j.priority = at_priority
+      and j.lane > at_lane and j.lane < at_queue || E'\x20'
+  ) then
+    return;
+  end if;
+  perform from job_queues q
+  where q.name = at_queue and q.concurrency is not null and not q.paused for no key update skip locked;
+  if not found then
+    return;
+  end if;
+
+  -- As in claim_lane_jobs: a statement of its own, younger than the lock.
+  with room as materialized (
+    select least(wanted, q.concurrency - (
+      select count(*)::integer from (
+        select from job_places p where p.queue = q.name and p.number >= q.places_from limit q.concurrency
+      ) taken
+    )) as places
+    from job_queues q where q.name = at_queue limit 1
+  ),
+  locked as materialized (
+    select d.place from due_in_lane(
+      at_priority, at_lane, after_run_at, after_id, present, tasks, other_tasks, forbidden, most_crashes) d
+    cross join lateral (
+      select from jobs j
+      where j.ctid = d.place and j.lane = at_lane and j.priority = at_priority and j.parked is null
+        and j.locked_by is null and j.run_at <= present
+        and (tasks is null or j.task = any(tasks)) and (other_tasks is null or j.task <> all(other_tasks))
+        and (forbidden is null or j.flags is null or not j.flags && forbidden)
+        and (most_crashes is null or j.crashes <= most_crashes)
+      limit 1 for update skip locked
+    ) j
+    limit greatest(0, (select r.places from room r))
+  ),
+  claimed as (
+    update jobs j
+    set locked_by = worker, locked_at = present, attempts = j.attempts + 1, fence = j.fence + 1,
+      revision = j.revision + 1, snoozed = false, lease_ms = lease,
+      lease_expires_at = present + lease * interval '1 ms', place = nextval('job_place_numbers')
+    from locked l where j.ctid = l.place
+    returning j.id, j.fence, j.place,
+      claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
+      claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.rate_limit_key) as extra
+  ),
+  placed as (
+    insert into job_places (queue, number, job_id, fence)
+    select at_queue, c.place, c.id, c.fence from claimed c
+  )
+  select count(*)::integer as jobs, array_agg(c.id) as ids, array_agg(c.head) as heads, array_agg(c.extra) as extras,
+    max(c.place) as place
+  into taken from claimed c;
+  if taken.jobs = 0 then
+    return;
+  end if;
+
+  return next date_part('epoch', present) * 1000;
+  return query
+    select claimed_lane_text(c.head, c.extra, b.created_at, b.job_key_mode, b.tags, b.group_id, b.depends_on,
+        b.timeout_ms, b.payload)
+    from unnest(taken.ids, taken.heads, taken.extras) as c(id, head, extra)
+    left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
+  if taken.place % 256 < taken.jobs then
+    perform move_places_from(array[at_queue]);
+  end if;
 end $$;

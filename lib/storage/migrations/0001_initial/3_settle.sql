@@ -152,13 +152,15 @@ end $$;
 -- Completions, and then a look at lanes in the same transaction: a place that becomes free is filled by the commit that
 -- frees it. `claimed`: what claim_lane_jobs returns; the rows before it are complete_jobs's. Each statement of the claim has
 -- a snapshot of its own, younger than the settle. Of what stands before jobs in the order of locks, the claim only tries.
+-- next_lane: where the pool has other free slots too, so that nothing else waits for this one, the lane that is tried alone,
+-- behind (after_run_at, after_id) at `next_priority`; the look comes where that gives nothing.
 create function complete_and_claim(
   label text, ids uuid[], fences bigint[], execution_times integer[], results text[], keep boolean, retention bigint,
   worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
   skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
-  hop_limit integer
+  hop_limit integer, next_priority bigint, next_lane text, after_run_at timestamptz, after_id uuid
 )
 returns table (
   id uuid, fence bigint, became text, run_at float8, reason text, queue text, job_key text, has_dependents boolean,
@@ -170,6 +172,14 @@ as $$
 begin
   return query select c.*, null::text
     from complete_jobs(null, label, ids, fences, execution_times, results, keep, retention, null, true, false) c;
+  if next_lane is not null then
+    return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
+      from claim_next_in_lane(worker, wanted, tasks, other_tasks, forbidden, most_crashes, lease, next_priority, next_lane,
+        after_run_at, after_id) c;
+    if found then
+      return;
+    end if;
+  end if;
   return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
     from claim_lane_jobs(worker, wanted, share, tasks, other_tasks, forbidden, most_crashes, lease, worst_priority,
       only_queue, turns, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
