@@ -1,6 +1,7 @@
 // JobsModule: a list of providers. The core (manager, events, tasks, pool) is global unless told otherwise; what starts
 // and drains the pool is in the module that the application imports.
 import {
+  Inject,
   Module,
   type DynamicModule,
   type InjectionToken,
@@ -16,7 +17,7 @@ import { InvalidOptionsError } from './jobs.errors.js';
 import type { ResolvedOptions } from './jobs.options.js';
 import { PoolOrchestrator, startLast, type ManagerOrchestrator } from './jobs.orchestrator.js';
 import { coreProviders, ownPool, readOptions, tokensOf } from './jobs.providers.js';
-import { option, refuse, section } from './validation.js';
+import { faultOf, isRecord, option, refuse, section } from './validation.js';
 import { rules } from './validation.rules.js';
 import { maintenanceSchedule } from './maintenance/maintenance.schedule.js';
 import type { WorkerPool } from './worker/worker.pool.js';
@@ -68,6 +69,12 @@ export class JobsCoreModule {}
  */
 @Module({})
 export class JobsModule {
+  /** Nest's. @throws InvalidOptionsError where the class is imported and no module calls `forRoot` or `forRootAsync` */
+  constructor(@Inject(ModulesContainer) modules: ModulesContainer) {
+    if ([...modules.values()].some(({ metatype }) => metatype === JobsCoreModule)) return;
+    refuse(['Expected imports: [JobsModule.forRoot()], or forRootAsync(…), got JobsModule without a call.']);
+  }
+
   /**
    * Wrong options are one InvalidOptionsError, which lists all of them, when the application starts; so are a missing
    * database (NoConnectionError), a schema that is behind while `migrate` is off, and two handlers for one task.
@@ -86,6 +93,7 @@ export class JobsModule {
    * })
    */
   static forRootAsync(options: JobsModuleAsyncOptions): DynamicModule {
+    if (!isRecord(options)) refuse(faultOf('the options of forRootAsync', options, () => 'an object'));
     refuse(asyncOptions.check(options, ''));
     return layOut(options);
   }

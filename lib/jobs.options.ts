@@ -170,16 +170,19 @@ const taskOptions = section({
 });
 
 /** What `createWorkerPool` and the testing kit take besides the pool's own options. */
-const poolParts = section({
-  jobs: required((value) => (isRecord(value) && 'claims' in value ? null : 'a JobManager')),
-  tasks: required((value) => (isRecord(value) ? null : 'an object of handlers by task')),
-  events: option((value) => (value instanceof JobEvents ? null : 'a JobEvents'), undefined),
-  // Checked by themselves, as the module's `worker`.
-  options: option(rules.anything, undefined),
-  unknownTasks: UNKNOWN_TASKS,
-  workerId: option(rules.string, undefined),
-  mask: option(mask, undefined),
-});
+const poolParts = section(
+  {
+    jobs: required((value) => (isRecord(value) && 'claims' in value ? null : 'a JobManager')),
+    tasks: required((value) => (isRecord(value) ? null : 'an object of handlers by task')),
+    events: option((value) => (value instanceof JobEvents ? null : 'a JobEvents'), undefined),
+    // Checked by themselves, as the module's `worker`.
+    options: option(rules.anything, undefined),
+    unknownTasks: UNKNOWN_TASKS,
+    workerId: option(rules.string, undefined),
+    mask: option(mask, undefined),
+  },
+  { worker: 'options' },
+);
 
 /** The parts of a pool outside Nest, its options aside. @throws InvalidOptionsError listing every fault */
 export function checkPoolParts(parts: object): void {

@@ -41,8 +41,11 @@ export const required = (rule: Rule): Option<any> => ({
   paths: [],
 });
 
-/** Options by name; others are refused. */
-export const section = <T extends Options>(options: T): Option<Settings<T>> => {
+/** Options by name; others are refused. `elsewhere`: what they are called in other places, and what they are called here. */
+export const section = <T extends Options>(
+  options: T,
+  elsewhere: Record<string, keyof T & string> = {},
+): Option<Settings<T>> => {
   const names = Object.keys(options);
   const mandatory = names.filter((name) => options[name]!.check(undefined, name).length > 0);
   const paths = names.flatMap((name) => [name, ...options[name]!.paths.map((path) => `${name}.${path}`)]);
@@ -55,7 +58,7 @@ export const section = <T extends Options>(options: T): Option<Settings<T>> => {
       return [...given, ...missing].flatMap((name) =>
         Object.hasOwn(options, name)
           ? options[name]!.check(value[name], join(path, name))
-          : [unknownOption(join(path, name), name, names, paths)],
+          : [unknownOption(join(path, name), name, names, paths, elsewhere[name])],
       );
     },
     read: (value) => Object.fromEntries(names.map((name) => [name, options[name]!.read(value?.[name])])) as Settings<T>,
@@ -182,9 +185,9 @@ export const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** An option that belongs into a section is sent there. */
-function unknownOption(path: string, name: string, known: string[], paths: string[]): string {
+function unknownOption(path: string, name: string, known: string[], paths: string[], here?: string): string {
   const deeper = paths.find((other) => other.endsWith(`.${name}`)) ?? null;
-  return unknownName('option', path, known, nearest(name, known) ?? deeper);
+  return unknownName('option', path, known, here ?? nearest(name, known) ?? deeper);
 }
 
 const notAnObject = (value: unknown, path: string): string =>

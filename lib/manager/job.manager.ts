@@ -57,7 +57,7 @@ import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
-import { check } from '../validation.js';
+import { check, refuse } from '../validation.js';
 import { INT4_MAX, isUuid, MAX_MS, rules } from '../validation.rules.js';
 import { AttemptRecords } from './attempt.records.js';
 import { callOptions, checkAdd, checkAddMany, checkWorkerId, claimedJobs } from './call.arguments.js';
@@ -144,6 +144,8 @@ export class JobManager {
   private readonly pools = new Set<() => Promise<unknown>>();
 
   constructor(private readonly parts: JobManagerParts) {
+    if (!parts?.database || !parts.settings)
+      refuse(['A JobManager is injected, or made by createJobManager({ connection }); its constructor is the library’s.']);
     const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
     this.database = database;
     this.settings = settings;

@@ -41,7 +41,7 @@ export interface Room {
 
 export class JobFetcher {
   /** A look at lanes is under way: what is remembered of them is for one at a time. */
-  looking = false;
+  private look: Promise<void> | null = null;
   /** How often the pool was taken for dead: what was claimed before belongs to others. */
   private era = 0;
 
@@ -51,6 +51,25 @@ export class JobFetcher {
     private readonly buffer: JobBuffer,
     private readonly room: Room,
   ) {}
+
+  get looking(): boolean {
+    return this.look !== null;
+  }
+
+  /** Resolves when no look is under way. */
+  async lookEnds(): Promise<void> {
+    await this.look;
+  }
+
+  /** Returns what ends it. */
+  beginLook(): () => void {
+    let resolve!: () => void;
+    this.look = new Promise((settle) => (resolve = settle));
+    return () => {
+      this.look = null;
+      resolve();
+    };
+  }
 
   get claimer(): Claimer {
     const { claimer, jobs, workerId, leaseMs } = this.options;
@@ -116,13 +135,13 @@ export class JobFetcher {
     const wanted = Math.min(slots, limit ?? Infinity) >> Math.min(this.room.failures(), 10);
     if (wanted < 1 || this.looking || group.lookAt > performance.now()) return null;
     const { era } = this;
-    this.looking = true;
+    const end = this.beginLook();
     try {
       const look = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
       this.learn(group, look);
       return this.ofEra(era, look);
     } finally {
-      this.looking = false;
+      end();
     }
   }
 

@@ -55,8 +55,6 @@ export class JobQueue {
   private readonly freed = new Set<string>();
   /** Queues that have freed places here: a settle of theirs is worth a look at lanes. */
   private readonly limited = new Set<string>();
-  /** A settle that claims is under way. */
-  private settling: Promise<void> | null = null;
   private state: 'new' | 'running' | 'stopped' = 'new';
   private loop: Promise<void> | null = null;
   private woken = false;
@@ -133,7 +131,7 @@ export class JobQueue {
     this.takers.sendAway();
     const deadline = performance.now() + joinTimeoutMs;
     const inTime = (work: Promise<unknown>): Promise<boolean> => settledWithin(deadline - performance.now(), work);
-    const claims = Promise.all([this.loop, this.settling]);
+    const claims = Promise.all([this.loop, this.fetcher.lookEnds()]);
     const ended = await inTime(claims);
     const left = this.buffer.takeAll();
     await inTime(Promise.all(this.givingBack));
@@ -194,22 +192,23 @@ export class JobQueue {
   }
 
   /**
-   * Settles completions that free places, and fills the places by the same commit. Null where another claim is under way or
-   * no slot is free: then they are settled apart.
+   * Settles completions that free places, and fills the places by the same commit. Null where no slot is free: then they are
+   * settled apart.
    */
-  settleAndClaim(requests: SettleRequest[]): Promise<FillingAnswer> | null {
+  settleAndClaim(requests: SettleRequest[]): Promise<FillingAnswer | null> | null {
     const isWorthIt = requests.some(({ job }) => job.queue !== null && this.limited.has(job.queue));
-    if (!isWorthIt || this.state !== 'running' || this.fetcher.looking || this.failures > 0 || !this.takers.length)
-      return null;
+    return isWorthIt ? this.settleAfterLook(requests) : null;
+  }
+
+  /** A look under way is awaited: it could take what the settle is to take, before the end of the settled job is told. */
+  private async settleAfterLook(requests: SettleRequest[]): Promise<FillingAnswer | null> {
+    await this.fetcher.lookEnds();
+    if (this.state !== 'running' || this.fetcher.looking || this.failures > 0 || !this.takers.length) return null;
     const [planned, ...others] = this.plan.next();
     if (!planned || others.length || this.options.mayClaim?.() === false) return null;
     for (const { job } of requests) if (job.queue !== null) this.plan.tellFreed(job.queue);
-    this.fetcher.looking = true;
-    let end!: () => void;
-    this.settling = new Promise((resolve) => (end = resolve));
+    const end = this.fetcher.beginLook();
     return this.settleAndFill(planned.group, requests, () => {
-      this.fetcher.looking = false;
-      this.settling = null;
       end();
       this.wake();
     });
@@ -253,7 +252,7 @@ export class JobQueue {
 
   private async run(): Promise<void> {
     while (this.state === 'running') {
-      if (this.settling) await this.settling;
+      await this.fetcher.lookEnds();
       this.woken = false;
       if (this.lost.isDue) await this.lookForLost();
       else if (this.comparing) await this.compare();

@@ -34,7 +34,7 @@ export class OutcomeBatcher {
     private readonly onSettled: (result: SettleResult) => void,
     onCircuit: () => void = () => undefined,
     /** Settles completions and fills the places that they free in one go; null where it cannot now. */
-    private readonly settleAndClaim: (batch: SettleRequest[]) => Promise<FillingAnswer> | null = () => null,
+    private readonly settleAndClaim: (batch: SettleRequest[]) => Promise<FillingAnswer | null> | null = () => null,
     /** Hears of outcomes that are not tried again. */
     private readonly onUnwritten: (requests: SettleRequest[], error: unknown) => void = (_requests, error) =>
       this.report(error),

@@ -70,6 +70,11 @@ describe('parts of a pool', () => {
     expect(make).toThrow(expect.objectContaining({ problems: [expect.stringContaining(`Expected ${name} to be`)] }));
   });
 
+  it('called what the module calls them are told their names here', () => {
+    const make = () => createWorkerPool({ jobs: manager.jobs, tasks: {}, worker: { concurrency: 3 } } as never);
+    expect(make).toThrow(expect.objectContaining({ problems: ['Unknown option worker; did you mean options?'] }));
+  });
+
   it('are given a time to stop that is one', async () => {
     const pool = createWorkerPool({ jobs: manager.jobs, tasks: {} });
     await expect(pool.stop('5s' as never)).rejects.toThrow(/Expected timeoutMs to be a number of milliseconds/);

@@ -31,6 +31,23 @@ class EchoTasks {
 }
 
 describe('JobsModule', () => {
+  it('refuses to be imported without a call of forRoot, and says so', async () => {
+    const failure = await apps.startFailure({ imports: [JobsModule] });
+    expect(failure).toBeInstanceOf(InvalidOptionsError);
+    expect(failure.message).toMatch(/Expected imports: \[JobsModule\.forRoot\(\)\], .* got JobsModule without a call/);
+  });
+
+  it('may be imported without a call beside one', async () => {
+    @Module({ imports: [JobsModule] })
+    class FeatureModule {}
+    expect(await echoOf('x', [forRoot(), FeatureModule])).toBe('x');
+  });
+
+  it('makes its managers itself', () => {
+    for (const parts of [undefined, { connection: url }])
+      expect(() => new JobManager(parts as never)).toThrow(/injected, or made by createJobManager/);
+  });
+
   let apps: Applications;
   let url: string;
   const forRoot = (options: JobsModuleOptions = {}) => JobsModule.forRoot({ connection: url, ...options });
@@ -136,6 +153,12 @@ describe('JobsModule', () => {
     it('refuses to be called with none of them', () => {
       expect(() => JobsModule.forRootAsync({})).toThrow(
         /Expected forRootAsync to get useFactory, useClass or useExisting/,
+      );
+    });
+
+    it.each([[undefined], [null], ['postgres://x']])('refuses %j for its options', (options) => {
+      expect(() => JobsModule.forRootAsync(options as never)).toThrow(
+        /Expected the options of forRootAsync to be an object, got (undefined|null|"postgres:\/\/x")/,
       );
     });
 
