@@ -240,7 +240,7 @@ async function claimsOf50() {
   return figures;
 }
 
-async function smallQueues({ jobs, sql, add, work }, beside) {
+async function smallQueues({ jobs, sql, add }, beside) {
   await jobs.configureQueue('big', { concurrency: 1 });
   if (beside) await add(beside, () => ({ queue: 'big' }));
   await add(250, (n) => ({ task: 'other', queue: `small-${n % 50}` }));

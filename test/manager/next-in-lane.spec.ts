@@ -33,8 +33,16 @@ const add = (payload: string, options: object = {}, task = 'x') =>
 async function settle(job: ClaimedJob, position: Partial<NextInLane> = {}, taskIdentifiers: string[] | null = null) {
   const { share, ...memory } = new LaneMemory(HOUR).next(10);
   const request = {
-    ...{ ...asPool(POOL), taskIdentifiers, otherTasks: null, forbiddenFlags: null, worstPriority: null },
-    ...{ maxCrashes: null, queue: null, limit: 10, share, memory },
+    ...asPool(POOL),
+    taskIdentifiers,
+    otherTasks: null,
+    forbiddenFlags: null,
+    worstPriority: null,
+    maxCrashes: null,
+    queue: null,
+    limit: 10,
+    share,
+    memory,
   };
   const next = { priority: job.priority, lane: laneOf(job), runAt: null, id: null, ...position };
   const values = [...jobs.claims.laneValues(request), next.priority, next.lane, next.runAt, next.id];
