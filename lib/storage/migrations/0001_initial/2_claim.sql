@@ -20,7 +20,7 @@ end $$;
 -- The text of what few jobs have, from the live row, and, closing it, from the body. Built as texts: what JSON holds is never
 -- decoded here, so no escape in it can end a claim.
 create function extra_of(last_error text, job_key text, flags text[], previous json, crashes smallint) returns text
-language sql immutable
+language sql stable
 as $$
   select '{"lastError":' || coalesce(to_json(last_error)::text, 'null') || ',"jobKey":'
     || coalesce(to_json(job_key)::text, 'null') || ',"flags":' || coalesce(to_json(flags)::text, 'null')
@@ -28,7 +28,7 @@ as $$
 $$;
 
 create function extra_of_body(job_key_mode text, tags text[], group_id text, depends_on uuid[], timeout_ms integer) returns text
-language sql immutable
+language sql stable
 as $$
   select ',"jobKeyMode":' || coalesce(to_json(job_key_mode)::text, 'null') || ',"tags":'
     || coalesce(to_json(tags)::text, 'null') || ',"groupId":' || coalesce(to_json(group_id)::text, 'null')
