@@ -70,7 +70,7 @@ export const toClaimedJob = (told: ClaimedText, label: string, lockedAtMs: numbe
   // By index: taking an array apart makes an iterator and its results, for each job.
   const id = told[0];
   const fence = told[1];
-  const extra = told[9] ?? NOTHING_EXTRA;
+  const extra: Partial<ClaimExtra> = told[9] ?? NOTHING_EXTRA;
   return {
     id,
     task: told[4],
@@ -82,14 +82,14 @@ export const toClaimedJob = (told: ClaimedText, label: string, lockedAtMs: numbe
     runAt: toDate(told[3]),
     attempts: told[5],
     maxAttempts: told[6],
-    lastError: extra.lastError,
-    jobKey: extra.jobKey,
-    jobKeyMode: extra.jobKeyMode,
+    lastError: extra.lastError ?? null,
+    jobKey: extra.jobKey ?? null,
+    jobKeyMode: extra.jobKeyMode ?? null,
     flags: extra.flags ?? [],
     tags: extra.tags ?? [],
     groupId: extra.groupId ?? id,
     dependsOn: extra.dependsOn ?? [],
-    timeoutMs: extra.timeoutMs,
+    timeoutMs: extra.timeoutMs ?? null,
     lockedBy: label,
     lockedAt: toDate(lockedAtMs),
     revision: told[7],
@@ -98,8 +98,8 @@ export const toClaimedJob = (told: ClaimedText, label: string, lockedAtMs: numbe
     updatedAt: toDate(lockedAtMs),
     correlationId: correlationIdOf(id, fence),
     fence,
-    previous: extra.previous,
-    crashes: extra.crashes,
+    previous: extra.previous ?? null,
+    crashes: extra.crashes ?? 0,
   };
 };
 

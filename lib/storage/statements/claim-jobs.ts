@@ -30,7 +30,7 @@ export type ClaimedText = [
   maxAttempts: number,
   revision: number,
   createdAt: number,
-  extra: ClaimExtra | null,
+  extra: Partial<ClaimExtra> | null,
   /** Missing where the job's body is gone. */
   payload?: unknown,
 ];

@@ -46,15 +46,16 @@ as $$
     to_json(task), ',', attempts, ',', max_attempts, ',', revision, ',')
 $$;
 
--- The `extra` of a job of a lane.
+-- The `extra` of a job of a lane: what most have not is left out.
 create function claimed_lane_extra(
   last_error text, job_key text, flags text[], previous json, crashes smallint, queue text, rate_limit_key text
 ) returns text
 language sql stable
 as $$
-  select concat(extra_of(last_error, job_key, flags, previous, crashes), ',"queue":', to_json(queue),
-    case when queue is null then 'null' end, ',"rateLimitKey":', to_json(rate_limit_key),
-    case when rate_limit_key is null then 'null' end)
+  select concat('{"queue":', coalesce(to_json(queue)::text, 'null'), ',"rateLimitKey":' || to_json(rate_limit_key), case
+      when last_error is not null or job_key is not null or flags is not null or previous is not null or crashes > 0
+      then ',' || substr(extra_of(last_error, job_key, flags, previous, crashes), 2)
+    end)
 $$;
 
 -- The text of a claimed job of a lane.
@@ -64,8 +65,10 @@ create function claimed_lane_text(
 ) returns text
 language sql stable
 as $$
-  select concat(head, coalesce(date_part('epoch', created_at) * 1000, 0), ',', extra,
-    extra_of_body(job_key_mode, tags, group_id, depends_on, timeout_ms), ',' || payload, ']')
+  select concat(head, coalesce(date_part('epoch', created_at) * 1000, 0), ',', extra, case
+      when job_key_mode is null and tags is null and group_id is null and depends_on is null and timeout_ms is null then '}'
+      else extra_of_body(job_key_mode, tags, group_id, depends_on, timeout_ms)
+    end, ',' || payload, ']')
 $$;
 
 -- What most claims are: due jobs without limits, in order (priority, run-at, id). Returns first the time of the claim in
