@@ -119,13 +119,20 @@ export class LaneMemory {
     const untold = taken.filter(({ place }) => !isTold(place));
     this.follow(untold, new Set(report.held));
     this.spares = this.sparesAfter(report);
-    this.heldMs = report.held.length ? Math.min(LONGEST_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2)) : 0;
-    this.heldUntil = this.heldMs ? performance.now() + this.heldMs : Infinity;
+    if (report.held.length) this.hold();
+    else this.heldMs = 0;
     for (const place of report.turns) this.passTurn(place);
     this.lanes = Math.max(1, report.lanes);
     if (!this.stretches.length) this.told.clear();
     if (this.stretches.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
     // What was told during the look may concern all that it has passed.
+    if (this.forgotInFlight) this.forget();
+  }
+
+  /** The look has learnt nothing. */
+  couldNotLook(): void {
+    this.toldInFlight = null;
+    this.hold();
     if (this.forgotInFlight) this.forget();
   }
 
@@ -179,6 +186,12 @@ export class LaneMemory {
   forget(): void {
     this.startOver();
     this.passes.clear();
+  }
+
+  /** The next look comes after a pause that grows. */
+  private hold(): void {
+    this.heldMs = Math.min(LONGEST_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2));
+    this.heldUntil = performance.now() + this.heldMs;
   }
 
   private get fullPeriodMs(): number {

@@ -19,6 +19,7 @@ export class ClaimGroup {
   private lookedAt = -Infinity;
   private busy = true;
   private told = true;
+  private notBefore = -Infinity;
   private before = { lookedAt: -Infinity, told: true };
 
   constructor(
@@ -32,6 +33,7 @@ export class ClaimGroup {
 
   /** When lanes should be looked at, before a slot takes a job from the buffer; by performance.now(). */
   get lookAt(): number {
+    if (performance.now() < this.notBefore) return this.notBefore;
     if (this.told) return -Infinity;
     return Math.min(this.lookedAt + LOOK_MS, performance.now() + this.lanes.nextInMs);
   }
@@ -54,6 +56,13 @@ export class ClaimGroup {
     this.lookedAt = this.before.lookedAt;
     this.told ||= this.before.told;
     this.lanes.tookNext(taken);
+  }
+
+  /** It got no answer in time, because a table that it needs is locked: it comes again soon. */
+  couldNotLook(): void {
+    this.told ||= this.before.told;
+    this.lanes.couldNotLook();
+    this.notBefore = performance.now() + this.lanes.nextInMs;
   }
 
   looked({ jobs, more }: LaneClaimResult): void {

@@ -11,6 +11,7 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
 import { laneOf, placeInWalk } from '../manager/lane.names.js';
 import { byHand } from '../manager/worker.registry.js';
+import { isLockTimeout } from '../storage/database.errors.js';
 import type { ClaimGroup } from './claim.group.js';
 import type { ClaimPlan, PlannedClaim } from './claim.plan.js';
 import type { JobBuffer } from './job.buffer.js';
@@ -140,6 +141,11 @@ export class JobFetcher {
       const look = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
       this.learn(group, look);
       return this.ofEra(era, look);
+    } catch (error) {
+      // A table of lanes is locked as a whole: plain jobs need not wait for it.
+      if (!isLockTimeout(error)) throw error;
+      group.couldNotLook();
+      return null;
     } finally {
       end();
     }

@@ -5,6 +5,7 @@ import pg from 'pg';
 import {
   createJobManager,
   createWorkerPool,
+  JobEvents,
   JobHeldError,
   type JobManager,
   type QueryExecutor,
@@ -187,5 +188,38 @@ describe('a sweep', () => {
     await other.promoter.sweepNow();
     await other.close();
     expect(await stale()).toEqual([]);
+  });
+});
+
+describe('a table that a transaction has locked as a whole', () => {
+  it.each(['job_queues', 'job_places', 'rate_limits'])('holds up no plain jobs (%s)', async (table) => {
+    await jobs.registerRateLimit('limit', 10, 60_000);
+    const ran: unknown[] = [];
+    const errors: unknown[] = [];
+    const events = new JobEvents();
+    events.on('worker.error', ({ error }) => errors.push(error));
+    const pool = createWorkerPool({
+      jobs,
+      events,
+      tasks: { t: (payload) => void ran.push(payload) },
+      options: { pollIntervalMs: 100 },
+    });
+    await pool.start();
+    try {
+      await jobs.addJob('t', 'limited', { queue: 'q', rateLimitKey: 'limit', delayMs: 500 });
+      await stranger.query('begin');
+      await stranger.query(`lock table jobs.${table} in access exclusive mode`);
+      for (let n = 0; n < 20; n++) {
+        await jobs.addJob('t', n);
+        await eventually(() => ran.length === n + 1);
+      }
+      expect(ran).not.toContain('limited');
+      await stranger.query('rollback');
+      await eventually(() => ran.includes('limited'));
+      expect(errors).toEqual([]);
+    } finally {
+      await stranger.query('rollback');
+      await pool.stop(0);
+    }
   });
 });

@@ -2,7 +2,8 @@
 -- tasks and flags. The functions carry planner settings, because a plan made while the tables are empty stays when a load
 -- arrives: sorts and scans of tables are priced out, so that an ordered walk along the index made for it is left, whatever
 -- the statistics say. One plan serves every call. No statement that locks or changes rows prunes partitions as it runs
--- (PostgreSQL 18 may crash there), so bodies are read apart.
+-- (PostgreSQL 18 may crash there), so bodies are read apart. Claims skip rows that others hold; the limit on waits is for
+-- tables that others have locked as a whole.
 
 -- Whether this incarnation may claim. The shared lock excludes the end of the incarnation (see end_incarnations), waits
 -- for nothing, and writes nothing.
@@ -89,6 +90,7 @@ create function claim_plain_jobs(
 returns setof text
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
@@ -438,6 +440,7 @@ create function claim_lane_jobs(
 returns setof text
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
@@ -869,6 +872,7 @@ create function claim_next_in_lane(
 returns setof text
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
