@@ -329,6 +329,50 @@ as $$
   ) t on n.keys <> ''
 $$;
 
+-- The next priority with jobs in lanes. Where the pool has positions, what lies dead before the first one of a priority is
+-- not read: one before it is looked for, and then what lies behind it. Runs within claims, with their planner settings.
+-- Index: jobs_lanes.
+create function next_priority_of_lanes(
+  at_priority bigint, known_places text[], known_run_ats timestamptz[], known_ids uuid[]
+) returns bigint
+language plpgsql
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+  seen bigint := at_priority;
+  next_priority bigint;
+  at_place integer;
+  known_priority bigint;
+  known_lane text;
+begin
+  loop
+    at_place := width_bucket(place_in_walk(seen + 1, ''), known_places) + 1;
+    exit when known_places[at_place] is null;
+    known_priority := ('x' || lpad(left(known_places[at_place], 9), 16, '0'))::bit(64)::bigint - 2147483649;
+    known_lane := substr(known_places[at_place], 10);
+    select j.priority into next_priority from jobs j
+    where j.parked is null and j.lane is not null and j.priority > seen
+      and (j.priority, j.lane) < (known_priority, known_lane collate "C")
+    order by j.priority, j.lane limit 1;
+    if found then
+      return next_priority;
+    end if;
+    if exists (
+      select from jobs j
+      where j.parked is null and j.lane is not null and j.priority = known_priority
+        and (j.lane, j.run_at, j.id) > (known_lane collate "C", known_run_ats[at_place], known_ids[at_place])
+    ) then
+      return known_priority;
+    end if;
+    seen := known_priority;
+  end loop;
+  select j.priority into next_priority from jobs j
+  where j.parked is null and j.lane is not null and j.priority > seen
+  order by j.priority limit 1;
+  return next_priority;
+end $$;
+
 -- Due jobs of a lane, behind a position, that a claim for these tasks and flags may take. It passes at most 500 others.
 create function due_in_lane(
   at_priority bigint, at_lane text, after_run_at timestamptz, after_id uuid, present timestamptz,
@@ -519,10 +563,8 @@ begin
   <<priorities>>
   loop
     loop
-      select j.priority into next_priority from jobs j
-      where j.parked is null and j.lane is not null and j.priority > at_priority
-      order by j.priority limit 1;
-      exit priorities when not found or next_priority > worst_priority;
+      next_priority := next_priority_of_lanes(at_priority, known_places, known_run_ats, known_ids);
+      exit priorities when next_priority is null or next_priority > worst_priority;
       -- Between two priorities there is nothing: a stretch that reached the end of one reaches the next.
       if uptos[cardinality(uptos)] = place_in_walk(at_priority + 1, '') then
         uptos[cardinality(uptos)] := place_in_walk(next_priority, '');
