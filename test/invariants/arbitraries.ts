@@ -60,6 +60,18 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
     }),
   },
   { weight: 14, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
+  {
+    weight: 6,
+    arbitrary: as('complete and claim', {
+      claim: number,
+      count: fc.integer({ min: 1, max: 3 }),
+      batch: fc.integer({ min: 1, max: 4 }),
+      filter: fc.nat(FILTERS.length - 1),
+      share: fc.integer({ min: 1, max: 4 }),
+      alone: fc.boolean(),
+      remembers: fc.boolean(),
+    }),
+  },
   ...(['extend', 'revoke', 'cancel', 'fail for good', 'retry', 'retry'] as const).map((name) => ({
     weight: 2,
     arbitrary: as(name, { job: number }),
@@ -116,7 +128,18 @@ export const laneAction: fc.Arbitrary<Action> = fc.oneof(
       return { do: 'claim for a pool', worker: 0, batch, plain: false, filter: 0, share: batch, remembers: true };
     }),
   },
-  { weight: 8, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
+  { weight: 6, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
+  {
+    weight: 8,
+    arbitrary: fc
+      .record({
+        claim: number,
+        count: fc.integer({ min: 1, max: 3 }),
+        batch: fc.integer({ min: 1, max: 4 }),
+        alone: fc.boolean(),
+      })
+      .map((asked): Action => ({ do: 'complete and claim', ...asked, filter: 0, share: asked.batch, remembers: true })),
+  },
   { weight: 2, arbitrary: as('pause', { queue: fc.constantFrom(...QUEUES) }) },
   { weight: 4, arbitrary: as('resume', { queue: fc.constantFrom(...QUEUES) }) },
   {

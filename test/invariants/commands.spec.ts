@@ -231,6 +231,9 @@ async function holdRows(url: string, holds: Hold[]): Promise<void> {
 /** One of several that use a queue at the same time: its workers are its own, the jobs are everybody's. */
 async function liveBeside(real: Real, list: Action[], index: number, settled: string[]): Promise<void> {
   const { jobs } = real;
+  const noteSettled = (claims: actions.HeldClaim[], statuses: string[]): void => {
+    for (const [at, { job }] of claims.entries()) if (statuses[at] !== 'lost') settled.push(`${job.id} ${job.fence}`);
+  };
   for (const action of list) {
     const id = 'job' in action ? actions.nth(real.ids, action.job) : undefined;
     switch (action.do) {
@@ -262,9 +265,16 @@ async function liveBeside(real: Real, list: Action[], index: number, settled: st
       case 'settle': {
         const claims = actions.takeClaims(real, action.claim, action.count);
         if (!claims.length) break;
-        const statuses = await actions.settle(jobs, claims, action.outcome);
-        for (const [at, { job }] of claims.entries())
-          if (statuses[at] !== 'lost') settled.push(`${job.id} ${job.fence}`);
+        noteSettled(claims, await actions.settle(jobs, claims, action.outcome));
+        break;
+      }
+      case 'complete and claim': {
+        const claims = actions.takeClaims(real, action.claim, action.count, real.claims.filter(actions.isOfPool));
+        if (!claims.length) break;
+        const { worker } = claims[0]!;
+        const { statuses, found } = await actions.completeAndClaim(jobs, claims, action);
+        noteSettled(claims, statuses);
+        if (found) real.claims.push(...found.jobs.map((job) => ({ worker, job })));
         break;
       }
       case 'extend':
