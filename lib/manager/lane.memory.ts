@@ -113,7 +113,8 @@ export class LaneMemory {
     // A look that went through everything has looked at what was told before it.
     if (!report.more) this.told = inFlight;
     const due = report.more ? (report.due ?? []) : [];
-    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...due];
+    const unknown = report.unknown.map(lanesOfQueue);
+    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...due, ...unknown];
     for (const lane of open) this.told.add(lane);
     for (const [after, upto, until] of report.blocked) this.block({ after, upto, until: until ?? Infinity });
     // What was told during the look may lie before what it has read.

@@ -6,7 +6,7 @@ import { JobKeyConflictError, JobsError, UnknownParentError } from '../../lib/in
 import { createTestManager, type TestManager } from '../support/manager.js';
 import * as actions from './actions.js';
 import { HANDS, POOLS, type Action, type Real } from './actions.js';
-import { action as anyAction, laneAction } from './arbitraries.js';
+import { action as anyAction, laneAction, queueAction } from './arbitraries.js';
 import { ActionCommand } from './commands.js';
 import { expectInvariants } from './invariants.js';
 import { Memories } from './memories.js';
@@ -128,14 +128,20 @@ describe('a queue that lives as the model says', () => {
   );
 });
 
-describe('a pool that remembers lanes, and hears what it is told of them,', () => {
+describe.each([
+  { name: 'a pool that remembers lanes, and hears what it is told of them,', actions: laneAction },
+  {
+    name: 'a pool that takes from the lane it frees a place in, behind what it remembers of it,',
+    actions: queueAction,
+  },
+])('$name', ({ actions: oneAction }) => {
   it.each([
     { seed: FIXED_SEED, runs: 15 },
     { seed: SEED, runs: 15 },
   ])(
     'finds what a look at everything would find, with seed $seed',
     async ({ seed, runs }) => {
-      const commands = fc.commands([laneAction.map((one) => new ActionCommand(one))], {
+      const commands = fc.commands([oneAction.map((one) => new ActionCommand(one))], {
         maxCommands: 60,
         size: 'max',
       });
