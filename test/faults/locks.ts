@@ -281,8 +281,16 @@ export const CASES: Record<string, Case> = {
   complete_and_claim: {
     args: (scene) => [
       LIVING,
-      ...[...claimOf(scene, 'running', 'plain'), [1, 1], null, true, HOUR],
-      ...[...laneArguments, 0, 'n\x1f\x1f', null, null],
+      ...claimOf(scene, 'running', 'plain'),
+      [1, 1],
+      null,
+      true,
+      HOUR,
+      ...laneArguments,
+      0,
+      'n\x1f\x1f',
+      null,
+      null,
     ],
     locks: 'job_queues jobs job_places',
   },

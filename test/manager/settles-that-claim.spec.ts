@@ -3,6 +3,7 @@ import { afterAll, beforeAll, beforeEach, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 import { claimForPool, completeAndClaim, type HeldClaim } from '../invariants/actions.js';
+import { watchLimits } from '../invariants/tables.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 import { registerPool } from '../support/pool.claims.js';
 
@@ -58,4 +59,28 @@ it('a queue that no claim has met before is looked at by the next claim', async 
   memory.tell(['b\x1f']);
   expect(payloads(await completeAnd(first, 2, false))).toEqual([2]);
   expect(payloads(await claim(1))).toEqual([3]);
+});
+
+it('two pools that claim by it side by side run each job once, one at a time in each serial queue', async () => {
+  await watchLimits(test.sql);
+  const queues = ['q', 'r'];
+  for (const queue of queues)
+    await add(
+      queue,
+      Array.from({ length: 30 }, (_, n) => n),
+    );
+  const ran: string[] = [];
+  const live = async (worker: string): Promise<void> => {
+    const own = new LaneMemory(0);
+    await registerPool(test.jobs, worker, HOUR);
+    for (let held: HeldClaim[] = []; ran.length < 60;) {
+      const found = held.length
+        ? (await completeAndClaim(test.jobs, held, { ...look(2), alone: ran.length % 3 > 0 }, own)).found!.jobs
+        : await claimForPool(test.jobs, worker, { ...look(2), plain: false }, own);
+      held = found.map((job) => ({ worker, job }));
+      ran.push(...found.map(({ id }) => id));
+    }
+  };
+  await Promise.all(['one', 'other'].map(live));
+  expect(new Set(ran).size).toBe(60);
 });
