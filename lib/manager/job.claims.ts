@@ -5,6 +5,7 @@ import type {
   ClaimResult,
   LaneClaim,
   LaneClaimResult,
+  NextInLane,
   Outcome,
   PlainClaim,
   PlainClaimResult,
@@ -254,6 +255,12 @@ export class JobClaims {
       memory.spares.map(({ jobs }) => jobs),
       MAX_HOPS,
     ];
+  }
+
+  /** The same as a settle takes it that claims: `next` is tried alone before it. */
+  valuesAfterSettle(request: LaneClaim, next: NextInLane | null): unknown[] {
+    const { priority = null, lane = null, runAt = null, id = null } = next ?? {};
+    return [...this.laneValues(request), priority, lane, runAt, id];
   }
 
   /** What a claim of lanes has brought. */

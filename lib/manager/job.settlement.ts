@@ -95,7 +95,7 @@ export class JobSettlement {
   }
 
   /**
-   * Settles completions of a pool and claims jobs of lanes in one transaction. `lanes`: of JobClaims.laneValues; `claimed`
+   * Settles completions of a pool and claims jobs of lanes in one transaction. `lanes`: of JobClaims.valuesAfterSettle; `claimed`
    * is for JobClaims.readLanes.
    */
   async completeAndClaim(

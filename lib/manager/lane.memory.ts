@@ -1,10 +1,18 @@
 // What a pool remembers of lanes, so that it need not look at each of them again: stretches of the walk in which nothing can
 // be claimed now, positions in lanes that it takes from, and whose turn is next. All of it may be wrong or forgotten at any
 // time: it is dropped as a whole now and then, and everything is looked at again.
-import type { LaneClaimResult, LaneMemoryState, LaneReport } from '../interfaces/claim.interface.js';
+import type { LaneClaimResult, LaneMemoryState, LaneReport, NextInLane } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { LanePasses, type Position } from './lane.passes.js';
-import { beginsLike, comparePlaces, laneAtPlace, laneOf, lanesOfQueue, priorityAtPlace } from './lane.names.js';
+import {
+  beginsLike,
+  comparePlaces,
+  laneAtPlace,
+  laneOf,
+  lanesOfQueue,
+  placeInWalk,
+  priorityAtPlace,
+} from './lane.names.js';
 
 /** By priority as a place names it: the place of the lane behind which the turn goes on. */
 export type Turns = Map<string, string>;
@@ -105,7 +113,8 @@ export class LaneMemory {
     // A look that went through everything has looked at what was told before it.
     if (!report.more) this.told = inFlight;
     const due = report.more ? (report.due ?? []) : [];
-    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...due];
+    const unknown = report.unknown.map(lanesOfQueue);
+    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...due, ...unknown];
     for (const lane of open) this.told.add(lane);
     for (const [after, upto, until] of report.blocked) this.block({ after, upto, until: until ?? Infinity });
     // What was told during the look may lie before what it has read.
@@ -146,10 +155,16 @@ export class LaneMemory {
     this.follow(untold, new Set());
   }
 
-  /** Where to go on in a lane without a look at others; null: everything is to be looked at again. */
-  nextIn(place: string): Partial<Position> | null {
+  /**
+   * Where to go on behind a job, in the lane of its queue, without a look at others; null: everything is to be looked at
+   * again, or more than the queue limits the lane.
+   */
+  nextAfter(job: ClaimedJob): NextInLane | null {
+    if (job.queue === null || job.rateLimitKey !== null) return null;
     if (performance.now() - this.forgottenAt > this.fullPeriodMs) return null;
-    return this.positions.get(place) ?? {};
+    const { priority } = job;
+    const lane = laneOf(job);
+    return { priority, lane, ...this.positions.get(placeInWalk(priority, lane)) };
   }
 
   /** Something in lanes that begin like these may run; null: in any. */

@@ -9,7 +9,6 @@ import type {
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
-import { laneOf, placeInWalk } from '../manager/lane.names.js';
 import { byHand } from '../manager/worker.registry.js';
 import { isLockTimeout } from '../storage/database.errors.js';
 import type { ClaimGroup } from './claim.group.js';
@@ -118,7 +117,7 @@ export class JobFetcher {
     const { era } = this;
     const next = this.nextLane(group, requests);
     const claim = this.laneClaim(group, this.room.slots());
-    const values = [...claims.laneValues(claim), ...valuesOf(next)];
+    const values = claims.valuesAfterSettle(claim, next);
     const { claimed, ...answer } = await settlement.completeAndClaim(this.claimer, requests, values);
     const look = await claims.readLanes(claim, claimed);
     if (next && look.taken.length && !look.report) group.tookNext(look);
@@ -157,12 +156,9 @@ export class JobFetcher {
    */
   private nextLane(group: ClaimGroup, requests: SettleRequest[]): NextInLane | null {
     const [{ job }] = requests as [SettleRequest];
-    const { priority, queue } = job;
-    if (queue === null || (this.buffer.headPriority ?? Infinity) < priority) return null;
+    if ((this.buffer.headPriority ?? Infinity) < job.priority) return null;
     if (this.room.slots() <= requests.length || !requests.every((request) => isOfLane(request.job, job))) return null;
-    const lane = laneOf(job);
-    const position = job.rateLimitKey === null ? group.lanes.nextIn(placeInWalk(priority, lane)) : null;
-    return position && { priority, lane, ...position };
+    return group.lanes.nextAfter(job);
   }
 
   private laneClaim(group: ClaimGroup, wanted: number): LaneClaim {
@@ -208,14 +204,6 @@ export class JobFetcher {
     return era === this.era ? result : { ...result, jobs: [] };
   }
 }
-
-/** As the settle that claims takes it. */
-const valuesOf = (next: NextInLane | null): unknown[] => [
-  next?.priority ?? null,
-  next?.lane ?? null,
-  next?.runAt ?? null,
-  next?.id ?? null,
-];
 
 const isOfLane = (a: ClaimedJob, b: ClaimedJob): boolean =>
   a.queue === b.queue && a.rateLimitKey === b.rateLimitKey && a.priority === b.priority;

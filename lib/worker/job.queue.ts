@@ -4,12 +4,12 @@ import type { LaneClaimResult, SettleRequest } from '../interfaces/claim.interfa
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
-import { lanesOfQueue } from '../manager/lane.names.js';
 import type { News } from '../storage/job.news.js';
 import { isLockTimeout } from '../storage/database.errors.js';
 import { backoffMs, pause, settledWithin } from './backoff.js';
 import type { ClaimGroup } from './claim.group.js';
 import { ClaimPlan } from './claim.plan.js';
+import { FreedPlaces } from './freed.places.js';
 import { JobBuffer } from './job.buffer.js';
 import { JobFetcher, type Claimed } from './job.fetcher.js';
 import { LostClaims } from './lost.claims.js';
@@ -51,8 +51,8 @@ export class JobQueue {
   private readonly lost: LostClaims;
   private readonly takers = new Takers();
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
-  /** Queues in which a settle of this pool has freed a place that it may fill itself. */
-  private readonly freed = new Set<string>();
+  /** Settles of this pool have freed them, and it may fill them itself. */
+  private readonly freed = new FreedPlaces();
   /** Queues that have freed places here: a settle of theirs is worth a look at lanes. */
   private readonly limited = new Set<string>();
   private state: 'new' | 'running' | 'stopped' = 'new';
@@ -361,7 +361,7 @@ export class JobQueue {
 
   private noteLook(look: LaneClaimResult): void {
     this.plainTurns = this.plainTurnsAfter(look);
-    for (const job of look.jobs) if (job.queue !== null) this.freed.delete(lanesOfQueue(job.queue));
+    this.freed.fill(look.jobs);
   }
 
   /** Where lanes have more to give, plain jobs of the same priority count as one lane: so many of them go before the next look. */
@@ -383,16 +383,15 @@ export class JobQueue {
   }
 
   private noteFreed(queue: string): void {
-    this.freed.add(lanesOfQueue(queue));
+    this.freed.add(queue);
     if (this.limited.size >= MOST_LIMITED) this.limited.clear();
     this.limited.add(queue);
   }
 
   /** Places that this pool has freed and not filled: others may. */
   private tellFreed(): void {
-    if (!this.freed.size) return;
-    const lanes = [...this.freed];
-    this.freed.clear();
+    const lanes = this.freed.take();
+    if (!lanes.length) return;
     void this.options.jobs.publisher.publish({ kind: 'lanes', lanes }).catch(() => undefined);
   }
 

@@ -1,9 +1,10 @@
 // What can be done to a queue of jobs, as plain data; and how the library is asked to do it.
 import type { ClaimedJob, JobManager, JobSpec } from '../../lib/index.js';
-import type { Claimer, SettleRequest } from '../../lib/interfaces/claim.interface.js';
+import type { Claimer, LaneClaim, SettleRequest, SettleResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
-import { lanesOfQueue } from '../../lib/manager/lane.names.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
+import { isLockTimeout } from '../../lib/storage/database.errors.js';
+import { FreedPlaces } from '../../lib/worker/freed.places.js';
 import { asPool } from '../support/pool.claims.js';
 import type { Sql } from './invariants.js';
 import type { Memories } from './memories.js';
@@ -54,19 +55,19 @@ export interface JobAsked {
 /** Parents by their numbers. */
 export type NewJob = Omit<JobAsked, 'parents'> & { parents: number[] };
 
+/** How a pool looks at lanes. */
+export interface Look {
+  batch: number;
+  filter: number;
+  share: number;
+}
+
 /** Numbers stand for jobs, and for claims that some worker has ever made: the n-th, counted around. */
 export type Action =
   | { do: 'add'; jobs: NewJob[] }
   | { do: 'claim'; worker: number; batch: number; task: string | null; queues: string[] | null }
-  | {
-      do: 'claim for a pool';
-      worker: number;
-      batch: number;
-      plain: boolean;
-      filter: number;
-      share: number;
-      remembers: boolean;
-    }
+  | (Look & { do: 'claim for a pool'; worker: number; plain: boolean; remembers: boolean })
+  | (Look & { do: 'complete and claim'; claim: number; count: number; alone: boolean; remembers: boolean })
   | { do: 'settle'; claim: number; count: number; outcome: Outcome }
   | { do: 'extend' | 'revoke' | 'cancel' | 'fail for good' | 'retry'; job: number }
   | { do: 'reschedule'; job: number; due: boolean | null; maxAttempts: number | null; priority: number | null }
@@ -98,16 +99,18 @@ export interface Real {
 
 export const incarnationOf = ({ incarnations }: Real, worker: number): string => incarnations.get(POOLS[worker]!)!;
 
+export const isOfPool = ({ worker }: HeldClaim): boolean => !HANDS.includes(worker);
+
 export const concurrencyOf = (asked: number): number => (asked === NO_LIMIT ? Infinity : asked);
 
 export const nth = <T>(list: T[], index: number): T | undefined => list[index % (list.length || 1)];
 
 /**
  * The claim, and others of the same worker that are settled with it, some perhaps older claims of the same job; they are
- * forgotten, whatever becomes of them.
+ * forgotten, whatever becomes of them. `among`: the claims that the number counts.
  */
-export function takeClaims(real: Real, index: number, count: number): HeldClaim[] {
-  const first = nth(real.claims, index);
+export function takeClaims(real: Real, index: number, count: number, among = real.claims): HeldClaim[] {
+  const first = nth(among, index);
   if (!first) return [];
   const others = real.claims.filter((held) => held.worker === first.worker && held !== first);
   const taken = [first, ...others.slice(0, count - 1)];
@@ -132,22 +135,64 @@ export const toSpec = (job: JobAsked): JobSpec => ({
 export async function claimForPool(
   jobs: JobManager,
   incarnation: string,
-  { batch, plain, filter, share }: { batch: number; plain: boolean; filter: number; share: number },
+  asked: Look & { plain: boolean },
   memory = new LaneMemory(Infinity),
 ): Promise<ClaimedJob[]> {
-  const request = { ...claimerOf(incarnation), ...filterOf(filter), worstPriority: null, limit: batch };
+  const { batch, plain, share } = asked;
+  const request = { ...claimerOf(incarnation), ...filterOf(asked.filter), worstPriority: null, limit: batch };
   if (plain) return (await jobs.claims.claimPlain({ ...request, maxKib: 1_000, cursor: [], quiet: null })).jobs;
   const claimed: ClaimedJob[] = [];
   for (;;) {
-    const limit = batch - claimed.length;
-    const { share: _share, ...state } = memory.next(limit);
-    const look = { ...request, limit, share, maxCrashes: null, queue: null, memory: state };
-    const found = await jobs.claims.claimLanes(look);
+    const found = await jobs.claims.claimLanes(lookAt(incarnation, asked, memory, batch - claimed.length));
     memory.learn(found);
     claimed.push(...found.jobs);
     const isLast = claimed.length === batch || !found.more;
     if (isLast || share < batch) return claimed;
   }
+}
+
+function lookAt(incarnation: string, { batch, filter, share }: Look, memory: LaneMemory, limit = batch): LaneClaim {
+  const { share: _share, ...state } = memory.next(limit);
+  const request = { ...claimerOf(incarnation), ...filterOf(filter), worstPriority: null };
+  return { ...request, limit, share, maxCrashes: null, queue: null, memory: state };
+}
+
+/** `found`: null where the claims were settled apart; `alone`: the jobs come from the lane alone that was tried first. */
+interface CompletedAndClaimed {
+  statuses: string[];
+  found: { jobs: ClaimedJob[]; alone: boolean; unknown: string[] } | null;
+}
+
+/** Completions of one pool and a claim by the same call, as a pool makes it. `alone`: first of the lane of the first job. */
+export async function completeAndClaim(
+  jobs: JobManager,
+  claims: HeldClaim[],
+  asked: Look & { alone: boolean },
+  memory = new LaneMemory(Infinity),
+): Promise<CompletedAndClaimed> {
+  const [{ worker, job }] = claims as [HeldClaim];
+  for (const { job: ended } of claims) if (ended.queue !== null) memory.tellFreed(ended.queue);
+  const next = asked.alone ? memory.nextAfter(job) : null;
+  const look = lookAt(worker, asked, memory);
+  const values = jobs.claims.valuesAfterSettle(look, next);
+  let answer;
+  try {
+    answer = await jobs.settlement.completeAndClaim(claimerOf(worker), requestsOf(claims, 'completed'), values);
+  } catch (error) {
+    // A fence is stale, or a job is held.
+    if (!isLockTimeout(error)) throw error;
+    return { statuses: await settle(jobs, claims, 'completed'), found: null };
+  }
+  const found = await jobs.claims.readLanes(look, answer.claimed);
+  const alone = found.report === null && found.taken.length > 0;
+  if (alone) memory.tookNext(found.taken);
+  else memory.learn(found);
+  const results = [...answer.results, ...((await answer.late) ?? [])];
+  await tellFreed(jobs, results, found.jobs);
+  return {
+    statuses: statusesOf(claims, results),
+    found: { jobs: found.jobs, alone, unknown: found.report?.unknown ?? [] },
+  };
 }
 
 export const filterOf = (filter: number): PoolFilter => nth(FILTERS, filter)!;
@@ -174,15 +219,27 @@ export function outcomeOf(kind: Outcome): SettleRequest['outcome'] {
 export const claimerOf = (worker: string): Claimer =>
   HANDS.includes(worker) ? byHand(worker, HOUR) : { ...asPool(worker), label: worker.split(' #')[0]! };
 
+const requestsOf = (claims: HeldClaim[], kind: Outcome): SettleRequest[] =>
+  claims.map(({ job }) => ({ job, outcome: outcomeOf(kind), executionTimeMs: 1 }));
+
+const statusesOf = (claims: HeldClaim[], results: SettleResult[]): string[] =>
+  claims.map(({ job }) => results.find((result) => result.job === job)!.status);
+
 /** Settles claims and says what became of each. */
 export async function settle(jobs: JobManager, claims: HeldClaim[], kind: Outcome): Promise<string[]> {
-  const requests = claims.map(({ job }) => ({ job, outcome: outcomeOf(kind), executionTimeMs: 1 }));
-  const { results, late } = await jobs.settlement.settle(claimerOf(claims[0]!.worker), requests);
+  const { results, late } = await jobs.settlement.settle(claimerOf(claims[0]!.worker), requestsOf(claims, kind));
   const all = [...results, ...((await late) ?? [])];
-  // A pool that does not fill a place that it has freed says so.
-  const queues = all.flatMap(({ job, hasFreedPlace }) => (hasFreedPlace && job.queue !== null ? [job.queue] : []));
-  if (queues.length) await jobs.publisher.publish({ kind: 'lanes', lanes: queues.map(lanesOfQueue) });
-  return claims.map(({ job }) => all.find((result) => result.job === job)!.status);
+  await tellFreed(jobs, all);
+  return statusesOf(claims, all);
+}
+
+/** A pool that does not fill a place that it has freed says so. */
+async function tellFreed(jobs: JobManager, results: SettleResult[], claimed: ClaimedJob[] = []): Promise<void> {
+  const freed = new FreedPlaces();
+  for (const { job, hasFreedPlace } of results) if (hasFreedPlace) freed.add(job.queue!);
+  freed.fill(claimed);
+  const lanes = freed.take();
+  if (lanes.length) await jobs.publisher.publish({ kind: 'lanes', lanes });
 }
 
 /** Everything whose outcome needs no look; the rest is done by those who look. */

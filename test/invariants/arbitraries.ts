@@ -60,6 +60,18 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
     }),
   },
   { weight: 14, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
+  {
+    weight: 6,
+    arbitrary: as('complete and claim', {
+      claim: number,
+      count: fc.integer({ min: 1, max: 3 }),
+      batch: fc.integer({ min: 1, max: 4 }),
+      filter: fc.nat(FILTERS.length - 1),
+      share: fc.integer({ min: 1, max: 4 }),
+      alone: fc.boolean(),
+      remembers: fc.boolean(),
+    }),
+  },
   ...(['extend', 'revoke', 'cancel', 'fail for good', 'retry', 'retry'] as const).map((name) => ({
     weight: 2,
     arbitrary: as(name, { job: number }),
@@ -116,7 +128,18 @@ export const laneAction: fc.Arbitrary<Action> = fc.oneof(
       return { do: 'claim for a pool', worker: 0, batch, plain: false, filter: 0, share: batch, remembers: true };
     }),
   },
-  { weight: 8, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
+  { weight: 6, arbitrary: as('settle', { claim: number, count: fc.integer({ min: 1, max: 3 }), outcome }) },
+  {
+    weight: 8,
+    arbitrary: fc
+      .record({
+        claim: number,
+        count: fc.integer({ min: 1, max: 3 }),
+        batch: fc.integer({ min: 1, max: 4 }),
+        alone: fc.boolean(),
+      })
+      .map((asked): Action => ({ do: 'complete and claim', ...asked, filter: 0, share: asked.batch, remembers: true })),
+  },
   { weight: 2, arbitrary: as('pause', { queue: fc.constantFrom(...QUEUES) }) },
   { weight: 4, arbitrary: as('resume', { queue: fc.constantFrom(...QUEUES) }) },
   {
@@ -139,4 +162,75 @@ export const laneAction: fc.Arbitrary<Action> = fc.oneof(
     weight: 1,
     arbitrary: as('claim', { worker, batch: fc.constant(2), task: fc.constant(null), queues: fc.constant(null) }),
   },
+);
+
+const mostly = <T>(value: T, others: fc.Arbitrary<T>): fc.Arbitrary<T> =>
+  fc.oneof({ weight: 6, arbitrary: fc.constant(value) }, { weight: 1, arbitrary: others });
+
+/** Mostly one lane of one queue, whose jobs two pools complete and take in turn; now and then, what makes them look at others. */
+export const queueAction: fc.Arbitrary<Action> = fc.oneof(
+  {
+    weight: 10,
+    arbitrary: fc
+      .record({
+        job: newJob,
+        queue: mostly(QUEUES[0]!, fc.constant(QUEUES[1]!)),
+        priority: mostly(0, fc.integer({ min: -1, max: 1 })),
+        limit: mostly(null, fc.constantFrom<string | null>(...LIMITS)),
+        parents: mostly<number[]>([], fc.array(number, { minLength: 1, maxLength: 1 })),
+        count: fc.integer({ min: 1, max: 3 }),
+      })
+      .map(({ job, count, ...own }): Action => {
+        const jobs = Array.from({ length: count }, () => ({ ...job, ...own, key: null, maxAttempts: 3 }));
+        return { do: 'add', jobs };
+      }),
+  },
+  {
+    weight: 5,
+    arbitrary: as('claim for a pool', {
+      worker,
+      batch: fc.integer({ min: 1, max: 3 }),
+      plain: fc.constant(false),
+      filter: mostly(0, fc.nat(FILTERS.length - 1)),
+      share: fc.constant(4),
+      remembers: mostly(true, fc.constant(false)),
+    }),
+  },
+  {
+    weight: 14,
+    arbitrary: as('complete and claim', {
+      claim: number,
+      count: mostly(1, fc.integer({ min: 1, max: 3 })),
+      batch: fc.integer({ min: 1, max: 4 }),
+      filter: mostly(0, fc.nat(FILTERS.length - 1)),
+      share: fc.constant(4),
+      alone: mostly(true, fc.constant(false)),
+      remembers: mostly(true, fc.constant(false)),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: as('configure', {
+      queue: fc.constant(QUEUES[0]!),
+      concurrency: fc.integer({ min: 1, max: NO_LIMIT - 1 }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: as('reschedule', {
+      job: number,
+      due: maybe(fc.boolean()),
+      maxAttempts: fc.constant(null),
+      priority: maybe(fc.integer({ min: -1, max: 1 })),
+    }),
+  },
+  { weight: 2, arbitrary: as('settle', { claim: number, count: fc.constant(1), outcome }) },
+  ...(['pause', 'resume', 'resume'] as const).map((name) => ({
+    weight: 1,
+    arbitrary: as(name, { queue: fc.constant(QUEUES[0]!) }),
+  })),
+  ...(['revoke', 'cancel', 'retry'] as const).map((name) => ({ weight: 1, arbitrary: as(name, { job: number }) })),
+  ...(['let a pool die', 'restart', 'unlock'] as const).map((name) => ({ weight: 1, arbitrary: as(name, { worker }) })),
+  { weight: 1, arbitrary: as('rescue', {}) },
+  { weight: 1, arbitrary: as('let time come', {}) },
 );

@@ -43,18 +43,56 @@ export async function claimForPool(
   if (!isAlive) expect(jobs).toEqual([]);
   expect(jobs.length).toBeLessThanOrEqual(action.batch);
   const claimed = jobs.map(({ id }) => model.jobs.get(id)!);
-  const { taskIdentifiers, otherTasks, forbiddenFlags } = actions.filterOf(action.filter);
   const mayTake = (job: ModelJob): boolean =>
-    model.isClaimable(job) &&
-    action.plain === (laneOf(job) === 'plain') &&
-    (taskIdentifiers?.includes(job.task) ?? true) &&
-    !otherTasks?.includes(job.task) &&
-    !(forbiddenFlags && job.flagged);
+    model.isClaimable(job) && action.plain === (laneOf(job) === 'plain') && isFor(action.filter, job);
   expectLawful(before, claimed, mayTake, free);
   // A share leaves the rest of a lane to the next turn.
   if (isAlive && jobs.length < action.batch && (action.plain || action.share >= action.batch))
     expectNothingLeft(before, claimed, mayTake, free, Infinity, true);
   take(model, real, incarnation, POOLS[action.worker]!, jobs, false);
+}
+
+/** Completions of a pool, and its claim by the same commit: with the places that they free, but without what waits for their jobs. */
+export async function completeAndClaim(
+  model: Model,
+  real: Real,
+  action: Action & { do: 'complete and claim' },
+): Promise<void> {
+  const claims = actions.takeClaims(real, action.claim, action.count, real.claims.filter(actions.isOfPool));
+  if (!claims.length) return;
+  const [{ worker, job: first }] = claims as [actions.HeldClaim];
+  const before = await waitingInOrder(model, real);
+  const ready = new Set(model.all().filter((job) => model.isClaimable(job)));
+  const valid = model.standing(claims);
+  const memory = action.remembers ? await real.memories.of(worker, action.filter) : undefined;
+  const { statuses, found } = await actions.completeAndClaim(real.jobs, claims, action, memory);
+  model.settle(
+    valid.map(({ job }) => job.id),
+    'completed',
+  );
+  const expected = claims.map((held) => (valid.includes(held) ? model.jobs.get(held.job.id)!.state.standing : 'lost'));
+  expect(statuses).toEqual(expected);
+  const { label, alive } = model.pools.get(worker)!;
+  if (!found) return expect(statuses).toContain('lost');
+  const { jobs, alone, unknown } = found;
+  if (!alive) expect(jobs).toEqual([]);
+  expect(jobs.length).toBeLessThanOrEqual(action.batch);
+  const free = freeBefore(model);
+  const claimed = jobs.map(({ id }) => model.jobs.get(id)!);
+  const mayTake = (job: ModelJob): boolean => ready.has(job) && laneOf(job) !== 'plain' && isFor(action.filter, job);
+  expectLawful(before, claimed, mayTake, free);
+  if (alone)
+    expectEarliestOfQueue(before, claimed, mayTake, first, Math.min(action.batch, free.places.get(first.queue!)!));
+  else if (alive && jobs.length < action.batch && action.share >= action.batch && !unknown.length)
+    expectNothingLeft(before, claimed, mayTake, free, Infinity, true);
+  take(model, real, worker, label, jobs, false);
+}
+
+/** Whether such a pool takes jobs like this one. */
+function isFor(filter: number, job: ModelJob): boolean {
+  const { taskIdentifiers, otherTasks, forbiddenFlags } = actions.filterOf(filter);
+  if (taskIdentifiers && !taskIdentifiers.includes(job.task)) return false;
+  return !otherTasks?.includes(job.task) && !(forbiddenFlags && job.flagged);
 }
 
 /** A job that may crash the pool, or that has one attempt left, waits for a free slot even where it has no limit. */
@@ -123,6 +161,20 @@ function expectLawful(before: Waiting[], claimed: ModelJob[], mayTake: (job: Mod
     if (!claimed.includes(job)) passedOver.add(lane);
     else expect([job.id, passedOver.has(lane)]).toEqual([job.id, false]);
   }
+}
+
+/** What was taken of a lane alone is the earliest of its queue, over all priorities and lanes, and as much as there was room for. */
+function expectEarliestOfQueue(
+  before: Waiting[],
+  claimed: ModelJob[],
+  mayTake: (job: ModelJob) => boolean,
+  { queue, priority: own }: actions.HeldClaim['job'],
+  room: number,
+): void {
+  const due = before.filter(({ job }) => job.queue === queue && mayTake(job));
+  const ofLane = due.filter(({ job, priority }) => priority === own && job.limit === null);
+  expect(claimed.map(({ id }) => id)).toEqual(ofLane.slice(0, room).map(({ job }) => job.id));
+  expect(claimed.map(({ id }) => id)).toEqual(due.slice(0, claimed.length).map(({ job }) => job.id));
 }
 
 /**

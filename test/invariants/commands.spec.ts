@@ -6,7 +6,7 @@ import { JobKeyConflictError, JobsError, UnknownParentError } from '../../lib/in
 import { createTestManager, type TestManager } from '../support/manager.js';
 import * as actions from './actions.js';
 import { HANDS, POOLS, type Action, type Real } from './actions.js';
-import { action as anyAction, laneAction } from './arbitraries.js';
+import { action as anyAction, laneAction, queueAction } from './arbitraries.js';
 import { ActionCommand } from './commands.js';
 import { expectInvariants } from './invariants.js';
 import { Memories } from './memories.js';
@@ -128,14 +128,20 @@ describe('a queue that lives as the model says', () => {
   );
 });
 
-describe('a pool that remembers lanes, and hears what it is told of them,', () => {
+describe.each([
+  { name: 'a pool that remembers lanes, and hears what it is told of them,', actions: laneAction },
+  {
+    name: 'a pool that takes from the lane it frees a place in, behind what it remembers of it,',
+    actions: queueAction,
+  },
+])('$name', ({ actions: oneAction }) => {
   it.each([
     { seed: FIXED_SEED, runs: 15 },
     { seed: SEED, runs: 15 },
   ])(
     'finds what a look at everything would find, with seed $seed',
     async ({ seed, runs }) => {
-      const commands = fc.commands([laneAction.map((one) => new ActionCommand(one))], {
+      const commands = fc.commands([oneAction.map((one) => new ActionCommand(one))], {
         maxCommands: 60,
         size: 'max',
       });
@@ -231,6 +237,9 @@ async function holdRows(url: string, holds: Hold[]): Promise<void> {
 /** One of several that use a queue at the same time: its workers are its own, the jobs are everybody's. */
 async function liveBeside(real: Real, list: Action[], index: number, settled: string[]): Promise<void> {
   const { jobs } = real;
+  const noteSettled = (claims: actions.HeldClaim[], statuses: string[]): void => {
+    for (const [at, { job }] of claims.entries()) if (statuses[at] !== 'lost') settled.push(`${job.id} ${job.fence}`);
+  };
   for (const action of list) {
     const id = 'job' in action ? actions.nth(real.ids, action.job) : undefined;
     switch (action.do) {
@@ -262,9 +271,16 @@ async function liveBeside(real: Real, list: Action[], index: number, settled: st
       case 'settle': {
         const claims = actions.takeClaims(real, action.claim, action.count);
         if (!claims.length) break;
-        const statuses = await actions.settle(jobs, claims, action.outcome);
-        for (const [at, { job }] of claims.entries())
-          if (statuses[at] !== 'lost') settled.push(`${job.id} ${job.fence}`);
+        noteSettled(claims, await actions.settle(jobs, claims, action.outcome));
+        break;
+      }
+      case 'complete and claim': {
+        const claims = actions.takeClaims(real, action.claim, action.count, real.claims.filter(actions.isOfPool));
+        if (!claims.length) break;
+        const { worker } = claims[0]!;
+        const { statuses, found } = await actions.completeAndClaim(jobs, claims, action);
+        noteSettled(claims, statuses);
+        if (found) real.claims.push(...found.jobs.map((job) => ({ worker, job })));
         break;
       }
       case 'extend':

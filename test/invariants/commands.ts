@@ -4,7 +4,7 @@ import type { AsyncCommand } from 'fast-check';
 import { JobKeyConflictError } from '../../lib/index.js';
 import * as actions from './actions.js';
 import { HANDS, nth, POOLS, takeClaims, type Action, type JobAsked, type NewJob, type Real } from './actions.js';
-import { claimByHand, claimForPool } from './claims.js';
+import { claimByHand, claimForPool, completeAndClaim } from './claims.js';
 import { expectInvariants } from './invariants.js';
 import type { Model, ModelJob } from './model.js';
 import { readJobs, stateOf, type StoredJob } from './tables.js';
@@ -35,6 +35,8 @@ async function perform(model: Model, real: Real, action: Action): Promise<void> 
       return claimByHand(model, real, action);
     case 'claim for a pool':
       return claimForPool(model, real, action);
+    case 'complete and claim':
+      return completeAndClaim(model, real, action);
     case 'settle':
       return settle(model, real, action);
     case 'extend':
@@ -139,10 +141,7 @@ async function add(model: Model, real: Real, asked: NewJob[]): Promise<void> {
 async function settle(model: Model, real: Real, action: Action & { do: 'settle' }): Promise<void> {
   const claims = takeClaims(real, action.claim, action.count);
   if (!claims.length) return;
-  const valid = claims.filter(({ worker, job }) => {
-    const state = model.jobs.get(job.id)?.state;
-    return state?.holder === worker && String(state.fence) === job.fence;
-  });
+  const valid = model.standing(claims);
   const statuses = await actions.settle(real.jobs, claims, action.outcome);
   expect(claims.filter((_, index) => statuses[index] !== 'lost')).toEqual(valid);
   model.settle(

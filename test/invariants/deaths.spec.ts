@@ -5,7 +5,7 @@ import pg from 'pg';
 import { createJobManager, type ClaimedJob, type JobManager } from '../../lib/index.js';
 import { createTestManager, type TestManager, WORKER } from '../support/manager.js';
 import { asPool, claimAsPool, registerPool } from '../support/pool.claims.js';
-import { HOUR, outcomeOf } from './actions.js';
+import { completeAndClaim, HOUR, outcomeOf } from './actions.js';
 import { expectInvariants } from './invariants.js';
 import { emptyTables, letPoolsDie, letTimeCome, readJobs } from './tables.js';
 import type { Outcome } from './transitions.js';
@@ -103,6 +103,10 @@ const settleAs =
 
 const CALLS: Record<string, (jobs: JobManager, scene: Scene) => Promise<unknown>> = {
   'completing jobs': settleAs('completed'),
+  'completing jobs and claiming by the same commit': (jobs, { claimed }) => {
+    const claims = claimed.map((job) => ({ worker: POOL, job }));
+    return completeAndClaim(jobs, claims, { batch: 2, filter: 0, share: 2, alone: true });
+  },
   'failing jobs': settleAs('failed'),
   'failing jobs for good': settleAs('permanent'),
   'cancelling its own jobs': settleAs('cancelled'),

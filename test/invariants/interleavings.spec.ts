@@ -76,6 +76,8 @@ const settle =
 const CALLS: Record<string, Call> = {
   claim: (jobs) => jobs.getJobs(WORKER, { batchSize: 5 }),
   complete: settle('completed'),
+  'complete and claim': (jobs, { held }) =>
+    actions.completeAndClaim(jobs, [held], { batch: 2, filter: 0, share: 2, alone: true }),
   fail: settle('failed'),
   snooze: settle('snoozed'),
   release: settle('released'),
@@ -135,6 +137,7 @@ async function inTurn(standing: Standing, calls: { call: Call; end: End }[]): Pr
 /** Of these pairs only the job itself is compared. */
 const LOOSE: Record<string, string> = {
   claim: 'what waits beside the job may be claimed before or after it is let in',
+  'complete and claim': 'so may what it claims',
   'fail for good + retry': 'a child that has not been told of the failure yet is spared by the retry',
 };
 
@@ -239,6 +242,16 @@ describe('two calls that commit by themselves', () => {
       },
       TIMEOUT,
     );
+});
+
+describe('a settle that claims', () => {
+  it.each(['complete and claim', ...CORE, 'add its key', 'widen the queue'])(
+    'and %s of the same job',
+    async (other) => {
+      expect(await expectLawful('running', ['complete and claim', other], ['own', 'own'])).toBeGreaterThan(1);
+    },
+    TIMEOUT,
+  );
 });
 
 describe('two calls in transactions of their callers', () => {

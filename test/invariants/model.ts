@@ -1,6 +1,6 @@
 // What a whole queue should be, in memory: the transition table of each job, and what jobs do to each other by keys,
 // parents, queues and rate limits. Time stands still; specs say what comes due.
-import type { JobAsked, Policy } from './actions.js';
+import type { HeldClaim, JobAsked, Policy } from './actions.js';
 import {
   cancelled,
   claimed,
@@ -81,6 +81,14 @@ export class Model {
 
   all(): ModelJob[] {
     return [...this.jobs.values()];
+  }
+
+  /** Of these claims, those that stand. */
+  standing(claims: HeldClaim[]): HeldClaim[] {
+    return claims.filter(({ worker, job }) => {
+      const state = this.jobs.get(job.id)?.state;
+      return state?.holder === worker && String(state.fence) === job.fence;
+    });
   }
 
   keyHolder(key: string): ModelJob | undefined {

@@ -4,7 +4,7 @@ import type { ClaimedJob, JobManager } from '../../lib/index.js';
 import type { TestManager } from '../support/manager.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
 import { asPool, claimAsPool, registerPool } from '../support/pool.claims.js';
-import { outcomeOf } from './actions.js';
+import { completeAndClaim, outcomeOf } from './actions.js';
 import { after, holds, MAX_CRASHES, nameOf, stepName, wayToOpen } from './explorer.js';
 import type { Edge, Graph, Step, World, Worker } from './explorer.js';
 import { letLeasesEnd, letPoolsDie, letTimeCome, readJobs, stateOf } from './tables.js';
@@ -26,6 +26,7 @@ export class Walker {
   private id = '';
   private world: World;
   private starts = 0;
+  private completions = 0;
 
   constructor(
     private readonly test: TestManager,
@@ -141,10 +142,18 @@ export class Walker {
 
   /** Returns the status that the library reports. */
   private async settle(worker: Worker, job: ClaimedJob, outcome: Outcome): Promise<string> {
+    if (worker === 'pool' && outcome === 'completed' && this.completions++ % 2) return this.completeAndClaim(job);
     const claimer = worker === 'hand' ? byHand(this.names.hand, 3_600_000) : asPool(this.names.pool);
     const request = { job, outcome: outcomeOf(outcome), executionTimeMs: 1 };
     const { results, late } = await this.jobs.settlement.settle(claimer, [request]);
     return [...results, ...((await late) ?? [])][0]!.status;
+  }
+
+  /** Without a free slot: the jobs of other walkers are theirs. */
+  private async completeAndClaim(job: ClaimedJob): Promise<string> {
+    const claims = [{ worker: this.names.pool, job }];
+    const { statuses } = await completeAndClaim(this.jobs, claims, { batch: 0, filter: 0, share: 1, alone: true });
+    return statuses[0]!;
   }
 
   private statusAfter(outcome: Outcome, before: World): string {
