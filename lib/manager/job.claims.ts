@@ -26,7 +26,7 @@ import { registerQueues } from '../storage/statements/queues.js';
 import { claimsOfTheDead, endIncarnations } from '../storage/statements/workers.js';
 import { advance, inTurn, microseconds, type JobPosition } from './claim.cursor.js';
 import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js';
-import { toClaimedJob } from './job.mapper.js';
+import { readableStart, toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
 import { LaneMemory, MAX_POSITIONS, type Turns } from './lane.memory.js';
@@ -343,12 +343,6 @@ export class JobClaims {
 function hasAdvanced({ memory: { positions } }: LaneClaim, { passed }: LaneReport): boolean {
   const known = new Set(positions.map(({ place }) => place));
   return passed.some(([place]) => known.has(place) || positions.length < MAX_POSITIONS);
-}
-
-/** What stands before the payload, and what is before it, of a text that cannot be parsed. */
-function readableStart(text: string): ClaimedText {
-  const [, id = '', fence = '0', priority, runAt] = /^\["([^"]+)","(\d+)",(-?\d+),(-?[\d.e+]+),/.exec(text) ?? [];
-  return [id, fence, Number(priority ?? 0), Number(runAt ?? 0), '', 1, 1, 0, 0, null, null];
 }
 
 const unreadable = (cause: unknown): UnreadableJobError => new UnreadableJobError(cause);

@@ -145,7 +145,9 @@ export class JobManager {
 
   constructor(private readonly parts: JobManagerParts) {
     if (!parts?.database || !parts.settings)
-      refuse(['A JobManager is injected, or made by createJobManager({ connection }); its constructor is the library’s.']);
+      refuse([
+        'A JobManager is injected, or made by createJobManager({ connection }); its constructor is the library’s.',
+      ]);
     const { database, settings, tasks, validator, ambient = nowhere, debug = nowhere } = parts;
     this.database = database;
     this.settings = settings;

@@ -103,6 +103,12 @@ export const toClaimedJob = (told: ClaimedText, label: string, lockedAtMs: numbe
   };
 };
 
+/** What stands before the payload, and what is before it, of a text that cannot be parsed. */
+export function readableStart(text: string): ClaimedText {
+  const [, id = '', fence = '0', priority, runAt] = /^\["([^"]+)","(\d+)",(-?\d+),(-?[\d.e+]+),/.exec(text) ?? [];
+  return [id, fence, Number(priority ?? 0), Number(runAt ?? 0), '', 1, 1, 0, 0, null, null];
+}
+
 export const toHistoryRecord = (row: HistoryRow, cipher: JobCipher | undefined): HistoryRecord => ({
   jobId: row.job_id,
   correlationId: correlationIdOf(row.job_id, row.fence),

@@ -58,7 +58,7 @@ export class ClaimGroup {
     this.lanes.tookNext(taken);
   }
 
-  /** It got no answer in time, because a table that it needs is locked: it comes again soon. */
+  /** It has failed, and comes again soon: what was told before it is not forgotten. */
   couldNotLook(): void {
     this.told ||= this.before.told;
     this.lanes.couldNotLook();

@@ -118,11 +118,16 @@ export class JobFetcher {
     const next = this.nextLane(group, requests);
     const claim = this.laneClaim(group, this.room.slots());
     const values = claims.valuesAfterSettle(claim, next);
-    const { claimed, ...answer } = await settlement.completeAndClaim(this.claimer, requests, values);
-    const look = await claims.readLanes(claim, claimed);
-    if (next && look.taken.length && !look.report) group.tookNext(look);
-    else this.learn(group, look);
-    return { answer, look: this.ofEra(era, look) };
+    try {
+      const { claimed, ...answer } = await settlement.completeAndClaim(this.claimer, requests, values);
+      const look = await claims.readLanes(claim, claimed);
+      if (next && look.taken.length && !look.report) group.tookNext(look);
+      else this.learn(group, look);
+      return { answer, look: this.ofEra(era, look) };
+    } catch (error) {
+      group.couldNotLook();
+      throw error;
+    }
   }
 
   /** The pool was taken for dead: answers that are under way bring nothing, because others have these jobs. */
@@ -141,10 +146,10 @@ export class JobFetcher {
       this.learn(group, look);
       return this.ofEra(era, look);
     } catch (error) {
-      // A table of lanes is locked as a whole: plain jobs need not wait for it.
-      if (!isLockTimeout(error)) throw error;
       group.couldNotLook();
-      return null;
+      // A table of lanes is locked as a whole: plain jobs need not wait for it.
+      if (isLockTimeout(error)) return null;
+      throw error;
     } finally {
       end();
     }
