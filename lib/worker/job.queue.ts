@@ -51,8 +51,8 @@ export class JobQueue {
   private readonly lost: LostClaims;
   private readonly takers = new Takers();
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
-  /** Queues in which a settle of this pool has freed a place that it may fill itself. */
-  private readonly freed = new Set<string>();
+  /** How many places settles of this pool have freed in which queues, and that it may fill itself. */
+  private readonly freed = new Map<string, number>();
   /** Queues that have freed places here: a settle of theirs is worth a look at lanes. */
   private readonly limited = new Set<string>();
   /** A settle that claims is under way. */
@@ -183,7 +183,7 @@ export class JobQueue {
   placeFreed(job: ClaimedJob): void {
     this.noteFreed(job.queue!);
     this.plan.tellOf(job);
-    if (!this.takers.length || this.state !== 'running') return this.tellFreed();
+    if (!this.takers.length || this.state !== 'running') return void this.tellFreed();
     this.tellLanes([]);
     this.wake();
   }
@@ -341,8 +341,9 @@ export class JobQueue {
       const { answer, look } = await this.fetcher.settleAndLook(group, requests);
       for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job.queue!);
       this.noteLook(look);
-      this.tellFreed();
-      if (look.report?.unknown.length) this.plan.tell([]);
+      const isLeft = this.tellFreed();
+      // One lane alone does not fill them all: others of the queue may.
+      if (look.report?.unknown.length || (isLeft && !look.report)) this.plan.tell([]);
       this.lookAt = group.lookAt;
       if (look.unreadable) this.options.onError?.(look.unreadable, 'reading claimed jobs');
       const jobs = await this.withoutExtraSuspects(look.jobs);
@@ -362,7 +363,7 @@ export class JobQueue {
 
   private noteLook(look: LaneClaimResult): void {
     this.plainTurns = this.plainTurnsAfter(look);
-    for (const job of look.jobs) if (job.queue !== null) this.freed.delete(lanesOfQueue(job.queue));
+    for (const { queue } of look.jobs) if (queue !== null) this.noteFilled(queue);
   }
 
   /** Where lanes have more to give, plain jobs of the same priority count as one lane: so many of them go before the next look. */
@@ -384,17 +385,24 @@ export class JobQueue {
   }
 
   private noteFreed(queue: string): void {
-    this.freed.add(lanesOfQueue(queue));
+    this.freed.set(queue, (this.freed.get(queue) ?? 0) + 1);
     if (this.limited.size >= MOST_LIMITED) this.limited.clear();
     this.limited.add(queue);
   }
 
-  /** Places that this pool has freed and not filled: others may. */
-  private tellFreed(): void {
-    if (!this.freed.size) return;
-    const lanes = [...this.freed];
+  private noteFilled(queue: string): void {
+    const left = (this.freed.get(queue) ?? 0) - 1;
+    if (left > 0) this.freed.set(queue, left);
+    else this.freed.delete(queue);
+  }
+
+  /** Places that this pool has freed and not filled: others may. Returns whether there are any. */
+  private tellFreed(): boolean {
+    if (!this.freed.size) return false;
+    const lanes = [...this.freed.keys()].map(lanesOfQueue);
     this.freed.clear();
     void this.options.jobs.publisher.publish({ kind: 'lanes', lanes }).catch(() => undefined);
+    return true;
   }
 
   /** They go back before the first one may start: a crash would be blamed on all that the pool holds. */

@@ -857,7 +857,8 @@ end $$;
 
 -- What a settle claims in the lane that it has freed a place in: the due jobs behind a position. Returns as claim_lane_jobs,
 -- without its last object; and nothing at all where it would take another look to know what comes next: the queue has
--- other lanes, or something at a better priority; it is paused, unlimited, full or held; or nothing is due. The lane's
+-- other lanes, or something at a better priority; it is paused, unlimited, full or held, or a job that comes next is; or
+-- nothing is due. The lane's
 -- queue has no other lane before it: `\x1f\x1f` sorts first. Indexes: jobs_lanes, job_queues_pkey, job_places_pkey.
 create function claim_next_in_lane(
   worker text, wanted integer, tasks text[], other_tasks text[], forbidden text[], most_crashes integer, lease bigint,
@@ -921,9 +922,13 @@ begin
     )) as places
     from job_queues q where q.name = at_queue limit 1
   ),
-  locked as materialized (
+  due as materialized (
     select d.place from due_in_lane(
       at_priority, at_lane, after_run_at, after_id, present, tasks, other_tasks, forbidden, most_crashes) d
+    limit greatest(0, (select r.places from room r))
+  ),
+  locked as materialized (
+    select d.place from due d
     cross join lateral (
       select from jobs j
       where j.ctid = d.place and j.lane = at_lane and j.priority = at_priority and j.parked is null
@@ -933,14 +938,14 @@ begin
         and (most_crashes is null or j.crashes <= most_crashes)
       limit 1 for update skip locked
     ) j
-    limit greatest(0, (select r.places from room r))
   ),
   claimed as (
     update jobs j
     set locked_by = worker, locked_at = present, attempts = j.attempts + 1, fence = j.fence + 1,
       revision = j.revision + 1, snoozed = false, lease_ms = lease,
       lease_expires_at = present + lease * interval '1 ms', place = nextval('job_place_numbers')
-    from locked l where j.ctid = l.place
+    -- What others hold comes first again once it is free: only a look can tell that something was passed.
+    from locked l where j.ctid = l.place and (select count(*) from locked) = (select count(*) from due)
     returning j.id, j.fence, j.place,
       claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
       claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.rate_limit_key) as extra
