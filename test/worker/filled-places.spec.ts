@@ -125,7 +125,7 @@ describe('a place that a settle frees', () => {
     await look();
     await isIdle(scene.pool);
     await endTogether('plain', 'a', 'b');
-    await begins('better', 'worse');
+    expect(await begins('better', 'worse')).toBe(true);
   });
 
   it('is told to other pools where this one fills but some of those that it frees', async () => {
@@ -143,7 +143,7 @@ describe('a place that a settle frees', () => {
     await scene.jobs.addJob('y', 'later', { queue: 'other' });
     await begins('later');
     await endTogether('plain', 'a', 'b');
-    await begins('mine', 'theirs');
+    expect(await begins('mine', 'theirs')).toBe(true);
   });
 
   it('takes no more slots than it frees: what is more urgent gets the others', async () => {
@@ -156,6 +156,6 @@ describe('a place that a settle frees', () => {
       { task: 'x', payload: 'urgent', queue: 'other', priority: -5 },
     ]);
     open('a');
-    await begins('urgent');
+    expect(await begins('urgent')).toBe(true);
   });
 });
