@@ -31,6 +31,11 @@ export class ClaimGroup {
     this.lanes = new LaneMemory(pollIntervalMs);
   }
 
+  /** Whether something was told since the last look: what it concerns may go before all others. */
+  get hasNews(): boolean {
+    return this.told;
+  }
+
   /** When lanes should be looked at, before a slot takes a job from the buffer; by performance.now(). */
   get lookAt(): number {
     if (performance.now() < this.notBefore) return this.notBefore;

@@ -157,9 +157,10 @@ export class JobFetcher {
 
   /**
    * The lane that completions free places in, where the next job may be taken from it without a look at others: they have
-   * free slots of their own.
+   * free slots of their own, and nothing was told of them.
    */
   private nextLane(group: ClaimGroup, requests: SettleRequest[]): NextInLane | null {
+    if (group.hasNews) return null;
     const [{ job }] = requests as [SettleRequest];
     if ((this.buffer.headPriority ?? Infinity) < job.priority) return null;
     if (this.room.slots() <= requests.length || !requests.every((request) => isOfLane(request.job, job))) return null;

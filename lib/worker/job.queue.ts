@@ -181,7 +181,7 @@ export class JobQueue {
   placeFreed(job: ClaimedJob): void {
     this.noteFreed(job.queue!);
     this.plan.tellOf(job);
-    if (!this.takers.length || this.state !== 'running') return this.tellFreed();
+    if (!this.takers.length || this.state !== 'running') return void this.tellFreed();
     this.tellLanes([]);
     this.wake();
   }
@@ -340,8 +340,9 @@ export class JobQueue {
       const { answer, look } = await this.fetcher.settleAndLook(group, requests);
       for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job.queue!);
       this.noteLook(look);
-      this.tellFreed();
-      if (look.report?.unknown.length) this.plan.tell([]);
+      const isLeft = this.tellFreed();
+      // One lane alone does not fill them all: others of the queue may.
+      if (look.report?.unknown.length || (isLeft && !look.report)) this.plan.tell([]);
       this.lookAt = group.lookAt;
       if (look.unreadable) this.options.onError?.(look.unreadable, 'reading claimed jobs');
       const jobs = await this.withoutExtraSuspects(look.jobs);
@@ -388,11 +389,12 @@ export class JobQueue {
     this.limited.add(queue);
   }
 
-  /** Places that this pool has freed and not filled: others may. */
-  private tellFreed(): void {
+  /** Places that this pool has freed and not filled: others may. Returns whether there are any. */
+  private tellFreed(): boolean {
     const lanes = this.freed.take();
-    if (!lanes.length) return;
+    if (!lanes.length) return false;
     void this.options.jobs.publisher.publish({ kind: 'lanes', lanes }).catch(() => undefined);
+    return true;
   }
 
   /** They go back before the first one may start: a crash would be blamed on all that the pool holds. */

@@ -153,7 +153,7 @@ end $$;
 -- frees it. `claimed`: what claim_lane_jobs returns; the rows before it are complete_jobs's. Each statement of the claim has
 -- a snapshot of its own, younger than the settle. Of what stands before jobs in the order of locks, the claim only tries.
 -- next_lane: where the pool has other free slots too, so that nothing else waits for this one, the lane that is tried alone,
--- behind (after_run_at, after_id) at `next_priority`; the look comes where that gives nothing.
+-- behind (after_run_at, after_id) at `next_priority`, for as many jobs as are settled; the look comes where that gives nothing.
 create function complete_and_claim(
   label text, ids uuid[], fences bigint[], execution_times integer[], results text[], keep boolean, retention bigint,
   worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
@@ -174,7 +174,7 @@ begin
     from complete_jobs(null, label, ids, fences, execution_times, results, keep, retention, null, true, false) c;
   if next_lane is not null then
     return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
-      from claim_next_in_lane(worker, wanted, tasks, other_tasks, forbidden, most_crashes, lease, next_priority, next_lane,
+      from claim_next_in_lane(worker, least(wanted, cardinality(ids)), tasks, other_tasks, forbidden, most_crashes, lease, next_priority, next_lane,
         after_run_at, after_id) c;
     if found then
       return;
