@@ -11,6 +11,7 @@ import {
   UnknownTaskError,
 } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
+import type { JobTransaction } from '../manager/job.transaction.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
 import { withReason } from '../storage/database.errors.js';
@@ -52,6 +53,7 @@ const NOT_BEGUN_MS = 10_000;
 export class JobRunner {
   private readonly deadlines = new Deadlines();
   private readonly running = new InProgress<RunningAttempt>();
+  private readonly transactions = new Set<JobTransaction>();
 
   constructor(private readonly parts: JobRunnerParts) {}
 
@@ -81,8 +83,10 @@ export class JobRunner {
     return this.running.all().some(({ job }) => job.id === jobId);
   }
 
-  stop(): void {
+  /** Cuts the transactions of attempts that were left behind: they would keep their connections, and whatever closes those. */
+  async stop(): Promise<void> {
     this.deadlines.clear();
+    await Promise.all([...this.transactions].map((transaction) => transaction.destroy()));
   }
 
   private begin(running: RunningAttempt): Promise<Attempt> {
@@ -127,6 +131,22 @@ export class JobRunner {
       return ended(job, this.readNotBegun(error, running, definition), startedAt);
     }
     const { transaction } = running;
+    this.transactions.add(transaction);
+    try {
+      return await this.runWithin(transaction, running, definition, payload, startedAt);
+    } finally {
+      this.transactions.delete(transaction);
+    }
+  }
+
+  private async runWithin(
+    transaction: JobTransaction,
+    running: RunningAttempt,
+    definition: TaskDefinition,
+    payload: unknown,
+    startedAt: number,
+  ): Promise<Attempt> {
+    const { job } = running;
     const attempt = await this.attempt(running, definition, payload, startedAt);
     if (!attempt.thrown && !running.leftBehind) {
       return settleInside(transaction, this.parts.claimer(), attempt, this.delayOf(job, definition));

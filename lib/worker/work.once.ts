@@ -67,7 +67,7 @@ export class SingleRun {
     } finally {
       this.underWay.delete(work);
       clearInterval(renewal);
-      runner.stop();
+      await runner.stop();
     }
   }
 
@@ -84,6 +84,7 @@ export class SingleRun {
     for (const { runner } of works) runner.abortAll(() => new ShutdownError('The application is closing.'));
     if (await settledWithin(CLOSE_MS, Promise.allSettled(works.map(({ ended }) => ended)))) return;
     for (const { batcher } of works) batcher.giveUp();
+    await Promise.all(works.map(({ runner }) => runner.stop()));
   }
 
   private async runAndSettle(

@@ -280,7 +280,7 @@ export class WorkerPool {
       await this.notifier?.stop();
     };
     await settledWithin(LAST_STEPS_MS, lastSteps());
-    this.runner.stop();
+    await this.runner.stop();
     this.terminate();
     this.parts.events.emit('pool.stop', this.workerId, { forced: this.forced });
   }
