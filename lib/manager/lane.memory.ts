@@ -41,6 +41,10 @@ const LONGEST_PERIOD_MS = 5_000;
 /** Where that would be more than five per cent of the time, it is repeated later, and in any case after so long. */
 const LEAST_PERIOD_PER_COST = 20;
 const LONGEST_DEAR_PERIOD_MS = 30_000;
+/** Among tens of thousands of lanes even that is too much for a pool that hears the news: one per cent of the time is enough. */
+const VERY_DEAR_MS = 1_000;
+const PERIOD_PER_VERY_DEAR_COST = 100;
+const LONGEST_VERY_DEAR_PERIOD_MS = 600_000;
 /** The cheapest of so many looks at everything counts: one that had to wait, or was the first, tells nothing of the next. */
 const COSTS = 3;
 /** What became due shortly before a look may have been committed after it. */
@@ -61,6 +65,9 @@ export class LaneMemory {
   private costs: number[] = Array.from({ length: COSTS }, () => 0);
   private sweepMs: number | null = 0;
   private spares: LaneMemoryState['spares'] = [];
+  /** The last look has seen so many lanes that it could not get through all of them. */
+  private walking = false;
+  private wanted = 0;
   private heldMs = 0;
   private heldUntil = Infinity;
   /** Lanes that the last look served: among so many a claim is shared. */
@@ -75,6 +82,8 @@ export class LaneMemory {
     /** Everything is looked at again after so long, at the earliest. */
     private readonly periodMs: number,
     private readonly turns: Turns = new Map(),
+    /** Whether it is told of what begins to be claimable. */
+    private readonly hearsNews = false,
   ) {}
 
   /** When a look may find more than the last one did: a window begins, or what others held may be free. ms from now. */
@@ -86,6 +95,7 @@ export class LaneMemory {
   /** For the next claim of so many jobs. */
   next(wanted: number): LaneMemoryState & { share: number } {
     const now = performance.now();
+    this.wanted = wanted;
     if (now - this.forgottenAt > this.fullPeriodMs) this.startOver();
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
     this.heldUntilBefore = this.heldUntil;
@@ -110,6 +120,7 @@ export class LaneMemory {
     this.clockLead = claimedAt - performance.now();
     this.lookedAt = claimedAt;
     this.countCost(report.ms, more);
+    this.walking = report.more && taken.length < this.wanted;
     // A look that went through everything has looked at what was told before it.
     if (!report.more) this.told = inFlight;
     const due = report.more ? (report.due ?? []) : [];
@@ -210,11 +221,15 @@ export class LaneMemory {
   }
 
   private get fullPeriodMs(): number {
-    const costMs = Math.min(...this.costs);
+    // One that is under way, and is not through all lanes, costs at least what it has cost so far: begun again, it would
+    // never come to its end.
+    const costMs = Math.max(Math.min(...this.costs), this.walking ? (this.sweepMs ?? 0) : 0);
+    const isVeryDear = this.hearsNews && costMs > VERY_DEAR_MS;
     return Math.max(
       this.periodMs,
       Math.min(LONGEST_PERIOD_MS, costMs * PERIOD_PER_COST),
       Math.min(LONGEST_DEAR_PERIOD_MS, costMs * LEAST_PERIOD_PER_COST),
+      isVeryDear ? Math.min(LONGEST_VERY_DEAR_PERIOD_MS, costMs * PERIOD_PER_VERY_DEAR_COST) : 0,
     );
   }
 

@@ -27,8 +27,9 @@ export class ClaimGroup {
     /** Null: all tasks without a limit of their own. */
     readonly task: string | null,
     pollIntervalMs: number,
+    hearsNews: boolean,
   ) {
-    this.lanes = new LaneMemory(pollIntervalMs);
+    this.lanes = new LaneMemory(pollIntervalMs, undefined, hearsNews);
   }
 
   /** Whether something was told since the last look: what it concerns may go before all others. */

@@ -19,7 +19,7 @@ export class ClaimPlan {
   constructor(
     private readonly options: Pick<
       JobQueueOptions,
-      'taskRooms' | 'queues' | 'taskIdentifiers' | 'forbiddenFlags' | 'pollIntervalMs'
+      'taskRooms' | 'queues' | 'taskIdentifiers' | 'forbiddenFlags' | 'pollIntervalMs' | 'notifier'
     >,
   ) {}
 
@@ -94,7 +94,10 @@ export class ClaimPlan {
   private groupOf(queue: string | null, task: string | null): ClaimGroup {
     const name = JSON.stringify([queue, task]);
     let group = this.groups.get(name);
-    if (!group) this.groups.set(name, (group = new ClaimGroup(queue, task, this.options.pollIntervalMs ?? 2_000)));
+    if (group) return group;
+    const { pollIntervalMs = 2_000, notifier } = this.options;
+    group = new ClaimGroup(queue, task, pollIntervalMs, Boolean(notifier));
+    this.groups.set(name, group);
     return group;
   }
 }

@@ -95,6 +95,18 @@ describe('the full look', () => {
     }
   });
 
+  it('comes to its end, however many lanes it passes on the way, before it begins again', async () => {
+    memory = new LaneMemory(0);
+    await jobs.addJobs(Array.from({ length: 450 }, (_, n) => ({ task: 'x', payload: 'full', queue: `q${n}` })));
+    await test.sql(`insert into jobs.job_queues (name, paused) select 'q' || n, true from generate_series(0, 449) n`);
+    await unlimited('zzz');
+    await fill('zzz', 1);
+    await test.sql(`update jobs.jobs set run_at = run_at - interval '1 hour'`);
+    const found: unknown[] = [];
+    for (let looks = 0; looks < 3; looks++) found.push(...(await took(8)));
+    expect(found).toEqual(['zzz']);
+  });
+
   it('comes when more lanes are told of than can be listed, wherever their stretches end', async () => {
     await unlimited(...Array.from({ length: 150 }, (_, n) => `q${n}`));
     await jobs.pauseQueue('zzz');
