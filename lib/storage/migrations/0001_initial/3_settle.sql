@@ -199,7 +199,8 @@ as $$
 $$;
 
 -- The places in queues that these claims hold, of jobs in `held`. A claim made before its queue had a limit has no number:
--- its place is found by the claim. Indexes: jobs_pkey, job_places_pkey.
+-- its place is found by the claim. The limits keep the order of the joins, so that no dead place is read that an old
+-- snapshot keeps. Indexes: jobs_pkey, job_places_pkey.
 create function places_of(held uuid[], ids uuid[], fences bigint[])
 returns table (queue text, number bigint)
 language plpgsql stable
@@ -220,8 +221,8 @@ begin
     ) j
     cross join lateral (
       select p.queue, p.number from job_places p
-      where p.queue = j.queue and p.number >= coalesce(j.place, 0) and (j.place is null or p.number = j.place)
-        and p.job_id = i.id and p.fence = i.fence
+      where p.queue = j.queue and p.number >= coalesce(j.place, 0) and p.number <= coalesce(j.place, 9223372036854775807)
+        and p.job_id = i.id and p.fence = i.fence limit 1
     ) p
     where i.id = any(held);
 end $$;
