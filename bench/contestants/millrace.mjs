@@ -54,7 +54,7 @@ export async function produce(url, settings) {
 export async function work(url, settings, concurrency, handler) {
   const jobs = await open(url, settings);
   const options = { concurrency, ...(settings.without === 'batched claims' && { queueSize: 1 }) };
-  weaken(jobs, settings.without);
+  if (settings.without) weaken(jobs, settings.without);
   const { createWorkerPool } = await load(settings);
   const pool = createWorkerPool({ jobs, tasks: { noop: handler }, options });
   await pool.start();

@@ -94,7 +94,7 @@ export class JobDrainer {
       await this.runAll(options, { maxJobs, timeoutMs }, first);
     } finally {
       // No timer stays behind.
-      this.runner.stop();
+      await this.runner.stop();
     }
     return this.ran.slice(first);
   }

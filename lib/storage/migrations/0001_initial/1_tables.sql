@@ -116,22 +116,25 @@ create table jobs (
   -- An incarnation of workers, or the name that a claim by hand has given.
   locked_by text,
   constraint jobs_pkey primary key (id),
-  constraint attempts_within_max check (attempts between 0 and max_attempts),
-  constraint max_attempts_at_least_one check (max_attempts >= 1),
+  -- Each of these is paid for by each claim: they are few, and begin with what most rows are.
+  constraint attempts_within_max check (attempts >= 0 and attempts <= max_attempts and max_attempts >= 1),
   constraint waiting_jobs_have_attempts_left
     check (attempts < max_attempts or locked_by is not null or parked is not distinct from 'exhausted'),
-  constraint parked_for_a_known_reason check (parked in ('parents', 'key', 'exhausted')),
-  constraint locked_jobs_are_not_parked check (locked_by is null or parked is null),
+  constraint parked_for_a_known_reason
+    check (parked is null or parked in ('parents', 'key', 'exhausted') and locked_by is null),
   constraint unmet_is_not_negative check (unmet >= 0),
   constraint run_at_is_storable check (run_at > '0001-01-01 00:00:00+00' and run_at < '275760-01-01 00:00:00+00'),
   constraint limited_jobs_lie_in_their_lane check (
-    queue is null and rate_limit_key is null and (lane is null or lane = E'\x1f\x1f')
+    lane is null and queue is null and rate_limit_key is null
     or lane is not distinct from coalesce(queue, '') || E'\x1f\x1f' || coalesce(rate_limit_key, '')
   ),
   -- Names fit into an index entry beside each other, and hold no control characters.
-  constraint queue_is_a_name check (octet_length(queue) between 1 and 1000 and queue !~ '[\u0001-\u001f]'),
-  constraint rate_limit_key_is_a_name check (octet_length(rate_limit_key) between 1 and 1000 and rate_limit_key !~ '[\u0001-\u001f]'),
-  constraint job_key_fits_an_index check (octet_length(job_key) between 1 and 2000)
+  constraint names_fit_into_indexes check (
+    queue is null and rate_limit_key is null and job_key is null
+    or (queue is null or octet_length(queue) between 1 and 1000 and queue !~ '[\u0001-\u001f]')
+      and (rate_limit_key is null or octet_length(rate_limit_key) between 1 and 1000 and rate_limit_key !~ '[\u0001-\u001f]')
+      and (job_key is null or octet_length(job_key) between 1 and 2000)
+  )
 ) with (fillfactor = 40);
 
 create trigger keep_times_storable before insert on jobs for each row

@@ -190,7 +190,10 @@ begin
         set locked_by = worker, locked_at = present, attempts = j.attempts + 1, fence = j.fence + 1,
           revision = j.revision + 1, snoozed = false, lease_ms = lease,
           lease_expires_at = present + lease * interval '1 ms'
-        where j.ctid = any(array(select place from weighed where kib_before <= open_kib))
+        where j.ctid = any(case
+            when (select coalesce(sum(d.payload_kib), 0) from due d) <= open_kib then array(select d.place from due d)
+            else array(select w.place from weighed w where w.kib_before <= open_kib)
+          end)
         returning j.id, j.payload_kib,
           claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
           case
