@@ -378,6 +378,33 @@ describe('connections of transactional tasks', () => {
     expect(completed).toBe(Array.from({ length: 60 }, (_, n) => n).filter((n) => n % 3 && n % 7).length);
   });
 
+  it.each(['the manager’s own', 'the application’s'])(
+    'are cut where a pool that stops leaves a handler behind, so that their source can end (%s)',
+    async (whose) => {
+      const dataSource = await new DataSource({ type: 'postgres', url: test.url }).initialize();
+      const manager = await createJobManager(whose === 'the application’s' ? { dataSource } : { connection: test.url });
+      let end!: () => void;
+      const ended = new Promise<void>((resolve) => (end = resolve));
+      const began: unknown[] = [];
+      const pool = await start(
+        async (_payload, ctx) => {
+          await write(ctx);
+          began.push(ctx.job.id);
+          await ended;
+        },
+        {},
+        manager,
+      );
+      await jobs.addJob('t', 1);
+      await eventually(() => began.length === 1);
+      await pool.stop(0);
+      await manager.close();
+      await dataSource.destroy();
+      end();
+      expect(await effects()).toEqual([]);
+    },
+  );
+
   it('work for workOnce, too', async () => {
     createWorkerPool({ jobs, tasks: { t: { handler: (_, ctx: JobContext) => write(ctx), transactional: true } } });
     await jobs.addJob('t', 1);
