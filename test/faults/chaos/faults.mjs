@@ -38,7 +38,11 @@ export const PROCESS_FAULTS = [
       if (!victim) return false;
       const calm = rescues.calmSince();
       const tookMs = await fleet.terminate(victim, TERM_PATIENCE_MS);
-      if (tookMs === undefined) breakPromise('a deploy loses nothing', `${victim.id} did not end when asked to`);
+      if (tookMs === undefined)
+        breakPromise(
+          'a deploy loses nothing',
+          `${victim.id} did not end when asked to: it was ending ${victim.stopping}`,
+        );
       // With the database at hand, nothing may be left for the lease to end; unless a handler blocked the process for so
       // long that its time was up before it could do anything.
       if (calm() && tookMs < GRACE_MS) {

@@ -46,6 +46,7 @@ export class Fleet {
   /** Asks a worker to end; resolves with the time it took, or undefined if it was killed after `patienceMs`. */
   async terminate(worker, patienceMs) {
     worker.leaving = true;
+    worker.stopping = 'nothing yet';
     const startedAt = performance.now();
     let killed = false;
     const impatience = setTimeout(() => (killed = worker.child.kill('SIGKILL')), patienceMs);
@@ -83,11 +84,12 @@ export class Fleet {
       GRACE_MS: String(GRACE_MS),
     };
     const child = fork(program, { env, execArgv: [], stdio: ['ignore', 'ignore', 'pipe', 'ipc'] });
-    const worker = { id, child, isReady: false, frozen: false, leaving: false, said: '' };
+    const worker = { id, child, isReady: false, frozen: false, leaving: false, stopping: 'nothing yet', said: '' };
     child.stderr.on('data', (text) => (worker.said = (worker.said + text).slice(-4_000)));
     worker.ended = once(child, 'close').then(([code, signal]) => this.#ended(worker, code, signal));
     worker.ready = new Promise((resolve) => {
-      child.on('message', ({ ready, lost }) => {
+      child.on('message', ({ ready, lost, stopping }) => {
+        if (stopping) worker.stopping = stopping;
         if (lost) this.lostClaims += lost;
         if (!ready) return;
         worker.isReady = true;

@@ -167,9 +167,13 @@ const workers = createWorkerPool({ jobs, tasks, events, options, workerId: WORKE
 await workers.start();
 
 async function stop() {
+  tell({ stopping: 'its worker pool' });
   await workers.stop(Number(GRACE_MS));
+  tell({ stopping: 'its manager' });
   await jobs.close();
+  tell({ stopping: 'the connections of its handlers' });
   await pool.end();
+  tell({ stopping: 'what its handlers left behind' });
   process.disconnect?.();
 }
 process.on('SIGTERM', () => void stop());
