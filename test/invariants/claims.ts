@@ -82,7 +82,14 @@ export async function completeAndClaim(
   const mayTake = (job: ModelJob): boolean => ready.has(job) && laneOf(job) !== 'plain' && isFor(action.filter, job);
   expectLawful(before, claimed, mayTake, free);
   if (alone)
-    expectEarliestOfQueue(before, claimed, mayTake, first, Math.min(action.batch, free.places.get(first.queue!)!));
+    expectEarliestOfQueue(
+      before,
+      claimed,
+      mayTake,
+      first,
+      // As many as are settled: other free slots are for what a look may find.
+      Math.min(action.batch, claims.length, free.places.get(first.queue!)!),
+    );
   else if (alive && jobs.length < action.batch && action.share >= action.batch && !unknown.length)
     expectNothingLeft(before, claimed, mayTake, free, Infinity, true);
   take(model, real, worker, label, jobs, false);
