@@ -71,20 +71,6 @@ export const claimLaneJobs = statement<{ job: string }>(
  */
 export const nextPlainPriority = statement<{ priority: number }>(
   'next_plain_priority',
-  (schema) => `
-  with recursive clock as materialized (select clock_timestamp() as at),
-  hop(priority, run_at) as (
-    (select j.priority, j.run_at from ${schema}.jobs j
-    where j.parked is null and j.lane is null and j.priority > $1::bigint
-    order by j.priority, j.run_at, j.id limit 1)
-    union all
-    select next.priority, next.run_at from hop h cross join lateral (
-      select j.priority, j.run_at from ${schema}.jobs j
-      where j.parked is null and j.lane is null and j.priority > h.priority
-      order by j.priority, j.run_at, j.id limit 1
-    ) next
-    where h.run_at > (select at from clock)
-  )
-  select priority from hop where run_at <= (select at from clock)`,
+  (schema) => `select priority from ${schema}.next_plain_priority($1) priority where priority is not null`,
   { repeatable: true, prompt: true },
 );

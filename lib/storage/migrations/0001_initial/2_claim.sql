@@ -226,6 +226,41 @@ begin
   end if;
 end $$;
 
+-- The best priority, worse than this one, in which a plain job is due, for claims by hand. Index: jobs_ready, one descent for
+-- each priority on the way.
+create function next_plain_priority(worse_than bigint) returns integer
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  present timestamptz := clock_timestamp();
+begin
+  return (
+    with recursive hop(priority, run_at) as (
+      (select j.priority, j.run_at from jobs j
+      where j.parked is null and j.lane is null and j.priority > worse_than
+      order by j.priority, j.run_at, j.id limit 1)
+      union all
+      select next.priority, next.run_at from hop h cross join lateral (
+        select j.priority, j.run_at from jobs j
+        where j.parked is null and j.lane is null and j.priority > h.priority
+        order by j.priority, j.run_at, j.id limit 1
+      ) next
+      where h.run_at > present
+    )
+    select h.priority from hop h where h.run_at <= present
+  );
+end $$;
+
 -- Lanes. The small functions below are read into the statements that call them.
 
 -- Where a lane stands in the walk of claim_lane_jobs: by priority, then by name.

@@ -205,6 +205,8 @@ create function audit_claims(from_page bigint, pages bigint) returns boolean
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   insert into claims_in_question (worker, job_id, fence)
