@@ -214,15 +214,19 @@ begin
   where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
     and j.locked_by is not null and j.lease_expires_at is null and j.locked_at < clock_timestamp() - interval '15 s'
   on conflict do nothing;
+  -- Only what has no place comes to its queue, so that no other queue is locked.
+  with placeless as materialized (
+    select j.id, j.fence, j.queue from jobs j
+    where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
+      and j.locked_by is not null and j.queue is not null
+      and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence)
+  )
   insert into job_places (queue, number, job_id, fence)
-  select q.name, nextval('job_place_numbers'), j.id, j.fence
-  from jobs j
+  select q.name, nextval('job_place_numbers'), p.id, p.fence
+  from placeless p
   join lateral (
-    select q.name from job_queues q where q.name = j.queue and q.concurrency is not null for no key update skip locked
-  ) q on true
-  where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
-    and j.locked_by is not null and j.queue is not null
-    and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence);
+    select q.name from job_queues q where q.name = p.queue and q.concurrency is not null for no key update skip locked
+  ) q on true;
   delete from claims_in_question c where c.ctid = any(array(
     select f.ctid from claims_in_question f
     where not exists (select from workers w where w.id = f.worker and w.stopped_at is null) for update skip locked
