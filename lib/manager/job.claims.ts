@@ -13,8 +13,9 @@ import type {
   LaneReport,
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import { UnreadableJobError } from '../jobs.errors.js';
+import { RowsHeldError, UnreadableJobError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
+import { isLockTimeout } from '../storage/database.errors.js';
 import {
   claimLaneJobs,
   claimPlainJobs,
@@ -119,18 +120,28 @@ export class JobClaims {
 
   /**
    * Claims by hand, without a cursor: best priority first; plain jobs and lanes of one priority share, and take turns at
-   * being first.
+   * being first. With `queues`: in their order.
+   * @throws RowsHeldError where another session has locked a table as a whole, and nothing was claimed before
    */
   async claimExactly(request: HandClaim, queues: string[] | null, batchSize: number): Promise<ClaimedJob[]> {
-    if (queues) return this.claimFromQueues(request, queues, batchSize);
     const jobs: ClaimedJob[] = [];
+    try {
+      for (const queue of queues ?? [])
+        await this.claimAllLanes({ ...request, worstPriority: null }, queue, batchSize, jobs);
+      if (!queues) await this.claimBest(request, batchSize, jobs);
+    } catch (error) {
+      if (!isLockTimeout(error)) throw error;
+      if (!jobs.length) throw new RowsHeldError({ cause: error });
+    }
+    return queues ? jobs : inTurn(jobs);
+  }
+
+  private async claimBest(request: HandClaim, batchSize: number, jobs: ClaimedJob[]): Promise<void> {
     const left = (): number => batchSize - jobs.length;
-    const fromLanes = async (limit: number, worstPriority: number | null): Promise<void> => {
-      jobs.push(...(await this.claimAllLanes({ ...request, worstPriority }, null, limit)));
-    };
-    const fromPlain = async (limit: number, worstPriority: number): Promise<void> => {
-      jobs.push(...(await this.claimAllPlain({ ...request, worstPriority }, limit)));
-    };
+    const fromLanes = (limit: number, worstPriority: number | null): Promise<void> =>
+      this.claimAllLanes({ ...request, worstPriority }, null, jobs.length + limit, jobs);
+    const fromPlain = (limit: number, worstPriority: number): Promise<void> =>
+      this.claimAllPlain({ ...request, worstPriority }, jobs.length + limit, jobs);
     this.lanesFirst = !this.lanesFirst;
     for (let best = await this.nextPlainPriority(BEFORE_ANY_PRIORITY); best !== null && left() > 0;) {
       if (best > BEST_PRIORITY) await fromLanes(left(), best - 1);
@@ -140,7 +151,6 @@ export class JobClaims {
       best = await this.nextPlainPriority(best);
     }
     await fromLanes(left(), null);
-    return inTurn(jobs);
   }
 
   /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
@@ -168,26 +178,17 @@ export class JobClaims {
     this.seenTasks.clear();
   }
 
-  /** In the given order of queues. */
-  private async claimFromQueues(request: HandClaim, queues: string[], batchSize: number): Promise<ClaimedJob[]> {
-    const jobs: ClaimedJob[] = [];
-    for (const queue of queues) {
-      jobs.push(...(await this.claimAllLanes({ ...request, worstPriority: null }, queue, batchSize - jobs.length)));
-    }
-    return jobs;
-  }
-
-  /** Repeats claims until they bring nothing more: what one look passes costs a further one. */
+  /** Repeats claims until there are so many, or they bring nothing more: what one look passes costs a further one. */
   private async claimAllLanes(
     request: HandClaim & { worstPriority: number | null },
     queue: string | null,
-    limit: number,
-  ): Promise<ClaimedJob[]> {
-    const jobs: ClaimedJob[] = [];
+    upto: number,
+    jobs: ClaimedJob[],
+  ): Promise<void> {
     const memory = new LaneMemory(Infinity, queue === null ? this.turns : undefined);
     let tries = 0;
-    while (jobs.length < limit) {
-      const wanted = limit - jobs.length;
+    while (jobs.length < upto) {
+      const wanted = upto - jobs.length;
       const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
       const { share: _share, ...state } = memory.next(wanted);
       const found = await this.claimLanes({ ...base, memory: state, share: wanted });
@@ -199,24 +200,22 @@ export class JobClaims {
       const isHeld = (held.length > 0 && tries === 1) || (crowded.length > 0 && tries <= TRIES);
       if (!found.jobs.length && !found.more && !isHeld) break;
     }
-    return jobs;
   }
 
   private async claimAllPlain(
     request: HandClaim & { worstPriority: number | null },
-    limit: number,
-  ): Promise<ClaimedJob[]> {
-    const jobs: ClaimedJob[] = [];
+    upto: number,
+    jobs: ClaimedJob[],
+  ): Promise<void> {
     let cursor: PlainClaim['cursor'] = [];
-    while (jobs.length < limit) {
-      const wanted = limit - jobs.length;
+    while (jobs.length < upto) {
+      const wanted = upto - jobs.length;
       const base = { ...request, otherTasks: null, limit: wanted, maxKib: MAX_KIB, cursor, quiet: null };
       const found = await this.claimPlain(base);
       jobs.push(...found.jobs);
       cursor = found.cursor;
       if (!found.jobs.length) break;
     }
-    return jobs;
   }
 
   private async nextPlainPriority(after: number): Promise<number | null> {

@@ -192,6 +192,18 @@ describe('a sweep', () => {
 });
 
 describe('a table that a transaction has locked as a whole', () => {
+  it('keeps a claim by hand from nothing that it has claimed already, and is a typed error where that is nothing', async () => {
+    await jobs.addJob('t', 'plain', { priority: -1 });
+    await jobs.addJob('t', 'limited', { queue: 'q' });
+    await stranger.query('begin');
+    await stranger.query('lock table jobs.job_queues in access exclusive mode');
+    const claimed = await jobs.getJobs(WORKER, { batchSize: 10 });
+    expect(claimed.map(({ payload }) => payload)).toEqual(['plain']);
+    await expect(jobs.getJobs(WORKER, { batchSize: 10 })).rejects.toThrow(RowsHeldError);
+    await stranger.query('rollback');
+    expect((await jobs.getJobs(WORKER)).map(({ payload }) => payload)).toEqual(['limited']);
+  });
+
   it.each(['job_queues', 'job_places', 'rate_limits'])('holds up no plain jobs (%s)', async (table) => {
     await jobs.registerRateLimit('limit', 10, 60_000);
     const ran: unknown[] = [];
