@@ -174,8 +174,8 @@ begin
     from complete_jobs(null, label, ids, fences, execution_times, results, keep, retention, null, true, false) c;
   if next_lane is not null then
     return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
-      from claim_next_in_lane(worker, least(wanted, cardinality(ids)), tasks, other_tasks, forbidden, most_crashes, lease, next_priority, next_lane,
-        after_run_at, after_id) c;
+      from claim_next_in_lane(worker, least(wanted, cardinality(ids)), tasks, other_tasks, forbidden, most_crashes, lease,
+        next_priority, next_lane, after_run_at, after_id) c;
     if found then
       return;
     end if;
