@@ -218,8 +218,7 @@ export class JobManager {
    * Claims due jobs, best (lowest) priority first, then by run-at and id, and counts an attempt of each. Within the
    * limits of queues and rate limits. The claim holds for `leaseMs`, unless `extendLease` renews it.
    *
-   * @throws InvalidWorkerIdError for ids shorter than 10 characters, InvalidArgumentError, RowsHeldError where another
-   *   session has locked a table of the library as a whole
+   * @throws InvalidWorkerIdError (shorter than 10 characters), InvalidArgumentError, RowsHeldError (a table is locked)
    */
   async getJobs(workerId: string, options: ClaimOptions = {}): Promise<ClaimedJob[]> {
     checkWorkerId(workerId);
