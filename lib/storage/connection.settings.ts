@@ -72,26 +72,59 @@ const secretsOf = (config: pg.PoolConfig): pg.PoolConfig => ({
   ...(config.ssl !== undefined && { ssl: config.ssl }),
 });
 
+/** The connections that each pool has open, also those that it has dropped and that have yet to close. */
+const opened = new WeakMap<pg.Pool, Set<pg.ClientBase>>();
+
 /**
- * A connection that dies in the very message that opens it (the server was told to terminate it) says so before whoever asked
- * for it can listen, and an error that nobody hears ends the process. Returns how to stop.
+ * Keeps account of a pool's connections, and hears their errors. A connection that dies in the very message that opens it (the
+ * server was told to terminate it) says so before whoever asked for it can listen, and an error that nobody hears ends the
+ * process. Returns how to stop.
  */
-export function hearErrors(pool: pg.Pool): () => void {
-  const onConnect = (client: pg.PoolClient): void => void client.on('error', ignore);
+export function watchConnections(pool: pg.Pool): () => void {
+  const connections = opened.get(pool) ?? new Set();
+  opened.set(pool, connections);
+  const onConnect = (client: pg.PoolClient): void => {
+    connections.add(client);
+    client.on('error', ignore);
+    client.once('end', () => connections.delete(client));
+  };
   pool.on('connect', onConnect);
   return () => void pool.off('connect', onConnect);
 }
 
 const ignore = (): void => undefined;
 
-/** Ends a pool; connections whose peer does not answer, which would never end by themselves, are cut. */
+/**
+ * Ends a pool and waits until its connections have closed. Those whose peer does not answer, which would keep the process for
+ * minutes, are cut: pg's pool says goodbye to them and forgets them.
+ */
 export async function endOrCut(pool: pg.Pool, end: () => Promise<void>): Promise<void> {
-  const clients = (): pg.ClientBase[] => (pool as unknown as { _clients?: pg.ClientBase[] })._clients ?? [];
-  const timer = setTimeout(() => clients().forEach(cut), GOODBYE_MS);
-  await end().finally(() => clearTimeout(timer));
+  const { _clients: clients } = pool as unknown as { _clients?: pg.ClientBase[] };
+  const connections = new Set([...(clients ?? []), ...(opened.get(pool) ?? [])]);
+  const timer = setTimeout(() => connections.forEach(cut), GOODBYE_MS);
+  try {
+    await end();
+    await Promise.all([...connections].map(closed));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+interface Stream {
+  closed: boolean;
+  destroy(): void;
+  once(event: 'close', listener: () => void): void;
+}
+
+const streamOf = (client: pg.ClientBase): Stream | undefined =>
+  (client as unknown as { connection?: { stream?: Stream } }).connection?.stream;
+
+function closed(client: pg.ClientBase): Promise<void> | undefined {
+  const stream = streamOf(client);
+  return stream && !stream.closed ? new Promise((resolve) => stream.once('close', resolve)) : undefined;
 }
 
 /** Hangs up. */
 export function cut(client: pg.ClientBase): void {
-  (client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream?.destroy();
+  streamOf(client)?.destroy();
 }

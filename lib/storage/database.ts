@@ -7,7 +7,7 @@ import type { DataSource } from '../interfaces/typeorm.interface.js';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
 import { isConflict, isRefused, refuseIfOver, translateError } from './database.errors.js';
-import { endOrCut, hearErrors, poolConfig, portable, singleConnection } from './connection.settings.js';
+import { endOrCut, watchConnections, poolConfig, portable, singleConnection } from './connection.settings.js';
 import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
@@ -68,7 +68,7 @@ export class Database {
     this.named = options.preparedStatements;
     this.quotedSchema = quoteIdentifier(options.schema);
     this.channel = `millrace_${createHash('md5').update(options.schema).digest('hex')}`;
-    this.stopHearing = hearErrors(pool);
+    this.stopHearing = watchConnections(pool);
     // The application's own limit comes first.
     this.answerMs = (pool.options as pg.ClientConfig).query_timeout ? undefined : ANSWER_MS;
     const onFailure = (reason: unknown): void => this.reachability.failed(reason);

@@ -3,7 +3,7 @@
 import pg from 'pg';
 import type { DataSource } from '../interfaces/typeorm.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError, MissingPackageError } from '../jobs.errors.js';
-import { endOrCut, hearErrors } from './connection.settings.js';
+import { endOrCut, watchConnections } from './connection.settings.js';
 import type { Database } from './database.js';
 import { JobSession } from './job.session.js';
 import { Probing } from './probing.js';
@@ -128,7 +128,7 @@ async function openOwn(config: pg.ClientConfig): Promise<DataSource> {
   });
   const extra = { ...config, pipeline: undefined };
   const dataSource = await new typeorm.DataSource({ type: 'postgres', extra }).initialize();
-  hearErrors(poolOf(dataSource));
+  watchConnections(poolOf(dataSource));
   return dataSource;
 }
 

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { inspect } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import pg from 'pg';
@@ -451,6 +452,16 @@ describe('stopping while the database is away', () => {
     },
     LIMIT,
   );
+});
+
+it('a manager that closes cuts the idle connections whose database says nothing: they would keep the process', async () => {
+  await Promise.all([1, 2, 3].map(() => jobs.counts()));
+  const { _clients: clients } = jobs.database.pool as unknown as { _clients: { connection: { stream: Socket } }[] };
+  const streams = clients.map(({ connection }) => connection.stream);
+  expect(streams.length).toBeGreaterThan(0);
+  proxy.swallow({ goodbyes: true });
+  await jobs.close();
+  expect(streams.map(({ destroyed }) => destroyed)).toEqual(streams.map(() => true));
 });
 
 describe('starting while the database is away', () => {

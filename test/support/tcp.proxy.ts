@@ -23,6 +23,7 @@ export class TcpProxy {
   private readonly links = new Set<Link>();
   private mode: 'open' | 'refuse' | 'swallow' = 'open';
   private delayMs = 0;
+  private hearsGoodbyes = true;
   private stillborn = 0;
   private readonly losing: { request: string; left: number; reaches: boolean }[] = [];
 
@@ -60,15 +61,20 @@ export class TcpProxy {
     this.cut();
   }
 
-  /** Carries nothing any more, on old connections and on new ones, without a word to anybody, until `heal`. */
-  swallow(): void {
+  /**
+   * Carries nothing any more, on old connections and on new ones, without a word to anybody, until `heal`. Connections that a
+   * client ends are gone, unless their goodbyes are swallowed too.
+   */
+  swallow({ goodbyes = false } = {}): void {
     this.mode = 'swallow';
+    this.hearsGoodbyes = !goodbyes;
     for (const link of this.links) link.silent = true;
   }
 
   /** New connections work. Those that were swallowed stay dead, as they would behind a firewall that has forgotten them. */
   heal(): void {
     this.mode = 'open';
+    this.hearsGoodbyes = true;
     this.delayMs = 0;
     this.losing.length = 0;
   }
@@ -147,7 +153,10 @@ export class TcpProxy {
     });
     server.on('error', () => this.end(link));
     for (const socket of [client, server]) socket.on('close', () => this.end(link));
-    client.on('end', () => (link.silent ? this.end(link) : server.end()));
+    client.on('end', () => {
+      if (!link.silent) server.end();
+      else if (this.hearsGoodbyes) this.end(link);
+    });
     server.on('end', () => link.silent || client.end());
   }
 

@@ -25,7 +25,11 @@ const pool = new pg.Pool({
   connectionTimeoutMillis: 3_000,
 });
 pool.on('error', () => undefined);
-pool.on('connect', (client) => client.on('error', () => undefined));
+const clients = new Set();
+pool.on('connect', (client) => {
+  clients.add(client);
+  client.on('error', () => undefined);
+});
 
 const EFFECT = 'insert into app.effects (job_id, kind, worker, fence, detail) values ($1, $2, $3, $4, $5)';
 const effectOf = ({ job, workerId, fence }, detail = null) => [job.id, job.task, workerId, fence, detail];
@@ -173,6 +177,8 @@ async function stop() {
   await jobs.close();
   tell({ stopping: 'the connections of its handlers' });
   await pool.end();
+  // pg's pool forgets connections before they have closed; a silent one would keep the process.
+  for (const { connection } of clients) connection.stream.destroy();
   tell({ stopping: 'what its handlers left behind' });
   process.disconnect?.();
 }
