@@ -70,7 +70,7 @@ async function round({ schema, client, pid, cost }, size, count) {
       await client.query({
         name: 'add',
         text: addAlikeJobs.text(schema),
-        values: [`{${batch.join()}}`, payloads, 't', 0, 5, null, null, null, null, ''],
+        values: [`{${batch.join()}}`, payloads, 't', 0, 5, null, null, null],
       });
     }
   });

@@ -303,14 +303,17 @@ export class JobHeldError extends JobsError {
   }
 }
 
-/** Open transactions hold rows that the call needs, and did not let go of them in time. Nothing was changed. */
+/**
+ * Another session holds what the call needs, and did not let go of it in time: rows, or a table as a whole (LOCK TABLE,
+ * ALTER TABLE, VACUUM FULL, CLUSTER, REINDEX). The call has changed nothing. The same call may succeed later.
+ */
 export class RowsHeldError extends JobsError {
   readonly code = 'ERR_JOBS_ROWS_HELD';
 
   constructor(options: ErrorOptions) {
     super(
-      'Open transactions hold rows that this call needs (a queue, a rate limit, a job key, a job). End them ' +
-        '(pg_stat_activity, xact_start), or call again when they have ended.',
+      'Another session holds rows that this call needs (a queue, a rate limit, a job key, a job), or has locked their ' +
+        'table. End its transaction (pg_stat_activity, xact_start), or call again when it has ended.',
       options,
     );
   }

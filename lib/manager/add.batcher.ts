@@ -1,13 +1,15 @@
 // Natural batching of adds: while an insert is in flight the next ones gather, and go together when it is back.
 // Nobody waits longer than alone, and fifty callers at once cost a few inserts.
-import { DatabaseUnavailableError } from '../jobs.errors.js';
+import { DatabaseUnavailableError, RowsHeldError } from '../jobs.errors.js';
 import type { PreparedJob } from './job.preparer.js';
 
-/** Inserts jobs in one statement: all or, by throwing, none. */
-export type Insert<T> = (jobs: PreparedJob[]) => Promise<T[]>;
+/** Inserts jobs in one statement: all or, by throwing, none. `since`: when the first of them was asked for. */
+export type Insert<T> = (jobs: PreparedJob[], since: number) => Promise<T[]>;
 
 interface Waiting<T> {
   job: PreparedJob;
+  /** By performance.now(). */
+  since: number;
   resolve: (added: T) => void;
   reject: (error: unknown) => void;
 }
@@ -24,7 +26,7 @@ export class AddBatcher<T> {
   /** Resolves after the commit, with the job's own result; fails only for its own reason. */
   add(job: PreparedJob): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      this.waiting.push({ job, resolve, reject });
+      this.waiting.push({ job, since: performance.now(), resolve, reject });
       this.inFlight ??= this.drain();
     });
   }
@@ -54,12 +56,19 @@ export class AddBatcher<T> {
 
   private async insertBatch(batch: Waiting<T>[]): Promise<void> {
     try {
-      const added = await this.insert(batch.map(({ job }) => job));
+      const added = await this.insert(
+        batch.map(({ job }) => job),
+        batch[0]!.since,
+      );
       batch.forEach(({ resolve }, index) => resolve(added[index] as T));
     } catch (error) {
-      if (batch.length === 1 || error instanceof DatabaseUnavailableError) batch.forEach(({ reject }) => reject(error));
+      if (batch.length === 1 || isOfAll(error)) batch.forEach(({ reject }) => reject(error));
       // Somebody's job is at fault: each goes alone, so that its neighbours are not refused with it.
       else for (const one of batch) await this.insertBatch([one]);
     }
   }
 }
+
+/** No job is at fault. */
+const isOfAll = (error: unknown): boolean =>
+  error instanceof DatabaseUnavailableError || error instanceof RowsHeldError;

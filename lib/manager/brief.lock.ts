@@ -2,7 +2,7 @@
 import { isLockTimeout } from '../storage/database.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 
-/** Runs a statement that waits for locks for 100 ms at most (see `brief`); null where they were not free. */
+/** Null where the statement's locks were not free within 100 ms. */
 export async function tryBriefly<Row>(database: Database, statement: Statement<Row>, values: unknown[]) {
   try {
     return await database.run(statement, values);

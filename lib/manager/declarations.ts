@@ -62,12 +62,12 @@ export class Declarations {
     });
   }
 
-  /** Each apart: one that some transaction holds is tried again by pools every half minute. */
+  /** Each apart: one that some session holds is tried again by pools every half minute. */
   private async writeQueues(release: string | null): Promise<void> {
     const { database, tell } = this.parts;
     const names = [...this.limits.keys()];
     const limits = names.map((name) => this.limits.get(name) ?? null);
-    const stale = await database.run(findUndeclaredQueues, [names, limits, release]);
+    const stale = (await tryBriefly(database, findUndeclaredQueues, [names, limits, release])) ?? [];
     const written: string[] = [];
     for (const { name } of stale) {
       const values = [name, this.limits.get(name) ?? null, this.queueRelease];
@@ -102,7 +102,7 @@ export class TaskDeclarations {
   /** Writes down the pool's queues and crontabs, and retires crontabs that no release declares any more. */
   async declare(): Promise<void> {
     const { crontabs, workerId } = this.declared;
-    await this.database.run(pruneReleases, []);
+    await tryBriefly(this.database, pruneReleases, []);
     await this.join();
     if (workerId !== null) await this.all.declareQueues(workerId);
     for (const crontab of crontabs) await this.put(crontab, true);
@@ -115,7 +115,8 @@ export class TaskDeclarations {
     if (!this.joined) await this.join();
     if (workerId !== null) await this.all.repeatQueues();
     const values = [crontabs.map(({ id }) => id), crontabs.map(({ content }) => content)];
-    const stale = new Set((await this.database.run(crons.findUndeclared, values)).map(({ id }) => id));
+    const undeclared = (await tryBriefly(this.database, crons.findUndeclared, values)) ?? [];
+    const stale = new Set(undeclared.map(({ id }) => id));
     for (const crontab of crontabs) if (stale.has(crontab.id)) await this.put(crontab, false);
     await this.retire();
   }
@@ -136,6 +137,6 @@ export class TaskDeclarations {
 
   private async retire(): Promise<void> {
     const { tasks, crontabs } = this.declared;
-    await this.database.run(crons.retireCrontabs, [this.release, tasks, crontabs.map(({ id }) => id)]);
+    await tryBriefly(this.database, crons.retireCrontabs, [this.release, tasks, crontabs.map(({ id }) => id)]);
   }
 }

@@ -3,7 +3,7 @@ import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from 
 import type { TaskToken } from '../interfaces/task.interface.js';
 import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database, Statement } from '../storage/database.js';
-import { isUniqueViolation, violates } from '../storage/database.errors.js';
+import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
 import { retryOnContention } from '../storage/contention.js';
 import { toDate } from '../storage/row.types.js';
 import type { News } from '../storage/job.news.js';
@@ -24,6 +24,7 @@ import {
 } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
+import { tryBriefly } from './brief.lock.js';
 import { circleThrough } from './dependency.circles.js';
 import { toJob } from './job.mapper.js';
 import type { JobCipher } from './job.cipher.js';
@@ -55,7 +56,9 @@ const CHUNK = 2_000;
 const SOON_MS = 2_000;
 
 export class JobAdder {
-  private readonly batcher = new AddBatcher<AddedJob>((jobs) => repeatInDoubt(() => this.insert(jobs)));
+  private readonly batcher = new AddBatcher<AddedJob>((jobs, since) =>
+    repeatInDoubt(() => retryOnContention(() => this.insert(jobs), false, since)),
+  );
 
   constructor(
     private readonly database: Database,
@@ -141,7 +144,7 @@ export class JobAdder {
    * may only enqueue leaves it to the sweep of the pools.
    */
   private async follow(others: string[]): Promise<void> {
-    const [waiting] = await this.database.run(hasOthersToTell, [others]);
+    const [waiting] = (await tryBriefly(this.database, hasOthersToTell, [others])) ?? [];
     if (waiting) await this.promoter.catchUp(others);
   }
 
@@ -166,8 +169,7 @@ export class JobAdder {
     for (let start = 0; start < jobs.length; start += CHUNK) {
       const chunk = jobs.slice(start, start + CHUNK);
       const rows =
-        (await this.insertAlike(chunk, executor)) ??
-        (await this.database.run(addJobs, [...parametersOf(chunk), null, ''], executor));
+        (await this.insertAlike(chunk, executor)) ?? (await this.database.run(addJobs, parametersOf(chunk), executor));
       refuseMissing(rows);
       const now = Number((rows[0] as { now: number }).now);
       for (const job of chunk) added.push(toAddedJob(job, now));
@@ -187,9 +189,7 @@ export class JobAdder {
       first.max_attempts,
       first.run_at,
       first.delay_ms,
-      null,
       jobs.some(({ row }) => row.payload_kib !== null) ? jobs.map(({ row }) => row.payload_kib) : null,
-      '',
     ];
     try {
       return await this.database.run(addAlikeJobs, values, executor);
@@ -273,14 +273,13 @@ export class JobAdder {
 
   /** Keys may have kept older jobs: what came of each request is read back as it is stored. */
   private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
-    const stored = new Map(
-      (
-        await this.find(
-          rows.map(({ id }) => id),
-          executor,
-        )
-      ).map((job) => [job.id, job]),
-    );
+    const ids = rows.map(({ id }) => id);
+    const found = await this.find(ids, executor).catch((error: unknown): AddedJob[] => {
+      // Added is added: a table that is locked by now must not make it look as if it were not.
+      if (executor || !isContention(error) || !rows.every(({ created }) => created)) throw error;
+      return round.map((job) => ({ ...toAddedJob(job, Date.now()), jobKey: job.row.job_key }));
+    });
+    const stored = new Map(found.map((job) => [job.id, job]));
     const byRequest = new Map(rows.map((row) => [row.requested, row]));
     return round.map((job): [PreparedJob, AddedJob] => {
       const row = byRequest.get(job.row.id) as AddedRow;

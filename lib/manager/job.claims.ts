@@ -13,7 +13,7 @@ import type {
   LaneReport,
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import { RowsHeldError, UnreadableJobError } from '../jobs.errors.js';
+import { UnreadableJobError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isLockTimeout } from '../storage/database.errors.js';
 import {
@@ -130,8 +130,7 @@ export class JobClaims {
         await this.claimAllLanes({ ...request, worstPriority: null }, queue, batchSize, jobs);
       if (!queues) await this.claimBest(request, batchSize, jobs);
     } catch (error) {
-      if (!isLockTimeout(error)) throw error;
-      if (!jobs.length) throw new RowsHeldError({ cause: error });
+      if (!isLockTimeout(error) || !jobs.length) throw error;
     }
     return queues ? jobs : inTurn(jobs);
   }

@@ -760,7 +760,8 @@ export class JobManager {
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job, index) => ({ job, outcome: outcomeOf(job, index), executionTimeMs }));
     const claimer = byHand(workerId, this.settings.lockTimeoutMs);
-    const settle = (repeated: boolean) => this.settlement.settle(claimer, requests, { repeated });
+    const settle = (repeated: boolean) =>
+      retryOnContention(() => this.settlement.settle(claimer, requests, { repeated }), this.database.isBound);
     const { results: settled, late } = await repeatInDoubt(settle);
     const results = [...settled, ...((await late) ?? [])];
     const lost = new Set(results.filter(({ status }) => status === 'lost').map(({ job }) => job));

@@ -6,6 +6,7 @@ import { isContention } from '../storage/database.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 import * as partitions from '../storage/statements/partitions.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
+import { tryBriefly } from './brief.lock.js';
 
 const DAY_MS = 86_400_000;
 /** Maintenance may miss two nights. */
@@ -62,10 +63,10 @@ export class JobRetention {
     this.changed = false;
     this.heldUp.clear();
     const records = (await this.dropHistory(at)) + (await this.sweepHistory(at));
-    await this.database.run(garbage.pruneReceipts, []);
-    await this.database.run(garbage.pruneReplacements, []);
+    await this.unlessHeld(garbage.pruneReceipts, []);
+    await this.unlessHeld(garbage.pruneReplacements, []);
     await this.removeBodies(at);
-    await this.database.run(garbage.pruneWorkers, [this.history.retentionMs]);
+    await this.unlessHeld(garbage.pruneWorkers, [this.history.retentionMs]);
     await this.makePartitions(at);
     if (this.changed && !this.refused) await this.database.run(partitions.analyzeParents, []);
     if (!this.heldUp.size) this.tries = TRIES;
@@ -108,20 +109,20 @@ export class JobRetention {
   /** What is in the default, and in partitions that could not be dropped. */
   private async sweepHistory(at: Date | null): Promise<number> {
     let records = 0;
-    for (const partition of await this.database.run(partitions.expiredHistory, [at])) {
+    for (const partition of await this.list(partitions.expiredHistory, [at])) {
       records += await this.sweep(garbage.pruneHistory, partition);
     }
     return records;
   }
 
   private async removeBodies(at: Date | null): Promise<void> {
-    for (const partition of await this.database.run(partitions.oldBodyPartitions, [MOST_WANTED, at])) {
+    for (const partition of await this.list(partitions.oldBodyPartitions, [MOST_WANTED, at])) {
       if (await this.dropBodies(partition, at)) continue;
       // Where all jobs leave records, nearly all of them are still asked for, unless the partition could have been dropped.
       if (this.history.keep !== 'all' || this.refused || this.heldUp.has(partition.name))
         await this.sweep(garbage.pruneBodies, partition);
     }
-    for (const partition of await this.database.run(partitions.defaultBodies, [])) {
+    for (const partition of await this.list(partitions.defaultBodies, [])) {
       await this.sweep(garbage.pruneBodies, partition);
     }
   }
@@ -160,6 +161,10 @@ export class JobRetention {
       if (!isContention(error)) throw error;
       return undefined;
     }
+  }
+
+  private async list<Row>(statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
+    return (await tryBriefly(this.database, statement, values)) ?? [];
   }
 
   /** Tries until the locks are free, for some seconds. Nothing where they never were, or where the role may not. */

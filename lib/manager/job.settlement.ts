@@ -162,7 +162,11 @@ export class JobSettlement {
     const ended: EndedRow[] = [];
     let open = found;
     for (let pauseMs = FIRST_PAUSE_MS, deadline = performance.now() + PATIENCE_MS; open.length;) {
-      const rows = await this.endNow(open, kind, reason, maxCrashes);
+      const rows = await this.endNow(open, kind, reason, maxCrashes).catch((error: unknown) => {
+        // A table is locked as a whole.
+        if (!patient || this.database.isBound || !isLockTimeout(error)) throw error;
+        return open.map(({ id }) => ({ id, became: 'held' }) as EndedRow);
+      });
       const held = new Set(rows.filter(({ became }) => became === 'held').map(({ id }) => id));
       ended.push(...rows.filter(({ became }) => !['held', 'lost', 'unchanged'].includes(became)));
       open = open.filter(({ id }) => held.has(id));

@@ -1,6 +1,6 @@
 // Calls that others' locks may get in the way of, and that do no harm when they are repeated.
-import { JobHeldError, RowsHeldError } from '../jobs.errors.js';
-import { isContention, isLockTimeout } from './database.errors.js';
+import { JobHeldError } from '../jobs.errors.js';
+import { isContention } from './database.errors.js';
 
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 1_000;
@@ -9,19 +9,21 @@ const PATIENCE_MS = 10_000;
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Repeats what gave up waiting for a lock, for some seconds. `once`: inside a caller's transaction a failure has ended
- * everything.
+ * Repeats what gave up waiting for a lock, until 10 s after `since`. No connection waits meanwhile. `once`: inside a caller's
+ * transaction a failure has ended everything.
  * @throws RowsHeldError where that was not enough
  */
-export async function retryOnContention<T>(work: () => Promise<T>, once = false): Promise<T> {
-  const deadline = performance.now() + PATIENCE_MS;
+export async function retryOnContention<T>(
+  work: () => Promise<T>,
+  once = false,
+  since = performance.now(),
+): Promise<T> {
+  const deadline = since + PATIENCE_MS;
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
     try {
       return await work();
     } catch (error) {
-      if (once || !isContention(error) || performance.now() > deadline) {
-        throw isLockTimeout(error) ? new RowsHeldError({ cause: error }) : error;
-      }
+      if (once || !isContention(error) || performance.now() > deadline) throw error;
       await pause(pauseMs * (0.5 + Math.random() / 2));
     }
   }

@@ -5,6 +5,7 @@ import {
   InvalidArgumentError,
   JobsError,
   MissingPrivilegesError,
+  RowsHeldError,
   SchemaOutdatedError,
   StoppedError,
   TransactionConflictError,
@@ -54,6 +55,7 @@ const CUT = new Set([
 ]);
 const REFUSED = new Set(['28000', '28P01', '3D000']); // no such role, wrong password, no such database
 const READ_ONLY = '25006';
+const LOCK_TIMEOUT = '55P03';
 /** Raised by claim_lane_jobs. */
 const UNFIT_LEVEL = '25004';
 const MISSING_SCHEMA = new Set(['42P01', '3F000', '42703', '42704']); // table, schema, column, type
@@ -71,6 +73,7 @@ const MALFORMED = new Set(['22003', '22007', '22008', '22015', '0A000']);
 
 const codeOf = (error: unknown): string | undefined => {
   if (error instanceof TransactionConflictError) return error.sqlState;
+  if (error instanceof RowsHeldError) return LOCK_TIMEOUT;
   const code = (error as { code?: unknown } | null)?.code;
   // Node tries several addresses of a host and wraps their failures.
   const inner = (error as { errors?: { code?: string }[] } | null)?.errors?.[0]?.code;
@@ -86,10 +89,10 @@ export const isConflict = (error: unknown): boolean => CONFLICT.has(codeOf(error
 export const isStatementTimeout = (error: unknown): boolean => codeOf(error) === '57014';
 
 /** Whether a statement gave up waiting for somebody else's lock. */
-export const isLockTimeout = (error: unknown): boolean => codeOf(error) === '55P03';
+export const isLockTimeout = (error: unknown): boolean => codeOf(error) === LOCK_TIMEOUT;
 
 /** Whether somebody else's locks were in the way: given up waiting, or chosen to end a deadlock. */
-export const isContention = (error: unknown): boolean => ['55P03', '40P01', '40001'].includes(codeOf(error) ?? '');
+export const isContention = (error: unknown): boolean => [LOCK_TIMEOUT, '40P01', '40001'].includes(codeOf(error) ?? '');
 
 /** Whether an outcome's values are at fault, so that repeating the call would not help. */
 export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeOf(error) ?? '');
@@ -152,6 +155,7 @@ export function translateError(error: unknown, schema: string): unknown {
   }
   if (code === UNFIT_LEVEL) return new InvalidArgumentError([UNFIT_LEVEL_TEXT], cause);
   if (code === '40001' || code === '40P01') return new TransactionConflictError(code, cause);
+  if (code === LOCK_TIMEOUT) return new RowsHeldError(cause);
   if (code === '42501') {
     return new MissingPrivilegesError(
       `The database's role may not do what millrace needs in schema "${schema}": ${message}. Have the ` +

@@ -12,6 +12,7 @@ import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
+import { retryOnContention } from './contention.js';
 import { setLockTimeout, type Statement } from './statement.js';
 
 export { setLockTimeout, statement, type Statement, type StatementTraits } from './statement.js';
@@ -24,12 +25,18 @@ export interface DatabaseOptions {
   preparedStatements: boolean;
 }
 
-interface Compiled {
+interface Text {
   name: string | undefined;
   text: string;
 }
 
-/** How long a transaction of the library waits for a lock. */
+interface Compiled {
+  plain: Text;
+  /** One that limits by itself how long it waits for locks; null: there is none. */
+  limited: Text | null;
+}
+
+/** How long a statement waits for a lock that is to do so in a caller's transaction. */
 const MAX_LOCK_WAIT_MS = 100;
 /** A statement that should take milliseconds and has no answer by then has lost its connection: nothing else tells. */
 const ANSWER_MS = 60_000;
@@ -72,7 +79,7 @@ export class Database {
     // The application's own limit comes first.
     this.answerMs = (pool.options as pg.ClientConfig).query_timeout ? undefined : ANSWER_MS;
     const onFailure = (reason: unknown): void => this.reachability.failed(reason);
-    this.sessions = new PoolSessions(pool, this.answerMs, (error) => this.explain(error), onFailure);
+    this.sessions = new PoolSessions(pool, this.answerMs, (error) => this.explain(error), onFailure, ownsPool);
   }
 
   /** A database with a pool of its own, which `close()` ends. @throws InvalidOptionsError */
@@ -109,16 +116,19 @@ export class Database {
   }
 
   /**
-   * Runs a statement, on `executor` if one is given (in its transaction), else on the pool.
-   * @throws TransactionOverError, MissingPrivilegesError, DatabaseUnavailableError, SchemaOutdatedError
+   * Runs a statement, on `executor` if one is given (in its transaction), else on the pool, where it waits for each lock for
+   * 100 ms at most.
+   * @throws RowsHeldError, TransactionOverError, MissingPrivilegesError, DatabaseUnavailableError, SchemaOutdatedError
    */
   async run<Row>(statement: Statement<Row>, values: unknown[], executor = this.bound): Promise<Row[]> {
-    if (statement.brief) return this.transaction((bounded) => this.runOn(bounded, statement, values), executor);
-    return executor ? this.runOn(executor, statement, values) : this.runOnPool(statement, values);
+    const runOn = (bounded: QueryExecutor): Promise<Row[]> => this.runOn(bounded, statement, values);
+    if (executor) return statement.brief ? this.boundedIn(executor, runOn) : runOn(executor);
+    const onPool = (): Promise<Row[]> => this.runOnPool(statement, values);
+    return statement.patient ? retryOnContention(onPool) : onPool();
   }
 
   private async runOn<Row>(executor: QueryExecutor, statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
-    const { name, text } = this.compile(statement);
+    const { name, text } = this.compile(statement).plain;
     try {
       refuseIfOver(executor);
       return await runOn<Row>(executor, { name, text, values });
@@ -133,18 +143,18 @@ export class Database {
    * statements. In `executor`'s, that one's own limit holds again afterwards.
    */
   async transaction<T>(work: (executor: QueryExecutor) => Promise<T>, executor = this.bound): Promise<T> {
-    return executor ? this.boundedIn(executor, work) : this.transact(work, MAX_LOCK_WAIT_MS);
+    return executor ? this.boundedIn(executor, work) : this.transact(work, true);
   }
 
   /** One that waits for as long as `work` says. */
   patientTransaction<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
-    return this.transact(work, null);
+    return this.transact(work, false);
   }
 
-  private async transact<T>(work: (executor: QueryExecutor) => Promise<T>, maxLockWaitMs: number | null): Promise<T> {
+  private async transact<T>(work: (executor: QueryExecutor) => Promise<T>, isLimited: boolean): Promise<T> {
     for (let failures = 0; ; failures++) {
       try {
-        return await this.sessions.transact(work, maxLockWaitMs);
+        return await this.sessions.transact(work, isLimited);
       } catch (error) {
         if (failures === REPEATS || !isConflict(error)) throw error;
         await pauseBefore(failures);
@@ -203,7 +213,7 @@ export class Database {
 
   /** A statement as pg takes it, for a connection that is not ours to query. */
   describe(statement: Statement<unknown>, values: unknown[]): { text: string; values: unknown[] } {
-    return { text: this.compile(statement).text, values };
+    return { text: this.compile(statement).plain.text, values };
   }
 
   /** Ends the pool if it is the library's own. What is still under way fails. */
@@ -223,17 +233,13 @@ export class Database {
   }
 
   private async runOnPool<Row>(statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
-    const { name, text } = this.compile(statement);
-    const query_timeout = statement.prompt && this.answerMs;
+    const { plain, limited } = this.compile(statement);
+    const rest = { values, types: rowTypes, query_timeout: statement.prompt && this.answerMs };
+    const query = { ...plain, ...rest } as pg.QueryConfig;
+    const limitedQuery = limited === plain ? query : limited && ({ ...limited, ...rest } as pg.QueryConfig);
     for (let failures = 0; ; failures++) {
       try {
-        const result = await this.sessions.query({
-          name,
-          text,
-          values,
-          types: rowTypes,
-          query_timeout,
-        } as pg.QueryConfig);
+        const result = await this.sessions.query(query, limitedQuery);
         if (this.reachability.troubled) this.reachability.answered();
         return rowsOf(result);
       } catch (error) {
@@ -253,13 +259,19 @@ export class Database {
   private compile(statement: Statement<unknown>): Compiled {
     let compiled = this.compiled.get(statement);
     if (!compiled) {
-      const text = statement.text(this.quotedSchema);
-      // The text's hash keeps two schemas, or two versions of the library, apart on a shared connection.
-      const hash = createHash('md5').update(text).digest('hex').slice(0, 12);
-      compiled = { name: this.named ? `millrace_${statement.name}_${hash}` : undefined, text };
+      const { limited, limitedText } = statement;
+      const plain = this.name(statement.name, statement.text(this.quotedSchema));
+      const other = limitedText ? this.name(statement.name, limitedText(this.quotedSchema)) : null;
+      compiled = { plain, limited: limited ? plain : other };
       this.compiled.set(statement, compiled);
     }
     return compiled;
+  }
+
+  /** The text's hash keeps two schemas, or two versions of the library, apart on a shared connection. */
+  private name(statement: string, text: string): Text {
+    const hash = createHash('md5').update(text).digest('hex').slice(0, 12);
+    return { name: this.named ? `millrace_${statement}_${hash}` : undefined, text };
   }
 }
 

@@ -6,7 +6,8 @@ import type { PgPoolOptions } from '../interfaces/connection.interface.js';
 import { InvalidOptionsError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { option, refuse, section } from '../validation.js';
 import { rules } from '../validation.rules.js';
-import { isContention, translateError } from './database.errors.js';
+import { retryOnContention } from './contention.js';
+import { isContention } from './database.errors.js';
 import { Database } from './database.js';
 import { MIGRATIONS, readSql, type Migration } from './migration.files.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
@@ -140,7 +141,7 @@ export class JobsMigrator {
 
   /** The version of the installed schema; 0 where there is none. */
   async version(): Promise<number> {
-    return this.translated(() => this.versionOn(this.database.pool));
+    return this.looking((client) => this.versionOn(client));
   }
 
   /**
@@ -166,8 +167,8 @@ export class JobsMigrator {
 
   /** Functions look for tables in the schema that they were made in: after a rename, that is another one or none. */
   private async isRenamed(): Promise<boolean> {
-    const { rowCount } = await this.translated(() =>
-      this.database.pool.query(
+    const { rowCount } = await this.looking((client) =>
+      client.query(
         `select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
          where n.nspname = $1 and p.proname = 'claim_plain_jobs'
            and not exists (
@@ -196,10 +197,8 @@ export class JobsMigrator {
   private async refuseNewer(): Promise<number> {
     const version = await this.version();
     if (version <= SCHEMA_VERSION) return version;
-    const { rows } = await this.translated(() =>
-      this.database.pool.query<{ newer: number | null }>(
-        `select (${newerSchema(this.database.quotedSchema)}) as newer`,
-      ),
+    const { rows } = await this.looking((client) =>
+      client.query<{ newer: number | null }>(`select (${newerSchema(this.database.quotedSchema)}) as newer`),
     );
     const newer = rows[0]?.newer;
     if (newer) throw new SchemaTooNewError(this.tooNew(newer));
@@ -251,7 +250,7 @@ export class JobsMigrator {
     );
   }
 
-  private async versionOn(client: pg.Pool | pg.ClientBase): Promise<number> {
+  private async versionOn(client: pg.ClientBase): Promise<number> {
     const table = `${this.database.quotedSchema}.migrations`;
     const { rows } = await client.query<{ exists: boolean }>('select to_regclass($1) is not null as exists', [table]);
     if (!rows[0]?.exists) return 0;
@@ -291,12 +290,9 @@ export class JobsMigrator {
     });
   }
 
-  private async translated<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (error) {
-      throw translateError(error, this.database.schema);
-    }
+  /** @throws RowsHeldError where another session has locked the table of versions for 10 s */
+  private async looking<T>(work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+    return retryOnContention(() => this.database.transaction((executor) => work(executor as pg.PoolClient)));
   }
 }
 

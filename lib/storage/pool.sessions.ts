@@ -1,6 +1,6 @@
-// Statements and transactions on connections of a pool. Each statement of the library decides on a snapshot of its own, and
-// its values are read and written in one way, whatever the database, the role or the session has by default. A broken
-// connection does not go back.
+// Statements and transactions on connections of a pool. Each statement of the library decides on a snapshot of its own,
+// waits for locks for 100 ms at most, and reads and writes its values in one way, whatever the database, the role or the
+// session has by default. A broken connection does not go back.
 import type pg from 'pg';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
@@ -19,6 +19,9 @@ const NEEDED: Record<string, string> = {
 };
 
 const BEGIN = 'begin isolation level read committed';
+/** How long a statement waits for a lock: for a row, and for a table that another session has locked as a whole. */
+const MAX_LOCK_WAIT = '100ms';
+const LIMIT = `; set local lock_timeout = '${MAX_LOCK_WAIT}'`;
 
 const setting = (name: string): string => `pg_catalog.current_setting('${name}')`;
 
@@ -42,9 +45,15 @@ export const SURROUNDINGS = {
   commit: 'commit',
 };
 
+/** What a session can do as it is: it keeps the defaults it began with. */
+interface Session {
+  isFit: boolean;
+  /** It limits how long its statements wait for locks. */
+  isLimited: boolean;
+}
+
 export class PoolSessions {
-  /** Which connections can do as they are: a session keeps the defaults it began with. */
-  private readonly fit = new WeakMap<pg.ClientBase, boolean>();
+  private readonly known = new WeakMap<pg.ClientBase, Session>();
   private readonly inTransaction = new WeakSet<pg.ClientBase>();
   private readonly queue: PoolQueue;
 
@@ -56,33 +65,49 @@ export class PoolSessions {
     private readonly explain: (error: unknown) => unknown,
     /** Hears of each. */
     private readonly onFailure: (reason: unknown) => void,
+    /** Whether sessions are the library's alone, which may set them up. */
+    private readonly isOwn: boolean,
   ) {
     this.queue = new PoolQueue(pool);
   }
 
-  /** One statement: by itself, or in a transaction of its own where the session needs other settings. */
-  query(query: pg.QueryConfig): Promise<pg.QueryResult> {
+  /**
+   * One statement: by itself, or in a transaction of its own where the session needs other settings. `limited`: the query as
+   * one that limits by itself how long it waits for locks; null: there is none.
+   */
+  query(query: pg.QueryConfig, limited: pg.QueryConfig | null): Promise<pg.QueryResult> {
     return this.lend(async (client) => {
-      const isFit = this.fit.get(client) ?? (await this.look(client));
-      return isFit ? client.query(query) : this.within(client, '', () => client.query(query));
+      const { isFit, isLimited } = this.known.get(client) ?? (await this.look(client));
+      if (isFit && (isLimited || limited)) return client.query(isLimited ? query : limited!);
+      return this.within(client, LIMIT, () => client.query(query));
     });
   }
 
-  /** `maxLockWaitMs`: how long its statements wait for a lock; null: as the session says. */
-  transact<T>(work: (executor: QueryExecutor) => Promise<T>, maxLockWaitMs: number | null): Promise<T> {
-    const settings = maxLockWaitMs === null ? '' : `; set local lock_timeout = '${maxLockWaitMs}ms'`;
-    return this.lend((client) => this.within(client, settings, () => work(client)));
+  /** `isLimited`: whether its statements wait for locks no longer than others do. */
+  transact<T>(work: (executor: QueryExecutor) => Promise<T>, isLimited: boolean): Promise<T> {
+    return this.lend((client) => this.within(client, isLimited ? LIMIT : '', () => work(client)));
   }
 
-  private async look(client: pg.PoolClient): Promise<boolean> {
-    const { rows } = await this.prelude<{ state: string }>(client, SURROUNDINGS.ask);
-    const isFit = rows[0]?.state === 'fit';
-    this.fit.set(client, isFit);
-    return isFit;
+  /**
+   * Sets up a session of the library's own, in the same round trip. One behind a pooler is not: what is set there holds for
+   * others. See pooler.ts on how it is told apart.
+   */
+  private async look(client: pg.PoolClient): Promise<Session> {
+    const { processID } = client as { processID?: number | null };
+    const isDirect = this.isOwn && processID ? `pg_catalog.pg_backend_pid() = ${processID}` : 'false';
+    const limit = `case when ${isDirect} then pg_catalog.set_config('lock_timeout', '${MAX_LOCK_WAIT}', false) end`;
+    const answer = await this.prelude<{ state: string; limit: string | null }>(
+      client,
+      `${SURROUNDINGS.ask}, ${limit} as limit`,
+    );
+    const [row] = answer.rows;
+    const session = { isFit: row?.state === 'fit', isLimited: row?.limit != null };
+    this.known.set(client, session);
+    return session;
   }
 
   private async within<T>(client: pg.PoolClient, settings: string, work: () => Promise<T>): Promise<T> {
-    await this.prelude(client, (this.fit.get(client) ? BEGIN : SURROUNDINGS.begin) + settings);
+    await this.prelude(client, (this.known.get(client)?.isFit ? BEGIN : SURROUNDINGS.begin) + settings);
     this.inTransaction.add(client);
     const result = await work();
     await client.query(SURROUNDINGS.commit);

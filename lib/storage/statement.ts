@@ -5,8 +5,14 @@ export interface StatementTraits {
   readonly repeatable?: true;
   /** Never waits for other people's transactions: without an answer for a minute, its connection is dead. */
   readonly prompt?: true;
-  /** May meet locks of other people's transactions: waits for them for 100 ms at most, and fails then. */
+  /** Waits for locks for 100 ms at most in a caller's transaction, too. On the library's connections every statement does. */
   readonly brief?: true;
+  /** Its functions limit how long it waits for locks, or it takes none: it needs no transaction that does. */
+  readonly limited?: true;
+  /** A caller waits for its answer: where locks are in its way, it is tried again for 10 s. For no statement of a pool. */
+  readonly patient?: true;
+  /** The same with a limit of its own, where the text, which has none, would have to be put into a transaction. */
+  readonly limitedText?: (schema: string) => string;
 }
 
 /** A statement of the library: its text depends on nothing but the (quoted) schema. */

@@ -307,12 +307,13 @@ export class JobQueue {
 
   private pauseAfterFailure(error: unknown): number {
     this.counters.errors++;
-    this.lost.suspect();
+    // What gave up waiting for a lock has claimed nothing.
+    if (!isLockTimeout(error)) this.lost.suspect();
     this.options.onError?.(error, 'claiming jobs');
     // The connection pool was closed: nothing can be claimed any more.
     if (error instanceof StoppedError) void this.stop();
     this.woken = false;
-    return backoffMs(this.failures++);
+    return backoffMs(this.failures++, error);
   }
 
   private async acceptAll(claims: PromiseSettledResult<Claimed[]>): Promise<Claimed[]> {

@@ -6,6 +6,7 @@ import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { SchemaTooNewError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { CheckedClaim, ClaimName } from '../manager/worker.registry.js';
+import { isLockTimeout } from '../storage/database.errors.js';
 import { backoffMs, pause } from './backoff.js';
 import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
 import type { WorkerIdentity } from './worker.identity.js';
@@ -54,6 +55,8 @@ export class LeaseKeeper {
   private beating: Promise<void> | null = null;
   private looking: Promise<void> | null = null;
   private readonly onDuty = new Map<Duty, Promise<void>>();
+  /** Duties that locks of others were in the way of, the last time. */
+  private readonly heldUp = new Set<Duty>();
   private beginning: Promise<void> | null = null;
   private leaving: Promise<void> | null = null;
   private rescueIsDue = false;
@@ -214,7 +217,7 @@ export class LeaseKeeper {
         return onBeat();
       } catch (error) {
         this.report(error);
-        await pause(backoffMs(failures));
+        await pause(backoffMs(failures, error));
       }
     }
   }
@@ -258,10 +261,19 @@ export class LeaseKeeper {
     for (const duty of DUTIES) {
       if (this.onDuty.has(duty)) continue;
       const done = this.perform(duty)
-        .catch((error: unknown) => this.parts.onError(error, 'sweeping'))
+        .then(() => void this.heldUp.delete(duty))
+        .catch((error: unknown) => this.reportDuty(duty, error))
         .finally(() => this.onDuty.delete(duty));
       this.onDuty.set(duty, done);
     }
+  }
+
+  /** What a lock is in the way of comes again in some seconds, and is told of once. */
+  private reportDuty(duty: Duty, error: unknown): void {
+    const isHeld = isLockTimeout(error);
+    if (!isHeld || !this.heldUp.has(duty)) this.parts.onError(error, 'sweeping');
+    if (isHeld) this.heldUp.add(duty);
+    else this.heldUp.delete(duty);
   }
 
   private async perform(duty: Duty): Promise<void> {

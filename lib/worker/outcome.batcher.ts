@@ -139,7 +139,7 @@ export class OutcomeBatcher {
         if (isDataFault(error)) return this.settleApart(batch, error);
         if (isStatementTimeout(error) && batch.length > 1) return this.settleHalves(batch);
         this.circuit.failed(error);
-        await this.pause(backoffMs(failures));
+        await this.pause(backoffMs(failures, error));
       }
     }
   }

@@ -7,7 +7,7 @@ import type { QueryExecutor } from '../../lib/index.js';
 import { setLockTimeout, type Statement } from '../../lib/storage/database.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 import { eventually } from '../support/database.js';
-import { CALLS, CASES, setScene, STATEMENTS, type Scene } from './locks.js';
+import { ANSWERS, CALLS, CASES, setScene, STATEMENTS, type Scene } from './locks.js';
 
 /** The limit that a statement may not reach; the rule says 100 ms. */
 const TOO_LONG_MS = 2_000;
@@ -90,6 +90,25 @@ async function run(statement: Statement<unknown>, meanwhile?: () => Promise<void
   }
 }
 
+/** Outside of any caller's transaction, in a session without a limit: statements that have none of their own get one. */
+async function runAlone({ name, text, limited, limitedText }: Statement<unknown>): Promise<End> {
+  await session.query(`begin; set local statement_timeout = ${TOO_LONG_MS}`);
+  if (!limited && !limitedText) await session.query(`set local lock_timeout = '5ms'`);
+  const { args } = CASES[name]!;
+  const values = name === 'add_keyed_jobs' ? args(scene).with(2, false) : args(scene);
+  try {
+    await session.query((limitedText ?? text)('jobs'), values);
+    return 'done';
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === '55P03') return 'gave up';
+    if (code === '57014') return 'waited too long';
+    throw new Error(`${name}: ${(error as Error).message}`, { cause: error });
+  } finally {
+    await session.query('rollback');
+  }
+}
+
 const heldTables = async (): Promise<string[]> =>
   (await test.sql<{ held: string[] }>('select jobs.audit_held() as held'))[0]!.held;
 
@@ -134,7 +153,10 @@ describe('the lock audit', () => {
       where p.pronamespace = 'jobs'::regnamespace and p.proname not like 'audit%' and p.prorettype <> 'trigger'::regtype`);
     const reached = new Set<string>();
     // Users call add_job themselves; it adds as add_jobs and add_keyed_jobs do.
-    let texts = [...STATEMENTS.map((statement) => statement.text('jobs')), 'add_job('];
+    let texts = [
+      ...STATEMENTS.flatMap(({ text, limitedText }) => [text('jobs'), limitedText?.('jobs') ?? '']),
+      'add_job(',
+    ];
     while (texts.length) {
       const found = functions.filter(
         ({ name }) => !reached.has(name) && texts.some((text) => text.includes(`${name}(`)),
@@ -177,6 +199,29 @@ describe('the lock audit', () => {
     }
     expect(faults).toEqual([]);
   }, 120_000);
+
+  it('no statement waits for a table that a stranger has locked as a whole, and each has an answer', async () => {
+    const gaveUp = new Set<string>();
+    const faults: string[] = [];
+    for (const table of [...TABLES, 'migrations']) {
+      await stranger.query('begin');
+      await stranger.query(`lock table jobs.${table} in access exclusive mode`);
+      for (const statement of STATEMENTS) {
+        const end = await runAlone(statement);
+        if (end === 'gave up') gaveUp.add(statement.name);
+        if (end === 'waited too long') faults.push(`${statement.name}, ${table}`);
+      }
+      await stranger.query('rollback');
+    }
+    expect(faults).toEqual([]);
+    const answered = Object.values(ANSWERS).flat();
+    const needsNone = ({ name, patient }: Statement<unknown>): boolean =>
+      patient === true || CASES[name]!.within === true;
+    const open = STATEMENTS.filter((statement) => gaveUp.has(statement.name) && !needsNone(statement));
+    expect(open.map(({ name }) => name).filter((name) => !answered.includes(name))).toEqual([]);
+    const names = new Set(STATEMENTS.filter((statement) => !needsNone(statement)).map(({ name }) => name));
+    expect(answered.filter((name, at) => !names.has(name) || answered.indexOf(name) < at)).toEqual([]);
+  }, 180_000);
 
   it('what waits holds nothing that stands later in the order of locks', async () => {
     await liftLimits();

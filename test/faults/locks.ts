@@ -217,9 +217,9 @@ const ANY_ID = ['00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff
 
 export const CASES: Record<string, Case> = {
   // Adds
-  add_jobs: { args: ({ ids }) => [jobOf(ids.fresh), '[1]', null, ''], waits: true, locks: '' },
+  add_jobs: { args: ({ ids }) => [jobOf(ids.fresh), '[1]'], waits: true, locks: '' },
   add_alike_jobs: {
-    args: ({ ids }) => [`{${ids.fresh}}`, '1', 't', 0, 5, null, null, null, null, ''],
+    args: ({ ids }) => [`{${ids.fresh}}`, '1', 't', 0, 5, null, null, null],
     waits: true,
     locks: '',
   },
@@ -425,6 +425,91 @@ export const CASES: Record<string, Case> = {
   clear_configuration: { args: none, kit: true, locks: 'crontabs job_queues rate_limits' },
 
   ...Object.fromEntries(SEALED_COLUMNS.flatMap(sealedCases)),
+};
+
+/**
+ * What the library does where a statement gives up, because another session has locked a table as a whole, by what it does.
+ * Those that are `patient` are tried again for 10 s, and then throw a RowsHeldError; those of a transaction end with it.
+ */
+export const ANSWERS = {
+  'adds are tried again for 10 s, and then throw': ['add_jobs', 'add_alike_jobs', 'add_keyed_jobs'],
+  'what is left to tell is a state, which a sweep finds': [
+    'has_others_to_tell',
+    'free_successors',
+    'free_keys',
+    'tell_children',
+    'tell_these_children',
+  ],
+  'outcomes are kept, and come again': ['complete_jobs', 'complete_and_claim', 'end_attempts', 'find_settled'],
+  'claims come again': ['claim_plain_jobs', 'claim_lane_jobs', 'next_plain_priority', 'register_queues'],
+  'beats come again, and the lease goes on': ['heartbeat', 'check_claims', 'leave_incarnation'],
+  'duties come again': [
+    'end_incarnations',
+    'claims_of_the_dead',
+    'find_expired_leases',
+    'take_duty',
+    'put_off_duty',
+    'find_duty_position',
+    'move_duty',
+    'find_passed_over',
+    'free_stale_keys',
+    'find_untold',
+    'find_circles',
+    'free_places',
+    'audit_claims',
+    'unknown_claims',
+    'unknown_claims_anywhere',
+    'refill_rate_limits',
+    'list_cron_timings',
+  ],
+  'declarations are repeated every half minute': [
+    'join_release',
+    'leave_releases',
+    'prune_releases',
+    'declare_queue',
+    'find_undeclared_queues',
+    'declare_crontab',
+    'find_undeclared_crontabs',
+    'retire_crontabs',
+  ],
+  'garbage is left to the next collection': [
+    'make_partition',
+    'drop_history_partition',
+    'old_body_partitions',
+    'drop_body_partition',
+    'forget_notes_of_range',
+    'default_bodies',
+    'expired_history',
+    'partition_holders',
+    'prune_history',
+    'prune_bodies',
+    'prune_receipts',
+    'prune_replacements',
+    'prune_workers',
+    'see_tasks',
+  ],
+  'calls try again by themselves, and then throw': [
+    'save_step',
+    'forget_steps',
+    'edit_queue',
+    'register_rate_limit',
+    'put_crontab',
+    'drop_crontab',
+  ],
+  'best effort: it is forgotten': ['save_progress', 'add_logs'],
+  'who waits for a job asks again': ['find_ended', 'find_results'],
+  'only in transactions of callers and of handlers, or of the library': [
+    'assert_owned',
+    'find_parents',
+    'keep_parents',
+    'link_parents',
+    'find_circle_of',
+    'find_retryable',
+    'find_parents_of',
+    'find_jobs_to_replay',
+    'lock_crontab',
+    'is_crontab_busy',
+  ],
 };
 
 const failuresOf = (scene: Scene, ...names: Name[]): object[] =>

@@ -62,8 +62,8 @@ const spec = `'[{"id":"' || gen_random_uuid() || '","task":"t","priority":0,"max
 
 /** What pools and callers run again and again beside claims and settles, prepared like theirs. Arguments in SQL. */
 const repeated: [Statement<unknown>, string][] = [
-  [addAlikeJobs, `'{' || gen_random_uuid() || '}', '1', 't', 0, 5, null, null, null, null, ''`],
-  [addJobs, `${spec}, '[1]', null, ''`],
+  [addAlikeJobs, `'{' || gen_random_uuid() || '}', '1', 't', 0, 5, null, null, null`],
+  [addJobs, `${spec}, '[1]'`],
   [nextPlainPriority, '-5'],
   [findExpiredLeases, 'null'],
   [workers.heartbeat, `'${WORKER}'`],

@@ -30,14 +30,14 @@ export const findSteps = statement<StepRow>(
   'find_steps',
   (schema) => `
   select name, position, result::text as result from ${schema}.job_steps where job_id = $1::uuid order by position, completed_at`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /** $1, $2, $3 name, $4 position, $5 result as JSON text or null. `saved` is false where the claim is lost. */
 export const saveStep = statement<{ saved: boolean }>(
   'save_step',
   (schema) => `select ${schema}.save_step($1::uuid, $2::bigint, $3::text, $4::integer, $5::text) as saved`,
-  { repeatable: true },
+  { repeatable: true, limited: true },
 );
 
 /** $1, $2, $3 names. */
@@ -53,6 +53,7 @@ export const forgetSteps = statement(
 export const saveProgress = statement(
   'save_progress',
   (schema) => `select ${schema}.save_progress($1::uuid[], $2::bigint[], $3::text[])`,
+  { limited: true },
 );
 
 /** $1 jobs, $2 fences, $3 messages. */
@@ -79,5 +80,5 @@ export const findLogs = statement<LogRow>(
   select id, fence, ${ms('logged_at')} as logged_at, message from ${schema}.job_logs
   where job_id = $1::uuid and ($2::bigint is null or id > $2)
   order by id limit $3`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );

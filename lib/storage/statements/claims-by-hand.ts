@@ -16,7 +16,7 @@ export const findClaimsOf = statement<FoundClaim>(
   where j.locked_by is not null and ($1::text[] is null or j.locked_by = any($1)
     or j.locked_by in (select w.id from ${schema}.workers w where w.label = any($1)))
   order by j.id`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /** $1 id, $2 revision. */
@@ -25,14 +25,14 @@ export const findClaimAt = statement<FoundClaim>(
   (schema) => `
   select j.id, j.fence from ${schema}.jobs j
   where j.id = $1::uuid and j.revision = $2::integer and j.locked_by is not null`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /** Claims by hand whose lease has run out. $1: null for each claim's own lease, or the longest time in ms. */
 export const findExpiredLeases = statement<FoundClaim>(
   'find_expired_leases',
   (schema) => `select id, fence from ${schema}.expired_leases($1::bigint)`,
-  { repeatable: true },
+  { repeatable: true, limited: true },
 );
 
 export interface LeaseRow {
@@ -69,4 +69,5 @@ export const extendLease = statement<LeaseRow>(
     ${ms('e.lease_expires_at')} as expires_at
   from ${schema}.jobs j left join extended e on e.id = j.id left join ${schema}.workers w on w.id = j.locked_by
   where j.id = $2::uuid`,
+  { patient: true },
 );

@@ -147,7 +147,7 @@ export const listCrontabs = statement<CrontabRow>(
   'list_crontabs',
   (schema) => `
   select ${crontabColumns} from ${schema}.crontabs c where c.retired_at is null order by c.id`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /** Read by each pool before each slot, and twice a minute: reads the whole table, without payloads. */

@@ -67,6 +67,7 @@ export interface PairRow {
 export const findCircleOf = statement<PairRow>(
   'find_circle_of',
   (schema) => `select child_id, parent_id from ${schema}.circle_pairs($1::uuid[])`,
+  { limited: true },
 );
 
 /** The parents for which these jobs wait, or waited when they were cancelled. $1 ids. Index: job_dependencies_of_child. */
@@ -133,5 +134,5 @@ export const findFamily = statement<RelativeRow>(
   join ${schema}.job_bodies b on b.id = f.id
   ${joinLiveAndLast(schema)}
   order by f.place`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );

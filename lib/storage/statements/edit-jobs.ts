@@ -23,6 +23,7 @@ export interface CancelledRow {
 export const cancelJobs = statement<CancelledRow>(
   'cancel_jobs',
   (schema) => `select * from ${schema}.cancel_jobs($1::uuid[], $2::text, $3::bigint)`,
+  { limited: true, patient: true },
 );
 
 /**
@@ -91,6 +92,7 @@ export const rescheduleJobs = statement<EditedRow>(
   select h.id, e.lane, false as held from held h left join edited e on e.id = h.id
   union all
   select j.id, null, true from ${schema}.jobs j where j.id = any($1::uuid[]) and j.id not in (select id from locked)`,
+  { patient: true },
 );
 
 /** Locks jobs $1 that are live, in their order. Index: jobs_pkey. */
@@ -141,6 +143,7 @@ export const findRevivable = statement<RetryableRow>(
   select j.id, j.job_key, ${schema}.is_key_taken(j.job_key, j.id) as taken from ${schema}.jobs j
   where j.id = any($1::uuid[]) and j.parked = 'exhausted' and j.job_key is not null and j.attempts < $2::smallint
   order by j.id`,
+  { patient: true },
 );
 
 /** Makes rows for keys that nothing owns. $1 keys, $2 jobs, pair by pair. */

@@ -11,7 +11,7 @@ export const findJobs = statement<JobRow>(
   from ${schema}.job_bodies b
   ${joinLiveAndLast(schema)}
   where b.id = any($1::uuid[])`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /** As findJobs, with the result of what has completed. $1 ids. */
@@ -51,7 +51,7 @@ export const listJobs = statement<JobRow>(
   where $3::text is null or status = $3
   order by id desc
   limit $11`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 export interface HistoryRow {
@@ -106,7 +106,7 @@ export const jobHistory = statement<HistoryRow>(
   left join ${schema}.job_bodies b on b.id = r.job_id
   left join ${schema}.workers w on w.id = r.worker_id
   order by fence`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /**
@@ -132,7 +132,7 @@ export const listHistory = statement<HistoryRow & { position: string }>(
     and ($7::timestamptz is null or (h.completed_at, h.job_id, h.fence) < ($7, $8::uuid, $9::bigint))
   order by h.completed_at desc, h.job_id desc, h.fence desc
   limit $10`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 export interface CountRow {
@@ -168,7 +168,7 @@ export const countJobs = statement<CountRow>(
   union all
   select 'oldest_due', null, (extract(epoch from now() - min(first_run_at)) * 1000)::float8
   from live where status = 'available' having min(first_run_at) is not null`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 export interface ExplainRow {
@@ -233,5 +233,5 @@ export const explainJob = statement<ExplainRow>(
     ) t
   ) takers
   where j.id = $1::uuid`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );

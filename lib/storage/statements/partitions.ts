@@ -28,12 +28,14 @@ export const makePartition = statement<{ made: string | null; hindrance: string 
   'make_partition',
   (schema) =>
     `select * from ${schema}.make_partition($1::text, $2::bigint, $3::bigint, $4::bigint, $5::bigint, $6::timestamptz)`,
+  { limited: true },
 );
 
 /** Drops one partition of the history of which all has expired. $1 at. */
 export const dropHistoryPartition = statement<{ dropped: string; records: number }>(
   'drop_history_partition',
   (schema) => `select * from ${schema}.drop_history_partition($1::timestamptz)`,
+  { limited: true },
 );
 
 /** $1 how many jobs may still be asked for, $2 at. */
@@ -48,6 +50,7 @@ export const oldBodyPartitions = statement<OldBodyPartition>(
 export const dropBodyPartition = statement<{ moved: number | null }>(
   'drop_body_partition',
   (schema) => `select ${schema}.drop_body_partition($1::text, $2::integer, $3::timestamptz) as moved`,
+  { limited: true },
 );
 
 /**
@@ -113,4 +116,5 @@ export const partitionHolders = statement<{ pid: number; application: string; st
 export const analyzeParents = statement(
   'analyze_parents',
   (schema) => `analyze (skip_locked) ${schema}.job_bodies, ${schema}.job_history`,
+  { limited: true },
 );

@@ -21,6 +21,7 @@ export const forgetNotes = (schema: string, from: string): string => `
 export const pruneHistory = statement<{ pruned: number }>(
   'prune_history',
   (schema) => `select ${schema}.prune_history($1::oid, $2::timestamptz, $3::timestamptz, $4::tid, $5::tid) as pruned`,
+  { limited: true },
 );
 
 /** Removes receipts that are older than an hour and that no waiting child needs. Index: settle_receipts_by_time. */
@@ -39,6 +40,7 @@ export const pruneReceipts = statement(
 export const pruneBodies = statement<{ pruned: number }>(
   'prune_bodies',
   (schema) => `select ${schema}.prune_bodies($1::oid, $2::uuid, $3::uuid, $4::tid, $5::tid) as pruned`,
+  { limited: true },
 );
 
 /** Forgets stopped workers whose last sign of life is older than the history that names them. $1 retention in ms. */
@@ -56,7 +58,7 @@ export const seeTasks = statement(
   'see_tasks',
   (schema) => `
   select ${schema}.see_tasks($1::text[])`,
-  { repeatable: true, prompt: true },
+  { repeatable: true, prompt: true, limited: true },
 );
 
 /** Notes names that live jobs carry, then forgets those unused for $1 ms. */
@@ -74,6 +76,7 @@ export const pruneTasks = statement<{ pruned: number }>(
     returning 1
   )
   select count(*)::integer as pruned from pruned`,
+  { patient: true },
 );
 
 /** Forgets what was replaced an hour ago, where nothing waits for it, and its job is gone. */

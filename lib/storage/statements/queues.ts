@@ -6,7 +6,7 @@ export const registerQueues = statement(
   'register_queues',
   (schema) => `
   select ${schema}.register_queues($1::text[])`,
-  { repeatable: true, prompt: true },
+  { repeatable: true, prompt: true, limited: true },
 );
 
 /**
@@ -17,7 +17,7 @@ export const registerQueues = statement(
 export const declareQueue = statement<{ changed: boolean }>(
   'declare_queue',
   (schema) => `select ${schema}.declare_queue($1::text, $2::integer, $3::text) as changed`,
-  { repeatable: true },
+  { repeatable: true, limited: true },
 );
 
 /**
@@ -44,7 +44,7 @@ export const findUndeclaredQueues = statement<{ name: string }>(
 export const editQueue = statement(
   'edit_queue',
   (schema) => `select ${schema}.edit_queue($1::text, $2::boolean, $3::integer, $4::boolean)`,
-  { repeatable: true },
+  { repeatable: true, limited: true },
 );
 
 export interface QueueRow {
@@ -74,14 +74,14 @@ export const listQueues = statement<QueueRow>(
   full join jobs j on j.queue = q.name
   left join ${schema}.workers w on w.id = j.locked_by
   order by 1`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /** Names of queues. $1 names or null for all. */
 export const findQueues = statement<{ name: string }>(
   'find_queues',
   (schema) => `select name from ${schema}.job_queues where $1::text[] is null or name = any($1) order by name`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /**
@@ -103,4 +103,5 @@ export const pruneQueues = statement<{ name: string }>(
     delete from ${schema}.job_queues q using idle where q.name = idle.name returning q.name
   )
   select name from pruned`,
+  { patient: true },
 );

@@ -18,6 +18,7 @@ export const registerRateLimit = statement<RateLimitRow>(
   select key, capacity, interval_ms, available, ${ms('window_started_at')} as window_started_at
   from ${schema}.put_rate_limit($1::text, $2::integer,
     coalesce($3::bigint, extract(epoch from $4::text::interval) * 1000)::bigint)`,
+  { limited: true },
 );
 
 /** Whether PostgreSQL could not read the interval, or it is shorter than a millisecond. */
@@ -28,5 +29,5 @@ export const refusesInterval = (error: unknown): boolean =>
 export const refillRateLimits = statement<{ refilled: number }>(
   'refill_rate_limits',
   (schema) => `select ${schema}.refill_rate_limits() as refilled`,
-  { prompt: true },
+  { prompt: true, limited: true },
 );

@@ -39,15 +39,19 @@ export const TABLES_OF_JOBS = [
 ];
 
 /** $1 ms. The database's clock decides what is due, and nobody can turn that: so everything stored becomes older. */
-export const moveTimes = statement('move_times', (schema) => {
-  const moves = Object.entries(STORED_TIMES).map(([table, columns]) => {
-    const older = columns.map((column) => `${column} = ${column} - $1::bigint * interval '1 ms'`);
-    return `moved_${table} as (update ${schema}.${table} set ${older.join(', ')})`;
-  });
-  return `
+export const moveTimes = statement(
+  'move_times',
+  (schema) => {
+    const moves = Object.entries(STORED_TIMES).map(([table, columns]) => {
+      const older = columns.map((column) => `${column} = ${column} - $1::bigint * interval '1 ms'`);
+      return `moved_${table} as (update ${schema}.${table} set ${older.join(', ')})`;
+    });
+    return `
   with ${moves.join(',\n  ')}
   select 1 as moved`;
-});
+  },
+  { patient: true },
+);
 
 /**
  * Empties what jobs fill and takes queues, rate limits and crontabs back to their beginnings. Deletes: after a spec's few
@@ -66,6 +70,7 @@ export const clearJobs = statement(
     update ${schema}.crontabs set known_since = clock_timestamp(), last_slot_at = null, last_job_id = null
   )
   select 1 as cleared`,
+  { patient: true },
 );
 
 /** Forgets what calls have configured: queues, pauses, rate limits, and crontabs that no decorator declares. */
@@ -76,4 +81,5 @@ export const clearConfiguration = statement(
   limits as (delete from ${schema}.rate_limits),
   crontabs as (delete from ${schema}.crontabs where not declared)
   select 1 as cleared`,
+  { patient: true },
 );

@@ -1,6 +1,6 @@
 // Incarnations of workers: their beginning, their heartbeat and their end, and what keeps claims and holders in agreement.
 import { statement } from '../database.js';
-import { newerSchema } from '../jobs.migrator.js';
+import { newerSchema, SCHEMA_VERSION } from '../jobs.migrator.js';
 import { ms } from './job-columns.js';
 
 /**
@@ -15,37 +15,25 @@ export const registerWorker = statement<{ newer_schema: number | null }>(
   values ($1, $2, $3, $4, $5, $6, $7::text[], $8::boolean, $9::text[], $10::text[], $11::text::json)
   on conflict (id) do update set heartbeat_at = clock_timestamp(), tasks = excluded.tasks
   returning (${newerSchema(schema)}) as newer_schema`,
-  { brief: true },
+  { brief: true, patient: true },
 );
 
 /**
  * Renews the lease of everything that an incarnation holds: one row per process. $1 incarnation. Returns no row if it was
- * taken for dead; `held`: another transaction holds the row, and nothing was renewed. Also tells what there is to do, so
- * that an idle process need not ask by statements of their own.
+ * taken for dead; `held`: another session holds the row or its table, and nothing was renewed. Also tells what there is to
+ * do, so that an idle process need not ask by statements of their own. The function is of 5_upkeep.sql.
  */
 export const heartbeat = statement<{ held: boolean; needs_rescue: boolean; newer_schema: number | null }>(
   'heartbeat',
-  (schema) => `
-  with alive as materialized (
-    select id from ${schema}.workers where id = $1 and stopped_at is null for no key update skip locked
-  ),
-  beat as (
-    update ${schema}.workers w set heartbeat_at = clock_timestamp() from alive a where w.id = a.id returning w.id
-  )
-  select exists (
-      select from ${schema}.workers
-      where stopped_at is null and (heartbeat_at + lease_ms * interval '1 ms' <= clock_timestamp()
-        or heartbeat_at > clock_timestamp() + interval '1 s')
-    ) as needs_rescue, (${newerSchema(schema)}) as newer_schema, not exists (select from beat) as held
-  from ${schema}.workers where id = $1 and stopped_at is null`,
-  { prompt: true },
+  (schema) => `select * from ${schema}.heartbeat($1::text, ${SCHEMA_VERSION})`,
+  { prompt: true, limited: true },
 );
 
 /** $1 incarnation, or null: all that were not heard of for their lease. Returns those that have ended now. */
 export const endIncarnations = statement<{ id: string }>(
   'end_incarnations',
   (schema) => `select id from ${schema}.end_incarnations($1::text)`,
-  { prompt: true },
+  { prompt: true, limited: true },
 );
 
 /** Notes that a pool is being stopped: what it leaves behind was no crash. $1 incarnation. */
@@ -59,7 +47,7 @@ export const leaveIncarnation = statement(
 export const claimsOfTheDead = statement<{ id: string; fence: string; is_spared: boolean; has_left: boolean }>(
   'claims_of_the_dead',
   (schema) => `select * from ${schema}.claims_of_the_dead($1::integer)`,
-  { prompt: true },
+  { prompt: true, limited: true },
 );
 
 /** Which of these claims are over, or to be cancelled. $1 ids, $2 fences. */
@@ -71,6 +59,7 @@ export const checkClaims = statement<{
 }>('check_claims', (schema) => `select * from ${schema}.check_claims($1::uuid[], $2::bigint[])`, {
   repeatable: true,
   prompt: true,
+  limited: true,
 });
 
 /**
@@ -85,19 +74,21 @@ export const unknownClaims = statement<{
   next_number: string | null;
 }>('unknown_claims', (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[], $4, $5)`, {
   prompt: true,
+  limited: true,
 });
 
 /** The same of all claims: reads the live table. */
 export const unknownClaimsAnywhere = statement<{ id: string; fence: string }>(
   'unknown_claims_anywhere',
   (schema) => `select * from ${schema}.unknown_claims_anywhere($1::text, $2::uuid[], $3::bigint[])`,
-  { prompt: true },
+  { prompt: true, limited: true },
 );
 
 /** Puts old claims of a slice of the live table to their holders. $1 first page, $2 pages. */
 export const auditClaims = statement<{ more: boolean }>(
   'audit_claims',
   (schema) => `select ${schema}.audit_claims($1::bigint, $2::bigint) as more`,
+  { limited: true },
 );
 
 /**
@@ -176,5 +167,5 @@ export const listWorkers = statement<WorkerRow>(
   from ${schema}.workers w left join running r on r.locked_by = w.id
   where w.stopped_at is null
   order by w.started_at, w.id`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );

@@ -400,6 +400,7 @@ create function cancel_jobs(ids uuid[], cause text, retention bigint)
 returns table (id uuid, became text, job_key text)
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 set jit = off
 as $$

@@ -1,6 +1,46 @@
 -- What pools do beside claims and settles: ending the claims of dead incarnations, comparing what is held with what is
 -- locked, moving windows and limits on. Nothing depends on any of it being on time.
 
+-- Renews the lease of an incarnation. No row: it was taken for dead. `held`: another session holds its row, or its table as a
+-- whole, and nothing was renewed; the heartbeat comes again soon. `newer_schema`: the highest version that a release which
+-- knows the version `known` cannot work with; a table of versions that is locked keeps no lease from being renewed. Index:
+-- workers_pkey.
+create function heartbeat(pool text, known integer)
+returns table (held boolean, needs_rescue boolean, newer_schema integer)
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+#variable_conflict use_column
+begin
+  begin
+    update workers w set heartbeat_at = clock_timestamp() where w.id = (
+      select f.id from workers f where f.id = pool and f.stopped_at is null for no key update skip locked
+    );
+    held := not found;
+    if held and not exists (select from workers w where w.id = pool and w.stopped_at is null) then
+      return;
+    end if;
+    needs_rescue := exists (
+      select from workers w
+      where w.stopped_at is null and (w.heartbeat_at + w.lease_ms * interval '1 ms' <= clock_timestamp()
+        or w.heartbeat_at > clock_timestamp() + interval '1 s')
+    );
+  exception when lock_not_available then
+    held := true;
+    needs_rescue := false;
+  end;
+  begin
+    newer_schema := (
+      select max(m.version) from migrations m
+      where m.version > known and coalesce((to_jsonb(m) ->> 'compatible_from')::integer, m.version) > known
+    );
+  exception when lock_not_available then
+    newer_schema := null;
+  end;
+  return next;
+end $$;
+
 -- Marks incarnations as stopped: those that have not been heard of for their lease, or, with a name, that one, unless it
 -- still holds a claim. From then on it claims nothing. Claims under way exclude it (see may_claim); rows that others hold
 -- come later. A heartbeat in the future is set back to now: a clock was ahead. Index: workers_pkey.
@@ -79,6 +119,7 @@ create function check_claims(ids uuid[], fences bigint[])
 returns table (id uuid, fence bigint, standing text, reason text)
 language sql stable
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 as $$
   select i.id, i.fence, case when j.id is null then 'gone' else 'cancelled' end, j.cancel_reason
@@ -139,6 +180,7 @@ create function unknown_claims_anywhere(worker text, ids uuid[], fences bigint[]
 returns table (id uuid, fence bigint)
 language sql stable
 set search_path from current
+set lock_timeout = '100ms'
 as $$
   select j.id, j.fence from jobs j
   where j.locked_by = worker and j.lease_expires_at is null
@@ -400,6 +442,7 @@ end $$;
 create function refill_rate_limits() returns integer
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 as $$
 declare
   refilled integer;

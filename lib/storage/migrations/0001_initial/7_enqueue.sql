@@ -163,6 +163,77 @@ end $$;
 
 revoke all on function add_keyed_jobs(json, json, boolean, boolean) from public;
 
+-- Adds jobs without a key outside of a caller's transaction, where the session does not limit how long it waits for locks: the
+-- statements of statements/add-jobs.ts, which say what they do, with that limit. A row for each unregistered rate limit, and
+-- nothing added then; else the time.
+create function add_jobs(asked json, payloads json) returns table (now float8, missing text)
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+#variable_conflict use_column
+declare
+  present timestamptz := pg_catalog.clock_timestamp();
+begin
+  return query
+    select null::float8, s.rate_limit_key
+    from (select distinct rate_limit_key from pg_catalog.json_to_recordset(asked) as spec(rate_limit_key text)) s
+    where s.rate_limit_key is not null and not exists (select from rate_limits r where r.key = s.rate_limit_key);
+  if found then
+    return;
+  end if;
+  with specs as materialized (
+    select s.*, coalesce(s.asked_run_at, present + s.delay_ms * interval '1 ms', present) as run_at
+    from rows from (
+      pg_catalog.json_to_recordset(asked) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
+        max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
+        flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint),
+      pg_catalog.json_array_elements(payloads)
+    ) as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, rate_limit_key, job_key,
+      job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload)
+  ),
+  bodies as (
+    insert into job_bodies (created_at, id, run_at, priority, max_attempts, timeout_ms, task, payload, queue,
+      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
+    select present, s.id, s.run_at, s.priority, s.max_attempts, s.timeout_ms, s.task, s.payload, s.queue,
+      s.rate_limit_key, s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id, s.depends_on, s.on_parent_failure
+    from specs s
+    on conflict (id) do nothing
+    returning id
+  )
+  insert into jobs
+    (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags, unmet, parked)
+  select s.id, s.run_at, s.priority, s.max_attempts, s.max_attempts = 1,
+    lane_of(s.queue, s.rate_limit_key, s.max_attempts = 1), coalesce(s.payload_kib, 0), s.task, s.queue,
+    s.rate_limit_key, s.flags, coalesce(pg_catalog.cardinality(s.depends_on), 0),
+    case when s.depends_on is not null then 'parents' end
+  from bodies b join specs s on s.id = b.id;
+  return query select (extract(epoch from present) * 1000)::float8, null::text;
+end $$;
+
+-- The same of jobs that differ in id and payload alone. Payloads: one in a line. Returns the time.
+create function add_alike_jobs(
+  ids uuid[], payloads text, of_task text, of_priority integer, attempts smallint, asked_run_at timestamptz,
+  delay_ms float8, sizes smallint[]
+) returns float8
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  present timestamptz := pg_catalog.clock_timestamp();
+  due timestamptz := coalesce(asked_run_at, present + delay_ms * interval '1 ms', present);
+begin
+  insert into job_bodies (id, created_at, run_at, priority, max_attempts, task, payload)
+  select s.id, present, due, of_priority, attempts, of_task, s.payload::json
+  from rows from (pg_catalog.unnest(ids), pg_catalog.string_to_table(payloads, E'\n')) as s (id, payload);
+  insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task)
+  select s.id, due, of_priority, attempts, attempts = 1, lane_of(null, null, attempts = 1), coalesce(s.payload_kib, 0),
+    of_task
+  from rows from (pg_catalog.unnest(ids), pg_catalog.unnest(sizes)) as s (id, payload_kib);
+  return extract(epoch from present) * 1000;
+end $$;
+
 -- An id as the library makes them: a UUID of version 7, with microseconds where it has room, so that ids of one session
 -- are in order.
 create function new_job_id() returns uuid

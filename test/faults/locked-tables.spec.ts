@@ -1,0 +1,216 @@
+// Another session locks a table as a whole (LOCK TABLE, ALTER TABLE, VACUUM FULL, CLUSTER, REINDEX): no connection of the
+// library waits for it, and what was asked for is tried again, or is a typed error.
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import { DataSource } from 'typeorm';
+import {
+  createCollectingEvents,
+  createJobManager,
+  createWorkerPool,
+  type JobManager,
+  type PlainTask,
+  RowsHeldError,
+  type WorkerOptions,
+} from '../../lib/index.js';
+import { eventually } from '../support/database.js';
+import { createTestManager, type TestManager, WORKER } from '../support/manager.js';
+
+let test: TestManager;
+let jobs: JobManager;
+let stranger: pg.Client;
+const closing: (() => Promise<unknown>)[] = [];
+
+beforeEach(async () => {
+  test = await createTestManager({ history: { keep: 'all' } });
+  ({ jobs } = test);
+  stranger = new pg.Client({ connectionString: test.url, application_name: 'stranger' });
+  await stranger.connect();
+});
+afterEach(async () => {
+  await stranger.end();
+  for (const close of closing.splice(0).toReversed()) await close();
+  await test.close();
+});
+
+async function lock(...tables: string[]): Promise<void> {
+  await stranger.query('begin');
+  for (const table of tables) await stranger.query(`lock table jobs.${table} in access exclusive mode`);
+}
+
+const letGo = (): Promise<unknown> => stranger.query('rollback');
+
+async function start(tasks: Record<string, PlainTask>, options: WorkerOptions = {}) {
+  const events = createCollectingEvents();
+  const pool = createWorkerPool({ jobs, tasks, events, options: { pollIntervalMs: 50, ...options } });
+  closing.push(() => pool.stop(0));
+  await pool.start();
+  return { pool, events };
+}
+
+/** How many connections of the library wait for a lock at this moment, and how many there are. */
+async function connections(): Promise<{ waiting: number; all: number }> {
+  const [row] = await test.sql<{ waiting: number; all: number }>(`
+    select count(*) filter (where wait_event_type = 'Lock')::integer as waiting, count(*)::integer as all
+    from pg_stat_activity where datname = current_database() and application_name <> 'stranger' and pid <> pg_backend_pid()`);
+  return row!;
+}
+
+const rejected = (calls: Promise<unknown>[]): Promise<string[]> =>
+  Promise.all(
+    calls.map((call) =>
+      call.then(
+        () => 'done',
+        (error: Error) => error.name,
+      ),
+    ),
+  );
+
+describe('while a stranger locks a table', () => {
+  it('reads, operators’ calls, claims, settles by hand and adds throw a RowsHeldError, and leave the connections alone', async () => {
+    const { id } = await jobs.addJob('t', 1);
+    const [claimed] = await jobs.getJobs(WORKER);
+    const dataSource = await new DataSource({ type: 'postgres', url: test.url, poolSize: 4 }).initialize();
+    closing.push(() => dataSource.destroy());
+    const shared = await createJobManager({ dataSource });
+    closing.push(() => shared.close());
+    const calls = (manager: JobManager): Promise<unknown>[] => [
+      manager.findJob(id),
+      manager.listJobs(),
+      manager.counts(),
+      manager.explain(id),
+      manager.jobHistory(id),
+      manager.jobGraph(id),
+      manager.listQueues(),
+      manager.workers(),
+      manager.cancelJobs([id]),
+      manager.rescheduleJobs([id], { priority: 3 }),
+      manager.retryJobs([id]),
+      manager.forceUnlockJobs(),
+      manager.getJobs(WORKER),
+      manager.completeJobs(WORKER, [claimed!], 1),
+      manager.addJobs([
+        { task: 't', payload: 1 },
+        { task: 't', payload: 1, tags: ['a'] },
+      ]),
+      manager.addJob('t', 1, { jobKey: 'k' }),
+      ...Array.from({ length: 30 }, (_, n) => manager.addJob('t', n)),
+    ];
+    await lock('jobs');
+    const answers = rejected([...calls(jobs), ...calls(shared)]);
+    let worst = 0;
+    let done = false;
+    const watching = (async () => {
+      while (!done) worst = Math.max(worst, (await connections()).waiting);
+    })();
+    // The application's connections are its own: they keep their settings, and are there for others.
+    const rows = await dataSource.query(`select current_setting('lock_timeout') as limit from generate_series(1, 3)`);
+    expect(rows[0].limit).toBe('0');
+    expect(new Set(await answers)).toEqual(new Set(['RowsHeldError']));
+    done = true;
+    await watching;
+    expect(worst).toBeLessThanOrEqual(14);
+    await letGo();
+    expect((await connections()).waiting).toBe(0);
+    expect((await jobs.counts()).byStatus).toMatchObject({ running: 1, available: 0, completed: 0 });
+  }, 60_000);
+
+  it('adds go on as soon as it lets go', async () => {
+    await lock('jobs', 'job_bodies');
+    const added = Promise.all([jobs.addJob('t', 1), jobs.addJob('t', 2, { jobKey: 'k' }), jobs.addJob('t', 3)]);
+    await eventually(async () => (await connections()).waiting > 0);
+    await letGo();
+    const ids = (await added).map(({ id }) => id);
+    expect((await jobs.listJobs()).items.map((job) => job.id).toSorted()).toEqual(ids.toSorted());
+  });
+
+  it('outcomes are kept, and written as soon as it lets go', async () => {
+    let end!: () => void;
+    const held = new Promise<void>((resolve) => (end = resolve));
+    let runs = 0;
+    const { pool, events } = await start({
+      t: async () => {
+        runs++;
+        await held;
+      },
+    });
+    const added = await Promise.all([1, 2, 3].map((n) => jobs.addJob('t', n)));
+    await eventually(() => runs === 3);
+    await lock('jobs', 'job_history');
+    end();
+    await eventually(() => events.ofType('worker.error').some(({ error }) => error instanceof RowsHeldError));
+    expect((await connections()).waiting).toBeLessThanOrEqual(3);
+    await letGo();
+    for (const { id } of added) expect((await jobs.waitForJob(id)).status).toBe('completed');
+    expect(runs).toBe(3);
+    await pool.stop();
+    expect(events.ofType('job.lost')).toEqual([]);
+  });
+
+  it('its heartbeats neither wait for the tables that they do not need, nor pile up on the one that they do', async () => {
+    const leaseMs = 2_000;
+    let end!: () => void;
+    const held = new Promise<void>((resolve) => (end = resolve));
+    let aborted = false;
+    const { events } = await start(
+      {
+        t: async (_, ctx) => {
+          ctx.signal.addEventListener('abort', () => (aborted = true));
+          await held;
+        },
+      },
+      { leaseMs, keepaliveMs: 200 },
+    );
+    const { id } = await jobs.addJob('t', 1);
+    await eventually(async () => (await jobs.findJob(id))?.status === 'running');
+    const beatAt = async (): Promise<number> =>
+      (
+        await test.sql(
+          `select extract(epoch from heartbeat_at) * 1000 as at from jobs.workers where stopped_at is null`,
+        )
+      )
+        .map(({ at }) => Number(at))
+        .at(0)!;
+    // Versions: beats go on, for longer than the lease.
+    await lock('migrations');
+    const from = await beatAt();
+    await eventually(async () => (await beatAt()) > from + 1.5 * leaseMs);
+    await letGo();
+    // Workers: nothing is renewed, one connection tries, and the lease that was granted last still counts.
+    const { all } = await connections();
+    await lock('workers');
+    await eventually(async () => (await connections()).waiting > 0);
+    for (let n = 0; n < 20; n++) expect((await connections()).waiting).toBeLessThanOrEqual(2);
+    expect(aborted).toBe(false);
+    await letGo();
+    const then = await beatAt();
+    await eventually(async () => (await beatAt()) > then + leaseMs);
+    expect(aborted).toBe(false);
+    expect((await connections()).all).toBeLessThanOrEqual(all + 1);
+    end();
+    expect((await jobs.waitForJob(id)).status).toBe('completed');
+    expect(events.ofType('job.lost')).toEqual([]);
+  });
+
+  it.each(['duties', 'job_dependencies', 'job_steps', 'settle_receipts', 'releases', 'crontabs', 'job_tasks'])(
+    'plain jobs run beside a lock on %s, and a pool starts and stops',
+    async (table) => {
+      let ran = 0;
+      await lock(table);
+      await start({ t: () => void ran++ });
+      for (let n = 1; n <= 5; n++) {
+        await jobs.addJob('t', n);
+        await eventually(() => ran === n);
+      }
+      await letGo();
+    },
+  );
+
+  it('a start waits for the table of versions, and throws a RowsHeldError after 10 s', async () => {
+    await lock('migrations');
+    await expect(createJobManager({ connection: test.url })).rejects.toThrow(RowsHeldError);
+    const starting = createJobManager({ connection: test.url });
+    await eventually(async () => (await connections()).waiting > 0);
+    await letGo();
+    await (await starting).close();
+  });
+});
