@@ -67,5 +67,6 @@ export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.
 export { PackageFilesMissingError } from './storage/migration.files.js';
 export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';
+export { DatabaseExhaustedError, PoolerModeError, type DatabaseResource } from './database.refusals.js';
 export { CrontabLockedError } from './manager/crontab.errors.js';
 export { PartitionsHeldError } from './manager/retention.errors.js';

@@ -39,7 +39,7 @@ export class NoConnectionError extends JobsError {
 
 /** The database cannot be reached, or takes no writes; the same call may succeed later. */
 export class DatabaseUnavailableError extends JobsError {
-  readonly code = 'ERR_JOBS_DATABASE_UNAVAILABLE';
+  readonly code: 'ERR_JOBS_DATABASE_UNAVAILABLE' | 'ERR_JOBS_DATABASE_EXHAUSTED' = 'ERR_JOBS_DATABASE_UNAVAILABLE';
   /** Whether what was asked for may have been done: the connection broke, or was silent, after it had been sent. */
   inDoubt = false;
 }

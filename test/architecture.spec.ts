@@ -71,7 +71,8 @@ type Room =
 
 /** In which room of the house a file lives. Files of no folder are wiring, which may use everything. */
 function roomOf(file: string): Room {
-  if (/^(interfaces\/|jobs\.errors\.ts|timers\.ts|validation\.|monitoring\/)/.test(file)) return 'leaves';
+  if (/^(interfaces\/|jobs\.errors\.ts|database\.refusals\.ts|timers\.ts|validation\.|monitoring\/)/.test(file))
+    return 'leaves';
   if (file.startsWith('storage/statements/')) return 'statements';
   const folder = /^(storage|manager|worker|maintenance|testing)\//.exec(file)?.[1];
   if (folder) return folder as Room;

@@ -70,7 +70,7 @@ import { resultsByHand } from './results.by.hand.js';
 import { JobAdder } from './job.adder.js';
 import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
-import { JobPromoter } from './job.promoter.js';
+import { JobPromoter, newsOf } from './job.promoter.js';
 import { JobRevival } from './job.revival.js';
 import { JobSettlement } from './job.settlement.js';
 import { lanesOfQueue } from './lane.names.js';
@@ -79,7 +79,6 @@ import { SchemaGuard } from './schema.guard.js';
 import { byHand, WorkerRegistry } from './worker.registry.js';
 import { listWorkers } from '../storage/statements/workers.js';
 import { retryHeld, retryOnContention } from '../storage/contention.js';
-import { newsOf } from './job.promoter.js';
 import { replayOf, toHistoryRecord, toJob, toQueueState, toRateLimit, toWorkerInfo } from './job.mapper.js';
 import { JobPreparer } from './job.preparer.js';
 import { JobRetention } from './job.retention.js';
@@ -760,19 +759,17 @@ export class JobManager {
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job, index) => ({ job, outcome: outcomeOf(job, index), executionTimeMs }));
     const claimer = byHand(workerId, this.settings.lockTimeoutMs);
-    const settle = (repeated: boolean) =>
-      retryOnContention(() => this.settlement.settle(claimer, requests, { repeated }), this.database.isBound);
-    const { results: settled, late } = await repeatInDoubt(settle);
+    const settle = (repeated: boolean) => this.settlement.settle(claimer, requests, { repeated });
+    const { results: settled, late } = await repeatInDoubt((repeated) =>
+      retryOnContention(() => settle(repeated), this.database.isBound),
+    );
     const results = [...settled, ...((await late) ?? [])];
     const lost = new Set(results.filter(({ status }) => status === 'lost').map(({ job }) => job));
     return { settled: jobs.filter((job) => !lost.has(job)), lost: [...lost] };
   }
 
   /** Claims keep a busy queue for some milliseconds each: tried until they let it through. */
-  private async editQueue(
-    name: string,
-    settings: [paused: boolean | null, concurrency: number | null, unlimited: boolean],
-  ) {
+  private async editQueue(name: string, settings: [paused: boolean | null, limit: number | null, unlimited: boolean]) {
     await retryOnContention(() => this.database.run(lanes.editQueue, [name, ...settings]), this.database.isBound);
     await this.publisher.publish({ kind: 'lanes', lanes: [lanesOfQueue(name)] });
   }

@@ -1,8 +1,8 @@
 // Waits for jobs to end, wherever they run: one loop asks the database for the jobs whose turn has come, at once for
 // those that this process settles itself. Payloads and results are read once, when a job has ended.
 import type { JobResult } from '../interfaces/job.interface.js';
-import { DatabaseUnavailableError, JobNotFoundError, StoppedError, WaitTimeoutError } from '../jobs.errors.js';
-import { isContention, isStatementTimeout } from '../storage/database.errors.js';
+import { JobNotFoundError, StoppedError, WaitTimeoutError } from '../jobs.errors.js';
+import { isContention, isStatementTimeout, mayAnswerSoon } from '../storage/database.errors.js';
 import type { Database } from '../storage/database.js';
 import { findResults } from '../storage/statements/inspect-jobs.js';
 import { findEnded } from '../storage/statements/wait-jobs.js';
@@ -199,8 +199,7 @@ class SharedSignal {
 
 type ResultRow = Parameters<typeof toJob>[0] & { result: unknown };
 
-const mayPass = (error: unknown): boolean =>
-  error instanceof DatabaseUnavailableError || isContention(error) || isStatementTimeout(error);
+const mayPass = (error: unknown): boolean => mayAnswerSoon(error) || isContention(error) || isStatementTimeout(error);
 
 /** @throws DecryptionError for a result that cannot be decrypted */
 const toResult = (row: ResultRow, cipher: JobCipher | undefined): JobResult => ({

@@ -1,5 +1,6 @@
 // Calls that do no harm when they are done twice: repeated until their answer is known, for some seconds.
 import { DatabaseUnavailableError } from '../jobs.errors.js';
+import { mayAnswerSoon } from '../storage/database.errors.js';
 
 /** While it is certain that nothing has happened, the caller learns soon that the database is away. */
 const REPEATS = 2;
@@ -15,7 +16,7 @@ export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): P
     try {
       return await work(repeat > 0);
     } catch (error) {
-      if (!(error instanceof DatabaseUnavailableError)) throw error;
+      if (!(error instanceof DatabaseUnavailableError) || !mayAnswerSoon(error)) throw error;
       inDoubt ||= error.inDoubt;
       if (repeat === (inDoubt ? REPEATS_IN_DOUBT : REPEATS)) throw inDoubt ? unknown(error) : error;
       const ceiling = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 4 ** repeat);

@@ -1,4 +1,5 @@
 // What a failure of the database means: the only place that knows SQLSTATEs and a driver's error codes.
+import { DatabaseExhaustedError, isExhaustedState, PoolerModeError } from '../database.refusals.js';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import {
   DatabaseUnavailableError,
@@ -28,7 +29,6 @@ const NOT_BEGUN = new Set([
   'ENFILE',
   'ENOENT', // no such socket
   '57P03', // cannot_connect_now: it starts, stops or recovers
-  '53300', // too_many_connections
   '08001',
   '08004',
 ]);
@@ -63,6 +63,8 @@ const MISSING_SCHEMA = new Set(['42P01', '3F000', '42703', '42704']); // table, 
 const NOT_BEGUN_MESSAGE =
   /timeout exceeded when trying to connect|timeout expired|due to connection timeout|Client (has encountered a connection error|was closed) and is not queryable/;
 const CLOSED_MESSAGE = /Cannot use a pool after calling end on the pool/;
+/** PgBouncer, to a BEGIN in statement mode, before it hangs up. */
+const STATEMENT_POOLING_MESSAGE = /transaction blocks not allowed in statement pooling mode/;
 const CUT_MESSAGE = /Connection terminated|Query read timeout/;
 
 /** PostgreSQL undid the statement, or the whole transaction, because of what others did meanwhile. */
@@ -72,7 +74,7 @@ const CONFLICT = new Set(['40001', '40P01']);
 const MALFORMED = new Set(['22003', '22007', '22008', '22015', '0A000']);
 
 const codeOf = (error: unknown): string | undefined => {
-  if (error instanceof TransactionConflictError) return error.sqlState;
+  if (error instanceof TransactionConflictError || error instanceof DatabaseExhaustedError) return error.sqlState;
   if (error instanceof RowsHeldError) return LOCK_TIMEOUT;
   const code = (error as { code?: unknown } | null)?.code;
   // Node tries several addresses of a host and wraps their failures.
@@ -98,7 +100,7 @@ export const isContention = (error: unknown): boolean => [LOCK_TIMEOUT, '40P01',
 export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeOf(error) ?? '');
 
 /** Whether a commit that failed has rolled back: the server said so. Where the connection broke, nobody knows. */
-export const isCertainlyRolledBack = (error: unknown): boolean => /^(40|23|25|P0|22)/.test(codeOf(error) ?? '');
+export const isCertainlyRolledBack = (error: unknown): boolean => /^(40|23|25|53|P0|22)/.test(codeOf(error) ?? '');
 
 /** Handlers throw what they like, objects with hostile getters included. */
 function codeOfAnything(error: unknown): string | undefined {
@@ -140,6 +142,14 @@ const UNFIT_LEVEL_TEXT =
 export const isReadOnly = (error: unknown): boolean =>
   codeOf(error instanceof DatabaseUnavailableError ? error.cause : error) === READ_ONLY;
 
+/** Whether a database that is away, or at its limits, may answer the same statement soon. */
+export const mayAnswerSoon = (error: unknown): boolean =>
+  error instanceof DatabaseUnavailableError && !(error instanceof DatabaseExhaustedError && !error.retriable);
+
+/** Whether the connection is of no use any more, as far as an error tells. */
+export const isOfConnection = (error: unknown): boolean =>
+  error instanceof DatabaseUnavailableError && !(error instanceof DatabaseExhaustedError);
+
 /** Puts a typed error in place of the driver's where the cause is known; keeps the original as `cause`. */
 export function translateError(error: unknown, schema: string): unknown {
   if (error instanceof JobsError) return error;
@@ -180,6 +190,8 @@ export function translateError(error: unknown, schema: string): unknown {
       cause,
     );
   }
+  if (isExhaustedState(code)) return new DatabaseExhaustedError(code, message, cause);
+  if (STATEMENT_POOLING_MESSAGE.test(message)) return new PoolerModeError(cause);
   if (CLOSED_MESSAGE.test(message)) {
     return new StoppedError(
       'The connection pool was closed: the JobManager, or its DataSource, is not in use any more.',

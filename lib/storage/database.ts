@@ -6,8 +6,15 @@ import pg from 'pg';
 import type { DataSource } from '../interfaces/typeorm.interface.js';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
-import { isConflict, isRefused, refuseIfOver, translateError } from './database.errors.js';
-import { endOrCut, watchConnections, poolConfig, portable, singleConnection } from './connection.settings.js';
+import {
+  isConflict,
+  isOfConnection,
+  isRefused,
+  mayAnswerSoon,
+  refuseIfOver,
+  translateError,
+} from './database.errors.js';
+import { endOrCut, poolConfig, portable, singleConnection, watchConnections } from './connection.settings.js';
 import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
@@ -243,8 +250,7 @@ export class Database {
         if (this.reachability.troubled) this.reachability.answered();
         return rowsOf(result);
       } catch (error) {
-        const isAway = error instanceof DatabaseUnavailableError;
-        const mayRepeat = isConflict(error) || (statement.repeatable && isAway);
+        const mayRepeat = isConflict(error) || (statement.repeatable && mayAnswerSoon(error));
         if (failures === REPEATS || !mayRepeat) throw error;
         await pauseBefore(failures);
       }
@@ -290,7 +296,9 @@ async function within<T>(ms: number, work: Promise<T>): Promise<T> {
   return Promise.race([work, silence]).finally(() => clearTimeout(timer));
 }
 
-function atStart({ message, cause }: DatabaseUnavailableError, waitedMs: number): DatabaseUnavailableError {
+function atStart(error: DatabaseUnavailableError, waitedMs: number): DatabaseUnavailableError {
+  if (!isOfConnection(error)) return error;
+  const { message, cause } = error;
   const waited = `The start waited for ${waitedMs} ms (waitForDatabaseMs).`;
   const hint = isRefused(cause) ? '' : 'To wait for it at start instead of failing at once, set waitForDatabaseMs.';
   return new DatabaseUnavailableError(`${message} ${waitedMs ? waited : hint}`.trimEnd(), { cause });

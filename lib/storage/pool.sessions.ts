@@ -4,7 +4,7 @@
 import type pg from 'pg';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
-import { isStatementTimeout } from './database.errors.js';
+import { isOfConnection, isStatementTimeout } from './database.errors.js';
 import { PoolQueue } from './pool.queue.js';
 
 /** How values become text and text values, and what an error does to a session. */
@@ -139,7 +139,7 @@ export class PoolSessions {
     } catch (error) {
       const reason = this.explain(error);
       this.onFailure(reason);
-      if (reason instanceof DatabaseUnavailableError || isStatementTimeout(error)) spoil(error as Error);
+      if (isOfConnection(reason) || isStatementTimeout(error)) spoil(error as Error);
       const isOpen = this.inTransaction.delete(client);
       // On a connection that is broken, or that does not answer, a rollback would wait for ever.
       if (isOpen && !broken) await client.query('rollback').catch(spoil);

@@ -1,5 +1,6 @@
 // Whether the database answers, as the library's own statements find it: when trouble begins, and when it is over.
 import { DatabaseUnavailableError } from '../jobs.errors.js';
+import { mayAnswerSoon } from './database.errors.js';
 
 /** Trouble is over when the database has answered and nothing has failed for so long: some connections come back first. */
 const QUIET_MS = 1_000;
@@ -28,7 +29,7 @@ export class Reachability {
   }
 
   failed(error: unknown): void {
-    if (!(error instanceof DatabaseUnavailableError)) return;
+    if (!(error instanceof DatabaseUnavailableError) || !mayAnswerSoon(error)) return;
     this.failures++;
     this.failedAt = performance.now();
     if (this.lostAt !== null) return;

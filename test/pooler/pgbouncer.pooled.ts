@@ -2,12 +2,15 @@
 // MILLRACE_TEST_DIRECT_URL around it.
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+// @ts-expect-error plain JavaScript, without types
+import { startPgBouncer } from '../../scripts/pgbouncer.mjs';
 import {
   createJobManager,
   createWorkerPool,
   type JobManager,
   type JobManagerOptions,
   type PlainTask,
+  PoolerModeError,
   type WorkerOptions,
   type WorkerPool,
 } from '../../lib/index.js';
@@ -120,4 +123,17 @@ describe('through PgBouncer in transaction mode', () => {
     const careful = await connect();
     await mixed(() => careful.counts());
   });
+});
+
+describe('through PgBouncer in statement mode', () => {
+  it.each([{}, { migrate: false }, { preparedStatements: true }])(
+    'a start is refused with what to do about it (%j)',
+    async (options) => {
+      const pooler = await startPgBouncer(direct, { pool_mode: 'statement' });
+      closing.push(() => pooler.stop());
+      const starting = createJobManager({ connection: pooler.url, ...options });
+      await expect(starting).rejects.toThrow(PoolerModeError);
+      await expect(starting).rejects.toThrow('pool_mode = transaction');
+    },
+  );
 });
