@@ -7,6 +7,7 @@ import { isReadOnly } from '../storage/database.errors.js';
 import * as crons from '../storage/statements/crontabs.js';
 import { declareQueue, findUndeclaredQueues } from '../storage/statements/queues.js';
 import { joinRelease, leaveReleases, pruneReleases } from '../storage/statements/releases.js';
+import { setBackTimes } from '../storage/statements/workers.js';
 import { tryBriefly } from './brief.lock.js';
 import type { Crontabs, PreparedCrontab } from './crontabs.js';
 import { digestOf } from './digest.js';
@@ -38,7 +39,7 @@ export class Declarations {
   async declareQueues(workerId: string | null = null): Promise<void> {
     if (!this.limits.size) return;
     try {
-      await tryBriefly(this.parts.database, joinRelease, [this.queueRelease, workerId]);
+      await join(this.parts.database, this.queueRelease, workerId);
       await this.writeQueues(this.queueRelease);
     } catch (error) {
       // A process that may only enqueue, or look, leaves it to those that work; theirs is what counts.
@@ -127,7 +128,7 @@ export class TaskDeclarations {
   }
 
   private async join(): Promise<void> {
-    this.joined = (await tryBriefly(this.database, joinRelease, [this.release, this.declared.workerId])) !== null;
+    this.joined = await join(this.database, this.release, this.declared.workerId);
   }
 
   /** Of one whose row another transaction holds, `repeat` finds that it is not as declared. */
@@ -139,4 +140,10 @@ export class TaskDeclarations {
     const { tasks, crontabs } = this.declared;
     await tryBriefly(this.database, crons.retireCrontabs, [this.release, tasks, crontabs.map(({ id }) => id)]);
   }
+}
+
+/** False where another transaction holds the release. One that seems to be of the future would be newer than this one. */
+async function join(database: Database, release: string, workerId: string | null): Promise<boolean> {
+  await tryBriefly(database, setBackTimes, []);
+  return (await tryBriefly(database, joinRelease, [release, workerId])) !== null;
 }

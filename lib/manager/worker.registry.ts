@@ -8,6 +8,7 @@ import type { ReachabilityListener } from '../storage/reachability.js';
 import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
 import { SURROUNDINGS } from '../storage/pool.sessions.js';
 import * as statements from '../storage/statements/workers.js';
+import { tryBriefly } from './brief.lock.js';
 import type { JobClaims } from './job.claims.js';
 import { executionEnvironment, type JobSettlement } from './job.settlement.js';
 import type { JobPromoter } from './job.promoter.js';
@@ -136,10 +137,11 @@ export class WorkerRegistry {
     }
   }
 
-  /** Once a minute or more often, for all pools together: puts old claims to their holders, and finds those of the dead. */
+  /** Once a minute or more often, for all pools together: puts old claims to their holders, finds those of the dead, sets back times. */
   async audit(maxCrashes?: number): Promise<void> {
     if (!(await this.database.run(statements.takeDuty, ['audit', AUDIT_MS])).length) return;
     const startedAt = performance.now();
+    await tryBriefly(this.database, statements.setBackTimes, []);
     for (let page = 0, more = true; more; page += AUDIT_PAGES) {
       [{ more }] = (await retryOnContention(() => this.database.run(statements.auditClaims, [page, AUDIT_PAGES]))) as [
         { more: boolean },

@@ -162,8 +162,26 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
   await sql(`update jobs.crontabs set known_since = clock_timestamp() - interval '30 s'`);
   await sql(`insert into jobs.crontabs (id, task, schedule, time_zone, payload, options, declared, release)
     values ('d', 't', '0 0 1 1 *', 'UTC', '1', '{}', true, 'r')`);
+  await comeFromTheFuture(sql, ids);
   const sealed = Object.values(OWNERS).map(({ table, column }) => `update jobs.${table} set ${column} = '"old"'`);
   for (const text of sealed) await sql(text);
+}
+
+/** What a clock that was ahead has left behind. */
+async function comeFromTheFuture(sql: TestManager['sql'], ids: Scene['ids']): Promise<void> {
+  const later = `clock_timestamp() + interval '200 days'`;
+  await sql(`insert into jobs.crontabs (id, task, schedule, time_zone, payload, options, known_since)
+    values ('ahead', 't', '0 0 1 1 *', 'UTC', '1', '{}', ${later})`);
+  await sql(`insert into jobs.releases values ('ahead', ${later}, ${later}, '{label}')`);
+  await sql(`insert into jobs.job_tasks values ('ahead', ${later})`);
+  await sql(`insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, heartbeat_at, stopped_at, tasks, environment)
+    values ('ahead', 's', 'h', 1, 1, 1, ${later}, ${later}, '{}', '{}')`);
+  await sql(`insert into jobs.job_queues (name, declared_at) values ('ahead', ${later})`);
+  await sql(`insert into jobs.settle_receipts values (${later}, array['${ids.fresh}'::uuid], array[1], null)`);
+  await sql(
+    `insert into jobs.job_replacements values ('0190a000-0000-7000-8000-000000000003', '${ids.keyed}', ${later})`,
+  );
+  await sql(`update jobs.jobs set updated_at = ${later} where id = '${ids.parent}'`);
 }
 
 type Field = (typeof SEALED_COLUMNS)[number]['field'];
@@ -382,7 +400,11 @@ export const CASES: Record<string, Case> = {
   check_claims: { args: (scene) => claimOf(scene, 'running') },
   unknown_claims: { args: (scene) => [LIVING, ...claimOf(scene, 'plain'), '', 0], locks: 'claims_in_question' },
   unknown_claims_anywhere: { args: (scene) => [LIVING, ...claimOf(scene, 'plain')] },
-  audit_claims: { args: () => [0, 1_000], locks: 'claims_in_question' },
+  set_back_times: {
+    args: none,
+    locks: 'crontabs releases job_tasks workers job_queues settle_receipts job_replacements',
+  },
+  audit_claims: { args: () => [0, 1_000], locks: 'jobs claims_in_question' },
   take_duty: { args: () => ['sweep', HOUR], locks: 'duties' },
   put_off_duty: { args: () => ['sweep', HOUR], locks: 'duties' },
   find_duty_position: { args: () => ['sweep'] },

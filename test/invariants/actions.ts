@@ -6,9 +6,10 @@ import { byHand } from '../../lib/manager/worker.registry.js';
 import { isLockTimeout } from '../../lib/storage/database.errors.js';
 import { FreedPlaces } from '../../lib/worker/freed.places.js';
 import { asPool } from '../support/pool.claims.js';
+import { letClockJump } from './clocks.js';
 import type { Sql } from './invariants.js';
 import type { Memories } from './memories.js';
-import { letLeasesEnd, letPoolsDie, letTimeCome, letWindowPass } from './tables.js';
+import { letDutiesCome, letLeasesEnd, letPoolsDie, letTimeCome, letWindowPass } from './tables.js';
 import type { Outcome } from './transitions.js';
 
 export const TASKS = ['a', 'b'];
@@ -25,6 +26,8 @@ export const FILTERS: PoolFilter[] = [
 ];
 export const HOUR = 3_600_000;
 export const WINDOW = 1_000 * HOUR;
+/** How far clocks jump, in hours: within every time-out, and beyond all of them. */
+export const JUMPS = [-1_500, -0.02, 0.02, 1_500];
 /** A queue without a limit. */
 export const NO_LIMIT = 4;
 
@@ -77,7 +80,8 @@ export type Action =
   | { do: 'limit'; limit: string; capacity: number }
   | { do: 'let a window pass'; limit: string }
   | { do: 'purge'; status: 'exhausted' | 'completed' | 'cancelled' }
-  | { do: 'reset' | 'rescue' | 'refill' | 'recount' | 'replay' | 'collect garbage' | 'let time come' };
+  | { do: 'the clock jumps'; hours: number }
+  | { do: 'reset' | 'rescue' | 'audit' | 'refill' | 'recount' | 'replay' | 'collect garbage' | 'let time come' };
 
 /** `worker`: the name of a claim by hand, or the incarnation of a pool. */
 export interface HeldClaim {
@@ -93,6 +97,10 @@ export interface Real {
   claims: HeldClaim[];
   /** The present incarnation of each pool. */
   incarnations: Map<string, string>;
+  /** Whether the database's clock was ahead: what was written before the jump back seems to be younger than it is. */
+  clockWentBack: boolean;
+  /** Whether more time has passed than some things are remembered for. */
+  clockWentOn: boolean;
   /** What pools remember of lanes, for each way in which they claim. */
   memories: Memories;
 }
@@ -284,6 +292,9 @@ export async function operate(real: Real, action: Action, id: string | undefined
       return void (await jobs.resetLockedJobs());
     case 'rescue':
       return void (await jobs.registry.rescue());
+    case 'audit':
+      await letDutiesCome(sql);
+      return jobs.registry.audit();
     case 'refill':
       return void (await jobs.refillRateLimits());
     case 'recount':
@@ -292,6 +303,11 @@ export async function operate(real: Real, action: Action, id: string | undefined
       await jobs.gcJobHistory();
       await jobs.gcTaskIdentifiers({ keepSinceMs: 0 });
       return void (await jobs.gcJobQueues());
+    case 'the clock jumps':
+      await letClockJump(sql, action.hours * HOUR);
+      real.clockWentBack ||= action.hours < 0;
+      real.clockWentOn ||= action.hours > 0;
+      return real.memories.forget();
     case 'let time come':
       await letTimeCome(sql);
       return real.memories.forget();

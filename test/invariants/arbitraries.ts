@@ -1,6 +1,6 @@
 // Actions as fast-check makes, shrinks and prints them.
 import fc from 'fast-check';
-import { FILTERS, LIMITS, NO_LIMIT, QUEUES, TASKS, type Action, type NewJob } from './actions.js';
+import { FILTERS, JUMPS, LIMITS, NO_LIMIT, QUEUES, TASKS, type Action, type NewJob } from './actions.js';
 import type { Outcome } from './transitions.js';
 
 const number = fc.nat(30);
@@ -104,7 +104,8 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
   },
   { weight: 2, arbitrary: as('let a window pass', { limit: fc.constantFrom(...LIMITS) }) },
   { weight: 1, arbitrary: as('purge', { status: fc.constantFrom('exhausted', 'completed', 'cancelled') }) },
-  ...(['reset', 'rescue', 'refill', 'recount', 'replay', 'collect garbage'] as const).map((name) => ({
+  { weight: 2, arbitrary: as('the clock jumps', { hours: fc.constantFrom(...JUMPS) }) },
+  ...(['reset', 'rescue', 'audit', 'refill', 'recount', 'replay', 'collect garbage'] as const).map((name) => ({
     weight: 1,
     arbitrary: as(name, {}),
   })),

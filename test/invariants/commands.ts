@@ -6,8 +6,8 @@ import * as actions from './actions.js';
 import { HANDS, nth, POOLS, takeClaims, type Action, type JobAsked, type NewJob, type Real } from './actions.js';
 import { claimByHand, claimForPool, completeAndClaim } from './claims.js';
 import { expectInvariants } from './invariants.js';
-import type { Model, ModelJob } from './model.js';
-import { readJobs, stateOf, type StoredJob } from './tables.js';
+import { LEASE_HOURS, type Model, type ModelJob } from './model.js';
+import { readJobs, readReplaced, seeAfterJump, stateOf, type StoredJob } from './tables.js';
 
 export class ActionCommand implements AsyncCommand<Model, Real> {
   constructor(private readonly action: Action) {}
@@ -17,7 +17,7 @@ export class ActionCommand implements AsyncCommand<Model, Real> {
   async run(model: Model, real: Real): Promise<void> {
     await perform(model, real, this.action);
     await compare(model, real);
-    await expectInvariants(real.sql);
+    await expectInvariants(real.sql, real);
   }
 
   /** Can be pasted into a list of replayed actions. */
@@ -55,9 +55,11 @@ async function perform(model: Model, real: Real, action: Action): Promise<void> 
     case 'beat': {
       const incarnation = actions.incarnationOf(real, action.worker);
       const pool = model.pools.get(incarnation)!;
-      const { expired } = await real.jobs.registry.heartbeat(incarnation);
+      const { expired, needsRescue } = await real.jobs.registry.heartbeat(incarnation);
       expect(expired).toBe(!pool.alive);
-      if (pool.alive) pool.silent = false;
+      // Its own heartbeat is read as it was before this one.
+      if (pool.alive) expect(needsRescue).toBe(model.needsRescue);
+      if (pool.alive) pool.silentHours = 0;
       return;
     }
     case 'sign off': {
@@ -68,12 +70,19 @@ async function perform(model: Model, real: Real, action: Action): Promise<void> 
     case 'restart': {
       await actions.operate(real, action, undefined);
       const label = POOLS[action.worker]!;
-      model.pools.set(actions.incarnationOf(real, action.worker), { label, silent: false, alive: true });
+      model.pools.set(actions.incarnationOf(real, action.worker), { label, silentHours: 0, alive: true });
       return;
     }
     case 'let a pool die':
-      model.pools.get(actions.incarnationOf(real, action.worker))!.silent = true;
+      model.pools.get(actions.incarnationOf(real, action.worker))!.silentHours = 2 * LEASE_HOURS;
       return actions.operate(real, action, undefined);
+    case 'collect garbage':
+      await actions.operate(real, action, undefined);
+      if (!real.clockWentOn) return;
+      return model.keepHeirs(await readReplaced(real.sql));
+    case 'the clock jumps':
+      await actions.operate(real, action, undefined);
+      return model.clockJumps(action.hours, await seeAfterJump(real.sql));
     default:
       await actions.operate(real, action, job?.id);
       operated(model, action, job);
@@ -112,6 +121,8 @@ function operated(model: Model, action: Action, job: ModelJob | undefined): void
     case 'reset':
       return model.rescue({ byHand: true });
     case 'rescue':
+      return model.rescue({ byHand: false });
+    case 'audit':
       return model.rescue({ byHand: false });
     case 'let time come':
       return model.timeComes();

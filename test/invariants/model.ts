@@ -49,12 +49,22 @@ export interface ModelLimit {
   taken: number;
 }
 
+/** What the stored times, and nothing else, tell after a jump. */
+export interface SeenAfterJump {
+  jobs: Map<string, { due: boolean; expired: boolean }>;
+  passedWindows: string[];
+}
+
 /** One start of a pool: an incarnation. */
 export interface ModelPool {
   label: string;
-  silent: boolean;
+  /** Since its last heartbeat, in hours; below zero: its heartbeat lies in the future, and nobody has seen it. */
+  silentHours: number;
   alive: boolean;
 }
+
+/** How long a pool may be silent, and a claim by hand runs. */
+export const LEASE_HOURS = 1;
 
 const isLive = ({ state }: ModelJob): boolean => state.standing !== 'completed' && state.standing !== 'cancelled';
 
@@ -212,7 +222,9 @@ export class Model {
       this.takeAway(late, 'unlock');
     }
     for (const [worker, pool] of this.pools) {
-      if (!pool.silent || !pool.alive) continue;
+      if (!pool.alive) continue;
+      pool.silentHours = Math.max(0, pool.silentHours);
+      if (pool.silentHours < LEASE_HOURS) continue;
       pool.alive = false;
       const held = this.held(worker).filter(({ state }) => !state.byHand);
       const suspects = held.filter(({ state }) => isSuspect(state));
@@ -284,6 +296,24 @@ export class Model {
     return ended.length;
   }
 
+  /** Every stored time moves, and what is later than it should be stays so until it is seen. */
+  clockJumps(hours: number, seen: SeenAfterJump): void {
+    for (const pool of this.pools.values()) pool.silentHours += hours;
+    for (const [id, { due, expired }] of seen.jobs) {
+      const job = this.jobs.get(id)!;
+      job.expired = expired;
+      job.state = { ...job.state, due };
+    }
+    for (const key of seen.passedWindows) this.limits.get(key)!.taken = 0;
+  }
+
+  /** Whether a pool that beats is told that there is something to rescue. */
+  get needsRescue(): boolean {
+    return [...this.pools.values()].some(
+      ({ alive, silentHours }) => alive && (silentHours >= LEASE_HOURS || silentHours < 0),
+    );
+  }
+
   /** Whatever waits for its time is due; what is exhausted would be, if it came back. */
   timeComes(): void {
     for (const job of this.all()) if (job.state.standing !== 'running') job.state = { ...job.state, due: true };
@@ -318,6 +348,11 @@ export class Model {
     this.heirs.set(holder, job);
     // Who waits for the old job waits for the new one.
     for (const child of this.all()) if (child.parents.delete(holder)) child.parents.add(job);
+  }
+
+  /** Garbage was collected: who gave way long ago is not known any more. */
+  keepHeirs(old: Set<string>): void {
+    for (const job of this.heirs.keys()) if (!old.has(job.id)) this.heirs.delete(job);
   }
 
   private lastHeirOf(job: ModelJob): ModelJob {

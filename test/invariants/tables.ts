@@ -1,6 +1,7 @@
 // What specs of this folder do to the tables beside the library: empty them, and move time.
 import { TABLES_OF_JOBS } from '../../lib/storage/statements/testing.js';
 import type { Sql } from './invariants.js';
+import type { SeenAfterJump } from './model.js';
 import type { JobState } from './transitions.js';
 
 export async function emptyTables(sql: Sql): Promise<void> {
@@ -116,6 +117,27 @@ export const letLeasesEnd = (sql: Sql, workers: string[]): Promise<unknown> =>
     `update jobs.jobs set lease_expires_at = now() - interval '1 s' where lease_ms is not null and locked_by = any($1)`,
     [workers],
   );
+
+/** Jobs of which it is known that others took their keys. */
+export async function readReplaced(sql: Sql): Promise<Set<string>> {
+  return new Set((await sql<{ id: string }>('select old_id as id from jobs.job_replacements')).map(({ id }) => id));
+}
+
+/** What is due, has expired or has passed, by the stored times. */
+export async function seeAfterJump(sql: Sql): Promise<SeenAfterJump> {
+  const jobs = await sql<{ id: string; due: boolean; expired: boolean }>(
+    `select id, run_at <= now() as due, coalesce(lease_expires_at <= now(), false) as expired from jobs.jobs`,
+  );
+  const windows = await sql<{ key: string }>(
+    `select w.key from (select distinct on (key) * from jobs.rate_limit_windows order by key, number desc) w
+     join jobs.rate_limits r on r.key = w.key where w.started_at + r.interval_ms * interval '1 ms' <= now()`,
+  );
+  return { jobs: new Map(jobs.map((job) => [job.id, job])), passedWindows: windows.map(({ key }) => key) };
+}
+
+/** Duties are due, but for those of a clock that is ahead: these are due at once. */
+export const letDutiesCome = (sql: Sql): Promise<unknown> =>
+  sql(`update jobs.duties set due_at = now() where due_at <= now() + interval '1 minute'`);
 
 /** Pools stop to beat. */
 export const letPoolsDie = (sql: Sql, workers: string[]): Promise<unknown> =>

@@ -32,18 +32,18 @@ const timingColumns = `c.id, c.schedule, c.time_zone, c.backfill_ms,
 const crontabColumns = `${timingColumns}, c.task, c.payload, c.options, c.overlap, c.declared,
     ${ms('c.known_since')} as known_since, ${ms('c.last_slot_at')} as last_slot_at, c.last_job_id`;
 
-/** What a clock that was ahead once has left behind would keep the crontab silent until then. */
-const fromTheFuture = (column: string): string => `c.${column} > clock_timestamp() + interval '1 min'`;
+/** What a clock that was ahead once has left behind would keep the crontab silent until then; see set_back_times. */
+const isAhead = `greatest(c.known_since, c.last_slot_at) > clock_timestamp() + interval '1 min'`;
 
 /** What an update makes of the slots: with the same task and times, those that are due stay due. */
 const keepSlots = `
       known_since = case
         when (c.task, c.schedule, c.time_zone) = (excluded.task, excluded.schedule, excluded.time_zone)
-          and not ${fromTheFuture('known_since')}
+          and not ${isAhead}
           and (c.retired_at is null or c.retired_at > clock_timestamp() - interval '1 day')
         then c.known_since else clock_timestamp()
       end,
-      last_slot_at = case when ${fromTheFuture('last_slot_at')} then null else c.last_slot_at end`;
+      last_slot_at = case when ${isAhead} then null else c.last_slot_at end`;
 
 const putColumns = 'id, task, schedule, time_zone, payload, options, backfill_ms, overlap';
 const putValues = '$1, $2, $3, $4, $5::text::json, $6::text::json, $7::bigint, $8';
@@ -83,7 +83,7 @@ export const declareCrontab = statement<never>(
   where c.declared
     and (
       (c.release, c.content) is distinct from (excluded.release, excluded.content) or c.retired_at is not null
-      or ${fromTheFuture('known_since')} or ${fromTheFuture('last_slot_at')}
+      or ${isAhead}
     )
     and ${mayChange(schema, 'excluded.release', 'c.release')}`,
   { brief: true },
@@ -96,7 +96,7 @@ export const findUndeclared = statement<{ id: string }>(
   select mine.id from unnest($1::text[], $2::text[]) as mine(id, content)
   left join ${schema}.crontabs c on c.id = mine.id
   where c.id is null or (c.declared and (c.content is distinct from mine.content or c.retired_at is not null
-    or ${fromTheFuture('known_since')} or ${fromTheFuture('last_slot_at')}))`,
+    or ${isAhead}))`,
   { repeatable: true },
 );
 

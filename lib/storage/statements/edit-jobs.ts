@@ -241,6 +241,7 @@ export const takeJobsToReplay = statement<{ id: string }>(
 
 /**
  * Finished or exhausted jobs that ended so long ago, locked: those that others hold, perhaps to bring them back, are left.
+ * An end in the future is one of now.
  * $1 status: exhausted, completed or cancelled, $2 ms since they ended. Indexes: jobs_exhausted; finished jobs are found by
  * their records.
  */
@@ -250,14 +251,14 @@ export const lockPurged = statement<{ id: string }>(
   with exhausted as materialized (
     select j.id from ${schema}.jobs j
     where $1::text = 'exhausted' and j.parked = 'exhausted'
-      and j.updated_at <= clock_timestamp() - $2::bigint * interval '1 ms'
+      and least(j.updated_at, clock_timestamp()) <= clock_timestamp() - $2::bigint * interval '1 ms'
     order by j.id for update skip locked
   ),
   finished as materialized (
     select b.id from ${schema}.job_bodies b
     where $1::text <> 'exhausted' and b.id = any(array(
       select h.job_id from ${schema}.job_history h
-      where h.status::text = $1 and h.completed_at <= clock_timestamp() - $2::bigint * interval '1 ms'
+      where h.status::text = $1 and least(h.completed_at, clock_timestamp()) <= clock_timestamp() - $2::bigint * interval '1 ms'
     ))
     order by b.id for update skip locked
   )

@@ -84,6 +84,12 @@ export const unknownClaimsAnywhere = statement<{ id: string; fence: string }>(
   { prompt: true, limited: true },
 );
 
+/** Stored times of what has happened that lie in the future become now: see the function. Those of live jobs: auditClaims. */
+export const setBackTimes = statement('set_back_times', (schema) => `select ${schema}.set_back_times()`, {
+  repeatable: true,
+  prompt: true,
+});
+
 /** Puts old claims of a slice of the live table to their holders. $1 first page, $2 pages. */
 export const auditClaims = statement<{ more: boolean }>(
   'audit_claims',

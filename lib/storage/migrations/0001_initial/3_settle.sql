@@ -281,8 +281,9 @@ begin
   return query
     with read as materialized (
       select h.*, h.locked_by is not null as running, i.kind, i.error_stack, i.partial_results,
-        least(2147483647, coalesce(i.execution_time_ms::float8,
-          date_part('epoch', present - h.locked_at) * 1000))::integer as execution_time_ms,
+        -- A clock that was ahead may have locked it.
+        least(2147483647, greatest(0, coalesce(i.execution_time_ms::float8,
+          date_part('epoch', present - h.locked_at) * 1000)))::integer as execution_time_ms,
         present + i.delay_ms * interval '1 ms' as next_run_at,
         case
           when i.kind = 'doomed' then 'exhausted'

@@ -241,8 +241,58 @@ begin
   end loop;
 end $$;
 
+-- A stored time of something that has happened and that lies in the future was written by a clock that was ahead. It is set
+-- back to now: else what hangs on it would stand still, or be kept, until that time comes. Some are set back where they are
+-- looked at: windows of rate limits (set_back_windows), heartbeats of living pools (end_incarnations), times of live jobs
+-- (audit_claims). Releases keep their order; a crontab goes on with its next slot. Up to a minute ahead is left: clocks of two
+-- servers differ, and a slot must not fire again. Rows that others hold come later. Index: settle_receipts_by_time; the other
+-- tables are small.
+create function set_back_times() returns void
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  present timestamptz := clock_timestamp();
+  soon timestamptz := present + interval '1 min';
+begin
+  update crontabs c
+  set known_since = case when greatest(c.known_since, c.last_slot_at) > soon then present else c.known_since end,
+    last_slot_at = case when greatest(c.known_since, c.last_slot_at) <= soon then c.last_slot_at end,
+    retired_at = case when c.retired_at > soon then present else c.retired_at end
+  where c.ctid = any(array(
+    select f.ctid from crontabs f where greatest(f.known_since, f.last_slot_at, f.retired_at) > soon for update skip locked
+  ));
+  with ahead as materialized (
+    select r.ctid as place, r.first_seen_at from releases r
+    where greatest(r.first_seen_at, r.joined_at) > soon for update skip locked
+  ),
+  latest as materialized (select max(a.first_seen_at) - present as lead from ahead a where a.first_seen_at > soon)
+  update releases r
+  set first_seen_at = case when a.first_seen_at > soon then a.first_seen_at - l.lead else a.first_seen_at end,
+    joined_at = least(r.joined_at, present)
+  from ahead a, latest l where r.ctid = a.place;
+  update job_tasks t set last_seen_at = present where t.ctid = any(array(
+    select f.ctid from job_tasks f where f.last_seen_at > soon for update skip locked
+  ));
+  -- Of a stopped one: when it is forgotten.
+  update workers w set heartbeat_at = present where w.ctid = any(array(
+    select f.ctid from workers f where f.stopped_at is not null and f.heartbeat_at > soon for update skip locked
+  ));
+  update job_queues q set declared_at = present where q.ctid = any(array(
+    select f.ctid from job_queues f where f.declared_at > soon for update skip locked
+  ));
+  update settle_receipts s set settled_at = present where s.ctid = any(array(
+    select f.ctid from settle_receipts f where f.settled_at > soon for update skip locked
+  ));
+  update job_replacements r set replaced_at = present where r.ctid = any(array(
+    select f.ctid from job_replacements f where f.replaced_at > soon for update skip locked
+  ));
+end $$;
+
 -- Compares a slice of the live table, in pages, with what is known: claims older than 15 s are put to their incarnations
--- as a question; jobs that run in limited queues without a place get one. Returns whether there are more pages.
+-- as a question; jobs that run in limited queues without a place get one. Times in the future are set back (set_back_times): a
+-- lease by hand too that ends later than a lease granted now. Returns whether there are more pages.
 create function audit_claims(from_page bigint, pages bigint) returns boolean
 language plpgsql
 set search_path from current
@@ -250,7 +300,21 @@ set lock_timeout = '100ms'
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
+declare
+  present timestamptz := clock_timestamp();
+  soon timestamptz := present + interval '1 min';
 begin
+  update jobs j
+  set locked_at = case when j.locked_at > soon then present else j.locked_at end,
+    updated_at = case when j.updated_at > soon then present else j.updated_at end,
+    lease_expires_at = case when j.lease_expires_at > soon + j.lease_ms * interval '1 ms'
+      then present + j.lease_ms * interval '1 ms' else j.lease_expires_at end
+  where j.ctid = any(array(
+    select f.ctid from jobs f
+    where f.ctid >= format('(%s,0)', from_page)::tid and f.ctid < format('(%s,0)', from_page + pages)::tid
+      and (greatest(f.locked_at, f.updated_at) > soon or f.lease_expires_at > soon + f.lease_ms * interval '1 ms')
+    for update skip locked
+  ));
   insert into claims_in_question (worker, job_id, fence)
   select j.locked_by, j.id, j.fence from jobs j
   where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
