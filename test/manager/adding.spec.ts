@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import knex, { type Knex } from 'knex';
 import pg from 'pg';
 import postgres from 'postgres';
 import { DataSource, type EntityManager } from 'typeorm';
@@ -29,6 +30,16 @@ afterAll(async () => {
 beforeEach(() => test.sql('truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.rate_limits'));
 
 const count = async (): Promise<number> => (await test.sql('select from jobs.jobs')).length;
+
+/** Knex numbers no parameters: each use of one is a question mark with its own value. */
+function rawOfKnex(trx: Knex.Transaction, text: string, values: unknown[]): Promise<unknown> {
+  const used: unknown[] = [];
+  const marked = text.replaceAll('?', String.raw`\?`).replace(/\$(\d+)/g, (_, number) => {
+    used.push(values[Number(number) - 1]);
+    return '?';
+  });
+  return trx.raw(marked, used as Knex.RawBinding[]) as unknown as Promise<unknown>;
+}
 
 describe('addJob (add-job)', () => {
   it('returns the job as stored', async () => {
@@ -292,6 +303,30 @@ describe('inside the caller’s transaction', () => {
     await refused(dataSource, "TypeORM's DataSource");
     await refused(dataSource.manager, "TypeORM's EntityManager outside of any transaction");
     expect(await count()).toBe(0);
+  });
+
+  it('works with the connection of a knex transaction, and with its raw()', async () => {
+    const db = knex({ client: 'pg', connection: test.url, pool: { min: 0, max: 1 } });
+    const payload = { text: 'a "quoted?" \\ word', list: [1, null] };
+    await db.transaction(async (trx) => {
+      const manager = (await trx.client.acquireConnection()) as QueryExecutor;
+      const parent = await jobs.addJob('x', payload, { manager, tags: ['a', 'b,c'] });
+      await jobs.addJob('child', payload, { manager, dependsOn: [parent.id] });
+    });
+    await db.transaction(async (trx) => {
+      const manager = { query: (text: string, values: unknown[] = []) => rawOfKnex(trx, text, values) };
+      await jobs.addJobs([{ task: 'y', payload }], { manager });
+      await jobs.addJob('keyed', payload, { manager, jobKey: 'k' });
+    });
+    await expect(
+      db.transaction(async (trx) => {
+        await jobs.addJob('z', payload, { manager: (await trx.client.acquireConnection()) as QueryExecutor });
+        throw new Error('roll back');
+      }),
+    ).rejects.toThrow('roll back');
+    await db.destroy();
+    const payloads = (await jobs.listJobs({})).items.map((job) => [job.task, job.payload]);
+    expect(Object.fromEntries(payloads)).toEqual({ x: payload, child: payload, y: payload, keyed: payload });
   });
 
   it('works with postgres.js, which encodes JSON by itself', async () => {

@@ -82,6 +82,29 @@ describe('a drain', () => {
     expect(await chain.drain()).toEqual([]);
   });
 
+  it('runs a child after its parent, due from the end of the parent on, and none whose parent failed', async () => {
+    const family = test({
+      work: {
+        maxAttempts: 1,
+        handler: (name: string) => {
+          if (name === 'failing') throw new Error('failing');
+        },
+      },
+    });
+    const { jobs } = manager;
+    const parent = await jobs.addJob('work', 'parent');
+    await jobs.addJob('work', 'child', { dependsOn: [parent.id] });
+    const failing = await jobs.addJob('work', 'failing');
+    const orphan = await jobs.addJob('work', 'orphan', { dependsOn: [failing.id] });
+    const ran = await family.drain();
+    expect(ran.map(({ job, status }) => [job.payload, status])).toEqual([
+      ['parent', 'completed'],
+      ['failing', 'exhausted'],
+      ['child', 'completed'],
+    ]);
+    expect(await jobs.findJob(orphan.id)).toMatchObject({ status: 'cancelled' });
+  });
+
   it('ends a chain without end with an error that names its tasks, and leaves the next job as it was', async () => {
     const { jobs } = manager;
     const endless = test({
