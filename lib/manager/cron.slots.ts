@@ -43,13 +43,13 @@ function hasUsefulSteps(expression: string): boolean {
  * The first slot after a moment, both in ms since 1970; null where none comes within eight years.
  *
  * A slot in the hour that is skipped when the clocks go forward fires when they do. One in the hour that is repeated
- * when they go back fires the first time. A schedule for every hour of the day goes by the hours that pass instead: it
+ * when they go back fires the first time. A schedule that names all 24 hours of the day goes by the hours that pass instead: it
  * has nothing to fire in an hour that does not exist, and fires in both that have the same name.
  */
 export function nextSlot(schedule: string, timeZone: string, after: number): number | null {
   try {
     const time = new CronTime(schedule, 'UTC');
-    return isHourly(time) ? nextOfEveryHour(time, timeZone, after) : nextOfSomeHours(time, timeZone, after);
+    return isHourly(time, schedule) ? nextOfEveryHour(time, timeZone, after) : nextOfSomeHours(time, timeZone, after);
   } catch {
     // `cron` throws when it has searched for long enough.
     return null;
@@ -102,7 +102,12 @@ function firstAfterClocksGoBack(time: CronTime, timeZone: string, after: number)
   return instantsOf(wall, timeZone).at(-1) ?? null;
 }
 
-const isHourly = (time: CronTime): boolean => time.toJSON()[2] === '*';
+/** `cron` takes the hours 0-22 for all of them, so it is asked for the last hour of a day. */
+function isHourly(time: CronTime, schedule: string): boolean {
+  if (time.toJSON()[2] !== '*') return false;
+  const hours = schedule.trim().split(/\s+/).at(-4) ?? '*'; // "@hourly" has no fields
+  return nextWall(new CronTime(`0 ${hours} * * *`, 'UTC'), 22 * HOUR_MS) === 23 * HOUR_MS;
+}
 
 /** Wall-clock times are written as the ms since 1970 at which UTC's clocks show them. */
 const nextWall = (time: CronTime, wall: number): number => time.getNextDateFrom(new Date(wall), 'UTC').toMillis();

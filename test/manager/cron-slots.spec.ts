@@ -161,6 +161,84 @@ describe('around any change of the clocks', () => {
   });
 });
 
+describe('schedules of every shape', () => {
+  const MINUTE = 60_000;
+  // Those that name all hours go by the hours that pass.
+  const hours: Record<string, number[]> = {
+    '*': all(24),
+    '0-23': all(24),
+    '0-11,12-23': all(24),
+    '0-22': all(23),
+    '0-1,3-23': all(24).filter((hour) => hour !== 2),
+    '*/2': all(24).filter((hour) => hour % 2 === 0),
+    '1-3': [1, 2, 3],
+    '2,3': [2, 3],
+    '2': [2],
+  };
+  const minutes: Record<string, number[]> = { '15': [15], '*/20': [0, 20, 40] };
+
+  function all(count: number): number[] {
+    return Array.from({ length: count }, (_, index) => index);
+  }
+
+  /** What the clocks show in each minute of some time, as the minutes of UTC that show the same. */
+  function clock(timeZone: string, from: number, to: number): Map<number, number> {
+    const format = new Intl.DateTimeFormat('sv-SE', { timeZone, dateStyle: 'short', timeStyle: 'short' });
+    const shown = new Map<number, number>();
+    for (let now = from; now <= to; now += MINUTE)
+      shown.set(now, Date.parse(`${format.format(now).replace(' ', 'T')}Z`));
+    return shown;
+  }
+
+  /** Looks at the clocks minute by minute: at what they show, at what they skip, and at what they have shown before. */
+  function expected(clocks: Map<number, number>, ofHours: number[], ofMinutes: number[]): number[] {
+    const isNamed = (wall: number): boolean =>
+      ofHours.includes(new Date(wall).getUTCHours()) && ofMinutes.includes(new Date(wall).getUTCMinutes());
+    const shown = new Set<number>();
+    const slots: number[] = [];
+    let last: number | null = null;
+    for (const [now, wall] of clocks) {
+      const skipped = last === null ? 0 : Math.max(0, (wall - last) / MINUTE - 1);
+      const due =
+        ofHours.length === 24
+          ? isNamed(wall)
+          : (isNamed(wall) && !shown.has(wall)) || all(skipped).some((index) => isNamed(wall - (index + 1) * MINUTE));
+      if (due) slots.push(now);
+      shown.add(wall);
+      last = wall;
+    }
+    return slots;
+  }
+
+  it.each([
+    ['Europe/Berlin', '2026-03-29T01:00:00Z'],
+    ['Europe/Berlin', '2026-10-25T01:00:00Z'],
+    ['America/New_York', '2026-03-08T07:00:00Z'],
+    ['America/New_York', '2026-11-01T06:00:00Z'],
+    ['Australia/Lord_Howe', '2026-10-03T15:30:00Z'], // by half an hour
+    ['Australia/Lord_Howe', '2026-04-04T15:00:00Z'],
+    ['Antarctica/Troll', '2026-03-29T01:00:00Z'], // by two hours
+    ['Antarctica/Troll', '2026-10-25T01:00:00Z'],
+  ])('fire when the clocks say so: %s %s', (timeZone, change) => {
+    const [from, to] = [at(change) - 3 * 60 * MINUTE, at(change) + 4 * 60 * MINUTE];
+    const clocks = clock(timeZone, from, to);
+    for (const [hour, ofHours] of Object.entries(hours)) {
+      for (const [minute, ofMinutes] of Object.entries(minutes)) {
+        const schedule = `${minute} ${hour} * * *`;
+        const want = expected(clocks, ofHours, ofMinutes);
+        expect([schedule, iso(slotsBetween(schedule, timeZone, from - 1, to))]).toEqual([schedule, iso(want)]);
+      }
+    }
+  });
+
+  it('by name fire as what they stand for', () => {
+    const night: [string, string, string] = ['Europe/Berlin', '2026-10-24T23:30:00Z', '2026-10-25T02:30:00Z'];
+    expect(between('@hourly', ...night)).toEqual(between('0 * * * *', ...night));
+    expect(between('@hourly', ...night)).toHaveLength(3);
+    expect(between('@daily', 'Europe/Berlin', '2026-10-24T12:00:00Z', '2026-10-26T12:00:00Z')).toHaveLength(2);
+  });
+});
+
 describe('the last slot within a time', () => {
   it.each([
     ['* * * * * *', '2026-01-01T00:00:00Z', '2026-01-01T10:00:00Z', '2026-01-01T10:00:00Z'],
