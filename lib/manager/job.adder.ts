@@ -33,6 +33,7 @@ import type { JobPreparer, PreparedJob } from './job.preparer.js';
 import { laneOf } from './lane.names.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { repeatInDoubt } from './repeat.in.doubt.js';
+import { inTurn } from './turns.js';
 
 interface Target {
   /** The caller's connection; none: a commit of our own. */
@@ -96,11 +97,12 @@ export class JobAdder {
     const { manager } = target;
     const children = jobs.filter(isChild);
     const others = new Set<string>();
-    if (manager) {
-      const added = await this.insertAll(jobs, children, { executor: manager, patient: true, repeated: false, others });
-      await this.announceIn(manager, added, [...parentsOf(children), ...others], target);
-      return added;
-    }
+    if (manager)
+      return inTurn(manager, async () => {
+        const added = await this.insertAll(jobs, children, { executor: manager, patient: true, repeated: false, others });
+        await this.announceIn(manager, added, [...parentsOf(children), ...others], target);
+        return added;
+      });
     const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, { patient: false, repeated, others }));
     // Parents, and holders of keys, may have ended while the jobs were on their way.
     if (children.length) await this.promoter.resolve(parentsOf(children));

@@ -53,6 +53,12 @@ const REPEATS = 3;
 /** What the last of the tries at start gets for an answer. */
 const LAST_TRY_MS = 250;
 
+interface Bounds {
+  users: number;
+  /** The limit that the transaction had. */
+  before: Promise<string>;
+}
+
 export class Database {
   readonly schema: string;
   /** The schema's name, quoted for SQL. */
@@ -60,6 +66,8 @@ export class Database {
   /** Where NOTIFY and LISTEN meet; a hash, because a channel's name is at most 63 bytes long. */
   readonly channel: string;
   private readonly compiled = new Map<Statement<unknown>, Compiled>();
+  /** Transactions of callers in which a limit of the library's holds at present. */
+  private readonly bounds = new WeakMap<QueryExecutor, Bounds>();
   /** Where statements run that name no executor; none: on the pool. */
   private bound: QueryExecutor | undefined;
   /** Whether the database answers. */
@@ -169,11 +177,22 @@ export class Database {
     }
   }
 
+  /** Of several at once, the first one sets the limit, and the last one sets it back. */
   private async boundedIn<T>(executor: QueryExecutor, work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
-    const [limit] = await this.runOn(executor, setLockTimeout, [`${MAX_LOCK_WAIT_MS}ms`]);
-    const restore = () => this.runOn(executor, setLockTimeout, [limit?.before ?? '0']);
+    const bounds = this.bounds.get(executor) ?? {
+      users: 0,
+      before: this.runOn(executor, setLockTimeout, [`${MAX_LOCK_WAIT_MS}ms`]).then(([limit]) => limit?.before ?? '0'),
+    };
+    this.bounds.set(executor, bounds);
+    bounds.users++;
+    const restore = async (): Promise<void> => {
+      if (--bounds.users > 0) return;
+      this.bounds.delete(executor);
+      await this.runOn(executor, setLockTimeout, [await bounds.before]);
+    };
     let result: T;
     try {
+      await bounds.before;
       result = await work(executor);
     } catch (error) {
       // An error of PostgreSQL's has ended the transaction; one of the library's has not.

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import knex, { type Knex } from 'knex';
 import pg from 'pg';
 import postgres from 'postgres';
@@ -369,5 +369,80 @@ describe('inside the caller’s transaction', () => {
       await jobs.completeJobs(WORKER, [job!], 1);
     });
     expect((await jobs.getJobs(WORKER))[0]?.payload).toBe(1);
+  });
+});
+
+describe('several calls at once in one transaction of a pg client', () => {
+  let client: pg.Client;
+  /** Statements that were sent before the one ahead had been answered: pg 9 refuses them. */
+  let overlapping: number;
+
+  beforeEach(async () => {
+    client = new pg.Client(test.url);
+    await client.connect();
+    await client.query('begin');
+    overlapping = 0;
+    let underWay = 0;
+    const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
+    client.query = ((...args: unknown[]) => {
+      if (underWay++ > 0) overlapping++;
+      return query(...args).finally(() => underWay--);
+    }) as never;
+  });
+  afterEach(() => client.end());
+
+  it('adds take turns, so that the statements of one do not stand among those of another', async () => {
+    const parent = await jobs.addJob('parent', 1, { manager: client });
+    const added = await Promise.all([
+      ...[1, 2, 3].map((n) => jobs.addJob('plain', n, { manager: client })),
+      ...[1, 2, 3].map((n) => jobs.addJob('keyed', n, { manager: client, jobKey: 'k' })),
+      ...[1, 2, 3].map((n) =>
+        jobs.addJob('child', n, { manager: client, dependsOn: [parent.id], jobKey: `c${n % 2}` }),
+      ),
+      jobs.addJobs(
+        [
+          { task: 'many', payload: 1 },
+          { task: 'many', payload: 2 },
+        ],
+        { manager: client },
+      ),
+    ]);
+    expect(overlapping).toBe(0);
+    // Each is told of what it has added itself, and not of what became of it by the next one.
+    expect(added.slice(3, 9).map((job) => (job as { status: string }).status)).toEqual([
+      ...Array.from({ length: 3 }, () => 'available'),
+      ...Array.from({ length: 3 }, () => 'blocked'),
+    ]);
+    await client.query('commit');
+    const { items } = await jobs.listJobs({ status: 'available' });
+    expect(items.map(({ task }) => task).toSorted()).toEqual([
+      'keyed',
+      'many',
+      'many',
+      'parent',
+      'plain',
+      'plain',
+      'plain',
+    ]);
+  });
+
+  it('one that is refused keeps the others from nothing', async () => {
+    const [refused, ...others] = await Promise.allSettled([
+      jobs.addJob('x', 1, { manager: client, dependsOn: ['0190a000-0000-7000-8000-000000000001'] }),
+      jobs.addJob('x', 2, { manager: client }),
+      jobs.addJob('x', 3, { manager: client, jobKey: 'other' }),
+    ]);
+    expect([refused!.status, ...others.map(({ status }) => status)]).toEqual(['rejected', 'fulfilled', 'fulfilled']);
+    await client.query('commit');
+    expect(await count()).toBe(2);
+  });
+
+  it('calls that limit how long they wait leave the transaction’s own limit as it was', async () => {
+    await client.query(`set local lock_timeout = '7s'`);
+    const within = jobs.within(client);
+    const crons = ['a', 'b', 'c'].map((id) => within.scheduleCron({ id, task: 't', schedule: '0 0 1 1 *' }));
+    await Promise.all(crons);
+    expect((await client.query('show lock_timeout')).rows).toEqual([{ lock_timeout: '7s' }]);
+    await client.query('rollback');
   });
 });
