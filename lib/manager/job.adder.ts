@@ -99,7 +99,8 @@ export class JobAdder {
     const others = new Set<string>();
     if (manager)
       return inTurn(manager, async () => {
-        const added = await this.insertAll(jobs, children, { executor: manager, patient: true, repeated: false, others });
+        const how = { executor: manager, patient: true, repeated: false, others };
+        const added = await this.insertAll(jobs, children, how);
         await this.announceIn(manager, added, [...parentsOf(children), ...others], target);
         return added;
       });
@@ -273,11 +274,10 @@ export class JobAdder {
     return this.pair(round, rows, executor);
   }
 
-  /** Keys may have kept older jobs: what came of each request is read back as it is stored. */
+  /** Keys may have kept older jobs, so each is read back. A lock that is in the way then makes no add look failed. */
   private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
     const ids = rows.map(({ id }) => id);
     const found = await this.find(ids, executor).catch((error: unknown): AddedJob[] => {
-      // Added is added: a table that is locked by now must not make it look as if it were not.
       if (executor || !isContention(error) || !rows.every(({ created }) => created)) throw error;
       return round.map((job) => ({ ...toAddedJob(job, Date.now()), jobKey: job.row.job_key }));
     });
