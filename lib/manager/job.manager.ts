@@ -419,7 +419,7 @@ export class JobManager {
 
   /**
    * Adds one new job for each job that was exhausted in the window [from, to), with the flag `replay` and the old id
-   * as its key. A job is replayed once: a second call finds nothing.
+   * as its key, in place of a key that the old job has. A job is replayed once: a second call finds nothing.
    */
   async replayFailedJobs(window: ReplayWindow = {}): Promise<Job[]> {
     check({}, [callOptions.replayFailedJobs, window]);

@@ -165,6 +165,15 @@ describe('replayFailedJobs (replay-failed-jobs)', () => {
     expect(await jobs.replayFailedJobs()).toEqual([]);
   });
 
+  it('gives the new job the old id as its key, and leaves the key of the user with the old job', async () => {
+    const old = await exhausted(1, { jobKey: 'of-the-user' });
+    expect(await jobs.replayFailedJobs()).toMatchObject([{ jobKey: old.id, flags: ['replay'] }]);
+    expect(await jobs.findJob(old.id)).toMatchObject({ jobKey: 'of-the-user', status: 'exhausted' });
+    expect(await jobs.retryJobs([old.id])).toMatchObject([{ id: old.id, jobKey: 'of-the-user' }]);
+    const again = await jobs.addJob('x', 2, { jobKey: 'of-the-user', jobKeyMode: 'unsafe_dedupe' });
+    expect(again).toMatchObject({ id: old.id, created: false });
+  });
+
   it('looks at the window and the task only', async () => {
     await exhausted();
     expect(await jobs.replayFailedJobs({ to: new Date(Date.now() - 60_000) })).toEqual([]);
