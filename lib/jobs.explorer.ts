@@ -34,6 +34,9 @@ const subscriberOptions = section({ instance: option(rules.name, DEFAULT_INSTANC
 /** Factories of Nest's core that make nothing by themselves. */
 const NESTS_OWN: unknown[] = [REQUEST, INQUIRER];
 
+/** Prototypes of classes that a warning has named, whichever instance of the module it was. */
+const reported = new WeakSet<object>();
+
 type Decorated = { method: string | symbol; source: string; wrapper: InstanceWrapper; prototype: object };
 
 /**
@@ -74,6 +77,28 @@ export class JobsExplorer {
     this.warnOfUntyped();
   }
 
+  /**
+   * Names classes whose tasks nothing here runs, because no module provides them: Nest says nothing of such a class. Once
+   * for each class in a process. `takes`: whether the pool takes jobs of the task.
+   */
+  warnOfMissing(takes: (task: string) => boolean): void {
+    const { instance, tasks } = this.parts;
+    const missing = this.missingClasses().flatMap((prototype) => {
+      const names = decorationsOf<TaskMetadata>(TASK_METADATA, prototype, ({ task }) => task)
+        .filter(({ options }) => (options?.instance ?? DEFAULT_INSTANCE) === instance)
+        .map(({ task }) => task)
+        .filter((task) => takes(task) && !tasks.get(task));
+      if (!names.length || reported.has(prototype)) return [];
+      reported.add(prototype);
+      return [`${prototype.constructor.name} (${names.map((name) => `"${name}"`).join(', ')})`];
+    });
+    if (!missing.length) return;
+    this.parts.warn(
+      `No module provides these classes, so their tasks do not run here: ${missing.join('; ')}. Add each class to the ` +
+        'providers of a module, and import that module.',
+    );
+  }
+
   private exploreNew(): string[] {
     return this.unexplored().flatMap((wrapper) => this.exploreProvider(wrapper, prototypeOf(wrapper, this.made)));
   }
@@ -110,7 +135,8 @@ export class JobsExplorer {
   }
 
   private warnOfFailures(): void {
-    const missing = this.missingClasses().map(({ constructor }) => constructor.name);
+    const classes = this.missingClasses();
+    const missing = classes.map(({ constructor }) => constructor.name);
     for (const [wrapper, trial] of this.trials) {
       if (!missing.length || !trial.error) continue;
       this.parts.warn(
@@ -119,6 +145,7 @@ export class JobsExplorer {
           `provide it under its class: { provide: ${missing.at(-1)}, useFactory: … }.`,
       );
       trial.error = null;
+      for (const prototype of classes) reported.add(prototype);
     }
   }
 

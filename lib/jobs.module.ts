@@ -142,5 +142,6 @@ function makePoolOrchestrator(
   modules: ModulesContainer,
 ): PoolOrchestrator {
   startLast(modules, JobsModule);
-  return new PoolOrchestrator(manager, ownPool(pool), worker?.autoStart ?? false, maintenance.gc !== false);
+  const { autoStart = false, taskIdentifiers = null } = worker ?? {};
+  return new PoolOrchestrator(manager, ownPool(pool), autoStart, maintenance.gc !== false, taskIdentifiers);
 }

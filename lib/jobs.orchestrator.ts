@@ -43,6 +43,10 @@ export class ManagerOrchestrator implements OnModuleInit, OnApplicationShutdown 
     }
   }
 
+  warnOfMissing(takes: (task: string) => boolean): void {
+    this.parts.explorer.warnOfMissing(takes);
+  }
+
   makePartitions(): void {
     void this.parts.duties?.makePartitions();
   }
@@ -64,6 +68,8 @@ export class PoolOrchestrator implements OnApplicationBootstrap, OnModuleDestroy
     private readonly pool: WorkerPool | null,
     private readonly autoStart: boolean,
     private readonly collectsGarbage: boolean,
+    /** The tasks that the pool takes; null: all that have a handler. */
+    private readonly taskIdentifiers: string[] | null,
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
@@ -74,6 +80,7 @@ export class PoolOrchestrator implements OnApplicationBootstrap, OnModuleDestroy
       await this.manager.onApplicationShutdown();
       throw error;
     }
+    this.manager.warnOfMissing((task) => this.taskIdentifiers?.includes(task) ?? true);
     if (this.collectsGarbage) this.manager.makePartitions();
     this.hooksCheck = setTimeout(() => this.warnWithoutHooks(), HOOKS_CHECK_MS).unref();
   }

@@ -286,6 +286,35 @@ describe('@Task', () => {
     });
   });
 
+  it('on a class that no module provides is named in a warning, once, where a pool runs', async () => {
+    class LostTasks {
+      @Task('lost')
+      run(): void {}
+
+      @Task('lost-elsewhere', { instance: 'elsewhere' })
+      elsewhere(): void {}
+    }
+    class OldGreetTasks {
+      @Task('greet')
+      run(): void {}
+    }
+    class RestTasks {
+      @Task('lost-to-others')
+      run(): void {}
+    }
+    const warned = (): string[] => apps.logger.of('warn').filter((line) => /Lost|OldGreet|Rest/.test(line));
+    const providers = [Greeter, GreetTasks];
+    const start = (worker: { taskIdentifiers: string[] } | false) =>
+      apps.start({ imports: [JobsModule.forRoot({ connection: apps.database.url, worker })], providers });
+    await start(false);
+    expect(warned()).toEqual([]);
+    await start({ taskIdentifiers: ['greet', 'lost'] });
+    await start({ taskIdentifiers: ['greet', 'lost'] });
+    expect(warned()).toEqual([expect.stringMatching(/^No module provides .*LostTasks \("lost"\).* to the providers/)]);
+    expect(warned()[0]).not.toMatch(/OldGreetTasks|RestTasks|elsewhere/);
+    expect([LostTasks, OldGreetTasks, RestTasks]).toHaveLength(3);
+  });
+
   it('on a module that is loaded later is found when it is loaded', async () => {
     @Injectable()
     class LateTasks {

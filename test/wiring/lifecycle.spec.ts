@@ -202,7 +202,8 @@ describe('the life of an application', () => {
       jest.useFakeTimers();
       const listenerCount = jest.spyOn(process, 'listenerCount').mockReturnValue(listeners);
       const pool = { start: async () => undefined, stop: async () => undefined } as unknown as WorkerPool;
-      const orchestrator = new PoolOrchestrator(null as never, pool, true, false);
+      const manager = { warnOfMissing: () => undefined } as never;
+      const orchestrator = new PoolOrchestrator(manager, pool, true, false, null);
       const warn = jest.spyOn(orchestrator['logger'], 'warn').mockReturnValue(undefined);
       await orchestrator.onApplicationBootstrap();
       jest.advanceTimersByTime(60_000);
