@@ -1,5 +1,5 @@
-// Where the next claim of plain jobs begins to read: arithmetic on positions, without a database.
-import type { CursorPosition } from '../interfaces/claim.interface.js';
+// Where the next claim begins to read, and what two claims have brought together: arithmetic on positions, without a database.
+import type { CursorPosition, LaneClaimResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 
 /** Where a claimed job stood: run-at in ms, with microseconds behind the point. */
@@ -46,3 +46,12 @@ export function inTurn(jobs: ClaimedJob[]): ClaimedJob[] {
   const sorted = jobs.every((job, index) => index === 0 || byTurn(jobs[index - 1]!, job) <= 0);
   return sorted ? jobs : jobs.sort(byTurn);
 }
+
+/** Two looks at lanes, the second for what the first has left. */
+export const joinLooks = (first: LaneClaimResult, next: LaneClaimResult): LaneClaimResult => ({
+  ...next,
+  jobs: inTurn([...first.jobs, ...next.jobs]),
+  taken: [...first.taken, ...next.taken],
+  report: next.report && { ...next.report, turns: [...(first.report?.turns ?? []), ...next.report.turns] },
+  unreadable: first.unreadable ?? next.unreadable,
+});

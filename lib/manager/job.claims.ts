@@ -25,7 +25,7 @@ import {
 import { seeTasks } from '../storage/statements/prune-jobs.js';
 import { registerQueues } from '../storage/statements/queues.js';
 import { claimsOfTheDead, endIncarnations } from '../storage/statements/workers.js';
-import { advance, inTurn, microseconds, type JobPosition } from './claim.cursor.js';
+import { advance, inTurn, joinLooks, microseconds, type JobPosition } from './claim.cursor.js';
 import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js';
 import { readableStart, toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
@@ -99,23 +99,23 @@ export class JobClaims {
     };
   }
 
-  /** Jobs of lanes, for free slots. Queues that no claim has met before are registered on the way. */
+  /** Jobs of lanes, for free slots. Nothing is taken before what lies in queues that no claim has met: these are registered first. */
   async claimLanes(request: LaneClaim): Promise<LaneClaimResult> {
-    const first = await this.claimLanesOnce(request);
-    if (!first.report?.unknown.length) return first;
-    await this.database.run(registerQueues, [first.report.unknown]);
-    const left = request.limit - first.taken.length;
-    if (left <= 0) return first;
-    const next = await this.claimLanesOnce({ ...request, limit: left });
-    if (!next.report) return first;
-    return {
-      jobs: inTurn([...first.jobs, ...next.jobs]),
-      taken: [...first.taken, ...next.taken],
-      more: next.more,
-      claimedAt: next.claimedAt,
-      report: next.report,
-      unreadable: first.unreadable ?? next.unreadable,
-    };
+    let found = await this.claimLanesOnce(request);
+    for (const tried = new Set<string>(); ;) {
+      const unknown = found.report?.unknown.filter((queue) => !tried.has(queue));
+      if (!found.report || !unknown?.length) return found;
+      await this.database.run(registerQueues, [unknown]);
+      for (const queue of unknown) tried.add(queue);
+      const limit = request.limit - found.taken.length;
+      if (limit <= 0) return found;
+      // The last turn of each priority counts.
+      const turns = [...found.report.turns.toReversed(), ...request.memory.turns];
+      const memory = { ...request.memory, turns };
+      const next = await this.claimLanesOnce({ ...request, limit, memory }, [...tried]);
+      if (!next.report) return found;
+      found = joinLooks(found, next);
+    }
   }
 
   /**
@@ -221,8 +221,9 @@ export class JobClaims {
     return (await this.database.run(nextPlainPriority, [after]))[0]?.priority ?? null;
   }
 
-  private async claimLanesOnce(request: LaneClaim): Promise<LaneClaimResult> {
-    const rows = await this.database.run(claimLaneJobs, this.laneValues(request));
+  /** `unregistered`: queues whose names others hold, so that nothing waits for them. */
+  private async claimLanesOnce(request: LaneClaim, unregistered: string[] = []): Promise<LaneClaimResult> {
+    const rows = await this.database.run(claimLaneJobs, [...this.laneValues(request), unregistered]);
     return this.readLanes(request, rows);
   }
 

@@ -282,7 +282,7 @@ export const CASES: Record<string, Case> = {
     locks: 'jobs',
   },
   claim_lane_jobs: {
-    args: () => laneArguments,
+    args: () => [...laneArguments, []],
     locks: 'job_queues rate_limits rate_limit_windows jobs',
   },
   next_plain_priority: { args: () => [-5] },

@@ -47,8 +47,8 @@ export async function claimForPool(
     model.isClaimable(job) && action.plain === (laneOf(job) === 'plain') && isFor(action.filter, job);
   expectLawful(before, claimed, mayTake, free);
   // A share leaves the rest of a lane to the next turn.
-  if (isAlive && jobs.length < action.batch && (action.plain || action.share >= action.batch))
-    expectNothingLeft(before, claimed, mayTake, free, Infinity, true);
+  if (isAlive && (action.plain || action.share >= action.batch))
+    expectNothingLeft(before, claimed, mayTake, free, jobs.length < action.batch ? Infinity : betterThan(jobs), true);
   take(model, real, incarnation, POOLS[action.worker]!, jobs, false);
 }
 
@@ -90,10 +90,16 @@ export async function completeAndClaim(
       // As many as are settled: other free slots are for what a look may find.
       Math.min(action.batch, claims.length, free.places.get(first.queue!)!),
     );
-  else if (alive && jobs.length < action.batch && action.share >= action.batch && !unknown.length)
-    expectNothingLeft(before, claimed, mayTake, free, Infinity, true);
+  else if (alive && action.share >= action.batch) {
+    // It stops at a queue that no claim has met, and the next look goes on.
+    const isWhole = jobs.length < action.batch && !unknown.length;
+    expectNothingLeft(before, claimed, mayTake, free, isWhole ? Infinity : betterThan(jobs), true);
+  }
   take(model, real, worker, label, jobs, false);
 }
+
+/** The priorities of which nothing may be left where a claim has taken these. */
+const betterThan = (jobs: { priority: number }[]): number => Math.max(...jobs.map(({ priority }) => priority)) - 1;
 
 /** Whether such a pool takes jobs like this one. */
 function isFor(filter: number, job: ModelJob): boolean {

@@ -1,12 +1,12 @@
 // Looks at lanes as pools make them, with what they remember.
-import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import pg from 'pg';
 import type { JobManager } from '../../lib/index.js';
 import type { LaneClaimResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
-import { lookAsPool, registerPool, type PoolLook } from '../support/pool.claims.js';
+import { asPool, lookAsPool, registerPool, type PoolLook } from '../support/pool.claims.js';
 
 const POOL = 'pool-that-looks';
 const HOUR = 3_600_000;
@@ -38,6 +38,72 @@ const unlimited = async (...queues: string[]): Promise<void> => {
 const fill = (queue: string, count: number, options: object = {}) =>
   jobs.addJobs(Array.from({ length: count }, () => ({ task: 'x', payload: queue, queue, ...options })));
 const passWindow = () => test.sql(`update jobs.rate_limit_windows set started_at = started_at - interval '1 hour'`);
+
+describe('a queue that no claim has met', () => {
+  const looks = () => jest.spyOn(jobs.claims as unknown as { claimLanesOnce: () => unknown }, 'claimLanesOnce');
+  beforeEach(() => unlimited('known'));
+  afterEach(() => void jest.restoreAllMocks());
+
+  it('gives its job before worse ones of queues that are known', async () => {
+    await fill('known', 5, { priority: 5 });
+    await fill('new', 2, { priority: 1 });
+    expect(await took(2)).toEqual(['new', 'known']);
+    // It is known now, and its limit is one.
+    expect(await took(1)).toEqual(['known']);
+  });
+
+  it('is one of many, in as many priorities, and each gives in its order', async () => {
+    await fill('known', 5, { priority: 9 });
+    for (const [priority, queue] of ['z', 'y', 'x', 'w'].entries()) await fill(queue, 1, { priority });
+    expect(await took(3)).toEqual(['z', 'y', 'x']);
+    expect(await took(1)).toEqual(['w']);
+    expect(await took(1)).toEqual(['known']);
+  });
+
+  it('is registered together with all others that the look can see, and takes its turn among them', async () => {
+    const names = Array.from({ length: 60 }, (_, n) => `new-${100 + n}`);
+    for (const name of ['known', ...names, 'new-0']) await fill(name, 1);
+    const calls = looks();
+    const all = await took(62);
+    expect([new Set(all).size, calls.mock.calls.length]).toEqual([62, 2]);
+  });
+
+  it('costs a look nothing where none is met', async () => {
+    await fill('known', 5);
+    const calls = looks();
+    expect(await took(3)).toHaveLength(3);
+    expect(calls).toHaveBeenCalledTimes(1);
+  });
+
+  it('keeps nothing waiting while another transaction holds its name', async () => {
+    const stranger = new pg.Client(test.url);
+    await stranger.connect();
+    await stranger.query(`begin; insert into jobs.job_queues (name) values ('held')`);
+    await fill('held', 1, { priority: 1 });
+    await fill('new', 1, { priority: 2 });
+    await fill('known', 2, { priority: 3 });
+    expect(await took(3)).toEqual(['new', 'known', 'known']);
+    await stranger.query('rollback');
+    await stranger.end();
+    expect(await took(3)).toEqual(['held']);
+  });
+
+  it('is not passed by a claim by hand, nor by a settle that claims', async () => {
+    await fill('known', 3, { priority: 5 });
+    const [first] = (await look(1)).jobs;
+    await fill('new', 1, { priority: 1 });
+    const claimer = { ...asPool(POOL), label: POOL };
+    const request = { job: first!, outcome: { kind: 'completed', result: null } as const, executionTimeMs: 1 };
+    const { share, ...state } = memory.next(1);
+    const filter = { taskIdentifiers: null, otherTasks: null, forbiddenFlags: null, worstPriority: null };
+    const claim = { ...claimer, ...filter, limit: 1, share, maxCrashes: null, queue: null, memory: state };
+    const values = jobs.claims.valuesAfterSettle(claim, null);
+    const answer = await jobs.settlement.completeAndClaim(claimer, [request], values);
+    const found = await jobs.claims.readLanes(claim, answer.claimed);
+    expect([payloads(found.jobs), found.report!.unknown, found.more]).toEqual([[], ['new'], true]);
+    expect(payloads(await jobs.getJobs(WORKER, { batchSize: 1 }))).toEqual(['new']);
+  });
+});
 
 describe('turns', () => {
   beforeEach(() => unlimited('a', 'b', 'c'));

@@ -504,7 +504,10 @@ $$;
 -- for each priority; each goes on by itself, so that what is served in one does not end the turns of another. skip_*: such stretches
 -- (after, upto] as the pool remembers them, in order; told: beginnings of lanes to look at all the same, in order;
 -- due_since: also lanes in which something became due since. known_*: positions in lanes behind which to read, in order of
--- the walk.
+-- the walk. unregistered: queues that could not be registered, because others hold their names.
+--
+-- A queue that has no row yet may be of any kind, so it gives nothing, and ends the walk: what comes after it is not taken
+-- before it. The look goes on for the names of others like it, so that all of them are registered at once.
 --
 -- A look locks nothing: it hops along jobs_lanes, one descent a lane, and brings the places of due rows. Then queues and
 -- rate limits are locked, those that others hold skipped, and the next statement, with a snapshot younger than the locks,
@@ -517,7 +520,7 @@ create function claim_lane_jobs(
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
   skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
-  hop_limit integer
+  hop_limit integer, unregistered text[] default '{}'
 )
 returns setof text
 language plpgsql
@@ -538,6 +541,7 @@ declare
   open_places integer := wanted;
   share_left integer;
   was_cut boolean;
+  was_stopped boolean := false;
   hops_left integer := hop_limit;
   at_priority bigint := -2147483649;
   at_lane text;
@@ -642,15 +646,17 @@ begin
         continue when not found or next_lane > leg_upto collate "C";
       end if;
       loop
-        with recursive hop(lane, queue, state, until, is_ahead, limited, places, run_ats, ids, got, hops, of_queue, filled, blocked_after) as (
+        with recursive hop(lane, queue, state, until, is_ahead, limited, places, run_ats, ids, got, hops, of_queue, filled, stops, blocked_after) as (
           select leg_from collate "C", null::text, null::text, null::timestamptz, false, false, null::tid[], null::timestamptz[], null::uuid[],
-            0, 0, 0, false, null::text collate "C"
+            0, 0, 0, false, false, null::text collate "C"
           union all
-          select n.lane, coalesce(r.queue, u.queue), coalesce(r.state, 'skipped'), r.until, r.is_ahead, r.limited, d.places, d.run_ats, d.ids,
+          select n.lane, coalesce(r.queue, u.queue),
+            case when h.stops and r.state <> 'unknown' then 'behind' else coalesce(r.state, 'skipped') end, r.until, r.is_ahead, r.limited, d.places, d.run_ats, d.ids,
             h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share_left), h.hops + 1,
             least(r.room, u.of_queue + coalesce(cardinality(d.places), 0)),
             coalesce(r.limited and u.of_queue + coalesce(cardinality(d.places), 0) >= r.room, false) or (u.queue is not null and h.filled),
-            case when r.state is null or (r.state <> 'unknown' and d.places is null)
+            h.stops or coalesce(r.state = 'unknown' and r.queue <> all(unregistered), false),
+            case when not h.stops and (r.state is null or (r.state <> 'unknown' and d.places is null))
               then coalesce(h.blocked_after, place_in_walk(at_priority, h.lane)) end
           from hop h
           -- The next lane: one before the next in which the pool has a position, or that one, so that what lies dead before
@@ -704,7 +710,7 @@ begin
               limit least(r.room, open_places - h.got + u.of_queue, share_left)
                 + coalesce((select spares[s.b] from width_bucket(n.lane, spare_lanes) s(b) where spare_lanes[s.b] = n.lane), 0)
             ) due
-          ) d on r.state = 'open'
+          ) d on r.state = 'open' and not h.stops
           -- Where a queue's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
           where h.lane is not null and (h.got < open_places or h.filled) and (h.got < open_places or u.queue is not null)
             and h.hops < hops_left and (n.lane is not null or n.skipped)
@@ -728,7 +734,7 @@ begin
           array_agg(h.until order by h.hops) filter (where h.blocked_after is not null) as untils,
           (array_agg(h.blocked_after order by h.hops desc))[1] is not null and leg_upto is null
             and max(h.hops) < hops_left and max(h.got) < open_places as ends_blocked,
-          max(h.got) >= open_places or max(h.hops) >= hops_left as is_short
+          max(h.got) >= open_places or max(h.hops) >= hops_left as is_short, bool_or(h.stops) as is_stopped
         into look from hop h;
         for blocked in
           select b.after, max(b.upto collate "C") as upto, min(b.until) as until
@@ -750,6 +756,7 @@ begin
         hops_left := hops_left - look.hops;
         was_cut := was_cut or (look.is_cut and share_left < wanted);
         unknown := unknown || look.unknown;
+        was_stopped := look.is_stopped;
         -- A full queue may be full of places whose claims are over: with those gone, its lanes are looked at again at once.
         if look.full_lanes is not null then
           held := held || lanes_freed_of_dead_places(look.full_lanes);
@@ -926,7 +933,7 @@ begin
             end if;
           end if;
         end if;
-        exit priorities when open_places <= 0 or hops_left <= 0;
+        exit priorities when open_places <= 0 or hops_left <= 0 or was_stopped;
         -- A look that was cut short by what it proposed goes on behind it.
         exit when at_lane is null or look.lanes is null or not look.is_short or at_lane >= leg_upto collate "C";
         leg_from := at_lane;
@@ -934,7 +941,7 @@ begin
     end loop;
   end loop;
   return next json_build_object('priority', served_priority, 'turns', served_turns, 'lanes', served,
-    'more', open_places <= 0 or hops_left <= 0, 'blocked', (
+    'more', open_places <= 0 or hops_left <= 0 or was_stopped, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
     ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes,
