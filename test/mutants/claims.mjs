@@ -1,0 +1,119 @@
+// A claim is (job, fence), a worker is an incarnation, and a pool asks before it believes.
+const SQL = 'lib/storage/migrations/0001_initial';
+const REGRESSIONS = 'test/invariants/regressions.spec.ts';
+const RESTORES = 'test/faults/restores.spec.ts';
+const INTERLEAVINGS = 'test/invariants/interleavings.spec.ts';
+const POOL = 'test/worker/pool.spec.ts';
+const LOST_CLAIMS = 'test/worker/lost-claims.spec.ts';
+
+export const CLAIMS = [
+  {
+    name: 'the fence in completions of one batch',
+    edits: [
+      {
+        file: `${SQL}/3_settle.sql`,
+        find: 'from deleted d left join input i on i.id = d.id and i.fence = d.fence',
+        put: 'from deleted d left join input i on i.id = d.id',
+      },
+    ],
+    checks: [{ spec: REGRESSIONS, only: 'names a job more than once' }],
+  },
+  {
+    name: 'the fence in failures of one batch',
+    edits: [
+      {
+        file: `${SQL}/3_settle.sql`,
+        find: ') i on i.id = h.id and (i.fence is null or i.fence = h.fence)',
+        put: ') i on i.id = h.id',
+      },
+    ],
+    checks: [{ spec: REGRESSIONS, only: 'names a job more than once' }],
+  },
+  {
+    name: 'telling the holder of a claim that others have ended, by NOTIFY',
+    edits: [
+      {
+        file: 'lib/manager/job.settlement.ts',
+        find: `...(running.length ? [{ kind: 'ended', ids: running } as const] : []),`,
+        put: '',
+      },
+    ],
+    checks: [{ spec: LOST_CLAIMS, only: 'at once' }],
+  },
+  {
+    name: 'asking for the held claims with each heartbeat',
+    edits: [{ file: 'lib/worker/lease.keeper.ts', find: 'void this.checkClaims();', put: '' }],
+    checks: [{ spec: RESTORES, only: 'another claim holds a job that runs' }],
+  },
+  {
+    name: 'aborting what runs for a claim that is over',
+    edits: [
+      {
+        file: 'lib/worker/worker.pool.ts',
+        find: `this.runner.abort(id, standing === 'gone' ? new LeaseLostError(id) : cancelled(reason), fence);`,
+        put: `if (standing !== 'gone') this.runner.abort(id, cancelled(reason), fence);`,
+      },
+    ],
+    checks: [{ spec: RESTORES, only: 'another claim holds a job that runs' }],
+  },
+  {
+    name: 'failing a transactional attempt that has ended its own claim',
+    edits: [
+      {
+        file: 'lib/worker/transactional.settle.ts',
+        find: 'return failed(endedItself(attempt.job.id));',
+        put: 'return { ...attempt, settled: result };',
+      },
+    ],
+    checks: [{ spec: 'test/worker/transactional.spec.ts', only: 'that ends its own claim' }],
+  },
+  {
+    name: 'an incarnation for each start of a pool',
+    edits: [
+      { file: 'lib/worker/worker.identity.ts', find: 'return this.current;', put: 'return this.label;' },
+      { file: 'lib/worker/worker.identity.ts', find: 'holder: this.current', put: 'holder: this.label' },
+    ],
+    checks: [{ spec: LOST_CLAIMS, only: 'the same worker id' }],
+  },
+  {
+    name: 'the look for claims before an incarnation signs off',
+    edits: [
+      {
+        file: `${SQL}/5_upkeep.sql`,
+        find: 'where w.id = any(silent) and (only_worker is null or not exists (',
+        put: 'where w.id = any(silent) and (true or not exists (',
+      },
+    ],
+    checks: [
+      { spec: INTERLEAVINGS, only: 'sign off' },
+      { spec: 'test/invariants/commands.spec.ts', only: 'lives as the model says with seed 20250101' },
+    ],
+  },
+  {
+    name: 'the lock by which a claim and the end of its incarnation exclude each other',
+    edits: [
+      {
+        file: `${SQL}/2_claim.sql`,
+        find: `if not pg_try_advisory_xact_lock_shared(hashtextextended('millrace:incarnation:' || worker, 0)) then`,
+        put: 'if false then',
+      },
+    ],
+    checks: [{ spec: INTERLEAVINGS, only: 'sign off' }],
+  },
+  {
+    name: 'dropping the buffer of a pool that was taken for dead',
+    edits: [{ file: 'lib/worker/worker.pool.ts', find: 'this.queue.dropAll();', put: '' }],
+    checks: [{ spec: POOL, only: 'taken for dead' }],
+  },
+  {
+    name: 'asking whether the lease holds before each job',
+    edits: [
+      {
+        file: 'lib/worker/worker.pool.ts',
+        find: `if (this.circuit !== 'closed' || !this.keeper.holds) return false;`,
+        put: `if (this.circuit !== 'closed') return false;`,
+      },
+    ],
+    checks: [{ spec: 'test/faults/killed-workers.spec.ts', only: 'a frozen worker is fenced off' }],
+  },
+];

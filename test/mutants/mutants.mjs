@@ -1,0 +1,8 @@
+// What guards against each kind of fault, and how to take it out. `edits`: a text that is in the file exactly once, and what
+// to put in its place: the smallest removal. `checks`: the specs that must find it, the first one first.
+import { CLAIMS } from './claims.mjs';
+import { LIFE } from './life.mjs';
+import { READINESS } from './readiness.mjs';
+import { STRANGERS } from './strangers.mjs';
+
+export const MUTANTS = [...CLAIMS, ...READINESS, ...STRANGERS, ...LIFE];
