@@ -76,7 +76,10 @@ interface Scene {
   ids: string[];
 }
 
-/** Two parents, one with a key, in a queue and with a limit; their children and grandchild; one behind the key. */
+/**
+ * Three parents, one with a key, in a queue and with a limit, one whose only child waits whatever becomes of it; their
+ * children and grandchild; one behind the key.
+ */
 async function setScene(): Promise<Scene> {
   const { jobs, sql } = test;
   await emptyTables(sql);
@@ -84,14 +87,16 @@ async function setScene(): Promise<Scene> {
   await registerPool(jobs, POOL, HOUR);
   const one = await jobs.addJob('x', {}, { queue: 'q', jobKey: 'k', maxAttempts: 2, rateLimitKey: 'l' });
   const two = await jobs.addJob('x', {}, { maxAttempts: 3 });
+  const three = await jobs.addJob('x', {}, { maxAttempts: 3 });
   const child = await jobs.addJob('x', {}, { dependsOn: [one.id, two.id] });
+  const lonely = await jobs.addJob('x', {}, { dependsOn: [three.id], onParentFailure: 'wait' });
   const patient = await jobs.addJob('x', {}, { dependsOn: [one.id], onParentFailure: 'wait' });
   const grandchild = await jobs.addJob('x', {}, { dependsOn: [child.id], onParentFailure: 'run' });
-  const claimed = await claimAsPool(jobs, POOL, { limit: 2 });
-  expect(claimed.map(({ id }) => id).toSorted()).toEqual([one.id, two.id].toSorted());
+  const claimed = await claimAsPool(jobs, POOL, { limit: 3 });
+  expect(claimed.map(({ id }) => id).toSorted()).toEqual([one.id, two.id, three.id].toSorted());
   const next = await jobs.addJob('x', {}, { queue: 'q' });
   const heir = await jobs.addJob('x', {}, { jobKey: 'k', queue: 'q' });
-  return { claimed, ids: [one, two, child, patient, grandchild, next, heir].map(({ id }) => id) };
+  return { claimed, ids: [one, two, child, patient, grandchild, next, heir, three, lonely].map(({ id }) => id) };
 }
 
 const settleAs =

@@ -138,6 +138,8 @@ async function inTurn(standing: Standing, calls: { call: Call; end: End }[]): Pr
 const LOOSE: Record<string, string> = {
   claim: 'what waits beside the job may be claimed before or after it is let in',
   'complete and claim': 'so may what it claims',
+  'add its key + add a child':
+    'their ids are drawn before the first statement, so the new jobs may come in either order',
   'fail for good + retry': 'a child that has not been told of the failure yet is spared by the retry',
 };
 
@@ -209,6 +211,7 @@ const scenes: [Standing, [string, string][]][] = [
       ['claim', 'fail for good'],
       ['cancel', 'add its key'],
       ['cancel', 'add a child'],
+      ['add its key', 'add a child'],
       ['add its key', 'add its key'],
     ],
   ],
@@ -251,6 +254,36 @@ describe('a settle that claims', () => {
       expect(await expectLawful('running', ['complete and claim', other], ['own', 'own'])).toBeGreaterThan(1);
     },
     TIMEOUT,
+  );
+});
+
+describe('a pool that signs off', () => {
+  const LOOKS: Record<string, Call> = {
+    'claims a job': (jobs) => claimAsPool(jobs, POOL, { limit: 1 }),
+    'completes its job and claims the next': CALLS['complete and claim']!,
+    'gives its job back': CALLS.release!,
+  };
+
+  it.each([
+    ['claims a job', 'waiting', 'own'],
+    ['claims a job', 'waiting', 'commit'],
+    ['claims a job', 'running', 'commit'],
+    ['completes its job and claims the next', 'running', 'own'],
+    ['gives its job back', 'running', 'own'],
+  ] as [string, Standing, End][])(
+    'while it %s (of a job that is %s, %s) leaves no claim behind',
+    async (what, standing, end) => {
+      const order = new Interleavings(SWITCHES);
+      while (order.next()) {
+        const scene = await setScene(standing);
+        const signOff: Call = (jobs) => jobs.registry.unregister(POOL);
+        const works = [worked(LOOKS[what]!, scene, end), worked(signOff, scene, 'own')];
+        const log = await interleave(order, test.sql, actors, works);
+        const left = await test.sql(`
+        select j.id from jobs.jobs j join jobs.workers w on w.id = j.locked_by where w.stopped_at is not null`);
+        expect([left, log]).toEqual([[], log]);
+      }
+    },
   );
 });
 

@@ -109,7 +109,11 @@ const AT_REST: Record<string, string> = {
     join jobs.jobs child on child.id = d.child_id
     join jobs.job_bodies body on body.id = d.child_id
     left join jobs.jobs j on j.id = d.parent_id
-    where (j.id is null or j.parked = 'exhausted') and body.on_parent_failure is distinct from 'wait'`,
+    where (j.id is null or j.parked = 'exhausted') and (
+      body.on_parent_failure is distinct from 'wait' or (j.id is null and (
+        select h.status from jobs.job_history h where h.job_id = d.parent_id order by h.fence desc limit 1
+      ) = 'completed')
+    )`,
 
   'who waited for a job that gave way waits for the new one': `
     select d.child_id || ' waits for ' || d.parent_id || ', which gave way to ' || r.new_id

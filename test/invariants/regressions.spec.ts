@@ -1,7 +1,7 @@
 // What the other specs of this folder have found, each as the shortest story that shows it.
 import { beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import type { ClaimedJob } from '../../lib/index.js';
+import { createJobManager, type ClaimedJob } from '../../lib/index.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
 import { OTHER, WORKER } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
@@ -270,5 +270,40 @@ it('a pool that lives claims while the end of those that died is under way', asy
   await beside('select * from jobs.end_incarnations(null)', [], async () => {
     expect(await claimAsPool(jobs, 'pool-that-lives')).toHaveLength(1);
     expect(await claimAsPool(jobs, OTHER)).toEqual([]);
+  });
+});
+
+it.each(['none', 'failures', 'all'] as const)(
+  'a job that was cancelled and retried counts as completed once it is, with history.keep %s',
+  async (keep) => {
+    const keeper = await createJobManager({ connection: test.url, history: { keep } });
+    const parent = await add({ delayMs: 60_000 });
+    await keeper.cancelJobs([parent.id]);
+    await keeper.retryJobs([parent.id]);
+    const child = await add({ dependsOn: [parent.id] });
+    const claimed = await keeper.getJobs(WORKER, { batchSize: 10 });
+    expect(claimed.map(({ id }) => id)).toEqual([parent.id]);
+    await keeper.completeJobs(WORKER, claimed, 1);
+    expect(await statusOf(parent)).toBe('completed');
+    expect(await statusOf(child)).toBe('available');
+    expect(await keeper.retryJobs([parent.id])).toEqual([]);
+    await keeper.close();
+  },
+);
+
+describe('a job that cannot be handed out', () => {
+  it('because its body is gone fails by itself, and its neighbours are claimed', async () => {
+    const [broken, ...others] = [await add(), await add(), await add({ queue: 'q' })];
+    await test.sql('delete from jobs.job_bodies where id = $1', [broken!.id]);
+    expect((await claim()).map(({ id }) => id).toSorted()).toEqual(others.map(({ id }) => id).toSorted());
+    const [left] = await test.sql('select parked, last_error from jobs.jobs where id = $1', [broken!.id]);
+    expect(left).toEqual({ parked: 'exhausted', last_error: expect.stringContaining('its payload is gone') });
+  });
+
+  it('is none because SQL has nested its payload 5,000 deep', async () => {
+    const nested = '['.repeat(5_000) + ']'.repeat(5_000);
+    const [deep] = await test.sql<{ id: string }>(`select jobs.add_job('x', $1::json) as id`, [nested]);
+    const other = await add();
+    expect((await claim()).map(({ id }) => id)).toEqual([deep!.id, other.id]);
   });
 });

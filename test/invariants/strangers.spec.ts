@@ -36,7 +36,10 @@ const DEAD = 'pool-that-died';
 
 interface Scene {
   /** What the stranger's rows are about. */
-  held: Record<'running' | 'waiting' | 'exhausted' | 'cancelled' | 'parent' | 'child' | 'keyed' | 'follower', AddedJob>;
+  held: Record<
+    'running' | 'waiting' | 'exhausted' | 'cancelled' | 'parent' | 'child' | 'keyed' | 'follower' | 'plain',
+    AddedJob
+  >;
   /** What everybody else is about. */
   other: Record<'waiting' | 'exhausted' | 'cancelled' | 'parent', AddedJob>;
   heldClaim: ClaimedJob;
@@ -74,6 +77,7 @@ async function setScene(): Promise<Scene> {
     cancelled: await add(),
     child: await add({ dependsOn: [parent.id] }),
     keyed: await add({ jobKey: 'k' }),
+    plain: await add({ priority: -1 }, 'plain'),
   };
   const other = { parent: otherParent, waiting: await add(), exhausted: await add(), cancelled: await add() };
   await jobs.permanentlyFailJobs([held.exhausted.id, other.exhausted.id]);
@@ -87,6 +91,7 @@ async function setScene(): Promise<Scene> {
 const ROWS: Record<string, (scene: Scene) => [text: string, values?: unknown[]]> = {
   'a running job': ({ held }) => ['jobs where id = $1', [held.running.id]],
   'a waiting job': ({ held }) => ['jobs where id = $1', [held.waiting.id]],
+  'a waiting job without a queue': ({ held }) => ['jobs where id = $1', [held.plain.id]],
   'an exhausted job': ({ held }) => ['jobs where id = $1', [held.exhausted.id]],
   'a parent': ({ held }) => ['jobs where id = $1', [held.parent.id]],
   'a child': ({ held }) => ['jobs where id = $1', [held.child.id]],
@@ -169,6 +174,10 @@ const CALLS: Record<string, (scene: Scene) => Promise<unknown>> = {
     jobs.claims.forgetTasks();
     await jobs.addJob('x', 1, { queue: 'other-q', priority: -5 });
     expect(await claimAsPool(jobs, LIVING, { limit: 1, taskIdentifiers: ['x'] })).toHaveLength(1);
+  },
+  'claim plain jobs behind the held one': async () => {
+    await jobs.addJob('plain', 1);
+    expect(await claimAsPool(jobs, LIVING, { limit: 1, taskIdentifiers: ['plain'] })).toHaveLength(1);
   },
   'claim by hand': async () => {
     await jobs.addJob('by-hand', 1, { queue: 'other-q' });

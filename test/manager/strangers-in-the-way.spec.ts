@@ -100,6 +100,17 @@ describe('a call that needs what a transaction holds', () => {
     }
   });
 
+  it('waits for it on no connection: adds with a held key, however many, keep no other add from it', async () => {
+    const few = await createJobManager({ connection: { connectionString: test.url, max: 2 }, migrate: false });
+    await few.addJob('t', 1, { jobKey: 'held' });
+    await hold('job_keys');
+    const adds = Promise.all([1, 2, 3, 4].map((n) => few.addJob('t', n, { jobKey: 'held' })));
+    await few.addJob('t', 1);
+    await stranger.query('rollback');
+    expect(await adds).toHaveLength(4);
+    await few.close();
+  });
+
   it('leaves the lock_timeout of a caller’s transaction as it was', async () => {
     await client.query(`begin; set local lock_timeout = '7s'`);
     await jobs.within(client).retryJobs([(await jobs.addJob('t', 1)).id]);

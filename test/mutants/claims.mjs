@@ -3,7 +3,6 @@ const SQL = 'lib/storage/migrations/0001_initial';
 const REGRESSIONS = 'test/invariants/regressions.spec.ts';
 const RESTORES = 'test/faults/restores.spec.ts';
 const INTERLEAVINGS = 'test/invariants/interleavings.spec.ts';
-const POOL = 'test/worker/pool.spec.ts';
 const LOST_CLAIMS = 'test/worker/lost-claims.spec.ts';
 
 export const CLAIMS = [
@@ -38,12 +37,12 @@ export const CLAIMS = [
         put: '',
       },
     ],
-    checks: [{ spec: LOST_CLAIMS, only: 'at once' }],
+    checks: [{ spec: LOST_CLAIMS, only: 'at once, by LISTEN' }],
   },
   {
     name: 'asking for the held claims with each heartbeat',
     edits: [{ file: 'lib/worker/lease.keeper.ts', find: 'void this.checkClaims();', put: '' }],
-    checks: [{ spec: RESTORES, only: 'another claim holds a job that runs' }],
+    checks: [{ spec: LOST_CLAIMS, only: 'with the next heartbeat' }],
   },
   {
     name: 'aborting what runs for a claim that is over',
@@ -73,7 +72,7 @@ export const CLAIMS = [
       { file: 'lib/worker/worker.identity.ts', find: 'return this.current;', put: 'return this.label;' },
       { file: 'lib/worker/worker.identity.ts', find: 'holder: this.current', put: 'holder: this.label' },
     ],
-    checks: [{ spec: LOST_CLAIMS, only: 'the same worker id' }],
+    checks: [{ spec: LOST_CLAIMS, only: 'with the same worker id' }],
   },
   {
     name: 'the look for claims before an incarnation signs off',
@@ -85,8 +84,8 @@ export const CLAIMS = [
       },
     ],
     checks: [
-      { spec: INTERLEAVINGS, only: 'sign off' },
       { spec: 'test/invariants/commands.spec.ts', only: 'lives as the model says with seed 20250101' },
+      { spec: INTERLEAVINGS, only: 'a pool that signs off' },
     ],
   },
   {
@@ -98,12 +97,12 @@ export const CLAIMS = [
         put: 'if false then',
       },
     ],
-    checks: [{ spec: INTERLEAVINGS, only: 'sign off' }],
+    checks: [{ spec: INTERLEAVINGS, only: 'a pool that signs off' }],
   },
   {
     name: 'dropping the buffer of a pool that was taken for dead',
     edits: [{ file: 'lib/worker/worker.pool.ts', find: 'this.queue.dropAll();', put: '' }],
-    checks: [{ spec: POOL, only: 'taken for dead' }],
+    checks: [{ spec: LOST_CLAIMS, only: 'of what its buffer held' }],
   },
   {
     name: 'asking whether the lease holds before each job',
@@ -114,6 +113,6 @@ export const CLAIMS = [
         put: `if (this.circuit !== 'closed') return false;`,
       },
     ],
-    checks: [{ spec: 'test/faults/killed-workers.spec.ts', only: 'a frozen worker is fenced off' }],
+    checks: [{ spec: LOST_CLAIMS, only: 'could not renew its lease in time' }],
   },
 ];

@@ -58,12 +58,22 @@ export const LIFE = [
     checks: [{ spec: 'test/storage/isolation-levels.spec.ts' }],
   },
   {
-    name: 'refusing times that JavaScript cannot hold',
+    name: 'bringing times that SQL adds within what JavaScript can hold',
     edits: [
       {
         file: `${SQL}/1_tables.sql`,
-        find: `  constraint run_at_is_storable check (run_at > '0001-01-01 00:00:00+00' and run_at < '275760-01-01 00:00:00+00'),\n`,
-        put: '',
+        find: `as $$ select least(greatest(at, '0001-01-02 00:00:00+00'), '275759-12-31 00:00:00+00') $$`,
+        put: 'as $$ select at $$',
+      },
+      {
+        file: `${SQL}/1_tables.sql`,
+        find: `run_at < '275760-01-01 00:00:00+00'),\n`,
+        put: `run_at < '275760-01-01 00:00:00+00' or true),\n`,
+      },
+      {
+        file: `${SQL}/1_tables.sql`,
+        find: `run_at < '275760-01-01 00:00:00+00')\n)`,
+        put: `run_at < '275760-01-01 00:00:00+00' or true)\n)`,
       },
     ],
     checks: [{ spec: DATABASES, only: 'keep no other job from running' }],
@@ -77,7 +87,7 @@ export const LIFE = [
         put: 'coalesce(cardinality(spec.depends_on), 0),\n      before_it',
       },
     ],
-    checks: [{ spec: DATABASES, only: 'public' }],
+    checks: [{ spec: DATABASES, only: 'nothing that runs with the rights of the owner' }],
   },
   {
     name: 'temporary tables coming last in the functions’ search path',
@@ -95,7 +105,9 @@ export const LIFE = [
   },
   {
     name: 'the warning of payloads that are not checked',
-    edits: [{ file: 'lib/jobs.explorer.ts', find: 'if (!this.untyped.length) return;', put: 'if (this.untyped) return;' }],
+    edits: [
+      { file: 'lib/jobs.explorer.ts', find: 'if (!this.untyped.length) return;', put: 'if (this.untyped) return;' },
+    ],
     checks: [{ spec: UNCHECKED }],
   },
   {
@@ -139,7 +151,11 @@ export const LIFE = [
   {
     name: 'a position for each step of those side by side',
     edits: [
-      { file: 'lib/worker/job.steps.ts', find: 'position: this.nextPosition++', put: 'position: (await this.load()).size' },
+      {
+        file: 'lib/worker/job.steps.ts',
+        find: 'position: this.nextPosition++',
+        put: 'position: (await this.load()).size',
+      },
     ],
     checks: [{ spec: STEPS, only: 'have an order of their own' }],
   },

@@ -51,7 +51,10 @@ function apply({ edits }) {
     if (!originals.has(path)) originals.set(path, text);
     const times = text.split(find).length - 1;
     if (times !== 1) throw new Error(`its text is in ${file} ${times} times`);
-    writeFileSync(path, text.replace(find, () => put));
+    writeFileSync(
+      path,
+      text.replace(find, () => put),
+    );
   }
   return () => originals.forEach((text, path) => writeFileSync(path, text));
 }
@@ -72,12 +75,21 @@ async function run({ spec, only }) {
   if (!numPassedTests && !numFailedTests) return { broken: testResults[0]?.message || 'no test has this name' };
   const failed = testResults.flatMap((file) => file.assertionResults).filter(({ status }) => status === 'failed');
   const faults = failed.map(({ fullName, failureMessages }) => ({ fullName, why: failureMessages.join('\n') }));
-  return { faults: faults.filter(({ why }) => !BROKEN.test(why)), broken: faults.find(({ why }) => BROKEN.test(why))?.why };
+  return {
+    faults: faults.filter(({ why }) => !BROKEN.test(why)),
+    broken: faults.find(({ why }) => BROKEN.test(why))?.why,
+  };
 }
 
 const labelOf = ({ spec, only }) => `${spec.replace('test/', '')}${only ? ` (${only})` : ''}`;
 // oxlint-disable-next-line no-control-regex -- Jest colours what it says
-const firstLines = (text) => text.replace(/\u001b\[\d+m/g, '').split('\n').slice(0, 3).join(' ').slice(0, 200);
+const firstLines = (text) =>
+  text
+    .replace(/\u001b\[\d+m/g, '')
+    .split('\n')
+    .slice(0, 3)
+    .join(' ')
+    .slice(0, 200);
 
 /** Tries the checks of a mutant in their order, until one finds it. */
 async function judge(mutant) {
@@ -106,7 +118,9 @@ const results = [];
 for (const mutant of chosen) {
   const result = await judge(mutant);
   results.push(result);
-  const told = result.problem ? `NOT FOUND: ${result.problem}` : `${labelOf(result.check)}: ${firstLines(result.fault.why)}`;
+  const told = result.problem
+    ? `NOT FOUND: ${result.problem}`
+    : `${labelOf(result.check)}: ${firstLines(result.fault.why)}`;
   console.log(`${String(result.seconds).padStart(4)} s  ${mutant.name}\n        ${told}`);
 }
 

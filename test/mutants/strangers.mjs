@@ -24,7 +24,7 @@ export const STRANGERS = [
         put: 'order by j.run_at, j.id\n        limit open_places\n        for update',
       },
     ],
-    checks: [{ spec: AUDIT }, { spec: STRANGERS_SPEC, only: 'holds a waiting job' }],
+    checks: [{ spec: AUDIT }, { spec: STRANGERS_SPEC, only: 'holds a waiting job without a queue' }],
   },
   {
     name: 'settling the rest of a batch apart from what others hold',
@@ -40,7 +40,7 @@ export const STRANGERS = [
   {
     name: 'the time limit of a keyed add that waits for others',
     edits: [{ file: `${SQL}/7_enqueue.sql`, find: '  if not patient then\n', put: '  if false then\n' }],
-    checks: [{ spec: STRANGERS_SPEC, only: 'holds a key' }],
+    checks: [{ spec: 'test/manager/strangers-in-the-way.spec.ts', only: 'waits for it on no connection' }],
   },
   {
     name: 'cancelling the others where one job is held',
@@ -62,6 +62,6 @@ export const STRANGERS = [
         put: 'limit 1 for update\n  ) held;\n  select array_agg(p.queue)',
       },
     ],
-    checks: [{ spec: AUDIT }, { spec: STRANGERS_SPEC, only: 'holds a running job' }],
+    checks: [{ spec: STRANGERS_SPEC, only: 'holds the job of a dead pool' }],
   },
 ];

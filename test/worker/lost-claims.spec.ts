@@ -1,0 +1,138 @@
+// A pool asks before it believes that a claim is its own: of claims that others have ended, of its lease, and of what another
+// pool with the same worker id holds.
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import {
+  createCollectingEvents,
+  createJobManager,
+  createWorkerPool,
+  LeaseLostError,
+  type JobContext,
+  type JobManager,
+  type PlainTask,
+  type WorkerOptions,
+  type WorkerPool,
+} from '../../lib/index.js';
+import { eventually } from '../support/database.js';
+import { createTestManager, type TestManager } from '../support/manager.js';
+
+let test: TestManager;
+let jobs: JobManager;
+const pools: WorkerPool[] = [];
+
+beforeEach(async () => {
+  test = await createTestManager();
+  jobs = test.jobs;
+});
+afterEach(async () => {
+  await Promise.all(pools.splice(0).map((pool) => pool.forceStop()));
+  await test.close();
+});
+
+async function start(tasks: Record<string, PlainTask>, options: WorkerOptions, workerId?: string, manager = jobs) {
+  const pool = createWorkerPool({
+    jobs: manager,
+    tasks,
+    options: { pollIntervalMs: 50, ...options },
+    ...(workerId && { workerId }),
+  });
+  pools.push(pool);
+  return pool.start();
+}
+
+const untilAborted = ({ signal }: JobContext): Promise<unknown> =>
+  new Promise((resolve) => signal.addEventListener('abort', () => resolve(signal.reason), { once: true }));
+
+const MINUTE = 60_000;
+const ENDS: [string, (id: string) => Promise<unknown>][] = [
+  ['forceUnlockJobs', () => jobs.forceUnlockJobs()],
+  ['revokeLease', async (id) => jobs.revokeLease(id, (await jobs.findJob(id))!.revision)],
+  ['permanentlyFailJobs', (id) => jobs.permanentlyFailJobs([id])],
+];
+
+describe.each([
+  ['at once, by LISTEN', { listen: true, keepaliveMs: 5 * MINUTE, leaseMs: 20 * MINUTE }],
+  ['with the next heartbeat, without LISTEN', { listen: false, keepaliveMs: 100, leaseMs: 20 * MINUTE }],
+])('a handler whose claim is taken away hears of it %s', (_how, options) => {
+  it.each(ENDS)('from %s', async (_what, end) => {
+    const reasons: unknown[] = [];
+    const hang = async (_payload: unknown, ctx: JobContext): Promise<void> =>
+      void (ctx.attempt === 1 && !reasons.length && reasons.push(await untilAborted(ctx)));
+    const pool = await start({ hang }, options);
+    const { id } = await jobs.addJob('hang', 1);
+    await eventually(() => pool.activeWorkers === 1);
+    await end(id);
+    await eventually(() => reasons.length === 1);
+    expect(reasons).toEqual([expect.any(LeaseLostError)]);
+  });
+});
+
+/** Holds up everything in this process. */
+const blockTheLoop = (ms: number): unknown => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+
+describe('a pool that could not renew its lease in time', () => {
+  it('starts no job of its buffer before it has', async () => {
+    const { user, host, port, database, password } = new pg.Client(test.url);
+    // A connection that cannot be handed to a thread: what blocks the loop keeps the heart from beating.
+    const manager = await createJobManager({
+      connection: { user: user!, host, port, database: database!, password: async () => password ?? '' },
+    });
+    let beats = 0;
+    const { registry } = manager;
+    const heartbeat = registry.heartbeat.bind(registry);
+    registry.heartbeat = (incarnation) => heartbeat(incarnation).finally(() => beats++);
+    await jobs.addJobs([1, 2].map((payload) => ({ task: 'block', payload })));
+    const beatsAtStart: number[] = [];
+    const block = (): void => {
+      beatsAtStart.push(beats);
+      if (beatsAtStart.length === 1) blockTheLoop(1_500);
+    };
+    await start({ block }, { concurrency: 1, leaseMs: 1_000, keepaliveMs: 300 }, undefined, manager);
+    await eventually(() => beatsAtStart.length === 2);
+    await Promise.all(pools.splice(0).map((pool) => pool.stop()));
+    await manager.close();
+    expect(beatsAtStart[1]).toBeGreaterThan(beatsAtStart[0]!);
+  });
+});
+
+describe('two pools with the same worker id', () => {
+  it('leave each other’s claims alone, also those in a limited queue, which each compares with what it holds', async () => {
+    const aborted: unknown[] = [];
+    const hang = async (_payload: unknown, ctx: JobContext): Promise<void> =>
+      void aborted.push(await untilAborted(ctx));
+    const options = { keepaliveMs: 100, leaseMs: MINUTE };
+    const first = await start({ hang }, options, 'worker-host-0');
+    const { id } = await jobs.addJob('hang', 1, { queue: 'serial' });
+    await eventually(() => first.activeWorkers === 1);
+    let beats = 0;
+    const { registry } = jobs;
+    const releaseUnknown = registry.releaseUnknown.bind(registry);
+    registry.releaseUnknown = (...asked) => releaseUnknown(...asked).finally(() => beats++);
+    await start({ other: () => 1 }, options, 'worker-host-0');
+    await eventually(() => beats >= 6);
+    expect(aborted).toEqual([]);
+    expect(await jobs.findJob(id)).toMatchObject({ status: 'running', attempts: 1 });
+    expect(await test.sql('select from jobs.workers where stopped_at is null')).toHaveLength(2);
+  });
+});
+
+it('a pool that was taken for dead starts nothing of what its buffer held: other claims have these jobs', async () => {
+  const lost: unknown[] = [];
+  const events = createCollectingEvents();
+  const t = async (n: unknown, ctx: JobContext): Promise<void> => {
+    if (n === 0 && ctx.attempt === 1) lost.push(await untilAborted(ctx));
+  };
+  const options = { concurrency: 1, keepaliveMs: 100, leaseMs: 5_000, pollIntervalMs: 50, listen: false };
+  const pool = createWorkerPool({ jobs, tasks: { t }, events, options });
+  pools.push(await pool.start());
+  await jobs.addJobs(Array.from({ length: 20 }, (_, payload) => ({ task: 't', payload })));
+  await eventually(() => pool.activeWorkers === 1 && pool.queue.jobs().length > 0);
+  // A heartbeat may come in between.
+  await eventually(async () => {
+    await test.sql(`update jobs.workers set heartbeat_at = now() - interval '1 h'`);
+    return (await jobs.registry.rescue()) > 0;
+  });
+  await eventually(async () => !(await test.sql('select from jobs.jobs')).length, { timeoutMs: 20_000 });
+  expect(lost).toEqual([expect.any(LeaseLostError)]);
+  expect(events.ofType('job.started').map(({ job }) => job.payload)).toHaveLength(21);
+});
