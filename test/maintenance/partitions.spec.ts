@@ -296,6 +296,28 @@ describe('bodies', () => {
     expect(await jobs.jobHistory(ids[19]!)).toMatchObject([{ task: 'remembered', status: 'completed' }]);
   });
 
+  it('of jobs that have just ended without a record stay, however many receipts others have', async () => {
+    await test.close();
+    await open({ history: { keep: 'none' } });
+    await jobs.addJobs(Array.from({ length: 20 }, () => ({ task: 'ended', payload: 1 })));
+    await jobs.completeJobs(WORKER, await jobs.getJobs(WORKER, { batchSize: 20 }), 1);
+    await partitionsOfTheLast(10);
+    await moveIds(8);
+    const ids = await idsOf('ended');
+    await test.sql(
+      `
+      with all_ended as (delete from jobs.settle_receipts returning job_ids, fences)
+      insert into jobs.settle_receipts (job_ids, fences)
+      select array[$1::uuid], array[1] from generate_series(1, 20001) union all select job_ids, fences from all_ended`,
+      [ids[0]],
+    );
+    await test.sql('analyze jobs.settle_receipts');
+    const before = (await partitionsOf('job_bodies')).length;
+    await jobs.gcJobHistory();
+    expect((await partitionsOf('job_bodies')).length).toBeLessThan(before);
+    expect(await idsOf('ended')).toEqual(ids);
+  });
+
   it('stay in their partition where too many of its jobs are still asked for', async () => {
     await test.close();
     await open({ history: { keep: 'none' } });

@@ -105,8 +105,13 @@ export const CLAIMS = [
     checks: [{ spec: LOST_CLAIMS, only: 'of what its buffer held' }],
   },
   {
-    name: 'asking whether the lease holds before each job',
+    name: 'asking whether the lease holds before each claim and each job',
     edits: [
+      {
+        file: 'lib/worker/worker.pool.ts',
+        find: "mayClaim: () => this.circuit === 'closed' && this.keeper.holds,",
+        put: "mayClaim: () => this.circuit === 'closed',",
+      },
       {
         file: 'lib/worker/worker.pool.ts',
         find: `if (this.circuit !== 'closed' || !this.keeper.holds) return false;`,

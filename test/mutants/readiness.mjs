@@ -53,7 +53,11 @@ export const READINESS = [
         put: 'if (held.size < 0) this.positions.delete(place);',
       },
     ],
-    checks: [{ spec: COMMANDS, only: 'finds what a look at everything would find, with seed 20250101' }],
+    checks: [
+      { spec: 'test/manager/settles-that-claim.spec.ts', only: 'is not passed over' },
+      { spec: 'test/worker/filled-places.spec.ts', only: 'goes to a job that was passed' },
+      { spec: LANES, only: 'whose head others hold' },
+    ],
   },
   {
     name: 'the time limit of what a pool remembers of lanes',

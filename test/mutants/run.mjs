@@ -14,7 +14,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { parseArgs, stripVTControlCharacters } from 'node:util';
 import { startPostgres } from '../support/postgres.mjs';
 import { MUTANTS } from './mutants.mjs';
 
@@ -60,7 +60,7 @@ function apply({ edits }) {
 }
 
 /** Runs one check. Returns what it had to say: each failed test, and why. */
-async function run({ spec, only }) {
+async function run({ spec, only }, says) {
   const report = join(copy, 'report.json');
   rmSync(report, { force: true });
   const flags = ['--experimental-vm-modules', '--disable-warning=ExperimentalWarning'];
@@ -76,20 +76,13 @@ async function run({ spec, only }) {
   const failed = testResults.flatMap((file) => file.assertionResults).filter(({ status }) => status === 'failed');
   const faults = failed.map(({ fullName, failureMessages }) => ({ fullName, why: failureMessages.join('\n') }));
   return {
-    faults: faults.filter(({ why }) => !BROKEN.test(why)),
+    faults: faults.filter(({ why }) => !BROKEN.test(why) || says?.test(why)),
     broken: faults.find(({ why }) => BROKEN.test(why))?.why,
   };
 }
 
 const labelOf = ({ spec, only }) => `${spec.replace('test/', '')}${only ? ` (${only})` : ''}`;
-// oxlint-disable-next-line no-control-regex -- Jest colours what it says
-const firstLines = (text) =>
-  text
-    .replace(/\u001b\[\d+m/g, '')
-    .split('\n')
-    .slice(0, 3)
-    .join(' ')
-    .slice(0, 200);
+const firstLines = (text) => stripVTControlCharacters(text).split('\n').slice(0, 3).join(' ').slice(0, 200);
 
 /** Tries the checks of a mutant in their order, until one finds it. */
 async function judge(mutant) {
@@ -104,7 +97,7 @@ async function judge(mutant) {
   const silent = [];
   try {
     for (const check of mutant.checks) {
-      const { faults = [], broken } = await run(check);
+      const { faults = [], broken } = await run(check, mutant.says);
       if (faults.length) return { mutant, check, fault: faults[0], seconds: seconds() };
       silent.push(labelOf(check) + (broken ? `: ${firstLines(broken)}` : ''));
     }
