@@ -82,7 +82,7 @@ describe('a drain', () => {
     expect(await chain.drain()).toEqual([]);
   });
 
-  it('runs a child after its parent, due from the end of the parent on, and none whose parent failed', async () => {
+  it('runs a child after its parent, before jobs that were added after it, and none whose parent failed', async () => {
     const family = test({
       work: {
         maxAttempts: 1,
@@ -99,8 +99,8 @@ describe('a drain', () => {
     const ran = await family.drain();
     expect(ran.map(({ job, status }) => [job.payload, status])).toEqual([
       ['parent', 'completed'],
-      ['failing', 'exhausted'],
       ['child', 'completed'],
+      ['failing', 'exhausted'],
     ]);
     expect(await jobs.findJob(orphan.id)).toMatchObject({ status: 'cancelled' });
   });

@@ -88,7 +88,7 @@ export const jobHistory = statement<HistoryRow>(
   (schema) => `
   with running as (
     select id as job_id, fence, locked_by as worker_id, locked_at as started_at, attempts as attempt,
-      greatest(0, extract(epoch from locked_at - run_at) * 1000)::bigint as queue_time_ms
+      greatest(0, extract(epoch from locked_at - greatest(run_at, released_at)) * 1000)::bigint as queue_time_ms
     from ${schema}.jobs where id = $1::uuid and locked_by is not null
   )
   select ${historyColumns}
@@ -153,7 +153,7 @@ export const countJobs = statement<CountRow>(
         when run_at > clock_timestamp() and snoozed then 'snoozed'
         when run_at > clock_timestamp() then 'scheduled'
         else 'available'
-      end as status, task, queue, count(*)::float8 as jobs, min(run_at) as first_run_at
+      end as status, task, queue, count(*)::float8 as jobs, min(greatest(run_at, released_at)) as ready_since
     from ${schema}.jobs group by 1, 2, 3
   )
   select 'status' as kind, status as name, sum(jobs)::float8 as jobs from live group by status
@@ -166,8 +166,8 @@ export const countJobs = statement<CountRow>(
   union all
   select 'queue', queue, sum(jobs) from live where queue is not null group by queue
   union all
-  select 'oldest_due', null, (extract(epoch from now() - min(first_run_at)) * 1000)::float8
-  from live where status = 'available' having min(first_run_at) is not null`,
+  select 'oldest_due', null, greatest(0, extract(epoch from now() - min(ready_since)) * 1000)::float8
+  from live where status = 'available' having min(ready_since) is not null`,
   { repeatable: true, patient: true },
 );
 

@@ -97,6 +97,8 @@ create table jobs (
   behind uuid,
   -- How many parents it still waits for: rows of job_dependencies.
   unmet integer not null default 0,
+  -- When the last parent, or the holder of its key, ended for which it was blocked: until then it waited for no worker.
+  released_at timestamptz,
   -- Everything with a limit lies in a lane: queue, partition (none yet) and rate limits, in this order, so that lanes of
   -- one queue lie side by side; see lane_of. Jobs for free slots without a limit share the lane of no queue and no limit.
   -- Null: a plain job.

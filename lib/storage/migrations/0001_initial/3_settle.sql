@@ -103,8 +103,8 @@ begin
     deleted as (
       delete from jobs j
       where j.id = any(held_ids) and j.locked_by is not null
-      returning j.id, j.fence, j.locked_at, j.run_at, j.attempts, j.queue, j.cancel_requested, j.cancel_reason,
-        j.job_key, j.place, j.ended_before
+      returning j.id, j.fence, j.locked_at, greatest(j.run_at, j.released_at) as ready_at, j.attempts, j.queue,
+        j.cancel_requested, j.cancel_reason, j.job_key, j.place, j.ended_before
     ),
     gone as materialized (
       select d.*, i.execution_time_ms, i.result, i.fence as claimed_fence
@@ -114,7 +114,7 @@ begin
       insert into job_history (job_id, fence, started_at, completed_at, expires_at, queue_time_ms, execution_time_ms,
         status, attempt, worker_id, result, error_message, environment)
       select g.id, g.fence, g.locked_at, present, present + retention * interval '1 ms',
-        greatest(0, date_part('epoch', g.locked_at - g.run_at) * 1000)::bigint, g.execution_time_ms,
+        greatest(0, date_part('epoch', g.locked_at - g.ready_at) * 1000)::bigint, g.execution_time_ms,
         case when g.cancel_requested then 'cancelled' else 'completed' end::job_outcome, g.attempts, label,
         g.result::json, case when g.cancel_requested then g.cancel_reason end, own_environment
       from gone g
@@ -353,7 +353,7 @@ begin
         status, attempt, worker_id, error_message, error_stack, partial_results, environment)
       select e.id, e.fence + case when e.running then 0 else 1 end, e.locked_at, present,
         present + retention * interval '1 ms',
-        greatest(0, date_part('epoch', e.locked_at - e.run_at) * 1000)::bigint, e.execution_time_ms,
+        greatest(0, date_part('epoch', e.locked_at - greatest(e.run_at, e.released_at)) * 1000)::bigint, e.execution_time_ms,
         case
           when e.became = 'cancelled' then 'cancelled'
           when e.kind = 'partial' then 'partial_success'

@@ -72,9 +72,8 @@ begin
       from gone g
     ),
     freed as (
-      -- Due from now on: the time for which it was blocked is no waiting for a worker.
       update jobs j set parked = case when j.unmet > 0 then 'parents' end, behind = null, updated_at = clock_timestamp(),
-        run_at = case when j.unmet > 0 then j.run_at else greatest(j.run_at, clock_timestamp()) end
+        released_at = case when j.unmet > 0 then j.released_at else clock_timestamp() end
       where j.id = any(waiting_ids) and not exists (
         select from jobs h where h.id = j.behind and h.id not in (select g.id from gone g)
           and (h.locked_by is not null or h.parked is distinct from 'exhausted')
@@ -305,8 +304,7 @@ begin
       update jobs j
       set unmet = c.unmet, updated_at = clock_timestamp(),
         parked = case when j.parked = 'parents' and c.unmet = 0 then null else j.parked end,
-        -- Due from now on, as in free_successors.
-        run_at = case when j.parked = 'parents' and c.unmet = 0 then greatest(j.run_at, clock_timestamp()) else j.run_at end
+        released_at = case when j.parked = 'parents' and c.unmet = 0 then clock_timestamp() else j.released_at end
       from children c
       where j.id = c.child_id
         and (c.failed_parent is null or j.locked_by is not null or j.parked is null or j.parked not in ('parents', 'key'))
