@@ -100,25 +100,6 @@ export const READINESS = [
     ],
   },
   {
-    name: 'counting places again under the lock of the queue',
-    edits: [
-      {
-        file: `${SQL}/2_claim.sql`,
-        find: "where (p.queue = '' or q.room > 0) and (p.key = '' or w.tokens > 0)",
-        put: "where (p.key = '' or w.tokens > 0)",
-      },
-      {
-        file: `${SQL}/2_claim.sql`,
-        find: `where q.queue = '' or q.nth_of_queue <= q.room`,
-        put: '',
-      },
-    ],
-    checks: [
-      { spec: COMMANDS, only: 'keeps its invariants with seed 20250101' },
-      { spec: 'test/manager/queues.spec.ts', only: 'never runs two jobs at once' },
-    ],
-  },
-  {
     name: 'the loop of waitForJob ending in the turn in which it decides to',
     edits: [
       {
