@@ -22,7 +22,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 const LEFT_OUT = new Set(['node_modules', 'dist', 'dist-sample', 'coverage', '.cache', '.git']);
 /** What no check asserts: the tree is broken, not wrong. */
 const BROKEN =
-  /SyntaxError|syntax error|ReferenceError|Cannot find module|is not a function|(column|function|relation|operator) .* does not exist|ambiguous|must not return NULL/;
+  /SyntaxError|syntax error|ReferenceError|ECONNRESET|ECONNREFUSED|Cannot find module|is not a function|(column|function|relation|operator) .* does not exist|ambiguous|must not return NULL/;
 
 const { values: options, positionals: wanted } = parseArgs({
   allowPositionals: true,
