@@ -104,7 +104,7 @@ export async function endOrCut(pool: pg.Pool, end: () => Promise<void>): Promise
   const timer = setTimeout(() => connections.forEach(cut), GOODBYE_MS);
   try {
     await end();
-    await Promise.all([...connections].map(closed));
+    await Promise.all([...connections].map((client) => closed(client)));
   } finally {
     clearTimeout(timer);
   }
@@ -119,9 +119,9 @@ interface Stream {
 const streamOf = (client: pg.ClientBase): Stream | undefined =>
   (client as unknown as { connection?: { stream?: Stream } }).connection?.stream;
 
-function closed(client: pg.ClientBase): Promise<void> | undefined {
+async function closed(client: pg.ClientBase): Promise<void> {
   const stream = streamOf(client);
-  return stream && !stream.closed ? new Promise((resolve) => stream.once('close', resolve)) : undefined;
+  if (stream && !stream.closed) await new Promise<void>((resolve) => stream.once('close', resolve));
 }
 
 /** Hangs up. */

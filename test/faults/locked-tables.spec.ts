@@ -202,6 +202,7 @@ describe('while a stranger locks a table', () => {
         await eventually(() => ran === n);
       }
       await letGo();
+      expect(ran).toBe(5);
     },
   );
 

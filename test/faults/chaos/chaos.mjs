@@ -158,7 +158,7 @@ process.exitCode = broken.size > 0 ? 1 : 0;
 function report(figures, load, rescues, injected) {
   const rows = [
     ['jobs acknowledged', load.acknowledged.size],
-    ['versions of keyed jobs acknowledged', load.versions.size],
+    ['versions of keyed jobs acknowledged', load.keyedCalls.filter(({ until }) => until !== null).length],
     ['calls that ended in an error', load.unknown],
     ['transactions rolled back', load.rolledBack],
     ['effects', figures.effects],

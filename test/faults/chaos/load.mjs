@@ -45,8 +45,8 @@ export const DOOMED = ['exits', 'fails-for-good'];
 export class Load {
   /** Acknowledged: the task by job id. Held by the process that is never killed. */
   acknowledged = new Map();
-  /** The last acknowledged version by job key. */
-  versions = new Map();
+  /** The calls with a job key: { jobKey, version, from, until }, in ms. `until` is null where it is not known if it went through. */
+  keyedCalls = [];
   /** Calls that ended in an error: whether their jobs exist is not known. */
   unknown = 0;
   rolledBack = 0;
@@ -139,8 +139,10 @@ export class Load {
     const jobKey = `key-${Math.floor(this.#random.between(0, KEYS))}`;
     const version = ++this.#version;
     const delayMs = this.#random.pick([0, 0, 500]);
+    const call = { jobKey, version, from: performance.now(), until: null };
+    this.keyedCalls.push(call);
     await this.#jobs.addJob('keyed', { jobKey, version }, { jobKey, delayMs });
-    this.versions.set(jobKey, Math.max(version, this.versions.get(jobKey) ?? 0));
+    call.until = performance.now();
   }
 
   async _early() {
