@@ -303,10 +303,10 @@ export class LeaseKeeper {
     this.noteLease();
   }
 
-  /** A thread that has gone takes its times with it. */
+  /** A thread that has gone takes its times with it. Both are of one beat: a wall clock that was ahead once made no later one. */
   private keepTimes(): void {
-    this.registeredAt = Math.max(this.registeredAt, this.thread?.renewedAt ?? 0);
-    this.registeredWallAt = Math.max(this.registeredWallAt, this.thread?.renewedWallAt ?? 0);
+    const { renewedAt = 0, renewedWallAt = 0 } = this.thread ?? {};
+    if (renewedAt >= this.registeredAt) [this.registeredAt, this.registeredWallAt] = [renewedAt, renewedWallAt];
   }
 
   private every(ms: number, work: () => void): void {

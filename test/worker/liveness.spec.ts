@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import {
   createCollectingEvents,
   createJobManager,
@@ -339,4 +339,34 @@ describe('WorkerPool.interrupt / join / state (interrupt, join, state)', () => {
     expect(await jobs.findJob(second!.id)).toMatchObject({ status: 'available', attempts: 0 });
     await expect(pool.start()).rejects.toMatchObject({ code: 'ERR_JOBS_STOPPED' });
   });
+});
+
+it('a wall clock that was ahead while the pool started does not hide that the machine slept later', async () => {
+  const hour = 3_600_000;
+  const wall = Date.now.bind(Date);
+  const now = jest.spyOn(Date, 'now');
+  try {
+    now.mockImplementation(() => wall() + hour);
+    let ran = 0;
+    await start({ t: () => void ran++ }, { leaseMs: 4_000, keepaliveMs: 250 });
+    now.mockImplementation(wall);
+    const beats = async (): Promise<number> =>
+      Number(
+        (await test.sql<{ at: string }>('select extract(epoch from heartbeat_at) as at from jobs.workers'))[0]!.at,
+      );
+    const passBeats = async (): Promise<void> => {
+      const before = await beats();
+      await eventually(async () => (await beats()) > before + 0.4);
+    };
+    await passBeats();
+    // It sleeps: half an hour, by the wall's clock alone, has passed since the last beat.
+    now.mockImplementation(() => wall() + hour / 2);
+    const { id } = await jobs.addJob('t', 1);
+    await passBeats();
+    expect(ran).toBe(0);
+    now.mockImplementation(wall);
+    expect((await jobs.waitForJob(id)).status).toBe('completed');
+  } finally {
+    now.mockRestore();
+  }
 });
