@@ -20,6 +20,7 @@ const MAX_BYTES = 8 * 1024 * 1024;
 export class AddBatcher<T> {
   private waiting: Waiting<T>[] = [];
   private inFlight: Promise<void> | null = null;
+  private readonly apart = new Set<Promise<void>>();
 
   constructor(private readonly insert: Insert<T>) {}
 
@@ -31,9 +32,19 @@ export class AddBatcher<T> {
     });
   }
 
+  /** Counts an add that goes by itself as one in flight. */
+  track<R>(add: Promise<R>): Promise<R> {
+    const ended = add.then(
+      () => void this.apart.delete(ended),
+      () => void this.apart.delete(ended),
+    );
+    this.apart.add(ended);
+    return add;
+  }
+
   /** Resolves when nothing is waiting or in flight. */
   async idle(): Promise<void> {
-    await this.inFlight;
+    while (this.inFlight || this.apart.size) await Promise.all([this.inFlight, ...this.apart]);
   }
 
   private async drain(): Promise<void> {

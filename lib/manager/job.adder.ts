@@ -1,7 +1,12 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import {
+  DatabaseUnavailableError,
+  DependencyCircleError,
+  UnknownParentError,
+  UnknownRateLimitError,
+} from '../jobs.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
 import { retryOnContention } from '../storage/contention.js';
@@ -29,11 +34,21 @@ import { circleThrough } from './dependency.circles.js';
 import { toJob } from './job.mapper.js';
 import type { JobCipher } from './job.cipher.js';
 import { newsOf, type JobPromoter } from './job.promoter.js';
-import type { JobPreparer, PreparedJob } from './job.preparer.js';
+import {
+  CHUNK,
+  isChild,
+  isAlike,
+  isOneStatement,
+  isPlain,
+  needsRounds,
+  type JobPreparer,
+  type PreparedJob,
+} from './job.preparer.js';
 import { laneOf } from './lane.names.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { repeatInDoubt } from './repeat.in.doubt.js';
 import { inTurn } from './turns.js';
+import { asOne } from '../storage/savepoint.js';
 
 interface Target {
   /** The caller's connection; none: a commit of our own. */
@@ -52,7 +67,6 @@ interface Insertion {
   others: Set<string>;
 }
 
-const CHUNK = 2_000;
 /** Pools that do not look for so long would come late. */
 const SOON_MS = 2_000;
 
@@ -93,17 +107,25 @@ export class JobAdder {
     await this.batcher.idle();
   }
 
-  private async add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
+  private add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const { manager } = target;
+    return manager
+      ? inTurn(manager, () => this.addIn(manager, jobs, target))
+      : this.batcher.track(this.addApart(jobs, target));
+  }
+
+  private async addIn(executor: QueryExecutor, jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
+    const children = jobs.filter(isChild);
+    const how = { executor, patient: true, repeated: false, others: new Set<string>() };
+    const insert = (): Promise<AddedJob[]> => this.insertAll(jobs, children, how);
+    const added = await (isOneStatement(jobs) ? insert() : asOne(this.database, executor, insert));
+    await this.announceIn(executor, added, [...parentsOf(children), ...how.others], target);
+    return added;
+  }
+
+  private async addApart(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const children = jobs.filter(isChild);
     const others = new Set<string>();
-    if (manager)
-      return inTurn(manager, async () => {
-        const how = { executor: manager, patient: true, repeated: false, others };
-        const added = await this.insertAll(jobs, children, how);
-        await this.announceIn(manager, added, [...parentsOf(children), ...others], target);
-        return added;
-      });
     const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, { patient: false, repeated, others }));
     // Parents, and holders of keys, may have ended while the jobs were on their way.
     if (children.length) await this.promoter.resolve(parentsOf(children));
@@ -116,9 +138,8 @@ export class JobAdder {
   private async addOwn(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const known = how.repeated ? await this.findAgain(jobs) : null;
     if (known) return known;
-    const alone = jobs.length <= CHUNK && !children.length && !(jobs.length > 1 && jobs.some(needsRounds));
     return retryOnContention(() =>
-      alone
+      isOneStatement(jobs)
         ? this.insertAll(jobs, children, how)
         : this.database.transaction((executor) => this.insertAll(jobs, children, { ...how, executor })),
     );
@@ -278,7 +299,8 @@ export class JobAdder {
   private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
     const ids = rows.map(({ id }) => id);
     const found = await this.find(ids, executor).catch((error: unknown): AddedJob[] => {
-      if (executor || !isContention(error) || !rows.every(({ created }) => created)) throw error;
+      const isAway = isContention(error) || error instanceof DatabaseUnavailableError;
+      if (executor || !isAway || !rows.every(({ created }) => created)) throw error;
       return round.map((job) => ({ ...toAddedJob(job, Date.now()), jobKey: job.row.job_key }));
     });
     const stored = new Map(found.map((job) => [job.id, job]));
@@ -324,32 +346,9 @@ function newsOfAdded(added: AddedJob[]): News[] {
   );
 }
 
-const isChild = ({ row }: PreparedJob): boolean => row.depends_on !== null;
-
-/** Plain jobs share inserts; those with a key or parents take statements of their own. */
-const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== null || isChild(job);
-
 /** A key may have kept an older job as it is: its parents stay what they were. */
 const mayLink = ({ row }: PreparedJob, id: string): boolean =>
   row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
-
-/** Nothing but a task, a payload, and when and how often to try. */
-const isPlain = (row: NewJob): boolean =>
-  row.timeout_ms === null &&
-  row.queue === null &&
-  row.rate_limit_key === null &&
-  row.job_key === null &&
-  row.flags === null &&
-  row.tags === null &&
-  row.group_id === null &&
-  row.depends_on === null;
-
-const isAlike = (row: NewJob, other: NewJob): boolean =>
-  row.task === other.task &&
-  row.priority === other.priority &&
-  row.max_attempts === other.max_attempts &&
-  row.run_at === other.run_at &&
-  row.delay_ms === other.delay_ms;
 
 /** Without what is null: the database spends most of an add on reading these. */
 function compact(row: NewJob): string {

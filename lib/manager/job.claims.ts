@@ -15,7 +15,7 @@ import type {
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { UnreadableJobError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
-import { isLockTimeout } from '../storage/database.errors.js';
+import { nullIfLocked, retryOnContention } from '../storage/contention.js';
 import {
   claimLaneJobs,
   claimPlainJobs,
@@ -30,7 +30,7 @@ import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js
 import { readableStart, toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
-import { LaneMemory, MAX_POSITIONS, type Turns } from './lane.memory.js';
+import { hasAdvanced, LaneMemory, type Turns } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
 import type { SchemaGuard } from './schema.guard.js';
 
@@ -112,8 +112,9 @@ export class JobClaims {
       // The last turn of each priority counts.
       const turns = [...found.report.turns.toReversed(), ...request.memory.turns];
       const memory = { ...request.memory, turns };
-      const next = await this.claimLanesOnce({ ...request, limit, memory }, [...tried]);
-      if (!next.report) return found;
+      const more = this.claimLanesOnce({ ...request, limit, memory }, [...tried]);
+      const next = await more.catch(nullIfLocked(() => found.taken.length > 0));
+      if (!next?.report) return found;
       found = joinLooks(found, next);
     }
   }
@@ -121,17 +122,16 @@ export class JobClaims {
   /**
    * Claims by hand, without a cursor: best priority first; plain jobs and lanes of one priority share, and take turns at
    * being first. With `queues`: in their order.
-   * @throws RowsHeldError where another session has locked a table as a whole, and nothing was claimed before
+   * @throws RowsHeldError where another session has locked a table as a whole for 10 s, and nothing was claimed before
    */
   async claimExactly(request: HandClaim, queues: string[] | null, batchSize: number): Promise<ClaimedJob[]> {
     const jobs: ClaimedJob[] = [];
-    try {
+    const claim = async (): Promise<void> => {
       for (const queue of queues ?? [])
         await this.claimAllLanes({ ...request, worstPriority: null }, queue, batchSize, jobs);
       if (!queues) await this.claimBest(request, batchSize, jobs);
-    } catch (error) {
-      if (!isLockTimeout(error) || !jobs.length) throw error;
-    }
+    };
+    await retryOnContention(() => claim().catch(nullIfLocked(() => jobs.length > 0)), this.database.isBound);
     return queues ? jobs : inTurn(jobs);
   }
 
@@ -303,10 +303,14 @@ export class JobClaims {
         refused.push({ job, outcome, executionTimeMs: 0 });
       }
     }
-    if (refused.length) (await this.settlement.settle(claimer, refused)).late?.catch(() => undefined);
+    if (refused.length) await this.settle(claimer, refused).catch((error: unknown) => (read.unreadable ??= error));
     inTurn(read.jobs);
     await this.seeTasks(read.jobs);
     return read;
+  }
+
+  private async settle(claimer: Claimer, requests: SettleRequest[]): Promise<void> {
+    (await this.settlement.settle(claimer, requests)).late?.catch(() => undefined);
   }
 
   private readOne(text: string, label: string, claimedAt: number): { job: ClaimedJob; runAt: number; error?: unknown } {
@@ -336,12 +340,6 @@ export class JobClaims {
     await this.database.run(seeTasks, [[...fresh]]);
     for (const task of fresh) this.seenTasks.add(task);
   }
-}
-
-/** Whether a lane was passed further than before, and not to its end. Not all positions are told to a claim. */
-function hasAdvanced({ memory: { positions } }: LaneClaim, { passed }: LaneReport): boolean {
-  const known = new Set(positions.map(({ place }) => place));
-  return passed.some(([place]) => known.has(place) || positions.length < MAX_POSITIONS);
 }
 
 const unreadable = (cause: unknown): UnreadableJobError => new UnreadableJobError(cause);

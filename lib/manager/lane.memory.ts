@@ -1,7 +1,13 @@
 // What a pool remembers of lanes, so that it need not look at each of them again: stretches of the walk in which nothing can
 // be claimed now, positions in lanes that it takes from, and whose turn is next. All of it may be wrong or forgotten at any
 // time: it is dropped as a whole now and then, and everything is looked at again.
-import type { LaneClaimResult, LaneMemoryState, LaneReport, NextInLane } from '../interfaces/claim.interface.js';
+import type {
+  LaneClaim,
+  LaneClaimResult,
+  LaneMemoryState,
+  LaneReport,
+  NextInLane,
+} from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { LanePasses, type Position } from './lane.passes.js';
 import {
@@ -310,4 +316,10 @@ export class LaneMemory {
     const chosen = all.sort((a, b) => rank(a) - rank(b)).slice(0, MAX_POSITIONS);
     return chosen.sort((a, b) => comparePlaces(a.place, b.place));
   }
+}
+
+/** Whether a lane was passed further than before, and not to its end. Not all positions are told to a claim. */
+export function hasAdvanced({ memory: { positions } }: LaneClaim, { passed }: LaneReport): boolean {
+  const known = new Set(positions.map(({ place }) => place));
+  return passed.some(([place]) => known.has(place) || positions.length < MAX_POSITIONS);
 }

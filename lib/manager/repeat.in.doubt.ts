@@ -1,5 +1,5 @@
 // Calls that do no harm when they are done twice: repeated until their answer is known, for some seconds.
-import { DatabaseUnavailableError } from '../jobs.errors.js';
+import { DatabaseUnavailableError, StoppedError } from '../jobs.errors.js';
 import { mayAnswerSoon } from '../storage/database.errors.js';
 
 /** While it is certain that nothing has happened, the caller learns soon that the database is away. */
@@ -16,6 +16,9 @@ export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): P
     try {
       return await work(repeat > 0);
     } catch (error) {
+      // The call before may have gone through, and nothing can be asked any more.
+      if (error instanceof StoppedError && inDoubt)
+        throw unknown(new DatabaseUnavailableError(error.message, { cause: error }));
       if (!(error instanceof DatabaseUnavailableError) || !mayAnswerSoon(error)) throw error;
       inDoubt ||= error.inDoubt;
       if (repeat === (inDoubt ? REPEATS_IN_DOUBT : REPEATS)) throw inDoubt ? unknown(error) : error;

@@ -1,6 +1,6 @@
 // Calls that others' locks may get in the way of, and that do no harm when they are repeated.
 import { JobHeldError } from '../jobs.errors.js';
-import { isContention } from './database.errors.js';
+import { isContention, isLockTimeout } from './database.errors.js';
 
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 1_000;
@@ -42,3 +42,11 @@ export async function retryHeld(ids: string[], work: (ids: string[]) => Promise<
     held = await work(held);
   }
 }
+
+/** For what was cut short by a lock when it had something in hand already. */
+export const nullIfLocked =
+  (hasSome: () => boolean) =>
+  (error: unknown): null => {
+    if (isLockTimeout(error) && hasSome()) return null;
+    throw error;
+  };

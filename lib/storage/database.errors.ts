@@ -100,7 +100,11 @@ export const isContention = (error: unknown): boolean => [LOCK_TIMEOUT, '40P01',
 export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeOf(error) ?? '');
 
 /** Whether a commit that failed has rolled back: the server said so. Where the connection broke, nobody knows. */
-export const isCertainlyRolledBack = (error: unknown): boolean => /^(40|23|25|53|P0|22)/.test(codeOf(error) ?? '');
+export const isCertainlyRolledBack = (error: unknown): boolean =>
+  /^(40|23|25|53|P0|22)/.test(codeOf(error) ?? '') && !isPanic(error);
+
+/** The server goes down, and what it was about to commit may come back with it. */
+const isPanic = (error: unknown): boolean => (error as { severity?: unknown } | null)?.severity === 'PANIC';
 
 /** Handlers throw what they like, objects with hostile getters included. */
 function codeOfAnything(error: unknown): string | undefined {
@@ -190,7 +194,7 @@ export function translateError(error: unknown, schema: string): unknown {
       cause,
     );
   }
-  if (isExhaustedState(code)) return new DatabaseExhaustedError(code, message, cause);
+  if (isExhaustedState(code) && !isPanic(error)) return new DatabaseExhaustedError(code, message, cause);
   if (STATEMENT_POOLING_MESSAGE.test(message)) return new PoolerModeError(cause);
   if (CLOSED_MESSAGE.test(message)) {
     return new StoppedError(
@@ -199,7 +203,7 @@ export function translateError(error: unknown, schema: string): unknown {
     );
   }
   const notBegun = (code !== undefined && NOT_BEGUN.has(code)) || NOT_BEGUN_MESSAGE.test(message);
-  if (notBegun || (code !== undefined && CUT.has(code)) || CUT_MESSAGE.test(message)) {
+  if (notBegun || (code !== undefined && CUT.has(code)) || isPanic(error) || CUT_MESSAGE.test(message)) {
     const told = `The database cannot be reached: ${message || code}. Check that it runs and that "connection" names it.`;
     const failure = new DatabaseUnavailableError(told, cause);
     failure.inDoubt = !notBegun;

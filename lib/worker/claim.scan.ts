@@ -2,6 +2,9 @@
 // came late, and soon when a claim came back short.
 import type { CursorPosition, PlainClaimResult, QuietStretch } from '../interfaces/claim.interface.js';
 
+/** While claims come back full, a sweep takes at most one per cent of the time: it finds what was released behind the position. */
+const FULL_PERIOD_PER_COST = 100;
+const SHORTEST_PERIOD_MS = 2_000;
 const LONGEST_PERIOD_MS = 30_000;
 /** A sweep that took 1 ms may be repeated after 20: at most five per cent of the time goes into sweeping. */
 const PERIOD_PER_COST = 20;
@@ -39,7 +42,7 @@ export class ClaimScan {
     // Once claims come back short every one of them is a sweep, as far as sweeps are affordable: an idle pool asks once.
     const isAffordable = now - this.sweptAt >= this.sweepCostMs * PERIOD_PER_COST;
     this.dropped = [];
-    this.sweeping = (this.short && isAffordable) || now - this.sweptAt > LONGEST_PERIOD_MS;
+    this.sweeping = (this.short && isAffordable) || now - this.sweptAt > this.periodMs;
     if (this.sweeping) this.untell();
     const isQuiet = this.quiet && now - this.quietSince < QUIET_MS && this.quiet.until > now + this.clockLead;
     return { cursor: this.sweeping ? [] : this.positionsNow(now), quiet: isQuiet ? this.quiet : null };
@@ -95,6 +98,10 @@ export class ClaimScan {
     this.dropped = this.positions.filter(({ priority }) => this.toldOfAny || this.told.has(priority));
     this.untell();
     return this.positions.filter((position) => !this.dropped.includes(position));
+  }
+
+  private get periodMs(): number {
+    return Math.min(LONGEST_PERIOD_MS, Math.max(SHORTEST_PERIOD_MS, this.sweepCostMs * FULL_PERIOD_PER_COST));
   }
 
   private untell(): void {

@@ -307,8 +307,7 @@ export class JobQueue {
 
   private pauseAfterFailure(error: unknown): number {
     this.counters.errors++;
-    // What gave up waiting for a lock has claimed nothing.
-    if (!isLockTimeout(error)) this.lost.suspect();
+    this.lost.suspect(); // Also where a lock was in the way: an earlier claim of the round may have gone through.
     this.options.onError?.(error, 'claiming jobs');
     // The connection pool was closed: nothing can be claimed any more.
     if (error instanceof StoppedError) void this.stop();

@@ -469,6 +469,7 @@ export const ANSWERS = {
     'end_incarnations',
     'claims_of_the_dead',
     'find_expired_leases',
+    'set_back_times',
     'take_duty',
     'put_off_duty',
     'find_duty_position',

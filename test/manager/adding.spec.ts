@@ -11,6 +11,8 @@ import {
   UnknownRateLimitError,
   type JobManager,
   type QueryExecutor,
+  DependencyCircleError,
+  UnknownParentError,
 } from '../../lib/index.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 
@@ -369,6 +371,63 @@ describe('inside the caller’s transaction', () => {
       await jobs.completeJobs(WORKER, [job!], 1);
     });
     expect((await jobs.getJobs(WORKER))[0]?.payload).toBe(1);
+  });
+});
+
+describe('a call that is refused in a transaction which is committed all the same', () => {
+  const plain = (payload: number) => ({ task: 'x', payload });
+  const refused = { ...plain(2), rateLimitKey: 'nope' };
+
+  it.each([
+    [
+      'one job has a key and an unknown rate limit',
+      () => [plain(1), { ...refused, jobKey: 'k' }],
+      UnknownRateLimitError,
+    ],
+    [
+      'the second job of a key is refused',
+      () => [
+        { ...plain(1), jobKey: 'k' },
+        { ...refused, jobKey: 'k' },
+      ],
+      UnknownRateLimitError,
+    ],
+    [
+      'the last of more jobs than one statement takes is refused',
+      () => [...Array.from({ length: 2_000 }, (_, n) => plain(n)), refused],
+      UnknownRateLimitError,
+    ],
+    [
+      'a parent is unknown',
+      () => [plain(1), { ...plain(2), dependsOn: ['0190a000-0000-7000-8000-000000000001'] }],
+      UnknownParentError,
+    ],
+  ])('leaves nothing behind: %s', async (_what, specs, failure) => {
+    const client = new pg.Client(test.url);
+    await client.connect();
+    try {
+      await client.query('begin');
+      await expect(jobs.addJobs(specs(), { manager: client })).rejects.toThrow(failure);
+      await jobs.addJob('x', 'after it', { manager: client });
+      await client.query('commit');
+    } finally {
+      await client.end();
+    }
+    expect(await test.sql('select payload from jobs.job_bodies')).toEqual([{ payload: 'after it' }]);
+  });
+
+  it('leaves the jobs as they were that it would have replaced', async () => {
+    const a = await jobs.addJob('x', 'a', { jobKey: 'a' });
+    const b = await jobs.addJob('x', 'b', { dependsOn: [a.id] });
+    const client = new pg.Client(test.url);
+    await client.connect();
+    await client.query('begin');
+    const closing = jobs.addJob('x', 'a2', { jobKey: 'a', dependsOn: [b.id], manager: client });
+    await expect(closing).rejects.toThrow(DependencyCircleError);
+    await client.query('commit');
+    await client.end();
+    expect(await jobs.findJob(a.id)).toMatchObject({ payload: 'a', status: 'available' });
+    expect(await count()).toBe(2);
   });
 });
 

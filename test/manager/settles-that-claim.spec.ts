@@ -57,8 +57,9 @@ it('a queue that no claim has met before is looked at by the next claim', async 
   expect(await claim(1)).toEqual([]);
   await add('b', [3]);
   memory.tell(['b\x1f']);
-  expect(payloads(await completeAnd(first, 2, false))).toEqual([2]);
-  expect(payloads(await claim(1))).toEqual([3]);
+  // Nothing is taken before what may be better.
+  expect(payloads(await completeAnd(first, 2, false))).toEqual([]);
+  expect(new Set(payloads(await claim(2)))).toEqual(new Set([2, 3]));
 });
 
 it('two pools that claim by it side by side run each job once, one at a time in each serial queue', async () => {

@@ -64,3 +64,27 @@ it('priorities are quiet until the database’s clock says otherwise, whatever t
   jest.advanceTimersByTime(4_100);
   expect(scan.next().quiet).toBeNull();
 });
+
+describe('while claims come back full, what was released behind the position', () => {
+  it('is looked for every other second', () => {
+    const scan = scanOf(0);
+    expect(prioritiesOf(scan)).toEqual([0]);
+    scan.learn(result([at(0)]), 1, 10);
+    jest.advanceTimersByTime(2_100);
+    expect(prioritiesOf(scan)).toEqual([]);
+  });
+
+  it('is looked for in one per cent of the time, and every half minute at least', () => {
+    const scan = new ClaimScan();
+    scan.next();
+    scan.learn(result([at(0)]), 100, 10);
+    jest.advanceTimersByTime(9_000);
+    expect(prioritiesOf(scan)).toEqual([0]);
+    scan.learn(result([at(0)]), 100, 10);
+    jest.advanceTimersByTime(2_000);
+    expect(prioritiesOf(scan)).toEqual([]);
+    scan.learn(result([at(0)]), 10_000, 10);
+    jest.advanceTimersByTime(31_000);
+    expect(prioritiesOf(scan)).toEqual([]);
+  });
+});

@@ -90,6 +90,20 @@ describe('closing a JobManager', () => {
     expect(await statusOf(id)).toBeDefined();
   });
 
+  it('waits for adds under way: plain ones, those with a key, and lists', async () => {
+    const { jobs } = test;
+    const adds = [
+      ...Array.from({ length: 20 }, (_, n) => jobs.addJob('x', n)),
+      ...Array.from({ length: 20 }, (_, n) => jobs.addJob('x', n, { jobKey: `key-${n}` })),
+      jobs.addJobs(Array.from({ length: 3_000 }, (_, n) => ({ task: 'x', payload: n }))),
+    ];
+    await Promise.resolve();
+    await jobs.close();
+    const ended = await Promise.allSettled(adds);
+    expect(ended.filter(({ status }) => status === 'rejected')).toEqual([]);
+    expect(await test.sql('select count(*)::int as jobs from jobs.jobs')).toEqual([{ jobs: 3_040 }]);
+  });
+
   it('ends a queue without a pool', async () => {
     const queue = new JobQueue({ jobs: test.jobs, workerId: 'queue-of-a-closed-manager', pollIntervalMs: 20 }).start();
     await closeConnections();

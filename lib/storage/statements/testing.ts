@@ -3,7 +3,7 @@ import { statement } from '../database.js';
 
 /** Every stored time by which the library decides or reports. A spec compares this with the schema. */
 export const STORED_TIMES: Record<string, string[]> = {
-  jobs: ['run_at', 'updated_at', 'locked_at', 'lease_expires_at'],
+  jobs: ['run_at', 'released_at', 'updated_at', 'locked_at', 'lease_expires_at'],
   job_bodies: ['created_at', 'run_at'],
   job_history: ['started_at', 'completed_at', 'expires_at'],
   settle_receipts: ['settled_at'],
