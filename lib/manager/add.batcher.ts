@@ -3,13 +3,11 @@
 import { DatabaseUnavailableError, RowsHeldError } from '../jobs.errors.js';
 import type { PreparedJob } from './job.preparer.js';
 
-/** Inserts jobs in one statement: all or, by throwing, none. `since`: when the first of them was asked for. */
-export type Insert<T> = (jobs: PreparedJob[], since: number) => Promise<T[]>;
+/** Inserts jobs in one statement: all or, by throwing, none. */
+export type Insert<T> = (jobs: PreparedJob[]) => Promise<T[]>;
 
 interface Waiting<T> {
   job: PreparedJob;
-  /** By performance.now(). */
-  since: number;
   resolve: (added: T) => void;
   reject: (error: unknown) => void;
 }
@@ -27,7 +25,7 @@ export class AddBatcher<T> {
   /** Resolves after the commit, with the job's own result; fails only for its own reason. */
   add(job: PreparedJob): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      this.waiting.push({ job, since: performance.now(), resolve, reject });
+      this.waiting.push({ job, resolve, reject });
       this.inFlight ??= this.drain();
     });
   }
@@ -67,10 +65,7 @@ export class AddBatcher<T> {
 
   private async insertBatch(batch: Waiting<T>[]): Promise<void> {
     try {
-      const added = await this.insert(
-        batch.map(({ job }) => job),
-        batch[0]!.since,
-      );
+      const added = await this.insert(batch.map(({ job }) => job));
       batch.forEach(({ resolve }, index) => resolve(added[index] as T));
     } catch (error) {
       if (batch.length === 1 || isOfAll(error)) batch.forEach(({ reject }) => reject(error));

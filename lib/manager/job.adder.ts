@@ -40,6 +40,7 @@ import {
   isAlike,
   isOneStatement,
   isPlain,
+  mayLink,
   needsRounds,
   type JobPreparer,
   type PreparedJob,
@@ -71,8 +72,8 @@ interface Insertion {
 const SOON_MS = 2_000;
 
 export class JobAdder {
-  private readonly batcher = new AddBatcher<AddedJob>((jobs, since) =>
-    repeatInDoubt(() => retryOnContention(() => this.insert(jobs), false, since)),
+  private readonly batcher = new AddBatcher<AddedJob>((jobs) =>
+    repeatInDoubt(() => retryOnContention(() => this.insert(jobs))),
   );
 
   constructor(
@@ -295,12 +296,14 @@ export class JobAdder {
     return this.pair(round, rows, executor);
   }
 
-  /** Keys may have kept older jobs, so each is read back. A lock that is in the way then makes no add look failed. */
+  /** Keys may have kept older jobs, so each is read back. What is in the way of that makes no add look failed. */
   private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
     const ids = rows.map(({ id }) => id);
     const found = await this.find(ids, executor).catch((error: unknown): AddedJob[] => {
-      const isAway = isContention(error) || error instanceof DatabaseUnavailableError;
-      if (executor || !isAway || !rows.every(({ created }) => created)) throw error;
+      if (executor) throw error;
+      const isAway = error instanceof DatabaseUnavailableError;
+      if (isAway) error.inDoubt = true;
+      if (!(isAway || isContention(error)) || !rows.every(({ created }) => created)) throw error;
       return round.map((job) => ({ ...toAddedJob(job, Date.now()), jobKey: job.row.job_key }));
     });
     const stored = new Map(found.map((job) => [job.id, job]));
@@ -345,10 +348,6 @@ function newsOfAdded(added: AddedJob[]): News[] {
     priorities,
   );
 }
-
-/** A key may have kept an older job as it is: its parents stay what they were. */
-const mayLink = ({ row }: PreparedJob, id: string): boolean =>
-  row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
 
 /** Without what is null: the database spends most of an add on reading these. */
 function compact(row: NewJob): string {

@@ -113,7 +113,7 @@ export class JobClaims {
       const turns = [...found.report.turns.toReversed(), ...request.memory.turns];
       const memory = { ...request.memory, turns };
       const more = this.claimLanesOnce({ ...request, limit, memory }, [...tried]);
-      const next = await more.catch(nullIfLocked(() => found.taken.length > 0));
+      const next = await more.catch(nullIfLocked(() => found.taken.length > 0 && !this.database.isBound));
       if (!next?.report) return found;
       found = joinLooks(found, next);
     }
@@ -131,7 +131,8 @@ export class JobClaims {
         await this.claimAllLanes({ ...request, worstPriority: null }, queue, batchSize, jobs);
       if (!queues) await this.claimBest(request, batchSize, jobs);
     };
-    await retryOnContention(() => claim().catch(nullIfLocked(() => jobs.length > 0)), this.database.isBound);
+    const { isBound } = this.database;
+    await retryOnContention(() => claim().catch(nullIfLocked(() => jobs.length > 0 && !isBound)), isBound);
     return queues ? jobs : inTurn(jobs);
   }
 

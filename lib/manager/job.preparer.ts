@@ -131,6 +131,10 @@ export const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== nu
 export const isOneStatement = (jobs: PreparedJob[]): boolean =>
   jobs.length <= CHUNK && !jobs.some(isChild) && !(jobs.length > 1 && jobs.some(needsRounds));
 
+/** A key may have kept an older job as it is: its parents stay what they were. */
+export const mayLink = ({ row }: PreparedJob, id: string): boolean =>
+  row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
+
 /** Nothing but a task, a payload, and when and how often to try. */
 export const isPlain = (row: NewJob): boolean =>
   row.timeout_ms === null &&

@@ -77,8 +77,8 @@ const opened = new WeakMap<pg.Pool, Set<pg.ClientBase>>();
 
 /**
  * Keeps account of a pool's connections, and hears their errors. A connection that dies in the very message that opens it (the
- * server was told to terminate it) says so before whoever asked for it can listen, and an error that nobody hears ends the
- * process. Returns how to stop.
+ * server was told to terminate it) says so before its caller can listen, and an error without a listener ends the process.
+ * Returns how to stop.
  */
 export function watchConnections(pool: pg.Pool): () => void {
   const connections = opened.get(pool) ?? new Set();

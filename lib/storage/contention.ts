@@ -9,16 +9,12 @@ const PATIENCE_MS = 10_000;
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Repeats what gave up waiting for a lock, until 10 s after `since`. No connection waits meanwhile. `once`: inside a caller's
- * transaction a failure has ended everything.
+ * Repeats what gave up waiting for a lock, for 10 s. No connection waits meanwhile. `once`: inside a caller's transaction a
+ * failure has ended everything.
  * @throws RowsHeldError where that was not enough
  */
-export async function retryOnContention<T>(
-  work: () => Promise<T>,
-  once = false,
-  since = performance.now(),
-): Promise<T> {
-  const deadline = since + PATIENCE_MS;
+export async function retryOnContention<T>(work: () => Promise<T>, once = false): Promise<T> {
+  const deadline = performance.now() + PATIENCE_MS;
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
     try {
       return await work();
@@ -43,7 +39,7 @@ export async function retryHeld(ids: string[], work: (ids: string[]) => Promise<
   }
 }
 
-/** For what was cut short by a lock when it had something in hand already. */
+/** For a claim that a lock has cut short, and that has some jobs already: on a connection of the library's they are claimed. */
 export const nullIfLocked =
   (hasSome: () => boolean) =>
   (error: unknown): null => {

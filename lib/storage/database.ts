@@ -20,7 +20,7 @@ import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
 import { retryOnContention } from './contention.js';
-import { setLockTimeout, type Statement } from './statement.js';
+import { MAX_LOCK_WAIT, setLockTimeout, type Statement } from './statement.js';
 
 export { setLockTimeout, statement, type Statement, type StatementTraits } from './statement.js';
 
@@ -43,8 +43,6 @@ interface Compiled {
   limited: Text | null;
 }
 
-/** How long a statement waits for a lock that is to do so in a caller's transaction. */
-const MAX_LOCK_WAIT_MS = 100;
 /** A statement that should take milliseconds and has no answer by then has lost its connection: nothing else tells. */
 const ANSWER_MS = 60_000;
 const RETRY_CONNECT_MS = 250;
@@ -181,7 +179,7 @@ export class Database {
   private async boundedIn<T>(executor: QueryExecutor, work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
     const bounds = this.bounds.get(executor) ?? {
       users: 0,
-      before: this.runOn(executor, setLockTimeout, [`${MAX_LOCK_WAIT_MS}ms`]).then(([limit]) => limit?.before ?? '0'),
+      before: this.runOn(executor, setLockTimeout, [MAX_LOCK_WAIT]).then(([limit]) => limit?.before ?? '0'),
     };
     this.bounds.set(executor, bounds);
     bounds.users++;

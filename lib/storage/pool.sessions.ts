@@ -6,6 +6,7 @@ import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
 import { isOfConnection, isStatementTimeout } from './database.errors.js';
 import { PoolQueue } from './pool.queue.js';
+import { MAX_LOCK_WAIT } from './statement.js';
 
 /** How values become text and text values, and what an error does to a session. */
 const NEEDED: Record<string, string> = {
@@ -19,8 +20,6 @@ const NEEDED: Record<string, string> = {
 };
 
 const BEGIN = 'begin isolation level read committed';
-/** How long a statement waits for a lock: for a row, and for a table that another session has locked as a whole. */
-const MAX_LOCK_WAIT = '100ms';
 const LIMIT = `; set local lock_timeout = '${MAX_LOCK_WAIT}'`;
 
 const setting = (name: string): string => `pg_catalog.current_setting('${name}')`;

@@ -30,6 +30,9 @@ export const statement = <Row>(
   traits: StatementTraits = {},
 ): Statement<Row> => ({ name, text, ...traits });
 
+/** How long a statement waits for a lock: for a row, and for a table that another session has locked as a whole. */
+export const MAX_LOCK_WAIT = '100ms';
+
 /** How long this transaction waits for a lock. Returns how long it would have waited. $1 as lock_timeout takes it. */
 export const setLockTimeout = statement<{ before: string }>(
   'set_lock_timeout',

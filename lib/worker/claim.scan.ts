@@ -2,14 +2,12 @@
 // came late, and soon when a claim came back short.
 import type { CursorPosition, PlainClaimResult, QuietStretch } from '../interfaces/claim.interface.js';
 
-/** While claims come back full, a sweep takes at most one per cent of the time: it finds what was released behind the position. */
-const FULL_PERIOD_PER_COST = 100;
 const SHORTEST_PERIOD_MS = 2_000;
 const LONGEST_PERIOD_MS = 30_000;
 /** A sweep that took 1 ms may be repeated after 20: at most five per cent of the time goes into sweeping. */
 const PERIOD_PER_COST = 20;
-/** Reading a priority from its start because it was told of: at most one per cent of the time. */
-const TOLD_PERIOD_PER_COST = 100;
+/** Reading from the start what was told of, or, while claims come back full, everything: at most one per cent of the time each. */
+const RARE_PERIOD_PER_COST = 100;
 const MAX_POSITIONS = 100;
 /** What is remembered of priorities without anything due is looked at again. */
 const QUIET_MS = 20_000;
@@ -94,14 +92,15 @@ export class ClaimScan {
   /** Without those of priorities that were told of, as soon as that is affordable. */
   private positionsNow(now: number): CursorPosition[] {
     this.dropped = [];
-    if (now - this.toldAt < this.toldCostMs * TOLD_PERIOD_PER_COST) return this.positions;
+    if (now - this.toldAt < this.toldCostMs * RARE_PERIOD_PER_COST) return this.positions;
     this.dropped = this.positions.filter(({ priority }) => this.toldOfAny || this.told.has(priority));
     this.untell();
     return this.positions.filter((position) => !this.dropped.includes(position));
   }
 
+  /** Full claims pass what was released behind their position. */
   private get periodMs(): number {
-    return Math.min(LONGEST_PERIOD_MS, Math.max(SHORTEST_PERIOD_MS, this.sweepCostMs * FULL_PERIOD_PER_COST));
+    return Math.min(LONGEST_PERIOD_MS, Math.max(SHORTEST_PERIOD_MS, this.sweepCostMs * RARE_PERIOD_PER_COST));
   }
 
   private untell(): void {

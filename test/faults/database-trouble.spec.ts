@@ -258,6 +258,25 @@ describe('answers that are lost after the commit', () => {
     LIMIT,
   );
 
+  it('a new job under a key is added although it cannot be read back', async () => {
+    proxy.neverCarry('find_jobs');
+    const added = await jobs.addJob('t', 1, { jobKey: 'k' });
+    expect(added).toMatchObject({ task: 't', payload: 1, jobKey: 'k', created: true });
+    expect(await witness.findJob(added.id)).toMatchObject({ jobKey: 'k' });
+  });
+
+  it(
+    'a change of a job by its key that cannot be read back is in doubt',
+    async () => {
+      await witness.addJob('t', 1, { jobKey: 'k', delayMs: 60_000 });
+      proxy.refuseAt('find_jobs');
+      const changing = jobs.addJob('t', 2, { jobKey: 'k', jobKeyMode: 'preserve_run_at' });
+      await expect(changing).rejects.toMatchObject({ code: 'ERR_JOBS_DATABASE_UNAVAILABLE', inDoubt: true });
+      expect((await witness.listJobs({})).items).toMatchObject([{ payload: 2 }]);
+    },
+    LIMIT,
+  );
+
   it('an add that cannot be sent is certainly not done', async () => {
     await jobs.addJob('count', 1);
     proxy.refuse();

@@ -36,7 +36,7 @@ async function exhaust(table: string, code: string): Promise<void> {
     create trigger refuse before insert or update or delete on jobs.${table} for each statement execute function public.refuse()`);
 }
 
-const mend = (table: string): Promise<unknown> => test.sql(`drop trigger refuse on jobs.${table}`);
+const letWrite = (table: string): Promise<unknown> => test.sql(`drop trigger refuse on jobs.${table}`);
 
 describe('a database that has run out of something', () => {
   it.each(STATES)('tells callers of %s what is missing, and adds nothing', async (code, resource, text) => {
@@ -55,7 +55,7 @@ describe('a database that has run out of something', () => {
       expect(error.message).toMatch(text);
       expect(error.message).toContain('could not extend file');
     }
-    await mend('jobs');
+    await letWrite('jobs');
     expect((await test.jobs.counts()).byStatus.available).toBe(0);
   });
 
@@ -80,7 +80,7 @@ describe('a database that has run out of something', () => {
       end();
       await eventually(() => events.ofType('circuit.open').length === 1);
       expect(events.ofType('circuit.open')[0]!.error).toBeInstanceOf(DatabaseExhaustedError);
-      await mend('job_history');
+      await letWrite('job_history');
       for (const { id } of added) expect((await test.jobs.waitForJob(id)).status).toBe('completed');
       await eventually(() => events.ofType('circuit.closed').length === 1);
       expect(runs).toHaveLength(3);

@@ -10,7 +10,7 @@ export type TimeKind =
   /** Is only shown, or counts as now where it lies in the future. */
   | 'shown';
 
-/** Every time in the tables. A column that is missing here fails a spec: whoever adds one says what it is. */
+/** Every time in the tables. A column that is missing here fails a spec. */
 export const TIMES: Record<string, Record<string, TimeKind>> = {
   crontabs: { known_since: 'set back', last_slot_at: 'set back', retired_at: 'set back', updated_at: 'shown' },
   duties: { due_at: 'scheduled' },
@@ -58,7 +58,7 @@ export async function letClockJump(sql: Sql, ms: number): Promise<void> {
     const sets = Object.keys(columns).map((column) => `${column} = ${column} - shift`);
     return `update jobs.${table} set ${sets.join(', ')};`;
   });
-  // Locked together or not at all, so that nobody waits for a part of it.
+  // Locked together or not at all, so that no session waits for a part of it.
   await sql(`
     do $$
     declare
@@ -73,7 +73,7 @@ export async function letClockJump(sql: Sql, ms: number): Promise<void> {
           perform pg_sleep(0.002);
         end;
       end loop;
-      raise exception 'no moment came in which nobody held a row';
+      raise exception 'no moment came in which no session held a row';
     end $$`);
 }
 

@@ -71,7 +71,7 @@ async function drain(real: Real): Promise<void> {
   await jobs.registry.sweep();
   await jobs.resetLockedJobs();
   await jobs.gcJobHistory();
-  // A limit is looked at where somebody wants its tokens.
+  // A limit is looked at where a claim wants its tokens.
   expect(await timesAhead(sql)).toEqual(await timesAhead(sql, ['rate_limit_windows']));
   expect(await sql(`select name from jobs.duties where due_at > now() + interval '1 minute'`)).toEqual([]);
   for (const queue of actions.QUEUES) await jobs.resumeQueue(queue);

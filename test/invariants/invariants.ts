@@ -141,7 +141,7 @@ const AT_REST: Record<string, string> = {
 };
 
 export interface Circumstances {
-  /** Nobody is at work. */
+  /** No pool is at work. */
   atRest?: boolean;
   /** What came first cannot be told from the stored times. */
   clockWentBack?: boolean;

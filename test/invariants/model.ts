@@ -58,7 +58,7 @@ export interface SeenAfterJump {
 /** One start of a pool: an incarnation. */
 export interface ModelPool {
   label: string;
-  /** Since its last heartbeat, in hours; below zero: its heartbeat lies in the future, and nobody has seen it. */
+  /** Since its last heartbeat, in hours; below zero: its heartbeat lies in the future, and no pool has seen it. */
   silentHours: number;
   alive: boolean;
 }

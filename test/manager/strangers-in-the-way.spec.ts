@@ -215,6 +215,18 @@ describe('a table that a transaction has locked as a whole', () => {
     expect((await jobs.getJobs(WORKER)).map(({ payload }) => payload)).toEqual(['limited']);
   });
 
+  it('fails a claim by hand in a transaction, which the lock has ended, whatever it has claimed already', async () => {
+    await jobs.addJob('t', 'plain', { priority: -1 });
+    await jobs.addJob('t', 'limited', { queue: 'q' });
+    await stranger.query('begin');
+    await stranger.query('lock table jobs.job_queues in access exclusive mode');
+    await client.query('begin');
+    await expect(jobs.within(client).getJobs(WORKER, { batchSize: 10 })).rejects.toThrow(RowsHeldError);
+    await client.query('rollback');
+    await stranger.query('rollback');
+    expect((await jobs.getJobs(WORKER, { batchSize: 10 })).map(({ payload }) => payload)).toEqual(['plain', 'limited']);
+  });
+
   it.each(['job_queues', 'job_places', 'rate_limits'])('holds up no plain jobs (%s)', async (table) => {
     await jobs.registerRateLimit('limit', 10, 60_000);
     const ran: unknown[] = [];

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
-import { DatabaseUnavailableError, TransactionConflictError } from '../../lib/index.js';
-import { isConflict, translateError } from '../../lib/storage/database.errors.js';
+import { DatabaseExhaustedError, DatabaseUnavailableError, TransactionConflictError } from '../../lib/index.js';
+import { isCertainlyRolledBack, isConflict, translateError } from '../../lib/storage/database.errors.js';
 
 const failing = (code: string | undefined, message = 'it failed'): Error =>
   Object.assign(new Error(message), code && { code });
@@ -35,6 +35,22 @@ describe('a failure of the connection', () => {
   it('of a host with several addresses is known by the first of them', () => {
     const error = new AggregateError([failing('ECONNREFUSED')]);
     expect(translated(error)).toMatchObject({ inDoubt: false, code: 'ERR_JOBS_DATABASE_UNAVAILABLE' });
+  });
+});
+
+describe('a database that has run out of something', () => {
+  it('has changed nothing', () => {
+    const error = Object.assign(failing('53100'), { severity: 'ERROR' });
+    expect(translated(error)).toBeInstanceOf(DatabaseExhaustedError);
+    expect(translated(error)).toMatchObject({ inDoubt: false, retriable: true });
+    expect(isCertainlyRolledBack(error)).toBe(true);
+  });
+
+  it('and panics over it may come back with what was being committed', () => {
+    const error = Object.assign(failing('53100'), { severity: 'PANIC' });
+    expect(translated(error)).not.toBeInstanceOf(DatabaseExhaustedError);
+    expect(translated(error)).toMatchObject({ inDoubt: true, code: 'ERR_JOBS_DATABASE_UNAVAILABLE' });
+    expect(isCertainlyRolledBack(error)).toBe(false);
   });
 });
 

@@ -25,7 +25,7 @@ export class TcpProxy {
   private delayMs = 0;
   private hearsGoodbyes = true;
   private stillborn = 0;
-  private readonly losing: { request: string; left: number; reaches: boolean }[] = [];
+  private readonly losing: { request: string; left: number; reaches: boolean; refuses?: boolean }[] = [];
 
   private constructor(
     private readonly listener: Server,
@@ -102,6 +102,11 @@ export class TcpProxy {
     this.losing.push({ request, left: Infinity, reaches: false });
   }
 
+  /** Instead of carrying a statement whose message holds this text, cuts every connection and hangs up on new ones. */
+  refuseAt(request: string): void {
+    this.losing.push({ request, left: 1, reaches: false, refuses: true });
+  }
+
   /** The next `times` connections are told, in the very packet that opens them, that they are terminated. */
   killAtBirth(times: number): void {
     this.stillborn = times;
@@ -132,6 +137,7 @@ export class TcpProxy {
     client.on('data', (data) => {
       if (link.silent) return;
       const lost = this.losing.find(({ request, left }) => left > 0 && data.includes(request));
+      if (lost?.refuses) return this.refuse();
       if (lost && !lost.reaches) return this.end(link);
       if (lost) {
         lost.left--;

@@ -143,3 +143,54 @@ it('a pool that was taken for dead starts nothing of what its buffer held: other
   expect(lost).toEqual([expect.any(LeaseLostError)]);
   expect(events.ofType('job.started').map(({ job }) => job.payload)).toHaveLength(21);
 });
+
+/** Calls of `method` of the claims, from the `nth` on, find the live jobs locked as a whole, until `letGo`. */
+function lockBefore(method: string, nth: number): { isHeldUp: () => boolean; letGo: () => Promise<void> } {
+  const stranger = new pg.Client(test.url);
+  const { claims } = jobs as unknown as { claims: Record<string, (...args: unknown[]) => Promise<unknown>> };
+  const call = claims[method]!.bind(claims);
+  let calls = 0;
+  let failed = false;
+  claims[method] = async (...args) => {
+    if (++calls === nth) {
+      await stranger.connect();
+      await stranger.query('begin');
+      await stranger.query('lock table jobs.jobs in access exclusive mode');
+    }
+    return call(...args).catch((error: unknown) => {
+      failed = true;
+      throw error;
+    });
+  };
+  const letGo = async (): Promise<void> => {
+    claims[method] = call;
+    await stranger.query('rollback');
+    await stranger.end();
+  };
+  return { isHeldUp: () => failed, letGo };
+}
+
+describe('a claim that is in hand when the next one meets a locked table', () => {
+  it('of plain jobs is run, though the round has failed', async () => {
+    await jobs.addJobs(['one', 'two'].flatMap((task) => [1, 2, 3].map((payload) => ({ task, payload }))));
+    const lock = lockBefore('claimPlain', 2);
+    let ran = 0;
+    const run = (): void => void ran++;
+    // A claim for each task with a limit of its own, in one round.
+    await start({ one: run, two: { handler: run, concurrency: 2 } }, { leaseMs: 20 * MINUTE, keepaliveMs: 5 * MINUTE });
+    await eventually(() => lock.isHeldUp());
+    await lock.letGo();
+    await eventually(() => ran === 6);
+  });
+
+  it('of queues is handed out, though a queue that no claim had met comes late', async () => {
+    await jobs.configureQueue('known', { concurrency: 1 });
+    await jobs.addJob('t', 'known', { queue: 'known', priority: -1 });
+    await jobs.addJob('t', 'new', { queue: 'new' });
+    const lock = lockBefore('claimLanesOnce', 2);
+    const claimed = await jobs.getJobs('by-hand-0001', { batchSize: 2 });
+    await lock.letGo();
+    expect(claimed.map(({ payload }) => payload)).toEqual(['known']);
+    expect((await jobs.getJobs('by-hand-0001', { batchSize: 2 })).map(({ payload }) => payload)).toEqual(['new']);
+  });
+});
