@@ -13,6 +13,8 @@ import {
   type QueryExecutor,
   DependencyCircleError,
   UnknownParentError,
+  createJobManager,
+  type AddJobOptions,
 } from '../../lib/index.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 
@@ -227,6 +229,46 @@ describe('bad input is refused whole', () => {
     expect(await jobs.getJobs(WORKER, { forbiddenFlags: [name] })).toEqual([]);
     expect(await jobs.getJobs(WORKER, { taskIdentifiers: [name], queues: [name] })).toHaveLength(1);
   });
+});
+
+it('an add stores the same on the application’s own connections, which limit no lock wait, as on the library’s', async () => {
+  const parent = await jobs.addJob('parent', 1, { delayMs: 60_000 });
+  await jobs.registerRateLimit('limit', 5, 60_000);
+  const at = new Date(Date.now() + 3_600_000);
+  const kinds: AddJobOptions[] = [
+    {},
+    { priority: 3, maxAttempts: 1, runAt: at },
+    { queue: 'q', flags: ['f', 'g,h'], tags: ['a tag'], timeoutMs: 500, groupId: 'group', delayMs: 60_000 },
+    { rateLimitKey: 'limit', maxAttempts: 1 },
+    { queue: 'q', rateLimitKey: 'limit', dependsOn: [parent.id], onParentFailure: 'wait' },
+  ];
+  const own = await createJobManager({ connection: test.url });
+  const others = await createJobManager({ dataSource });
+  const stored = async (manager: JobManager) => {
+    const added = [];
+    for (const options of kinds) added.push(await manager.addJob('x', { text: 'ä\n"' }, options));
+    added.push(...(await manager.addJobs([1, 2].map((payload) => ({ task: 'x', payload })))));
+    added.push(await manager.addJob('x', 'y'.repeat(5_000)));
+    const rows = await test.sql(
+      `select to_jsonb(j) - '{id,updated_at}'::text[] as job, to_jsonb(b) - '{id,created_at}'::text[] as body
+       from jobs.jobs j join jobs.job_bodies b using (id) where id = any($1) order by id`,
+      [added.map(({ id }) => id)],
+    );
+    // Times of the database's clock.
+    const fixed = ({ run_at, ...rest }: Record<string, unknown>) => ({
+      ...rest,
+      isAsked: Date.parse(String(run_at)) === at.getTime(),
+    });
+    return rows.map(({ job, body }) => ({ job: fixed(job), body: fixed(body) }));
+  };
+  try {
+    const rows = await stored(own);
+    expect(rows.map(({ body }) => body.isAsked)).toContain(true);
+    expect(await stored(others)).toEqual(rows);
+  } finally {
+    await own.close();
+    await others.close();
+  }
 });
 
 describe('inside the caller’s transaction', () => {

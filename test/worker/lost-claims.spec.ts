@@ -181,6 +181,7 @@ describe('a claim that is in hand when the next one meets a locked table', () =>
     await eventually(() => lock.isHeldUp());
     await lock.letGo();
     await eventually(() => ran === 6);
+    expect(lock.isHeldUp()).toBe(true);
   });
 
   it('of queues is handed out, though a queue that no claim had met comes late', async () => {
