@@ -1,5 +1,5 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
-import type { AddedJob, AddJobOptions, JobSpec, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
+import type { AddedJob, AddJobOptions, JobSpec, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
 import {
   DatabaseUnavailableError,
@@ -10,15 +10,14 @@ import {
 import type { Database, Statement } from '../storage/database.js';
 import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
 import { retryOnContention } from '../storage/contention.js';
-import { toDate } from '../storage/row.types.js';
 import type { News } from '../storage/job.news.js';
 import {
   addAlikeJobs,
   addJobs,
   addKeyedJobs,
   findKeyOwners,
+  findMissingLimits,
   type AddedRow,
-  type NewJob,
 } from '../storage/statements/add-jobs.js';
 import {
   findCircleOf,
@@ -33,23 +32,26 @@ import { tryBriefly } from './brief.lock.js';
 import { circleThrough } from './dependency.circles.js';
 import { toJob } from './job.mapper.js';
 import type { JobCipher } from './job.cipher.js';
-import { newsOf, type JobPromoter } from './job.promoter.js';
+import type { JobPromoter } from './job.promoter.js';
+import type { JobPreparer, PreparedJob } from './job.preparer.js';
 import {
   CHUNK,
-  isChild,
+  describe,
   isAlike,
+  isChild,
   isOneStatement,
   isPlain,
   mayLink,
   needsRounds,
-  type JobPreparer,
-  type PreparedJob,
-} from './job.preparer.js';
-import { laneOf } from './lane.names.js';
+  newsOfAdded,
+  parametersOf,
+  parentsOf,
+  roundsOf,
+  toAddedJob,
+} from './prepared.jobs.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { repeatInDoubt } from './repeat.in.doubt.js';
 import { inTurn } from './turns.js';
-import { asOne } from '../storage/savepoint.js';
 
 interface Target {
   /** The caller's connection; none: a commit of our own. */
@@ -68,9 +70,6 @@ interface Insertion {
   others: Set<string>;
 }
 
-/** Pools that do not look for so long would come late. */
-const SOON_MS = 2_000;
-
 export class JobAdder {
   private readonly batcher = new AddBatcher<AddedJob>((jobs) =>
     repeatInDoubt(() => retryOnContention(() => this.insert(jobs))),
@@ -86,21 +85,30 @@ export class JobAdder {
     private readonly cipher: JobCipher | undefined,
   ) {}
 
-  async addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
+  addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
     // Before the first await: by the insert the caller may be in another transaction, or in none.
     const target = { manager: options?.manager ?? this.ambient(), notify: options?.notify !== false };
-    const job = await this.preparer.prepare(task, payload, options);
-    if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;
-    const added = await this.batcher.add(job);
-    await this.announce([added], target);
-    return added;
+    return this.counted(target, async () => {
+      const job = await this.preparer.prepare(task, payload, options);
+      if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;
+      const added = await this.batcher.add(job);
+      await this.announce([added], target);
+      return added;
+    });
   }
 
-  async addMany(specs: JobSpec[], asked: Target): Promise<AddedJob[]> {
+  addMany(specs: JobSpec[], asked: Target): Promise<AddedJob[]> {
     const target = { ...asked, manager: asked.manager ?? this.ambient() };
-    const jobs: PreparedJob[] = [];
-    for (const { task, payload, ...options } of specs) jobs.push(await this.preparer.prepare(task, payload, options));
-    return jobs.length ? this.add(jobs, target) : [];
+    return this.counted(target, async () => {
+      const jobs: PreparedJob[] = [];
+      for (const { task, payload, ...options } of specs) jobs.push(await this.preparer.prepare(task, payload, options));
+      return jobs.length ? this.add(jobs, target) : [];
+    });
+  }
+
+  /** What ends with a caller's transaction is not waited for. */
+  private counted<T>({ manager }: Target, add: () => Promise<T>): Promise<T> {
+    return manager ? add() : this.batcher.track(add());
   }
 
   /** Resolves when nothing is on its way to the database. */
@@ -110,16 +118,18 @@ export class JobAdder {
 
   private add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const { manager } = target;
-    return manager
-      ? inTurn(manager, () => this.addIn(manager, jobs, target))
-      : this.batcher.track(this.addApart(jobs, target));
+    return manager ? inTurn(manager, () => this.addIn(manager, jobs, target)) : this.addApart(jobs, target);
   }
 
   private async addIn(executor: QueryExecutor, jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const children = jobs.filter(isChild);
     const how = { executor, patient: true, repeated: false, others: new Set<string>() };
-    const insert = (): Promise<AddedJob[]> => this.insertAll(jobs, children, how);
-    const added = await (isOneStatement(jobs) ? insert() : asOne(this.database, executor, insert));
+    if (!isOneStatement(jobs)) await this.refuseAhead(jobs, children, executor);
+    const added = await this.insertAll(jobs, children, how).catch(async (error: unknown) => {
+      // What was refused half-way must not be committed.
+      if (!isOneStatement(jobs)) await this.database.failTransaction(executor);
+      throw error;
+    });
     await this.announceIn(executor, added, [...parentsOf(children), ...how.others], target);
     return added;
   }
@@ -142,8 +152,18 @@ export class JobAdder {
     return retryOnContention(() =>
       isOneStatement(jobs)
         ? this.insertAll(jobs, children, how)
-        : this.database.transaction((executor) => this.insertAll(jobs, children, { ...how, executor })),
+        : this.database.transaction(async (executor) => {
+            await this.refuseAhead(jobs, children, executor);
+            return this.insertAll(jobs, children, { ...how, executor });
+          }),
     );
+  }
+
+  /** Before anything is written. */
+  private async refuseAhead(jobs: PreparedJob[], children: PreparedJob[], executor: QueryExecutor): Promise<void> {
+    const limits = [...new Set(jobs.flatMap(({ row }) => row.rate_limit_key ?? []))];
+    if (limits.length) refuseMissing(await this.database.run(findMissingLimits, [limits], executor));
+    if (children.length) await this.refuseUnknown(findParents, parentsOf(children), executor);
   }
 
   /** Null where nothing of the call is stored. A key may have kept an older job, or a newer one may have replaced ours. */
@@ -231,7 +251,6 @@ export class JobAdder {
   private async insertChildren(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const { executor } = how;
     const parents = parentsOf(children);
-    await this.refuseUnknown(findParents, parents, executor);
     const added = await this.insertKeyed(jobs, how);
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
     const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
@@ -310,7 +329,8 @@ export class JobAdder {
     const byRequest = new Map(rows.map((row) => [row.requested, row]));
     return round.map((job): [PreparedJob, AddedJob] => {
       const row = byRequest.get(job.row.id) as AddedRow;
-      return [job, { ...(stored.get(row.id) as AddedJob), created: row.created }];
+      // Another call of the transaction may have replaced it since.
+      return [job, { ...(stored.get(row.id) ?? toAddedJob(job, Date.now())), created: row.created }];
     });
   }
 
@@ -332,86 +352,7 @@ const circleOf = (error: unknown): string[] => {
   return [detail, detail];
 };
 
-const parentsOf = (children: PreparedJob[]): string[] => [
-  ...new Set(children.flatMap(({ row }) => row.depends_on ?? [])),
-];
-
-/** Of what may run soon: where pools should look. */
-function newsOfAdded(added: AddedJob[]): News[] {
-  const soon = added.filter(({ status, runAt }) => {
-    return status === 'available' || (status === 'scheduled' && runAt.getTime() - Date.now() < SOON_MS);
-  });
-  const isPlain = (job: AddedJob): boolean => job.queue === null && job.rateLimitKey === null && job.maxAttempts > 1;
-  const priorities = [...new Set(soon.filter(isPlain).map(({ priority }) => priority))];
-  return newsOf(
-    soon.map((job) => (isPlain(job) ? null : laneOf(job))),
-    priorities,
-  );
-}
-
-/** Without what is null: the database spends most of an add on reading these. */
-function compact(row: NewJob): string {
-  const given: Record<string, unknown> = {};
-  for (const key in row) {
-    const value = row[key as keyof NewJob];
-    if (value !== null) given[key] = value;
-  }
-  return JSON.stringify(given);
-}
-
-const parametersOf = (jobs: PreparedJob[]): [specs: string, payloads: string] => [
-  `[${jobs.map(({ row }) => compact(row)).join(',')}]`,
-  `[${jobs.map(({ json, sealed }) => sealed ?? json).join(',')}]`,
-];
-
 function refuseMissing(rows: { missing: string | null }[]): void {
   const missing = rows.flatMap((row) => row.missing ?? []);
   if (missing.length) throw new UnknownRateLimitError(missing);
 }
-
-function roundsOf(jobs: PreparedJob[]): PreparedJob[][] {
-  const rounds: PreparedJob[][] = [];
-  const turns = new Map<string, number>();
-  for (const job of jobs) {
-    const key = job.row.job_key as string;
-    const turn = turns.get(key) ?? 0;
-    turns.set(key, turn + 1);
-    (rounds[turn] ??= []).push(job);
-  }
-  return rounds;
-}
-
-/** A plain add stores what was asked for; only the time comes from the database. */
-const toAddedJob = ({ row, json }: PreparedJob, now: number): AddedJob => {
-  const runAt = row.run_at === null ? now + (row.delay_ms ?? 0) : Date.parse(row.run_at);
-  const status = row.depends_on ? 'blocked' : runAt > now ? 'scheduled' : 'available';
-  return describe(row, json, status, runAt, now);
-};
-
-const describe = (row: NewJob, json: string, status: JobStatus, runAt: number, now: number): AddedJob => ({
-  id: row.id,
-  task: row.task,
-  payload: JSON.parse(json) as unknown,
-  status,
-  priority: row.priority,
-  queue: row.queue,
-  rateLimitKey: row.rate_limit_key,
-  runAt: toDate(runAt),
-  attempts: 0,
-  maxAttempts: row.max_attempts,
-  lastError: null,
-  jobKey: null,
-  jobKeyMode: null,
-  flags: row.flags ?? [],
-  tags: row.tags ?? [],
-  groupId: row.group_id ?? row.id,
-  dependsOn: row.depends_on ?? [],
-  timeoutMs: row.timeout_ms,
-  lockedBy: null,
-  lockedAt: null,
-  revision: 0,
-  progress: null,
-  createdAt: toDate(now),
-  updatedAt: toDate(now),
-  created: true,
-});

@@ -304,14 +304,10 @@ export class JobClaims {
         refused.push({ job, outcome, executionTimeMs: 0 });
       }
     }
-    if (refused.length) await this.settle(claimer, refused).catch((error: unknown) => (read.unreadable ??= error));
+    if (refused.length) await this.settlement.settleAtLast(claimer, refused);
     inTurn(read.jobs);
     await this.seeTasks(read.jobs);
     return read;
-  }
-
-  private async settle(claimer: Claimer, requests: SettleRequest[]): Promise<void> {
-    (await this.settlement.settle(claimer, requests)).late?.catch(() => undefined);
   }
 
   private readOne(text: string, label: string, claimedAt: number): { job: ClaimedJob; runAt: number; error?: unknown } {

@@ -679,7 +679,7 @@ export class JobManager {
 
   /**
    * Stops the pools of this manager that still run, as their `stop()` does, and ends `workOnce`. Then waits for adds that are
-   * under way, and ends the connection pool, unless it is a DataSource's.
+   * under way, for 5 s at most, and ends the connection pool, unless it is a DataSource's.
    */
   async close(): Promise<void> {
     this.waiter.close();

@@ -119,36 +119,3 @@ const reasonOf = (error: unknown): string => {
   const message = error instanceof Error ? error.message.split('\n')[0] : String(error);
   return error instanceof RangeError ? 'it is nested too deeply.' : `${message}.`;
 };
-
-/** Jobs of one statement. */
-export const CHUNK = 2_000;
-
-export const isChild = ({ row }: PreparedJob): boolean => row.depends_on !== null;
-
-/** Plain jobs share inserts; those with a key or parents take statements of their own. */
-export const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== null || isChild(job);
-
-export const isOneStatement = (jobs: PreparedJob[]): boolean =>
-  jobs.length <= CHUNK && !jobs.some(isChild) && !(jobs.length > 1 && jobs.some(needsRounds));
-
-/** A key may have kept an older job as it is: its parents stay what they were. */
-export const mayLink = ({ row }: PreparedJob, id: string): boolean =>
-  row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
-
-/** Nothing but a task, a payload, and when and how often to try. */
-export const isPlain = (row: NewJob): boolean =>
-  row.timeout_ms === null &&
-  row.queue === null &&
-  row.rate_limit_key === null &&
-  row.job_key === null &&
-  row.flags === null &&
-  row.tags === null &&
-  row.group_id === null &&
-  row.depends_on === null;
-
-export const isAlike = (row: NewJob, other: NewJob): boolean =>
-  row.task === other.task &&
-  row.priority === other.priority &&
-  row.max_attempts === other.max_attempts &&
-  row.run_at === other.run_at &&
-  row.delay_ms === other.delay_ms;

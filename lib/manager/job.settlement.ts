@@ -139,13 +139,21 @@ export class JobSettlement {
     }
   }
 
+  /** Settles these now, or when what is in the way has gone. */
+  async settleAtLast(claimer: Claimer, requests: SettleRequest[]): Promise<void> {
+    const { late } = await this.settle(claimer, requests).catch((error: unknown) => {
+      if (this.database.isBound) throw error;
+      return { late: this.waitFor(claimer, requests) };
+    });
+    late?.catch(() => undefined);
+  }
+
   /** Gives claimed jobs back unstarted: the attempt does not count. */
   async release(claimer: Claimer, jobs: ClaimedJob[]): Promise<void> {
     if (!jobs.length) return;
     const requests = jobs.map((job): SettleRequest => ({ job, outcome: { kind: 'released' }, executionTimeMs: 0 }));
-    await (
-      await this.settle(claimer, requests)
-    ).late;
+    const { late } = await this.settle(claimer, requests);
+    await late;
   }
 
   /**

@@ -1,6 +1,7 @@
 // Calls that do no harm when they are done twice: repeated until their answer is known, for some seconds.
+import { DatabaseExhaustedError } from '../database.refusals.js';
 import { DatabaseUnavailableError, StoppedError } from '../jobs.errors.js';
-import { mayAnswerSoon } from '../storage/database.errors.js';
+import { isContention, mayAnswerSoon } from '../storage/database.errors.js';
 
 /** While it is certain that nothing has happened, the caller learns soon that the database is away. */
 const REPEATS = 2;
@@ -16,9 +17,8 @@ export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): P
     try {
       return await work(repeat > 0);
     } catch (error) {
-      // The call before may have gone through, and nothing can be asked any more.
-      if (error instanceof StoppedError && inDoubt)
-        throw unknown(new DatabaseUnavailableError(error.message, { cause: error }));
+      // The call before may have gone through, and this one does not tell.
+      if (inDoubt && tellsNothing(error)) throw unknown(new DatabaseUnavailableError(error.message, { cause: error }));
       if (!(error instanceof DatabaseUnavailableError) || !mayAnswerSoon(error)) throw error;
       inDoubt ||= error.inDoubt;
       if (repeat === (inDoubt ? REPEATS_IN_DOUBT : REPEATS)) throw inDoubt ? unknown(error) : error;
@@ -27,6 +27,9 @@ export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): P
     }
   }
 }
+
+const tellsNothing = (error: unknown): error is Error =>
+  error instanceof StoppedError || error instanceof DatabaseExhaustedError || isContention(error);
 
 function unknown({ message, cause }: DatabaseUnavailableError): DatabaseUnavailableError {
   const error = new DatabaseUnavailableError(

@@ -101,10 +101,11 @@ export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeO
 
 /** Whether a commit that failed has rolled back: the server said so. Where the connection broke, nobody knows. */
 export const isCertainlyRolledBack = (error: unknown): boolean =>
-  /^(40|23|25|53|P0|22)/.test(codeOf(error) ?? '') && !isPanic(error);
+  /^(40|23|25|P0|22)/.test(codeOf(error) ?? '') && !isPanic(error);
 
-/** The server goes down, and what it was about to commit may come back with it. */
-const isPanic = (error: unknown): boolean => (error as { severity?: unknown } | null)?.severity === 'PANIC';
+/** The server goes down, and what it was about to commit may come back with it. pg tells the word in the server's language. */
+const isPanic = (error: unknown): boolean =>
+  /^(p[aâ]ni|паник)/i.test(String((error as { severity?: unknown } | null)?.severity));
 
 /** Handlers throw what they like, objects with hostile getters included. */
 function codeOfAnything(error: unknown): string | undefined {

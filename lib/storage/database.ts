@@ -20,7 +20,7 @@ import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
 import { retryOnContention } from './contention.js';
-import { MAX_LOCK_WAIT, setLockTimeout, type Statement } from './statement.js';
+import { failTransaction, MAX_LOCK_WAIT, setLockTimeout, type Statement } from './statement.js';
 
 export { setLockTimeout, statement, type Statement, type StatementTraits } from './statement.js';
 
@@ -173,6 +173,11 @@ export class Database {
         await pauseBefore(failures);
       }
     }
+  }
+
+  /** Makes a caller's transaction fail: nothing of it can be committed. */
+  async failTransaction(executor: QueryExecutor): Promise<void> {
+    await this.runOn(executor, failTransaction, []).catch(() => undefined);
   }
 
   /** Of several at once, the first one sets the limit, and the last one sets it back. */

@@ -1,5 +1,5 @@
-// What processes tell each other through NOTIFY: hints that something may run, or must end. Losing one costs a poll, or a
-// heartbeat, never more.
+// What processes tell each other through NOTIFY: hints that something may run, or must end. Losing one costs a poll, a
+// sweep or a heartbeat.
 
 export type News =
   /** Plain jobs of these priorities are due; null: of any. */

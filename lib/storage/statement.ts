@@ -39,3 +39,12 @@ export const setLockTimeout = statement<{ before: string }>(
   () => `
   select pg_catalog.current_setting('lock_timeout') as before, pg_catalog.set_config('lock_timeout', $1, true)`,
 );
+
+/** Fails, and with it the transaction that it is run in. */
+export const failTransaction = statement(
+  'fail_transaction',
+  () => `
+  do $$ begin
+    raise exception 'millrace has refused a call of this transaction when a part of it was done: roll it back';
+  end $$`,
+);

@@ -6,7 +6,7 @@ const SHORTEST_PERIOD_MS = 2_000;
 const LONGEST_PERIOD_MS = 30_000;
 /** A sweep that took 1 ms may be repeated after 20: at most five per cent of the time goes into sweeping. */
 const PERIOD_PER_COST = 20;
-/** Reading from the start what was told of, or, while claims come back full, everything: at most one per cent of the time each. */
+/** Reading from the start what was told of, or, while claims come back full, everything: about one per cent of the time each. */
 const RARE_PERIOD_PER_COST = 100;
 const MAX_POSITIONS = 100;
 /** What is remembered of priorities without anything due is looked at again. */

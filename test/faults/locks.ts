@@ -253,6 +253,7 @@ export const CASES: Record<string, Case> = {
   },
   publish_news: { args: () => ['channel', ['x']] },
   find_key_owners: { args: () => [['k']] },
+  find_missing_limits: { args: () => [['limit']] },
   find_parents: { args: ({ ids }) => [[ids.parent]] },
   keep_parents: { args: ({ ids }) => [[ids.parent]], waits: true, locks: 'job_bodies' },
   has_others_to_tell: { args: ({ ids }) => [[ids.parent]] },
@@ -523,6 +524,7 @@ export const ANSWERS = {
   'who waits for a job asks again': ['find_ended', 'find_results'],
   'only in transactions of callers and of handlers, or of the library': [
     'assert_owned',
+    'find_missing_limits',
     'find_parents',
     'keep_parents',
     'link_parents',

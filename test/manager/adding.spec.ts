@@ -458,7 +458,28 @@ describe('a call that is refused in a transaction which is committed all the sam
     expect(await test.sql('select payload from jobs.job_bodies')).toEqual([{ payload: 'after it' }]);
   });
 
-  it('leaves the jobs as they were that it would have replaced', async () => {
+  it('undoes nothing that stood beside it', async () => {
+    const client = new pg.Client(test.url);
+    await client.connect();
+    try {
+      await client.query('begin');
+      await client.query('create temporary table orders (n integer)');
+      const perCall = () => ({ query: (text: string, values?: unknown[]) => client.query(text, values) });
+      const [list] = await Promise.allSettled([
+        jobs.addJobs([plain(1), { ...refused, jobKey: 'k' }], { manager: perCall() }),
+        ...[0, 1, 2, 3].map((n) => client.query('insert into orders values ($1)', [n])),
+        jobs.addJobs([plain(3), { ...plain(4), jobKey: 'other' }], { manager: perCall() }),
+      ]);
+      expect(list.status).toBe('rejected');
+      expect((await client.query('select n from orders order by n')).rows).toEqual([0, 1, 2, 3].map((n) => ({ n })));
+      await client.query('commit');
+    } finally {
+      await client.end();
+    }
+    expect(await test.sql('select payload from jobs.job_bodies order by id')).toEqual([{ payload: 3 }, { payload: 4 }]);
+  });
+
+  it('leaves the jobs as they were that it would have replaced, and ends the transaction where it was half done', async () => {
     const a = await jobs.addJob('x', 'a', { jobKey: 'a' });
     const b = await jobs.addJob('x', 'b', { dependsOn: [a.id] });
     const client = new pg.Client(test.url);
@@ -466,6 +487,7 @@ describe('a call that is refused in a transaction which is committed all the sam
     await client.query('begin');
     const closing = jobs.addJob('x', 'a2', { jobKey: 'a', dependsOn: [b.id], manager: client });
     await expect(closing).rejects.toThrow(DependencyCircleError);
+    await expect(jobs.addJob('x', 'after it', { manager: client })).rejects.toThrow(TransactionOverError);
     await client.query('commit');
     await client.end();
     expect(await jobs.findJob(a.id)).toMatchObject({ payload: 'a', status: 'available' });

@@ -227,6 +227,19 @@ describe('a table that a transaction has locked as a whole', () => {
     expect((await jobs.getJobs(WORKER, { batchSize: 10 })).map(({ payload }) => payload)).toEqual(['plain', 'limited']);
   });
 
+  it('delays the end of a claimed job that cannot be read, and holds it no longer', async () => {
+    const { id } = await jobs.addJob('t', 'unreadable');
+    await jobs.addJob('t', 'readable');
+    await test.sql('delete from jobs.job_bodies where id = $1', [id]);
+    await stranger.query('begin');
+    await stranger.query('lock table jobs.job_history in access exclusive mode');
+    expect((await jobs.getJobs(WORKER, { batchSize: 2 })).map(({ payload }) => payload)).toEqual(['readable']);
+    await stranger.query('rollback');
+    await eventually(
+      async () => !(await test.sql('select from jobs.jobs where id = $1 and locked_by is not null', [id])).length,
+    );
+  });
+
   it.each(['job_queues', 'job_places', 'rate_limits'])('holds up no plain jobs (%s)', async (table) => {
     await jobs.registerRateLimit('limit', 10, 60_000);
     const ran: unknown[] = [];

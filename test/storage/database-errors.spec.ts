@@ -43,7 +43,6 @@ describe('a database that has run out of something', () => {
     const error = Object.assign(failing('53100'), { severity: 'ERROR' });
     expect(translated(error)).toBeInstanceOf(DatabaseExhaustedError);
     expect(translated(error)).toMatchObject({ inDoubt: false, retriable: true });
-    expect(isCertainlyRolledBack(error)).toBe(true);
   });
 
   it('and panics over it may come back with what was being committed', () => {

@@ -7,6 +7,7 @@ import {
   JobQueue,
   OutcomesUnwrittenError,
   type PlainTask,
+  type StandardSchema,
   StoppedError,
   type WorkerOptions,
 } from '../../lib/index.js';
@@ -102,6 +103,24 @@ describe('closing a JobManager', () => {
     const ended = await Promise.allSettled(adds);
     expect(ended.filter(({ status }) => status === 'rejected')).toEqual([]);
     expect(await test.sql('select count(*)::int as jobs from jobs.jobs')).toEqual([{ jobs: 3_040 }]);
+  });
+
+  it('waits for adds whose payloads are still being checked', async () => {
+    const { jobs } = test;
+    const slow: StandardSchema = {
+      '~standard': {
+        version: 1,
+        vendor: 'test',
+        validate: async (value: unknown) => {
+          await new Promise((resolve) => setTimeout(resolve, 50));
+          return { value };
+        },
+      },
+    };
+    createWorkerPool({ jobs, tasks: { x: { payload: slow, handler: () => undefined } } });
+    const adds = [jobs.addJob('x', 1), jobs.addJob('x', 2, { jobKey: 'k' }), jobs.addJobs([{ task: 'x', payload: 3 }])];
+    await jobs.close();
+    expect((await Promise.allSettled(adds)).map(({ status }) => status)).toEqual(Array(3).fill('fulfilled'));
   });
 
   it('ends a queue without a pool', async () => {

@@ -165,6 +165,14 @@ export const publishNews = statement(
   { repeatable: true, prompt: true, limited: true },
 );
 
+/** Of these rate limits, those that are not registered. $1 keys. Index: rate_limits_pkey. */
+export const findMissingLimits = statement<{ missing: string }>(
+  'find_missing_limits',
+  (schema) => `
+  select asked.key as missing from unnest($1::text[]) as asked (key)
+  where not exists (select from ${schema}.rate_limits r where r.key = asked.key)`,
+);
+
 /** Who owns these keys. $1 keys. Index: job_keys_pkey. */
 export const findKeyOwners = statement<{ job_id: string }>(
   'find_key_owners',

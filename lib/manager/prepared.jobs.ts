@@ -1,0 +1,122 @@
+// Prepared jobs: what they need, how the database takes them, and what callers are told of them.
+import type { AddedJob, JobStatus } from '../interfaces/job.interface.js';
+import type { News } from '../storage/job.news.js';
+import { toDate } from '../storage/row.types.js';
+import type { NewJob } from '../storage/statements/add-jobs.js';
+import type { PreparedJob } from './job.preparer.js';
+import { newsOf } from './job.promoter.js';
+import { laneOf } from './lane.names.js';
+
+/** Pools that do not look for so long would come late. */
+const SOON_MS = 2_000;
+/** Jobs of one statement. */
+export const CHUNK = 2_000;
+
+export const isChild = ({ row }: PreparedJob): boolean => row.depends_on !== null;
+
+/** Plain jobs share inserts; those with a key or parents take statements of their own. */
+export const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== null || isChild(job);
+
+export const isOneStatement = (jobs: PreparedJob[]): boolean =>
+  jobs.length <= CHUNK && !jobs.some(isChild) && !(jobs.length > 1 && jobs.some(needsRounds));
+
+/** A key may have kept an older job as it is: its parents stay what they were. */
+export const mayLink = ({ row }: PreparedJob, id: string): boolean =>
+  row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
+
+/** Nothing but a task, a payload, and when and how often to try. */
+export const isPlain = (row: NewJob): boolean =>
+  row.timeout_ms === null &&
+  row.queue === null &&
+  row.rate_limit_key === null &&
+  row.job_key === null &&
+  row.flags === null &&
+  row.tags === null &&
+  row.group_id === null &&
+  row.depends_on === null;
+
+export const isAlike = (row: NewJob, other: NewJob): boolean =>
+  row.task === other.task &&
+  row.priority === other.priority &&
+  row.max_attempts === other.max_attempts &&
+  row.run_at === other.run_at &&
+  row.delay_ms === other.delay_ms;
+
+export const parentsOf = (children: PreparedJob[]): string[] => [
+  ...new Set(children.flatMap(({ row }) => row.depends_on ?? [])),
+];
+
+/** Of what may run soon: where pools should look. */
+export function newsOfAdded(added: AddedJob[]): News[] {
+  const soon = added.filter(({ status, runAt }) => {
+    return status === 'available' || (status === 'scheduled' && runAt.getTime() - Date.now() < SOON_MS);
+  });
+  const isPlain = (job: AddedJob): boolean => job.queue === null && job.rateLimitKey === null && job.maxAttempts > 1;
+  const priorities = [...new Set(soon.filter(isPlain).map(({ priority }) => priority))];
+  return newsOf(
+    soon.map((job) => (isPlain(job) ? null : laneOf(job))),
+    priorities,
+  );
+}
+
+/** Without what is null: the database spends most of an add on reading these. */
+function compact(row: NewJob): string {
+  const given: Record<string, unknown> = {};
+  for (const key in row) {
+    const value = row[key as keyof NewJob];
+    if (value !== null) given[key] = value;
+  }
+  return JSON.stringify(given);
+}
+
+export const parametersOf = (jobs: PreparedJob[]): [specs: string, payloads: string] => [
+  `[${jobs.map(({ row }) => compact(row)).join(',')}]`,
+  `[${jobs.map(({ json, sealed }) => sealed ?? json).join(',')}]`,
+];
+
+export function roundsOf(jobs: PreparedJob[]): PreparedJob[][] {
+  const rounds: PreparedJob[][] = [];
+  const turns = new Map<string, number>();
+  for (const job of jobs) {
+    const key = job.row.job_key as string;
+    const turn = turns.get(key) ?? 0;
+    turns.set(key, turn + 1);
+    (rounds[turn] ??= []).push(job);
+  }
+  return rounds;
+}
+
+/** A plain add stores what was asked for; only the time comes from the database. */
+export const toAddedJob = ({ row, json }: PreparedJob, now: number): AddedJob => {
+  const runAt = row.run_at === null ? now + (row.delay_ms ?? 0) : Date.parse(row.run_at);
+  const status = row.depends_on ? 'blocked' : runAt > now ? 'scheduled' : 'available';
+  return describe(row, json, status, runAt, now);
+};
+
+export const describe = (row: NewJob, json: string, status: JobStatus, runAt: number, now: number): AddedJob => ({
+  id: row.id,
+  task: row.task,
+  payload: JSON.parse(json) as unknown,
+  status,
+  priority: row.priority,
+  queue: row.queue,
+  rateLimitKey: row.rate_limit_key,
+  runAt: toDate(runAt),
+  attempts: 0,
+  maxAttempts: row.max_attempts,
+  lastError: null,
+  jobKey: null,
+  jobKeyMode: null,
+  flags: row.flags ?? [],
+  tags: row.tags ?? [],
+  groupId: row.group_id ?? row.id,
+  dependsOn: row.depends_on ?? [],
+  timeoutMs: row.timeout_ms,
+  lockedBy: null,
+  lockedAt: null,
+  revision: 0,
+  progress: null,
+  createdAt: toDate(now),
+  updatedAt: toDate(now),
+  created: true,
+});
