@@ -4,7 +4,8 @@ import { ModuleRef, type ModulesContainer } from '@nestjs/core';
 import type { DataSource } from './interfaces/typeorm.interface.js';
 import { NoConnectionError } from './jobs.errors.js';
 import type { ConnectionSettings } from './jobs.options.js';
-import { JobManager, type JobManagerParts } from './manager/job.manager.js';
+import { JobEngine, type EngineParts } from './manager/job.engine.js';
+import { JobManager } from './manager/job.manager.js';
 import { Database } from './storage/database.js';
 import { JobsMigrator } from './storage/jobs.migrator.js';
 import { assertPackageFiles } from './storage/migration.files.js';
@@ -40,10 +41,10 @@ export async function openDatabase(settings: ConnectionSettings, schema: string)
 const opened = new WeakSet<object>();
 
 /** A manager whose queues are declared; its database is closed again if that fails. */
-export async function openManager(parts: JobManagerParts): Promise<JobManager> {
-  const jobs = new JobManager(parts);
+export async function openManager(parts: EngineParts): Promise<JobManager> {
+  const jobs = new JobManager(new JobEngine(parts));
   try {
-    await jobs.declareQueues();
+    await jobs.engine.declarations.declareQueues();
   } catch (error) {
     await jobs.close();
     throw error;

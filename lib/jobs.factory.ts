@@ -93,8 +93,8 @@ export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   const validator = new PayloadValidator();
   // workOnce runs the tasks of all pools of its manager.
   const known = tasksOf.get(jobs) ?? registry;
-  jobs.runWith(new SingleRun({ jobs, tasks: known, events, validator, options: settings }));
-  const scheduler = new CronScheduler({ jobs, tasks: registry, events });
+  jobs.engine.runWith(new SingleRun({ jobs, tasks: known, events, validator, options: settings }));
+  const scheduler = new CronScheduler({ engine: jobs.engine, tasks: registry, events });
   const pool = { jobs, tasks: registry, events, validator, options: settings, scheduler };
   return { ...pool, ...(workerId && { workerId }) };
 }

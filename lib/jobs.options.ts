@@ -172,7 +172,7 @@ const taskOptions = section({
 /** What `createWorkerPool` and the testing kit take besides the pool's own options. */
 const poolParts = section(
   {
-    jobs: required((value) => (isRecord(value) && 'claims' in value ? null : 'a JobManager')),
+    jobs: required((value) => (isRecord(value) && 'engine' in value ? null : 'a JobManager')),
     tasks: required((value) => (isRecord(value) ? null : 'an object of handlers by task')),
     events: option((value) => (value instanceof JobEvents ? null : 'a JobEvents'), undefined),
     // Checked by themselves, as the module's `worker`.

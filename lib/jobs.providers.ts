@@ -153,7 +153,7 @@ const makePool = (
 ): WorkerPool | null => {
   if (!worker || !isOpenManager(jobs)) return null;
   const events = ownEvents(given);
-  const scheduler = new CronScheduler({ jobs, tasks, events });
+  const scheduler = new CronScheduler({ engine: jobs.engine, tasks, events });
   return new WorkerPool({ jobs, tasks, validator, events, options: worker, scheduler });
 };
 
@@ -172,7 +172,7 @@ const makeOrchestrator = (
   const events = ownEvents(given);
   const options = worker ?? resolveWorkerOptions();
   events.hide(new JobMask(mask, (task) => tasks.get(task)?.options.mask));
-  jobs.runWith(new SingleRun({ jobs, tasks, validator, events, options }));
+  jobs.engine.runWith(new SingleRun({ jobs, tasks, validator, events, options }));
   const { concurrency } = options;
   const lazy = new LazyTasks({ loader, explorer, tasks, jobs, pool: ownPool(pool), concurrency });
   return new ManagerOrchestrator({ explorer, jobs, duties, lazy });

@@ -132,7 +132,7 @@ describe('the house', () => {
     const limits: Record<string, number> = {
       'jobs.errors.ts': 470,
       'manager/job.adder.ts': 365,
-      'manager/job.manager.ts': 800,
+      'manager/job.manager.ts': 600,
       'manager/job.settlement.ts': 420,
       'worker/job.queue.ts': 550,
       'worker/worker.pool.ts': 430,

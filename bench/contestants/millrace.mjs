@@ -18,7 +18,7 @@ const open = async (url, { without, dist, ...settings }) =>
 export async function install(url, settings) {
   const jobs = await open(url, settings);
   // As maintenance has left them by the second day.
-  await jobs.retention.makePartitions(new Date(Date.now() - DAY_MS));
+  await jobs.engine.retention.makePartitions(new Date(Date.now() - DAY_MS));
   await jobs.close();
   if (settings.without === 'pinned plans') await unpinPlans(url);
 }
@@ -66,7 +66,7 @@ export async function work(url, settings, concurrency, handler) {
 }
 
 /** Takes one technique away from claims and settles. */
-function weaken({ claims, settlement }, technique) {
+function weaken({ engine: { claims, settlement } }, technique) {
   const claim = claims.claimPlain.bind(claims);
   const settle = settlement.settle.bind(settlement);
   if (technique === 'the claim cursor') claims.claimPlain = (request) => claim({ ...request, cursor: [] });

@@ -2,8 +2,8 @@
 // due. Every pool does so; whose timer is first does not matter, and clocks of processes are never asked for the time.
 import { StoppedError } from '../jobs.errors.js';
 import { CrontabLockedError } from '../manager/crontab.errors.js';
-import type { Crontabs } from '../manager/crontabs.js';
-import type { Declarations, TaskDeclarations } from '../manager/declarations.js';
+import type { TaskDeclarations } from '../manager/declarations.js';
+import type { JobEngine } from '../manager/job.engine.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 
@@ -19,7 +19,7 @@ const REPEAT_MS = 25_000;
 const HELD_TRIES = 4;
 
 export interface CronSchedulerParts {
-  jobs: { readonly crontabs: Crontabs; readonly declarations: Declarations };
+  engine: Pick<JobEngine, 'crontabs' | 'declarations'>;
   tasks: TaskRegistry;
   events: JobEvents;
 }
@@ -52,15 +52,15 @@ export class CronScheduler {
   async start(workerId: string): Promise<void> {
     this.workerId = workerId;
     await this.declare();
-    this.unsubscribe = this.parts.jobs.crontabs.onChange(() => this.wake());
+    this.unsubscribe = this.parts.engine.crontabs.onChange(() => this.wake());
     this.loop = this.run();
   }
 
   /** Writes down what the tasks declare: at the start, and when tasks of a lazy module have been found. */
   async declare(): Promise<void> {
-    const { jobs, tasks } = this.parts;
+    const { engine, tasks } = this.parts;
     const definitions = tasks.names().flatMap((name) => tasks.get(name) ?? []);
-    this.declared = await jobs.declarations.ofTasks(definitions, this.workerId);
+    this.declared = await engine.declarations.ofTasks(definitions, this.workerId);
     await this.declared.declare();
     this.repeatAt = performance.now() + REPEAT_MS;
     // What is new may be due before the loop would look again.
@@ -81,7 +81,7 @@ export class CronScheduler {
   async tick(): Promise<number> {
     try {
       await this.repeatDeclarations();
-      const { due, nextInMs } = await this.parts.jobs.crontabs.look();
+      const { due, nextInMs } = await this.parts.engine.crontabs.look();
       this.failures = 0;
       for (const id of this.troubles.keys()) if (!due.includes(id)) this.troubles.delete(id);
       const waits = [nextInMs + MARGIN_MS, LONGEST_SLEEP_MS];
@@ -111,7 +111,7 @@ export class CronScheduler {
     const restMs = trouble.until - performance.now();
     if (restMs > 0 || this.stopped) return Math.max(0, restMs);
     try {
-      const { fired, more, held } = await this.parts.jobs.crontabs.fire(id);
+      const { fired, more, held } = await this.parts.engine.crontabs.fire(id);
       for (const slot of fired) this.parts.events.emit('cron.fired', this.workerId, { cronId: id, ...slot });
       if (held) return this.restHeld(id, trouble);
       this.troubles.delete(id);

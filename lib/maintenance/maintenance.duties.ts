@@ -46,7 +46,7 @@ export class MaintenanceDuties {
 
   /** Makes the next partitions now: until the garbage is collected for the first time, there are none. */
   makePartitions(): Promise<void> {
-    return this.perform('making partitions', [() => this.jobs.retention.makePartitions()]);
+    return this.perform('making partitions', [() => this.jobs.engine.retention.makePartitions()]);
   }
 
   /**
@@ -79,7 +79,7 @@ export class MaintenanceDuties {
     if (this.collecting) return;
     this.collecting = true;
     await jobs.gcJobHistory().finally(() => (this.collecting = false));
-    if (!jobs.retention.held.length) {
+    if (!jobs.engine.retention.held.length) {
       this.heldSince = null;
       return this.collectLater(null);
     }
@@ -89,7 +89,7 @@ export class MaintenanceDuties {
   }
 
   private async warnOfLocks(heldMs: number): Promise<void> {
-    const { retention } = this.jobs;
+    const { retention } = this.jobs.engine;
     const isNew = performance.now() - this.warnedAt > WARN_AGAIN_AFTER * this.collectAgainMs;
     if (!isNew || heldMs < WARN_AFTER * this.collectAgainMs) return;
     this.warnedAt = performance.now();
@@ -119,7 +119,7 @@ export class MaintenanceDuties {
   private async run(context: string, steps: (() => Promise<unknown>)[]): Promise<void> {
     if (performance.now() < this.restUntil) return;
     try {
-      for (const step of steps) if (!this.stopped && !this.jobs.registry.schemaGuard.refusal) await step();
+      for (const step of steps) if (!this.stopped && !this.jobs.engine.registry.schemaGuard.refusal) await step();
       this.failures = 0;
     } catch (error) {
       const ceiling = Math.min(LONGEST_REST_MS, FIRST_REST_MS * 2 ** this.failures++);

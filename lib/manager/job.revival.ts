@@ -81,12 +81,12 @@ export class JobRevival {
    * Marks exhausted jobs as replayed and returns them: locked by their ids as keys, which the adds that follow take, and then by
    * themselves.
    */
-  async takeToReplay(window: unknown[], executor: QueryExecutor): Promise<string[]> {
+  async takeToReplay(window: unknown[], executor: QueryExecutor): Promise<{ id: string }[]> {
     const found = (await this.database.run(edits.findJobsToReplay, window, executor)).map(({ id }) => id);
     // Nothing owns such a key: a row whose job is unknown is free.
     await this.database.run(edits.claimFreeKeys, [found, found.map(() => NO_JOB)], executor);
     await this.database.run(edits.lockKeys, [found], executor);
-    return (await this.database.run(edits.takeJobsToReplay, [found], executor)).map(({ id }) => id);
+    return this.database.run(edits.takeJobsToReplay, [found], executor);
   }
 
   /** Before the jobs: this is the order of locks. Returns the keys. */

@@ -4,7 +4,7 @@ import type { Claimer, SettleRequest, SettleResult } from '../interfaces/claim.i
 import type { EntityManager } from '../interfaces/typeorm.interface.js';
 import type { JobSession } from '../storage/job.session.js';
 import type { JobSettlement } from './job.settlement.js';
-import type { JobManager } from './job.manager.js';
+import type { JobEngine } from './job.engine.js';
 
 export class JobTransaction {
   private promote: (() => Promise<void>) | null = null;
@@ -12,7 +12,7 @@ export class JobTransaction {
   constructor(
     private readonly session: JobSession,
     /** Bound to the transaction: what it adds is committed with it. */
-    readonly jobs: JobManager,
+    readonly engine: JobEngine,
     private readonly settlement: JobSettlement,
   ) {}
 

@@ -22,8 +22,8 @@ export class TestBench {
 
   constructor(private readonly jobs: JobManager) {
     // Private to users, and of no use to them; but this is the manager's own house.
-    this.database = jobs['database'];
-    this.adder = jobs['adder'];
+    this.database = jobs.engine.database;
+    this.adder = jobs.engine.adder;
   }
 
   /** Makes everything stored older by so many ms. @throws InvalidArgumentError */
@@ -40,14 +40,14 @@ export class TestBench {
     await this.database.run(clearJobs, []);
     if (!configuration) return;
     await this.database.run(clearConfiguration, []);
-    await this.jobs.declareQueues();
+    await this.jobs.engine.declarations.declareQueues();
   }
 
   /** All jobs, oldest first, as a connection sees them. */
   async list(executor?: QueryExecutor): Promise<Job[]> {
     const anyJob = Array.from({ length: 12 }, () => null);
     const rows = await this.database.run(listJobs, anyJob, executor);
-    return rows.map((row) => toJob(row, this.jobs['cipher'])).toReversed();
+    return rows.map((row) => toJob(row, this.jobs.engine.cipher)).toReversed();
   }
 
   /** Hears of every add through this manager, by whatever method, until the returned function is called. */

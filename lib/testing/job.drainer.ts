@@ -68,12 +68,12 @@ export class JobDrainer {
 
   constructor(private readonly parts: WorkerPoolParts) {
     const { workerId } = this;
-    this.claimer = byHand(workerId, parts.jobs.registry.lockTimeoutMs);
+    this.claimer = byHand(workerId, parts.jobs.engine.registry.lockTimeoutMs);
     const claimer = (): Claimer => this.claimer;
     const onError = (error: unknown, context: string): void =>
       parts.events.emit('worker.error', workerId, { error, context });
     this.runner = new JobRunner({ ...parts, workerId, claimer, onError });
-    this.batcher = new OutcomeBatcher(parts.jobs, parts.events, claimer, (result) =>
+    this.batcher = new OutcomeBatcher(parts.jobs.engine, parts.events, claimer, (result) =>
       this.results.set(result.job, result),
     );
   }
@@ -128,7 +128,7 @@ export class JobDrainer {
     const declared = JSON.stringify(names);
     // Nest finds tasks only when the application is initialised.
     if (declared === this.declared) return;
-    await (await jobs.declarations.ofTasks(names.flatMap((name) => tasks.get(name) ?? []))).declare();
+    await (await jobs.engine.declarations.ofTasks(names.flatMap((name) => tasks.get(name) ?? []))).declare();
     this.declared = declared;
   }
 
@@ -159,7 +159,7 @@ export class JobDrainer {
    */
   private async fireCrontabs(): Promise<void> {
     await this.declare();
-    const { crontabs } = this.parts.jobs;
+    const { crontabs } = this.parts.jobs.engine;
     const graceMs = GRACE_MS + this.travelledMs;
     for (const id of (await crontabs.look(graceMs)).due) await this.fireCrontab(id, graceMs);
     this.travelledMs = 0;
@@ -169,7 +169,7 @@ export class JobDrainer {
     const { jobs, events } = this.parts;
     try {
       for (let more = true; more;) {
-        const firing = await jobs.crontabs.fire(cronId, graceMs);
+        const firing = await jobs.engine.crontabs.fire(cronId, graceMs);
         for (const slot of firing.fired) events.emit('cron.fired', this.workerId, { cronId, ...slot });
         ({ more } = firing);
       }
@@ -187,7 +187,7 @@ export class JobDrainer {
     while (this.adding.size) await Promise.all(this.adding);
     const { jobs, options } = this.parts;
     const filter = { taskIdentifiers: this.tasksToTake(tasks), forbiddenFlags: options.forbiddenFlags };
-    return (await jobs.claims.claimExactly({ ...this.claimer, ...filter }, queues ?? options.queues, 1))[0];
+    return (await jobs.engine.claims.claimExactly({ ...this.claimer, ...filter }, queues ?? options.queues, 1))[0];
   }
 
   private tasksToTake(chosen: string[] | undefined): string[] | null {
@@ -220,7 +220,7 @@ export class JobDrainer {
   }
 
   private async prepareTransactions(): Promise<void> {
-    if (!this.prepared) await this.parts.jobs.prepareTransactions(1);
+    if (!this.prepared) await this.parts.jobs.engine.prepareTransactions(1);
     this.prepared = true;
   }
 
@@ -229,7 +229,7 @@ export class JobDrainer {
     this.abandoned.add(job);
     const running = this.runner.isRunning(job.id);
     this.runner.abort(job.id, new ShutdownError('The spec waits no longer.'));
-    await this.parts.jobs.settlement.release(this.claimer, [job]);
+    await this.parts.jobs.engine.settlement.release(this.claimer, [job]);
     return endlessDrain(limit, ran, `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`, job.task);
   }
 }

@@ -108,7 +108,7 @@ export class JobContext<P = unknown> {
    */
   progress(value: unknown): Promise<void> {
     const attempt = this.#attempt;
-    return attempt.keepAside(() => attempt.manager.attempts.setProgress(attempt, value));
+    return attempt.keepAside(() => attempt.manager.engine.attempts.setProgress(attempt, value));
   }
 
   /**
@@ -119,7 +119,7 @@ export class JobContext<P = unknown> {
    */
   log(message: string): Promise<void> {
     const attempt = this.#attempt;
-    return attempt.keepAside(() => attempt.manager.attempts.log(attempt, message));
+    return attempt.keepAside(() => attempt.manager.engine.attempts.log(attempt, message));
   }
 
   /**
@@ -136,6 +136,6 @@ export class JobContext<P = unknown> {
    */
   async assertOwned(manager: QueryExecutor = this.manager): Promise<void> {
     this.#attempt.assertOpen();
-    await this.#attempt.manager.attempts.assertOwned(this.#attempt, manager);
+    await this.#attempt.manager.engine.attempts.assertOwned(this.#attempt, manager);
   }
 }

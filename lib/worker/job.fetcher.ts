@@ -73,7 +73,7 @@ export class JobFetcher {
 
   get claimer(): Claimer {
     const { claimer, jobs, workerId, leaseMs } = this.options;
-    return claimer?.() ?? byHand(workerId, leaseMs ?? jobs.registry.lockTimeoutMs);
+    return claimer?.() ?? byHand(workerId, leaseMs ?? jobs.engine.registry.lockTimeoutMs);
   }
 
   wantsLanes({ group }: PlannedClaim): boolean {
@@ -113,7 +113,7 @@ export class JobFetcher {
     group: ClaimGroup,
     requests: SettleRequest[],
   ): Promise<{ answer: SettleAnswer; look: LaneClaimResult }> {
-    const { claims, settlement } = this.options.jobs;
+    const { claims, settlement } = this.options.jobs.engine;
     const { era } = this;
     const next = this.nextLane(group, requests);
     const claim = this.laneClaim(group, this.room.slots());
@@ -142,7 +142,7 @@ export class JobFetcher {
     const { era } = this;
     const end = this.beginLook();
     try {
-      const look = await this.options.jobs.claims.claimLanes(this.laneClaim(group, wanted));
+      const look = await this.options.jobs.engine.claims.claimLanes(this.laneClaim(group, wanted));
       this.learn(group, look);
       return this.ofEra(era, look);
     } catch (error) {
@@ -195,7 +195,7 @@ export class JobFetcher {
     const wanted = Math.max(1, room >> Math.min(this.room.failures(), 10));
     const startedAt = performance.now();
     const { era } = this;
-    const result = await this.options.jobs.claims.claimPlain({
+    const result = await this.options.jobs.engine.claims.claimPlain({
       ...this.claimer,
       ...this.plan.filterOf(group),
       limit: wanted,

@@ -86,7 +86,7 @@ export class JobQueue {
       pollMs: this.poll.shortestMs,
     });
     const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
-    this.lost = new LostClaims(options.jobs, () => this.fetcher.claimer.holder, all);
+    this.lost = new LostClaims(options.jobs.engine, () => this.fetcher.claimer.holder, all);
   }
 
   /** Jobs in the buffer. */
@@ -356,7 +356,10 @@ export class JobQueue {
       if (!isLockTimeout(error)) this.lost.suspect();
       end();
       if (!isLockTimeout(error)) throw error;
-      return { ...(await this.options.jobs.settlement.settle(this.fetcher.claimer, requests)), begin: () => undefined };
+      return {
+        ...(await this.options.jobs.engine.settlement.settle(this.fetcher.claimer, requests)),
+        begin: () => undefined,
+      };
     }
   }
 
@@ -393,7 +396,7 @@ export class JobQueue {
   private tellFreed(): boolean {
     const lanes = this.freed.take();
     if (!lanes.length) return false;
-    void this.options.jobs.publisher.publish({ kind: 'lanes', lanes }).catch(() => undefined);
+    void this.options.jobs.engine.publisher.publish({ kind: 'lanes', lanes }).catch(() => undefined);
     return true;
   }
 
@@ -468,7 +471,7 @@ export class JobQueue {
   private async giveBack(jobs: ClaimedJob[]): Promise<void> {
     for (const job of jobs) this.options.isolation?.leave(job);
     try {
-      await this.options.jobs.settlement.release(this.fetcher.claimer, jobs);
+      await this.options.jobs.engine.settlement.release(this.fetcher.claimer, jobs);
     } catch (error) {
       // As long as our heartbeat goes on, nobody else would get them.
       this.lost.suspect();

@@ -157,7 +157,7 @@ export class JobRunner {
   }
 
   private async beginTransaction(running: RunningAttempt) {
-    const transaction = await this.parts.jobs.beginTransaction(running.signal, (error) =>
+    const transaction = await this.parts.jobs.engine.beginTransaction(running.signal, (error) =>
       this.reportBegin(error, running),
     );
     this.parts.onBegin?.(null);
@@ -296,7 +296,7 @@ export class JobRunner {
   }
 
   private delayOf(job: ClaimedJob, definition: TaskDefinition): DelayOf {
-    return (error) => this.parts.jobs.settlement.retryDelayMs(job, error, definition.options.retry);
+    return (error) => this.parts.jobs.engine.settlement.retryDelayMs(job, error, definition.options.retry);
   }
 
   /** What was stored before a release may not satisfy the schema after it, and a retry would fail in the same way. */

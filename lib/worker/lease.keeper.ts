@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import type { HeartbeatReport } from '../interfaces/claim.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { SchemaTooNewError } from '../jobs.errors.js';
-import type { JobManager } from '../manager/job.manager.js';
+import type { JobEngine } from '../manager/job.engine.js';
 import type { CheckedClaim, ClaimName } from '../manager/worker.registry.js';
 import { isLockTimeout } from '../storage/database.errors.js';
 import { backoffMs, pause } from './backoff.js';
@@ -12,7 +12,7 @@ import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
 import type { WorkerIdentity } from './worker.identity.js';
 
 export interface LeaseKeeperParts {
-  jobs: JobManager;
+  engine: JobEngine;
   identity: WorkerIdentity;
   options: WorkerSettings;
   /** Those that the pool has handlers for, or is to take. */
@@ -90,8 +90,8 @@ export class LeaseKeeper {
 
   /** The pool is being stopped: whatever it leaves behind was no crash. Never rejects. */
   leave(): Promise<void> {
-    const { jobs, identity } = this.parts;
-    return (this.leaving = jobs.registry.leave(identity.incarnation).catch((error: unknown) => this.report(error)));
+    const { engine, identity } = this.parts;
+    return (this.leaving = engine.registry.leave(identity.incarnation).catch((error: unknown) => this.report(error)));
   }
 
   /** Tasks were found after the start. */
@@ -115,13 +115,13 @@ export class LeaseKeeper {
     ]);
     this.thread = null;
     if (!holdsNothing) return;
-    const { jobs, identity } = this.parts;
-    await jobs.registry.unregister(identity.incarnation).catch((error: unknown) => this.report(error));
+    const { engine, identity } = this.parts;
+    await engine.registry.unregister(identity.incarnation).catch((error: unknown) => this.report(error));
   }
 
   private startBeating(): void {
-    const { jobs, identity, options, onError } = this.parts;
-    const plan = jobs.registry.planHeartbeat(identity.incarnation);
+    const { engine, identity, options, onError } = this.parts;
+    const plan = engine.registry.planHeartbeat(identity.incarnation);
     if (!plan) {
       onError(new Error(NO_THREAD), 'starting the heartbeat');
       return this.beatHere();
@@ -135,7 +135,7 @@ export class LeaseKeeper {
         this.read(report);
       },
       onFailure: (error, fatal) => {
-        this.report(jobs.registry.explainFailure(error));
+        this.report(engine.registry.explainFailure(error));
         if (fatal) this.replaceThread();
       },
     });
@@ -170,7 +170,7 @@ export class LeaseKeeper {
     const sentAt = monotonicMs();
     const sentWallAt = Date.now();
     try {
-      const report = await this.parts.jobs.registry.heartbeat(this.parts.identity.incarnation);
+      const report = await this.parts.engine.registry.heartbeat(this.parts.identity.incarnation);
       if (!report.expired && !report.held) [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
       this.read(report);
     } catch (error) {
@@ -180,7 +180,7 @@ export class LeaseKeeper {
 
   private read({ expired, held, needsRescue, newerSchema }: HeartbeatReport): void {
     if (this.stopped) return;
-    const { schemaGuard } = this.parts.jobs.registry;
+    const { schemaGuard } = this.parts.engine.registry;
     schemaGuard.learn(newerSchema);
     if (schemaGuard.refusal) this.parts.onSchemaTooNew(schemaGuard.refusal);
     if (needsRescue) {
@@ -248,7 +248,7 @@ export class LeaseKeeper {
 
   private async askForClaims(): Promise<void> {
     try {
-      const claims = await this.parts.jobs.registry.check(this.parts.held());
+      const claims = await this.parts.engine.registry.check(this.parts.held());
       if (claims.length) this.parts.onClaims(claims);
     } catch (error) {
       this.report(error);
@@ -257,7 +257,7 @@ export class LeaseKeeper {
 
   /** What pools do for each other. Each goes on by itself: none waits for another that is slow, or fails with it. */
   private doDuties(): void {
-    if (this.stopped || this.parts.jobs.registry.schemaGuard.refusal) return;
+    if (this.stopped || this.parts.engine.registry.schemaGuard.refusal) return;
     for (const duty of DUTIES) {
       if (this.onDuty.has(duty)) continue;
       const done = this.perform(duty)
@@ -277,12 +277,12 @@ export class LeaseKeeper {
   }
 
   private async perform(duty: Duty): Promise<void> {
-    const { jobs, options } = this.parts;
-    if (duty !== 'rescue') return jobs.registry[duty](options.maxCrashes);
+    const { engine, options } = this.parts;
+    if (duty !== 'rescue') return engine.registry[duty](options.maxCrashes);
     if (!this.rescueIsDue) return;
     this.rescueIsDue = false;
     try {
-      await jobs.registry.rescue(options.maxCrashes);
+      await engine.registry.rescue(options.maxCrashes);
     } catch (error) {
       this.rescueIsDue = true;
       throw error;
@@ -290,15 +290,15 @@ export class LeaseKeeper {
   }
 
   private async register(): Promise<void> {
-    const { jobs, identity, options, tasks } = this.parts;
+    const { engine, identity, options, tasks } = this.parts;
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
     const sentAt = monotonicMs();
     const sentWallAt = Date.now();
     const host = hostname();
     const { incarnation: id, label } = identity;
     const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
-    await jobs.registry.register({ id, label, host, pid: process.pid, concurrency, leaseMs, ...takes });
-    jobs.registry.schemaGuard.assertKnown();
+    await engine.registry.register({ id, label, host, pid: process.pid, concurrency, leaseMs, ...takes });
+    engine.registry.schemaGuard.assertKnown();
     [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
     this.noteLease();
   }

@@ -1,7 +1,7 @@
 // Claims whose answer was lost, and jobs that could not be given back: the database thinks that this pool holds them, and
 // its heartbeat would keep them from everybody for ever. Found by comparing what is locked with what is held.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import type { JobManager } from '../manager/job.manager.js';
+import type { JobEngine } from '../manager/job.engine.js';
 import { backoffMs } from './backoff.js';
 
 /** A statement that lost its connection may still be at work: one look is not enough. */
@@ -12,7 +12,7 @@ export class LostClaims {
   private failures = 0;
 
   constructor(
-    private readonly jobs: JobManager,
+    private readonly engine: JobEngine,
     private readonly incarnation: () => string,
     /** All that the pool knows it holds; null where nothing can tell: nothing is suspected then. */
     private readonly held: (() => ClaimedJob[]) | null,
@@ -40,14 +40,14 @@ export class LostClaims {
 
   /** The same for what a heartbeat can compare cheaply: limited queues, and claims that the audit asked about. */
   async compare(): Promise<void> {
-    if (this.held) await this.jobs.registry.releaseUnknown(this.incarnation(), this.held(), false);
+    if (this.held) await this.engine.registry.releaseUnknown(this.incarnation(), this.held(), false);
   }
 
   /** Gives back what nothing here knows of. Never beside a claim of the same pool. @throws what the database throws */
   async look(): Promise<void> {
     const lookedAt = performance.now();
     try {
-      await this.jobs.registry.releaseUnknown(this.incarnation(), this.held?.() ?? [], true);
+      await this.engine.registry.releaseUnknown(this.incarnation(), this.held?.() ?? [], true);
       this.failures = 0;
       this.looks = this.looks.filter((due) => due > lookedAt);
     } catch (error) {

@@ -4,7 +4,7 @@
 import type { Claimer, Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { StoppedError } from '../jobs.errors.js';
-import type { JobManager } from '../manager/job.manager.js';
+import type { JobEngine } from '../manager/job.engine.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { isDataFault, isStatementTimeout } from '../storage/database.errors.js';
 import { backoffMs } from './backoff.js';
@@ -28,7 +28,7 @@ export class OutcomeBatcher {
   private endPause: (() => void) | null = null;
 
   constructor(
-    private readonly jobs: JobManager,
+    private readonly engine: JobEngine,
     private readonly events: JobEvents,
     private readonly claimer: () => Claimer,
     private readonly onSettled: (result: SettleResult) => void,
@@ -121,7 +121,7 @@ export class OutcomeBatcher {
         this.circuit.tries();
         const repeated = failures > 0 || batch.some(({ inDoubt }) => inDoubt);
         const filling = repeated || !batch.every(isCompleted) ? null : await this.settleAndClaim(batch);
-        const answer = filling ?? (await this.jobs.settlement.settle(this.claimer(), batch, { repeated }));
+        const answer = filling ?? (await this.engine.settlement.settle(this.claimer(), batch, { repeated }));
         const { results, late } = answer;
         this.circuit.succeeded();
         try {

@@ -62,7 +62,7 @@ const namesOrFunction: Rule = (value) =>
   typeof value === 'function' || rules.names(value) === null ? null : 'an array of names, or a function';
 
 const queueOptions = section({
-  jobs: required((value) => (isRecord(value) && 'claims' in value ? null : 'a JobManager')),
+  jobs: required((value) => (isRecord(value) && 'engine' in value ? null : 'a JobManager')),
   workerId: required(rules.string),
   notifier: orNull(rules.anything),
   queueSize: orNull(rules.integer(1, 100_000)),

@@ -4,7 +4,7 @@ import type { AsyncResource } from 'node:async_hooks';
 import type { ClaimedJob, PartialResults } from '../interfaces/job.interface.js';
 import { AttemptOverError } from '../jobs.errors.js';
 import type { Claim } from '../manager/attempt.records.js';
-import type { JobManager } from '../manager/job.manager.js';
+import { JobManager } from '../manager/job.manager.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
 import { openScope } from '../monitoring/async.scope.js';
 import { settledWithin } from './backoff.js';
@@ -66,11 +66,11 @@ export class RunningAttempt implements Claim {
   /** The JobManager; in a transaction the one that is bound to it. */
   get jobs(): JobManager {
     if (!this.transaction) return this.manager;
-    return (this.boundJobs ??= trackedJobs(this.transaction.jobs, this));
+    return (this.boundJobs ??= trackedJobs(new JobManager(this.transaction.engine), this));
   }
 
   get steps(): JobSteps {
-    return (this.stepsDone ??= new JobSteps(this.manager.attempts, this));
+    return (this.stepsDone ??= new JobSteps(this.manager.engine.attempts, this));
   }
 
   get abortReason(): unknown {

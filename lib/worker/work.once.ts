@@ -39,10 +39,10 @@ export class SingleRun {
     this.assertOpen();
     const workerId = `${hostname().slice(0, 12)}-once-${randomUUID()}`;
     const claim = { ...byHand(workerId, LEASE_MS), taskIdentifiers: [...tasks.names()], forbiddenFlags: null };
-    const [job] = await jobs.claims.claimExactly(claim, queues, 1);
+    const [job] = await jobs.engine.claims.claimExactly(claim, queues, 1);
     if (!job) return null;
     if (!this.closing) return this.work(job, workerId);
-    await jobs.settlement.release(byHand(workerId, LEASE_MS), [job]);
+    await jobs.engine.settlement.release(byHand(workerId, LEASE_MS), [job]);
     throw closed();
   }
 
@@ -55,7 +55,7 @@ export class SingleRun {
     const runner = new JobRunner({ ...this.parts, workerId, claimer, onError });
     const renewal = setInterval(() => void renew(jobs, runner, job, workerId), RENEW_MS);
     let result: SettleResult | null = null;
-    const batcher = new OutcomeBatcher(jobs, events, claimer, (settled) => (result = settled));
+    const batcher = new OutcomeBatcher(jobs.engine, events, claimer, (settled) => (result = settled));
     // A turn later: a handler that closes the manager at once must find itself among what is under way.
     const ended = Promise.resolve()
       .then(() => this.runAndSettle(job, workerId, runner, batcher))
@@ -114,12 +114,12 @@ export class SingleRun {
   /** Where that fails, the job is given back, and the next call tries again. */
   private async prepareTransactions(job: ClaimedJob, workerId: string): Promise<void> {
     const { jobs } = this.parts;
-    this.prepared ??= jobs.prepareTransactions(1);
+    this.prepared ??= jobs.engine.prepareTransactions(1);
     try {
       await this.prepared;
     } catch (error) {
       this.prepared = null;
-      await jobs.settlement.release(byHand(workerId, LEASE_MS), [job]).catch(() => undefined);
+      await jobs.engine.settlement.release(byHand(workerId, LEASE_MS), [job]).catch(() => undefined);
       throw error;
     }
   }

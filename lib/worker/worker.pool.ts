@@ -103,12 +103,12 @@ export class WorkerPool {
 
   constructor(private readonly parts: WorkerPoolParts) {
     const { jobs, tasks, events, options } = parts;
-    this.workerId = parts.workerId ?? newWorkerId(hostname());
-    const { workerId } = this;
+    const { engine } = jobs;
+    const workerId = (this.workerId = parts.workerId ?? newWorkerId(hostname()));
     const identity = (this.identity = new WorkerIdentity(workerId));
     const onError = (error: unknown, context: string): void => this.report(error, context);
-    const notifier = options.listen ? jobs.createNotifier((error) => this.report(error, 'listening for jobs')) : null;
-    this.notifier = notifier;
+    const onDeaf = (error: unknown): void => onError(error, 'listening for jobs');
+    const notifier = (this.notifier = options.listen ? engine.createNotifier(onDeaf) : null);
     // Asked late: Nest finds handlers only after it has made this pool.
     const takesAnyTask = !options.taskIdentifiers && options.unknownTasks === 'exhaust';
     const taskIdentifiers = (): string[] | null => options.taskIdentifiers ?? (takesAnyTask ? null : tasks.names());
@@ -132,7 +132,7 @@ export class WorkerPool {
     const onBegin = (error: unknown): void => this.hearOfBegin(error);
     this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError, onBegin });
     this.batcher = new OutcomeBatcher(
-      jobs,
+      engine,
       events,
       () => identity.claimer,
       (result) => this.count(result),
@@ -141,7 +141,7 @@ export class WorkerPool {
       (requests, error) => this.reportUnwritten(requests, error),
     );
     this.keeper = new LeaseKeeper({
-      jobs,
+      engine,
       identity,
       options,
       tasks: () => options.taskIdentifiers ?? tasks.names(),
@@ -194,7 +194,7 @@ export class WorkerPool {
       throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
     this.current = 'running';
-    this.leaveManager = this.parts.jobs.watchOver(() => this.stop());
+    this.leaveManager = this.parts.jobs.engine.watchOver(() => this.stop());
     this.unwatch = this.watchDatabase();
     try {
       await this.prepareTransactions();
@@ -251,7 +251,7 @@ export class WorkerPool {
   private async prepareTransactions(): Promise<void> {
     const { jobs, tasks, options } = this.parts;
     const transactional = tasks.names().some((task) => tasks.get(task)?.options.transactional);
-    if (transactional) await jobs.prepareTransactions(options.concurrency);
+    if (transactional) await jobs.engine.prepareTransactions(options.concurrency);
   }
 
   private async shutDown(timeoutMs: number, forced: boolean): Promise<void> {
@@ -341,7 +341,7 @@ export class WorkerPool {
   private hear(news: News): void {
     if (news.kind === 'parents') {
       const { jobs } = this.parts;
-      void jobs.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
+      void jobs.engine.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
     }
     if (news.kind !== 'ended' && news.kind !== 'cancelled') return;
     const mine = [...this.queue.jobs(), ...this.active.all()].some(({ id }) => news.ids.includes(id));
@@ -396,7 +396,7 @@ export class WorkerPool {
 
   private watchDatabase(): () => void {
     const { jobs, events } = this.parts;
-    return jobs.registry.watchDatabase({
+    return jobs.engine.registry.watchDatabase({
       lost: (error) => events.emit('database.lost', this.workerId, { error }),
       back: (downMs, failures) => events.emit('database.back', this.workerId, { downMs, failures }),
     });

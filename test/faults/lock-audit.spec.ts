@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import type { QueryExecutor } from '../../lib/index.js';
 import { setLockTimeout, type Statement } from '../../lib/storage/database.js';
-import { createTestManager, type TestManager } from '../support/manager.js';
+import { createTestManager, type TestManager, managerWithin } from '../support/manager.js';
 import { eventually } from '../support/database.js';
 import { ANSWERS, CALLS, CASES, setScene, STATEMENTS, type Scene } from './locks.js';
 
@@ -131,7 +131,7 @@ const HOLDS: Record<string, (scene: Scene) => string> = {
     insert into jobs.releases (id) values ('fresh');
     insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment)
       values ('fresh', 'fresh', 'h', 1, 1, 1, '{}', '{}');
-    insert into jobs.crontabs (id, task, schedule, time_zone, payload, options)
+    insert into jobs.engine.crontabs (id, task, schedule, time_zone, payload, options)
       values ('fresh', 't', '0 0 1 1 *', 'UTC', '1', '{}');
     insert into jobs.job_steps (job_id, name, position, fence) values ('${ids.running}', 'fresh', 1, 1);
     insert into jobs.job_progress (job_id, value) values ('${ids.plain}', '1');
@@ -239,7 +239,7 @@ describe('the lock audit', () => {
     const faults: string[] = [];
     for (const [name, call] of Object.entries(CALLS)) {
       for (const table of TABLES) {
-        const work = () => call(test.jobs.within(unlimited()), scene);
+        const work = () => call(managerWithin(test.jobs, unlimited()), scene);
         faults.push(...(await inversions(name, `all of ${table}`, work)));
       }
     }

@@ -112,7 +112,7 @@ export async function setScene({ jobs, sql }: TestManager): Promise<Scene> {
   await add('keyed', { jobKey: 'k', dependsOn: [ids.parent] });
   await add('orphan', { dependsOn: [ids.parent] });
   ids.fresh = '0190a000-0000-7000-8000-000000000001';
-  await jobs.retention.makePartitions();
+  await jobs.engine.retention.makePartitions();
   await hangThingsOn(sql, ids);
   const [oids] = await sql(
     `select 'jobs.job_bodies_default'::regclass::oid as job_bodies, 'jobs.job_history_default'::regclass::oid as job_history`,
@@ -159,8 +159,8 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
   await sql(`update jobs.job_history set expires_at = ${old} where job_id in ('${ids.completed}', '${ids.cancelled}')`);
   await sql(`update jobs.jobs set locked_by = 'stopped', crashes = 4 where id = '${ids.dead}'`);
   await sql(`update jobs.jobs set lease_expires_at = clock_timestamp() + interval '1 hour' where id = '${ids.byHand}'`);
-  await sql(`update jobs.crontabs set known_since = clock_timestamp() - interval '30 s'`);
-  await sql(`insert into jobs.crontabs (id, task, schedule, time_zone, payload, options, declared, release)
+  await sql(`update jobs.engine.crontabs set known_since = clock_timestamp() - interval '30 s'`);
+  await sql(`insert into jobs.engine.crontabs (id, task, schedule, time_zone, payload, options, declared, release)
     values ('d', 't', '0 0 1 1 *', 'UTC', '1', '{}', true, 'r')`);
   await comeFromTheFuture(sql, ids);
   const sealed = Object.values(OWNERS).map(({ table, column }) => `update jobs.${table} set ${column} = '"old"'`);
@@ -170,7 +170,7 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
 /** What a clock that was ahead has left behind. */
 async function comeFromTheFuture(sql: TestManager['sql'], ids: Scene['ids']): Promise<void> {
   const later = `clock_timestamp() + interval '200 days'`;
-  await sql(`insert into jobs.crontabs (id, task, schedule, time_zone, payload, options, known_since)
+  await sql(`insert into jobs.engine.crontabs (id, task, schedule, time_zone, payload, options, known_since)
     values ('ahead', 't', '0 0 1 1 *', 'UTC', '1', '{}', ${later})`);
   await sql(`insert into jobs.releases values ('ahead', ${later}, ${later}, '{label}')`);
   await sql(`insert into jobs.job_tasks values ('ahead', ${later})`);

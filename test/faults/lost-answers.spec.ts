@@ -148,7 +148,7 @@ describe('answers that were lost', () => {
   });
 
   it('a settle that has claimed the next job of its queue, and whose answer is lost, loses neither', async () => {
-    const { settlement } = jobs;
+    const { settlement } = jobs.engine;
     const real = settlement.completeAndClaim.bind(settlement);
     let lost = 0;
     settlement.completeAndClaim = async (...args) => {
@@ -181,7 +181,7 @@ describe('answers that were lost', () => {
     try {
       await pool.start();
       await jobs.addJob('second', 2, { queue: 'q' });
-      const { settlement } = jobs;
+      const { settlement } = jobs.engine;
       const real = settlement['complete'].bind(settlement);
       let lost = 0;
       settlement['complete'] = async (...args) => {

@@ -148,10 +148,10 @@ export async function claimForPool(
 ): Promise<ClaimedJob[]> {
   const { batch, plain, share } = asked;
   const request = { ...claimerOf(incarnation), ...filterOf(asked.filter), worstPriority: null, limit: batch };
-  if (plain) return (await jobs.claims.claimPlain({ ...request, maxKib: 1_000, cursor: [], quiet: null })).jobs;
+  if (plain) return (await jobs.engine.claims.claimPlain({ ...request, maxKib: 1_000, cursor: [], quiet: null })).jobs;
   const claimed: ClaimedJob[] = [];
   for (;;) {
-    const found = await jobs.claims.claimLanes(lookAt(incarnation, asked, memory, batch - claimed.length));
+    const found = await jobs.engine.claims.claimLanes(lookAt(incarnation, asked, memory, batch - claimed.length));
     memory.learn(found);
     claimed.push(...found.jobs);
     const isLast = claimed.length === batch || !found.more;
@@ -182,16 +182,16 @@ export async function completeAndClaim(
   for (const { job: ended } of claims) if (ended.queue !== null) memory.tellFreed(ended.queue);
   const next = asked.alone ? memory.nextAfter(job) : null;
   const look = lookAt(worker, asked, memory);
-  const values = jobs.claims.valuesAfterSettle(look, next);
+  const values = jobs.engine.claims.valuesAfterSettle(look, next);
   let answer;
   try {
-    answer = await jobs.settlement.completeAndClaim(claimerOf(worker), requestsOf(claims, 'completed'), values);
+    answer = await jobs.engine.settlement.completeAndClaim(claimerOf(worker), requestsOf(claims, 'completed'), values);
   } catch (error) {
     // A fence is stale, or a job is held.
     if (!isLockTimeout(error)) throw error;
     return { statuses: await settle(jobs, claims, 'completed'), found: null };
   }
-  const found = await jobs.claims.readLanes(look, answer.claimed);
+  const found = await jobs.engine.claims.readLanes(look, answer.claimed);
   const alone = found.report === null && found.taken.length > 0;
   if (alone) memory.tookNext(found.taken);
   else memory.learn(found);
@@ -235,7 +235,7 @@ const statusesOf = (claims: HeldClaim[], results: SettleResult[]): string[] =>
 
 /** Settles claims and says what became of each. */
 export async function settle(jobs: JobManager, claims: HeldClaim[], kind: Outcome): Promise<string[]> {
-  const { results, late } = await jobs.settlement.settle(claimerOf(claims[0]!.worker), requestsOf(claims, kind));
+  const { results, late } = await jobs.engine.settlement.settle(claimerOf(claims[0]!.worker), requestsOf(claims, kind));
   const all = [...results, ...((await late) ?? [])];
   await tellFreed(jobs, all);
   return statusesOf(claims, all);
@@ -247,7 +247,7 @@ async function tellFreed(jobs: JobManager, results: SettleResult[], claimed: Cla
   for (const { job, hasFreedPlace } of results) if (hasFreedPlace) freed.add(job.queue!);
   freed.fill(claimed);
   const lanes = freed.take();
-  if (lanes.length) await jobs.publisher.publish({ kind: 'lanes', lanes });
+  if (lanes.length) await jobs.engine.publisher.publish({ kind: 'lanes', lanes });
 }
 
 /** Everything whose outcome needs no look; the rest is done by those who look. */
@@ -291,10 +291,10 @@ export async function operate(real: Real, action: Action, id: string | undefined
     case 'reset':
       return void (await jobs.resetLockedJobs());
     case 'rescue':
-      return void (await jobs.registry.rescue());
+      return void (await jobs.engine.registry.rescue());
     case 'audit':
       await letDutiesCome(sql);
-      return jobs.registry.audit();
+      return jobs.engine.registry.audit();
     case 'refill':
       return void (await jobs.refillRateLimits());
     case 'recount':
@@ -321,6 +321,6 @@ let starts = 0;
 /** A pool starts again under its label; what died before is another incarnation. */
 export async function restart({ jobs, incarnations }: Real, label: string): Promise<void> {
   const id = `${label} #${++starts}`;
-  await jobs.registry.register({ id, label, host: 'here', pid: 1, concurrency: 4, tasks: [], leaseMs: HOUR });
+  await jobs.engine.registry.register({ id, label, host: 'here', pid: 1, concurrency: 4, tasks: [], leaseMs: HOUR });
   incarnations.set(label, id);
 }

@@ -67,8 +67,8 @@ async function setUp(): Promise<{ model: Model; real: Real }> {
 async function drain(real: Real): Promise<void> {
   const { jobs, sql } = real;
   await letDutiesCome(sql);
-  await jobs.registry.audit();
-  await jobs.registry.sweep();
+  await jobs.engine.registry.audit();
+  await jobs.engine.registry.sweep();
   await jobs.resetLockedJobs();
   await jobs.gcJobHistory();
   // A limit is looked at where a claim wants its tokens.
@@ -209,8 +209,8 @@ describe('a queue that many use at once', () => {
           ]);
           // Nobody was told twice that he has settled a claim.
           expect(settled.toSorted()).toEqual([...new Set(settled)].toSorted());
-          await real.jobs.promoter.sweepNow();
-          await real.jobs.registry.rescue();
+          await real.jobs.engine.promoter.sweepNow();
+          await real.jobs.engine.registry.rescue();
           await expectInvariants(real.sql, real);
           await drain(real);
         }),
@@ -325,10 +325,10 @@ async function liveBeside(real: Real, list: Action[], index: number, settled: st
         await jobs.replayFailedJobs();
         break;
       case 'beat':
-        await jobs.registry.heartbeat(actions.incarnationOf(real, action.worker));
+        await jobs.engine.registry.heartbeat(actions.incarnationOf(real, action.worker));
         break;
       case 'sign off':
-        await jobs.registry.unregister(actions.incarnationOf(real, action.worker));
+        await jobs.engine.registry.unregister(actions.incarnationOf(real, action.worker));
         break;
       default:
         await actions.operate(real, action, id).catch(refused(JobKeyConflictError));

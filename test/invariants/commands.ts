@@ -55,7 +55,7 @@ async function perform(model: Model, real: Real, action: Action): Promise<void> 
     case 'beat': {
       const incarnation = actions.incarnationOf(real, action.worker);
       const pool = model.pools.get(incarnation)!;
-      const { expired, needsRescue } = await real.jobs.registry.heartbeat(incarnation);
+      const { expired, needsRescue } = await real.jobs.engine.registry.heartbeat(incarnation);
       expect(expired).toBe(!pool.alive);
       // It has renewed its own lease before it looks at others.
       if (pool.alive) pool.silentHours = 0;
@@ -64,7 +64,7 @@ async function perform(model: Model, real: Real, action: Action): Promise<void> 
     }
     case 'sign off': {
       const incarnation = actions.incarnationOf(real, action.worker);
-      expect(await real.jobs.registry.unregister(incarnation)).toBe(model.signOff(incarnation));
+      expect(await real.jobs.engine.registry.unregister(incarnation)).toBe(model.signOff(incarnation));
       return;
     }
     case 'restart': {

@@ -103,7 +103,7 @@ const settleAs =
   (outcome: Outcome) =>
   async (jobs: JobManager, { claimed }: Scene): Promise<void> => {
     const requests = claimed.map((job) => ({ job, outcome: outcomeOf(outcome), executionTimeMs: 1 }));
-    await jobs.settlement.settle(asPool(POOL), requests);
+    await jobs.engine.settlement.settle(asPool(POOL), requests);
   };
 
 const CALLS: Record<string, (jobs: JobManager, scene: Scene) => Promise<unknown>> = {
@@ -121,7 +121,7 @@ const CALLS: Record<string, (jobs: JobManager, scene: Scene) => Promise<unknown>
   'unlocking jobs': (jobs) => jobs.forceUnlockJobs(),
   'rescuing jobs': async (jobs) => {
     await letPoolsDie(test.sql, [POOL]);
-    await jobs.registry.rescue(1);
+    await jobs.engine.registry.rescue(1);
   },
   'adding a job in the place of another': (jobs) => jobs.addJob('x', {}, { jobKey: 'k' }),
   'adding a child': (jobs, { ids }) => jobs.addJob('x', {}, { dependsOn: ids.slice(0, 4) }),
@@ -133,8 +133,8 @@ const CALLS: Record<string, (jobs: JobManager, scene: Scene) => Promise<unknown>
     ]),
   'claiming jobs': (jobs) => claimAsPool(jobs, POOL),
   'claiming jobs by hand': (jobs) => jobs.getJobs(WORKER, { batchSize: 10, leaseMs: 1 }),
-  'signing off': (jobs) => jobs.registry.unregister(POOL),
-  sweeping: (jobs) => jobs.promoter.sweepNow(),
+  'signing off': (jobs) => jobs.engine.registry.unregister(POOL),
+  sweeping: (jobs) => jobs.engine.promoter.sweepNow(),
   'retrying jobs': async (jobs, { ids }) => {
     await test.jobs.cancelJobs(ids.slice(2));
     await jobs.retryJobs(ids);
@@ -148,7 +148,7 @@ const CALLS: Record<string, (jobs: JobManager, scene: Scene) => Promise<unknown>
 /** What pools and time do; then nothing may be left but what waits for an operator, or for a parent that failed by its own wish. */
 async function liveOn(): Promise<void> {
   const { jobs, sql } = test;
-  await jobs.promoter.sweepNow();
+  await jobs.engine.promoter.sweepNow();
   await expectInvariants(sql);
   await letPoolsDie(sql, [POOL]);
   await sql(`update jobs.jobs set lease_expires_at = now() - interval '1 s' where lease_ms is not null`);
@@ -182,7 +182,7 @@ describe('a process that dies while it is', () => {
           () => mortal.left > 0,
           () => false,
         );
-        await jobs.publisher.idle();
+        await jobs.engine.publisher.idle();
         mortal.left = 0;
         mortal.die();
         await jobs.close().catch(() => undefined);

@@ -2,7 +2,7 @@
 // orders of the whole calls would have left, and no invariant is broken.
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { JobsError, type JobManager } from '../../lib/index.js';
-import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import { createTestManager, WORKER, type TestManager, managerWithin } from '../support/manager.js';
 import { asPool, claimAsPool, registerPool } from '../support/pool.claims.js';
 import * as actions from './actions.js';
 import type { HeldClaim } from './actions.js';
@@ -70,7 +70,7 @@ const settle =
   async (jobs, { held }, client) => {
     if (!client) return actions.settle(jobs, [held], outcome);
     const request = { job: held.job, outcome: actions.outcomeOf(outcome), executionTimeMs: 1 };
-    return (await jobs.settlement.settleWithin(client, asPool(POOL), request)).promote;
+    return (await jobs.engine.settlement.settleWithin(client, asPool(POOL), request)).promote;
   };
 
 const CALLS: Record<string, Call> = {
@@ -81,14 +81,14 @@ const CALLS: Record<string, Call> = {
   fail: settle('failed'),
   snooze: settle('snoozed'),
   release: settle('released'),
-  rescue: (jobs) => jobs.registry.rescue(),
+  rescue: (jobs) => jobs.engine.registry.rescue(),
   cancel: (jobs, { id }) => jobs.cancelJobs([id]),
   retry: (jobs, { id }) => jobs.retryJobs([id]),
   'fail for good': (jobs, { id }) => jobs.permanentlyFailJobs([id]),
   unlock: (jobs) => jobs.forceUnlockJobs(),
   revoke: async (jobs, { id }) => jobs.revokeLease(id, (await readJobs(test.sql, [id])).get(id)!.revision),
-  sweep: (jobs) => jobs.promoter.sweepNow(),
-  heartbeat: (jobs) => jobs.registry.heartbeat(POOL),
+  sweep: (jobs) => jobs.engine.promoter.sweepNow(),
+  heartbeat: (jobs) => jobs.engine.registry.heartbeat(POOL),
   'add its key': (jobs) => jobs.addJob('x', {}, { jobKey: 'k' }),
   'add a child': (jobs, { id }) => jobs.addJob('x', {}, { dependsOn: [id] }),
   'widen the queue': (jobs) => jobs.configureQueue('q', { concurrency: 2 }),
@@ -117,7 +117,7 @@ const worked = (call: Call, scene: Scene, end: End) => ({
     await client.query('begin');
     let afterwards: unknown;
     try {
-      afterwards = await call(jobs.within(client), scene, client);
+      afterwards = await call(managerWithin(jobs, client), scene, client);
     } catch (error) {
       await client.query('rollback');
       throw error;
@@ -276,7 +276,7 @@ describe('a pool that signs off', () => {
       const order = new Interleavings(SWITCHES);
       while (order.next()) {
         const scene = await setScene(standing);
-        const signOff: Call = (jobs) => jobs.registry.unregister(POOL);
+        const signOff: Call = (jobs) => jobs.engine.registry.unregister(POOL);
         const works = [worked(LOOKS[what]!, scene, end), worked(signOff, scene, 'own')];
         const log = await interleave(order, test.sql, actors, works);
         const left = await test.sql(`

@@ -14,7 +14,7 @@ describe('jobs whose key was taken while they ran', () => {
     const old = await add({ jobKey: 'k' });
     const running = await claimOne();
     const fresh = await add({ jobKey: 'k' });
-    await jobs.settlement.release(byHand(WORKER, 60_000), [running]);
+    await jobs.engine.settlement.release(byHand(WORKER, 60_000), [running]);
     expect([await statusOf(old), await statusOf(fresh)]).toEqual(['cancelled', 'available']);
     expect((await claim()).map(({ id }) => id)).toEqual([fresh.id]);
     await expectInvariants(test.sql);

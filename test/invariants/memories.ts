@@ -19,7 +19,7 @@ export class Memories {
   }
 
   static async create(jobs: JobManager): Promise<Memories> {
-    const notifier = jobs.createNotifier(() => undefined);
+    const notifier = jobs.engine.createNotifier(() => undefined);
     await notifier.start();
     return new Memories(jobs, notifier);
   }
@@ -33,8 +33,8 @@ export class Memories {
   /** As it is when all that was told so far has been heard. */
   async of(incarnation: string, filter: number): Promise<LaneMemory> {
     const mark = `mark ${++this.marks}`;
-    await this.jobs.publisher.idle();
-    await this.jobs.publisher.publishIn(undefined, [{ kind: 'parents', ids: [mark] }]);
+    await this.jobs.engine.publisher.idle();
+    await this.jobs.engine.publisher.publishIn(undefined, [{ kind: 'parents', ids: [mark] }]);
     await eventually(() => this.heard.has(mark));
     const name = `${incarnation} ${filter}`;
     const known = this.all.get(name) ?? new LaneMemory(Infinity);

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { createJobManager, type ClaimedJob } from '../../lib/index.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
-import { OTHER, WORKER } from '../support/manager.js';
+import { OTHER, WORKER, managerWithin } from '../support/manager.js';
 import { expectInvariants } from './invariants.js';
 import { tellStories } from './stories.js';
 import { claimAsPool, registerPool } from '../support/pool.claims.js';
@@ -109,7 +109,7 @@ it('an open transaction that adds a child keeps nothing from its parent, and the
     const child = await jobs.addJob('x', 1, { dependsOn: [parent.id], manager: client });
     expect((await jobs.completeJobs(WORKER, await claim(), 1)).settled).toHaveLength(1);
     await client.query('commit');
-    await jobs.promoter.sweepNow();
+    await jobs.engine.promoter.sweepNow();
     expect(await statusOf(child)).toBe('available');
   } finally {
     await client.end();
@@ -124,7 +124,7 @@ it('a cancelled job that is retried while others purge is not purged', async () 
   await client.connect();
   try {
     await client.query('begin');
-    await jobs.within(client).retryJobs([job.id]);
+    await managerWithin(jobs, client).retryJobs([job.id]);
     expect(await jobs.purgeJobs({ status: 'cancelled', olderThanMs: 0 })).toBe(0);
     await client.query('commit');
   } finally {
@@ -146,7 +146,7 @@ it('partial results that hold NUL as an escape do not keep a claim from its jobs
     const claimed = await jobs.getJobs(WORKER, { batchSize: 2 });
     expect(claimed.map(({ id }) => id).toSorted()).toEqual([other.id, poisoned.id].toSorted());
     expect(claimed.find(({ id }) => id === poisoned.id)!.previous).toEqual(previous);
-    await jobs.settlement.release(byHand(WORKER, 60_000), claimed);
+    await jobs.engine.settlement.release(byHand(WORKER, 60_000), claimed);
     await jobs.cancelJobs([poisoned.id]);
   }
 });
@@ -154,7 +154,7 @@ it('partial results that hold NUL as an escape do not keep a claim from its jobs
 describe('a batch of settles that names a job more than once', () => {
   const settleAs = async (claims: ClaimedJob[], kinds: Outcome[]): Promise<string[]> => {
     const requests = claims.map((job, n) => ({ job, outcome: outcomeOf(kinds[n]!), executionTimeMs: 1 }));
-    const { results, late } = await jobs.settlement.settle(byHand(WORKER, 60_000), requests);
+    const { results, late } = await jobs.engine.settlement.settle(byHand(WORKER, 60_000), requests);
     const all = [...results, ...((await late) ?? [])];
     expect(all).toHaveLength(claims.length);
     return claims.map((job) => all.find((result) => result.job === job)!.status);
@@ -212,9 +212,9 @@ describe('jobs whose pool died beside a suspect', () => {
     expect(await claimAsPool(jobs, OTHER)).toHaveLength(3);
     await letPoolsDie(test.sql, [OTHER]);
     await beside('select from jobs.jobs where id = $1 for update', [two.id], async () => {
-      await jobs.registry.rescue();
+      await jobs.engine.registry.rescue();
     });
-    await jobs.registry.rescue();
+    await jobs.engine.registry.rescue();
     const found = await readJobs(test.sql, [suspect.id, one.id, two.id]);
     const seen = [suspect, one, two].map(({ id }) => [
       found.get(id)!.standing,
@@ -258,8 +258,8 @@ it('what the audit asks one pool is left for it by the others', async () => {
   const { id } = await add();
   const [claim] = await claimAsPool(jobs, OTHER);
   await test.sql('insert into jobs.claims_in_question values ($1, $2, $3)', [OTHER, id, claim!.fence]);
-  expect(await jobs.registry.releaseUnknown('pool-that-asks', [], false)).toBe(0);
-  expect(await jobs.registry.releaseUnknown(OTHER, [], false)).toBe(1);
+  expect(await jobs.engine.registry.releaseUnknown('pool-that-asks', [], false)).toBe(0);
+  expect(await jobs.engine.registry.releaseUnknown(OTHER, [], false)).toBe(1);
   expect(await jobs.findJob(id)).toMatchObject({ status: 'available', attempts: 0 });
 });
 

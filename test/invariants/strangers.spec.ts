@@ -133,20 +133,20 @@ const CALLS: Record<string, (scene: Scene) => Promise<unknown>> = {
         : ({ kind: 'completed', result: null } as const),
       executionTimeMs: 1,
     }));
-    const { results, late } = await jobs.settlement.settle(asPool(LIVING), requests);
+    const { results, late } = await jobs.engine.settlement.settle(asPool(LIVING), requests);
     expect([results.length, late]).toEqual([2, null]);
   },
   'a settle of others beside the held job': async ({ heldClaim, otherClaims }) => {
     const outcome = { kind: 'completed', result: null } as const;
     const requests = [heldClaim, otherClaims[2]!].map((job) => ({ job, outcome, executionTimeMs: 1 }));
-    const { results, late } = await jobs.settlement.settle(asPool(LIVING), requests);
+    const { results, late } = await jobs.engine.settlement.settle(asPool(LIVING), requests);
     expect(results.map(({ job }) => job)).toContain(otherClaims[2]);
     void late?.catch(() => undefined);
   },
-  heartbeat: async () => expect((await jobs.registry.heartbeat(LIVING)).expired).toBe(false),
-  check: ({ otherClaims }) => jobs.registry.check(otherClaims),
+  heartbeat: async () => expect((await jobs.engine.registry.heartbeat(LIVING)).expired).toBe(false),
+  check: ({ otherClaims }) => jobs.engine.registry.check(otherClaims),
   'look for unknown claims': ({ otherClaims, heldClaim }) =>
-    jobs.registry.releaseUnknown(LIVING, [...otherClaims, heldClaim], false),
+    jobs.engine.registry.releaseUnknown(LIVING, [...otherClaims, heldClaim], false),
   'add a job': () => jobs.addJob('x', {}),
   'add a job of another task': async () => {
     await jobs.addJob('new', {}, { priority: -1 });
@@ -171,7 +171,7 @@ const CALLS: Record<string, (scene: Scene) => Promise<unknown>> = {
     expect(claimed.map(({ queue }) => queue)).toContain(null);
   },
   'claim a job of the same task': async () => {
-    jobs.claims.forgetTasks();
+    jobs.engine.claims.forgetTasks();
     await jobs.addJob('x', 1, { queue: 'other-q', priority: -5 });
     expect(await claimAsPool(jobs, LIVING, { limit: 1, taskIdentifiers: ['x'] })).toHaveLength(1);
   },
@@ -183,12 +183,12 @@ const CALLS: Record<string, (scene: Scene) => Promise<unknown>> = {
     await jobs.addJob('by-hand', 1, { queue: 'other-q' });
     expect(await jobs.getJobs(WORKER, { taskIdentifiers: ['by-hand'] })).toHaveLength(1);
   },
-  rescue: () => jobs.registry.rescue(),
+  rescue: () => jobs.engine.registry.rescue(),
   reset: () => jobs.resetLockedJobs(),
-  sweep: () => jobs.promoter.sweepNow(),
+  sweep: () => jobs.engine.promoter.sweepNow(),
   'shared duties': async () => {
-    await jobs.registry.sweep();
-    await jobs.registry.audit();
+    await jobs.engine.registry.sweep();
+    await jobs.engine.registry.audit();
   },
   cancel: ({ other }) => jobs.cancelJobs([other.parent.id]),
   retry: ({ other }) => jobs.retryJobs([other.exhausted.id, other.cancelled.id]),

@@ -107,7 +107,7 @@ export class Walker {
       case 'pool dies':
         return alone(async () => {
           await letPoolsDie(sql, [this.names.pool]);
-          await jobs.registry.rescue(MAX_CRASHES);
+          await jobs.engine.registry.rescue(MAX_CRASHES);
           agree(await this.claim('pool'), []);
           await this.reviveThePool();
         });
@@ -145,7 +145,7 @@ export class Walker {
     if (worker === 'pool' && outcome === 'completed' && this.completions++ % 2) return this.completeAndClaim(job);
     const claimer = worker === 'hand' ? byHand(this.names.hand, 3_600_000) : asPool(this.names.pool);
     const request = { job, outcome: outcomeOf(outcome), executionTimeMs: 1 };
-    const { results, late } = await this.jobs.settlement.settle(claimer, [request]);
+    const { results, late } = await this.jobs.engine.settlement.settle(claimer, [request]);
     return [...results, ...((await late) ?? [])][0]!.status;
   }
 

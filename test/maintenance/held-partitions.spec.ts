@@ -28,7 +28,7 @@ beforeEach(async () => {
   dump = new pg.Client({ connectionString: test.url, application_name: 'nightly dump' });
   await dump.connect();
   // Partitions whose time is over, with an expired record and its job's body.
-  await jobs.retention.makePartitions(new Date(Date.now() - 60 * DAY));
+  await jobs.engine.retention.makePartitions(new Date(Date.now() - 60 * DAY));
   await jobs.addJob('expired', 1);
   await jobs.completeJobs(WORKER, await jobs.getJobs(WORKER), 1);
   await test.sql(`update jobs.job_history set expires_at = now() - interval '29 days'`);
@@ -69,7 +69,7 @@ it(
     expect(await jobs.gcJobHistory()).toBe(1);
     expect(await overdue()).toBeGreaterThan(1);
     expect(await rows()).toEqual({ records: 0, bodies: 0 });
-    expect(jobs.retention.held).toEqual(
+    expect(jobs.engine.retention.held).toEqual(
       expect.arrayContaining(['expired ones of job_history', expect.stringMatching(/^job_bodies_\d{8}_\d\d$/)]),
     );
   },
@@ -84,7 +84,7 @@ it(
     expect(await overdue()).toBeGreaterThan(1);
     await dump.query('commit');
     await eventually(async () => (await overdue()) === 0, { timeoutMs: LIMIT });
-    await eventually(() => jobs.retention.held.length === 0);
+    await eventually(() => jobs.engine.retention.held.length === 0);
     expect(events.ofType('worker.error').filter(({ error }) => !(error instanceof PartitionsHeldError))).toEqual([]);
   },
   LIMIT,

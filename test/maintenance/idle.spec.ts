@@ -60,7 +60,7 @@ describe('an idle process', () => {
     for (const dueIn of ['-1 s', '1 h']) {
       // A clock that was ahead puts nothing off.
       await pool.query('update jobs.duties set due_at = now() + $1::interval', [dueIn]);
-      const swept = await Promise.all(managers.map(({ promoter }) => promoter.sweep()));
+      const swept = await Promise.all(managers.map(({ engine }) => engine.promoter.sweep()));
       expect(swept.filter((queues) => queues !== null)).toEqual([[]]);
     }
     await Promise.all(managers.map((jobs) => jobs.close()));

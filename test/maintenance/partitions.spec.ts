@@ -115,7 +115,7 @@ const waitsForALock = async (statement: string): Promise<number> =>
 
 describe('partitions', () => {
   it('are made ahead: when their time has come, new rows are in them and the defaults stay empty', async () => {
-    await jobs.retention.collect(daysFromNow(-1));
+    await jobs.engine.retention.collect(daysFromNow(-1));
     await complete('x');
     const partitions = [...(await partitionsOf('job_bodies')), ...(await partitionsOf('job_history'))];
     expect([...(await placesOf('job_bodies')), ...(await placesOf('job_history'))]).toEqual([
@@ -137,7 +137,7 @@ describe('partitions', () => {
     const step = Math.max(1, days / 30);
     let [bodies, history] = [0, 0];
     for (let night = 0; night < 100; night++) {
-      await manager.retention.collect(daysFromNow(night * step));
+      await manager.engine.retention.collect(daysFromNow(night * step));
       bodies = Math.max(bodies, (await partitionsOf('job_bodies')).length);
       history = Math.max(history, (await partitionsOf('job_history')).length);
     }
@@ -152,7 +152,7 @@ describe('partitions', () => {
       [30, 7, 90].map((days) => createJobManager({ connection: test.url, history: { retentionMs: days * DAY } })),
     );
     for (const at of [0, 0.01, 0.05, 0.1, 1, 2, 2.5, 9]) {
-      for (const manager of managers) await manager.retention.makePartitions(daysFromNow(at));
+      for (const manager of managers) await manager.engine.retention.makePartitions(daysFromNow(at));
     }
     await Promise.all(managers.map((manager) => manager.close()));
     const rows = await test.sql(`
@@ -180,9 +180,9 @@ describe('partitions', () => {
       (await partitionsOf('job_bodies')).length + (await partitionsOf('job_history')).length;
     await jobs.gcJobHistory();
     const usual = await count();
-    await jobs.retention.collect(daysFromNow(730));
+    await jobs.engine.retention.collect(daysFromNow(730));
     expect(await count()).toBeLessThanOrEqual(2 * usual);
-    await jobs.retention.collect();
+    await jobs.engine.retention.collect();
     await jobs.gcJobHistory();
     expect(await count()).toBeLessThanOrEqual(3 * usual);
     await complete('after that');
@@ -392,7 +392,7 @@ describe('bodies', () => {
 
 describe('the history', () => {
   /** A partition of records that expire in two days to seven. */
-  beforeEach(() => test.jobs.retention.makePartitions(daysFromNow(-30)));
+  beforeEach(() => test.jobs.engine.retention.makePartitions(daysFromNow(-30)));
 
   it('goes with its partition, and with it bodies of cancelled jobs, which would count as completed', async () => {
     await complete('completed');
@@ -405,7 +405,7 @@ describe('the history', () => {
     expect(await placesOf('job_history')).toEqual([(await partitionsOf('job_history'))[0]]);
     await jobs.gcJobHistory();
     expect(await jobs.findJob(cancelled)).toMatchObject({ status: 'cancelled' });
-    await jobs.retention.collect(daysFromNow(10));
+    await jobs.engine.retention.collect(daysFromNow(10));
     expect(await placesOf('job_history')).toEqual([]);
     expect(await jobs.findJob(cancelled)).toBeNull();
     expect(await jobs.findJob(again)).toMatchObject({ status: 'available' });
@@ -417,7 +417,7 @@ describe('the history', () => {
     await complete('short');
     await test.sql(`update jobs.job_history set expires_at = now() + interval '12 hours'`);
     await complete('long');
-    await jobs.retention.collect(daysFromNow(10));
+    await jobs.engine.retention.collect(daysFromNow(10));
     expect((await jobs.listHistory()).items.map(({ task }) => task)).toEqual(['long']);
     await jobs.gcJobHistory();
     expect((await jobs.listHistory()).items.map(({ task }) => task)).toEqual(['long']);
@@ -486,7 +486,7 @@ describe('many at once', () => {
       await reader.end();
       await mortal.close();
       await jobs.gcJobHistory();
-      await jobs.retention.makePartitions(daysFromNow(20));
+      await jobs.engine.retention.makePartitions(daysFromNow(20));
       expect(await placesOf('job_bodies')).toEqual(['job_bodies_default']);
       expect(await jobs.findJob(id)).toMatchObject({ status: 'available' });
     },
@@ -570,7 +570,7 @@ describe('a role that may not create tables', () => {
       imports: [JobsModule.forRoot({ connection: url.href, worker: { autoStart: false } })],
     });
     const weak = application.get(JobManagerClass);
-    await jobs.retention.makePartitions(daysFromNow(-40));
+    await jobs.engine.retention.makePartitions(daysFromNow(-40));
     await partitionsOfTheLast(10);
     for (const task of ['old', 'older']) await complete(task);
     await test.sql(`update jobs.job_history set expires_at = now() - interval '7 days'`);

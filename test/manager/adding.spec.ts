@@ -16,7 +16,7 @@ import {
   createJobManager,
   type AddJobOptions,
 } from '../../lib/index.js';
-import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import { createTestManager, WORKER, type TestManager, managerWithin } from '../support/manager.js';
 
 let test: TestManager;
 let jobs: JobManager;
@@ -562,7 +562,7 @@ describe('several calls at once in one transaction of a pg client', () => {
 
   it('calls that limit how long they wait leave the transaction’s own limit as it was', async () => {
     await client.query(`set local lock_timeout = '7s'`);
-    const within = jobs.within(client);
+    const within = managerWithin(jobs, client);
     const crons = ['a', 'b', 'c'].map((id) => within.scheduleCron({ id, task: 't', schedule: '0 0 1 1 *' }));
     await Promise.all(crons);
     expect((await client.query('show lock_timeout')).rows).toEqual([{ lock_timeout: '7s' }]);

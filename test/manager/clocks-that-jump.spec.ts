@@ -24,17 +24,17 @@ afterEach(() => test.close());
 const clockComesBack = () => letClockJump(test.sql, -MONTHS);
 async function audit(): Promise<void> {
   await letDutiesCome(test.sql);
-  await jobs.registry.audit();
+  await jobs.engine.registry.audit();
 }
 const makeDue = () => test.sql('update jobs.jobs set run_at = now() where locked_by is null');
 
 describe('after a clock that was ahead has come back', () => {
   it('the audit sets back every time of something that has happened, and leaves the others', async () => {
     await registerPool(jobs, 'stopped-pool');
-    await jobs.registry.unregister('stopped-pool');
+    await jobs.engine.registry.unregister('stopped-pool');
     await registerPool(jobs, 'living-pool');
     await jobs.scheduleCron({ id: 'c', task: 't', schedule: '0 0 1 1 *', payload: 1 });
-    await test.sql(`update jobs.crontabs set last_slot_at = now(), retired_at = now()`);
+    await test.sql(`update jobs.engine.crontabs set last_slot_at = now(), retired_at = now()`);
     await jobs.configureQueue('q', { concurrency: 1 });
     await test.sql(`update jobs.job_queues set declared_at = now()`);
     await test.sql(joinRelease.text('jobs'), ['release', 'pool']);
@@ -65,11 +65,11 @@ describe('after a clock that was ahead has come back', () => {
     await clockComesBack();
     await audit();
     // It may still be on its way to the pool.
-    expect(await jobs.registry.releaseUnknown('pool', [], false)).toBe(0);
+    expect(await jobs.engine.registry.releaseUnknown('pool', [], false)).toBe(0);
     await letClockJump(test.sql, 20_000);
-    await jobs.registry.heartbeat('pool');
+    await jobs.engine.registry.heartbeat('pool');
     await audit();
-    expect(await jobs.registry.releaseUnknown('pool', [], false)).toBe(1);
+    expect(await jobs.engine.registry.releaseUnknown('pool', [], false)).toBe(1);
     expect(await jobs.findJob(id)).toMatchObject({ status: 'scheduled', attempts: 0 });
   });
 
@@ -95,7 +95,7 @@ describe('after a clock that was ahead has come back', () => {
 
   it('the times of a crontab fire again, none of them that had passed', async () => {
     await jobs.scheduleCron({ id: 'c', task: 't', schedule: '0 0 * * *', payload: 1, backfillMs: 48 * HOUR });
-    await test.sql(`update jobs.crontabs set known_since = now() - interval '1 year', last_slot_at = now()`);
+    await test.sql(`update jobs.engine.crontabs set known_since = now() - interval '1 year', last_slot_at = now()`);
     await clockComesBack();
     expect((await jobs.listCrons())[0]!.nextSlotAt!.getTime()).toBeGreaterThan(Date.now() + MONTHS - HOUR);
     await audit();
@@ -140,10 +140,10 @@ describe('after a clock that was ahead has come back', () => {
     const { id } = await jobs.addJob('t', 1);
     expect(await claimAsPool(jobs, 'pool')).toHaveLength(1);
     await clockComesBack();
-    expect(await jobs.registry.heartbeat('other-pool')).toMatchObject({ needsRescue: true });
-    expect(await jobs.registry.rescue()).toBe(0);
+    expect(await jobs.engine.registry.heartbeat('other-pool')).toMatchObject({ needsRescue: true });
+    expect(await jobs.engine.registry.rescue()).toBe(0);
     await letClockJump(test.sql, HOUR + 1_000);
-    expect(await jobs.registry.rescue()).toBe(1);
+    expect(await jobs.engine.registry.rescue()).toBe(1);
     expect(await jobs.findJob(id)).toMatchObject({ status: 'scheduled' });
   });
 });

@@ -62,7 +62,7 @@ describe('a circle of jobs that wait for each other', () => {
   it('is not suspected by a sweep where stages of jobs with keys wait for each other', async () => {
     const last = await addLayers(9, 8, [], 'stage');
     await add({ dependsOn: last });
-    await jobs.promoter.sweepNow();
+    await jobs.engine.promoter.sweepNow();
     expect((await jobs.listJobs({ status: 'exhausted' })).items).toEqual([]);
   });
 
@@ -77,7 +77,7 @@ describe('a circle of jobs that wait for each other', () => {
     await wait('one', [two.id], { manager: clients[0]! });
     await wait('two', [one.id], { manager: clients[1]! });
     for (const client of clients) await client.query('commit').then(() => client.end());
-    await jobs.promoter.sweepNow();
+    await jobs.engine.promoter.sweepNow();
     expect(await jobs.findJob(two.id)).toMatchObject({ status: 'exhausted' });
     expect((await jobs.findJob(two.id))?.lastError).toContain(`${two.id} → ${one.id} → ${two.id}`);
   });

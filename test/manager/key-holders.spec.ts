@@ -118,7 +118,7 @@ describe('a child of a job whose key another one took', () => {
     await jobs.cancelJobs([parent.id]);
     await test.sql(`update jobs.job_history set expires_at = clock_timestamp() - interval '1 s'`);
     await jobs.gcJobHistory();
-    await jobs.promoter.sweepNow();
+    await jobs.engine.promoter.sweepNow();
     expect(await jobs.findJob(parent.id)).toBeNull();
     expect(await statusOf(child)).toBe('cancelled');
   });

@@ -40,7 +40,7 @@ const fill = (queue: string, count: number, options: object = {}) =>
 const passWindow = () => test.sql(`update jobs.rate_limit_windows set started_at = started_at - interval '1 hour'`);
 
 describe('a queue that no claim has met', () => {
-  const looks = () => jest.spyOn(jobs.claims as unknown as { claimLanesOnce: () => unknown }, 'claimLanesOnce');
+  const looks = () => jest.spyOn(jobs.engine.claims as unknown as { claimLanesOnce: () => unknown }, 'claimLanesOnce');
   beforeEach(() => unlimited('known'));
   afterEach(() => void jest.restoreAllMocks());
 
@@ -97,9 +97,9 @@ describe('a queue that no claim has met', () => {
     const { share, ...state } = memory.next(1);
     const filter = { taskIdentifiers: null, otherTasks: null, forbiddenFlags: null, worstPriority: null };
     const claim = { ...claimer, ...filter, limit: 1, share, maxCrashes: null, queue: null, memory: state };
-    const values = jobs.claims.valuesAfterSettle(claim, null);
-    const answer = await jobs.settlement.completeAndClaim(claimer, [request], values);
-    const found = await jobs.claims.readLanes(claim, answer.claimed);
+    const values = jobs.engine.claims.valuesAfterSettle(claim, null);
+    const answer = await jobs.engine.settlement.completeAndClaim(claimer, [request], values);
+    const found = await jobs.engine.claims.readLanes(claim, answer.claimed);
     expect([payloads(found.jobs), found.report!.unknown, found.more]).toEqual([[], ['new'], true]);
     expect(payloads(await jobs.getJobs(WORKER, { batchSize: 1 }))).toEqual(['new']);
   });

@@ -45,11 +45,11 @@ async function settle(job: ClaimedJob, position: Partial<NextInLane> = {}, taskI
     memory,
   };
   const next = { priority: job.priority, lane: laneOf(job), runAt: null, id: null, ...position };
-  const values = [...jobs.claims.laneValues(request), next.priority, next.lane, next.runAt, next.id];
+  const values = [...jobs.engine.claims.laneValues(request), next.priority, next.lane, next.runAt, next.id];
   const settling = { job, outcome: { kind: 'completed', result: null } as const, executionTimeMs: 1 };
-  const { results, claimed } = await jobs.settlement.completeAndClaim(asPool(POOL), [settling], values);
+  const { results, claimed } = await jobs.engine.settlement.completeAndClaim(asPool(POOL), [settling], values);
   expect(results.map(({ status }) => status)).toEqual(['completed']);
-  const found = await jobs.claims.readLanes(request, claimed);
+  const found = await jobs.engine.claims.readLanes(request, claimed);
   return { found, took: found.jobs.map(({ payload }) => payload), looked: found.report !== null };
 }
 

@@ -241,7 +241,7 @@ describe('resetLockedJobs (reset-locked-jobs)', () => {
       ['available', 'worker died'],
     ]);
     expect((await jobs.workers()).map(({ id }) => id)).toEqual([OTHER]);
-    expect(await jobs.registry.heartbeat(WORKER)).toMatchObject({ expired: true });
+    expect(await jobs.engine.registry.heartbeat(WORKER)).toMatchObject({ expired: true });
     expect(await claimAsPool(jobs, WORKER, { limit: 2 })).toEqual([]);
   });
 });
@@ -430,7 +430,7 @@ describe('looking', () => {
 
   it('explain names the queue or the flag that no worker takes', async () => {
     const worker = { id: WORKER, label: WORKER, host: 'h', pid: 1, concurrency: 1, leaseMs: 30_000, tasks: ['x'] };
-    await jobs.registry.register({ ...worker, queues: ['mail'], forbiddenFlags: ['slow', 'odd'] });
+    await jobs.engine.registry.register({ ...worker, queues: ['mail'], forbiddenFlags: ['slow', 'odd'] });
     const explain = async (task: string, options: AddJobOptions) => {
       const { reason, message } = await jobs.explain((await jobs.addJob(task, 1, options)).id);
       return [reason, message];
@@ -449,9 +449,9 @@ describe('looking', () => {
     ]);
     expect(await explain('y', { queue: 'mail' })).toMatchObject(['no_handler', expect.anything()]);
     expect(await explain('x', { queue: 'mail', flags: ['fine'] })).toMatchObject(['ready', expect.anything()]);
-    await jobs.registry.register({ ...worker, id: 'takes-it-all', tasks: [], takesAnyTask: true });
+    await jobs.engine.registry.register({ ...worker, id: 'takes-it-all', tasks: [], takesAnyTask: true });
     expect(await explain('y', { flags: ['slow'] })).toMatchObject(['ready', expect.anything()]);
-    await jobs.registry.leave('takes-it-all');
+    await jobs.engine.registry.leave('takes-it-all');
     expect(await explain('y', { flags: ['slow'] })).toMatchObject(['no_handler', expect.anything()]);
   });
 

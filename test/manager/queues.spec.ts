@@ -22,7 +22,7 @@ beforeAll(async () => {
 afterAll(() => test.close());
 beforeEach(async () => {
   await test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places`);
-  await jobs.declareQueues();
+  await jobs.engine.declarations.declareQueues();
 });
 
 const payloads = (claimed: { payload: unknown }[]): unknown[] => claimed.map(({ payload }) => payload);
@@ -201,10 +201,10 @@ describe('a declared queue', () => {
     it('gets the old limit back when the new release is gone: a rollback', async () => {
       const old = await release(5);
       const pool = await run(await release(10));
-      await old.declarations.repeatQueues();
+      await old.engine.declarations.repeatQueues();
       expect(await queue('thumbs')).toMatchObject({ concurrency: 10 });
       await pool.stop();
-      await old.declarations.repeatQueues();
+      await old.engine.declarations.repeatQueues();
       expect(await queue('thumbs')).toMatchObject({ concurrency: 5 });
     });
   });
@@ -214,7 +214,7 @@ describe('a declared queue', () => {
     await other.gcJobQueues();
     expect(await queue('wide')).toMatchObject({ concurrency: 3 });
     await test.sql(`update jobs.job_queues set declared_at = now() - interval '31 days' where name = 'wide'`);
-    await jobs.declareQueues();
+    await jobs.engine.declarations.declareQueues();
     await other.gcJobQueues();
     expect(await queue('wide')).toMatchObject({ concurrency: 3 });
     await test.sql(`update jobs.job_queues set declared_at = now() - interval '31 days' where name = 'wide'`);
@@ -233,14 +233,14 @@ describe('a declared queue', () => {
     expect(await queue('free')).toMatchObject({ concurrency: Infinity });
     await holder.query('commit');
     await holder.end();
-    await other.declareQueues();
+    await other.engine.declarations.declareQueues();
     expect(await queue('free')).toMatchObject({ concurrency: 2 });
     await other.close();
   });
 
   it('keeps what configureQueue has set, whatever processes declare', async () => {
     await jobs.configureQueue('wide', { concurrency: 1 });
-    await jobs.declareQueues();
+    await jobs.engine.declarations.declareQueues();
     await add('wide', 1, 2);
     expect(await claim()).toHaveLength(1);
     await jobs.configureQueue('wide', { concurrency: 2 });
@@ -328,8 +328,8 @@ describe('races', () => {
       await jobs.configureQueue('late', { concurrency: 1 });
       await pool.start();
       let looks = 0;
-      const look = other.claims.claimLanes.bind(other.claims);
-      other.claims.claimLanes = async (request) => {
+      const look = other.engine.claims.claimLanes.bind(other.engine.claims);
+      other.engine.claims.claimLanes = async (request) => {
         const found = await look(request);
         looks++;
         return found;

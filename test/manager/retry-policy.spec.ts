@@ -28,7 +28,7 @@ describe('a retry function', () => {
   it('that is async is refused where it is declared', () => {
     const retry = (async () => 5) as unknown as RetryFunction;
     expect(() =>
-      createWorkerPool({ jobs: { claims: {} } as never, tasks: { a: { handler: () => 1, retry } } }),
+      createWorkerPool({ jobs: { engine: {} } as never, tasks: { a: { handler: () => 1, retry } } }),
     ).toThrow('tasks["a"]: Expected retry to be a function that returns at once, got an async function.');
   });
 

@@ -13,7 +13,7 @@ import {
   UnknownParentError,
 } from '../../lib/index.js';
 import { eventually } from '../support/database.js';
-import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import { createTestManager, WORKER, type TestManager, managerWithin } from '../support/manager.js';
 import { registerPool } from '../support/pool.claims.js';
 
 let test: TestManager;
@@ -60,9 +60,9 @@ describe('a heartbeat', () => {
   it('is not renewed, and waits for nobody, while a transaction holds its row', async () => {
     await registerPool(jobs, WORKER, 30_000);
     await hold('workers');
-    expect(await jobs.registry.heartbeat(WORKER)).toMatchObject({ expired: false, held: true });
+    expect(await jobs.engine.registry.heartbeat(WORKER)).toMatchObject({ expired: false, held: true });
     await stranger.query('rollback');
-    expect(await jobs.registry.heartbeat(WORKER)).toMatchObject({ expired: false, held: false });
+    expect(await jobs.engine.registry.heartbeat(WORKER)).toMatchObject({ expired: false, held: false });
   });
 
   it('that is held for longer than the lease lets the pool begin again, and leaves no session waiting', async () => {
@@ -95,7 +95,7 @@ describe('a call that needs what a transaction holds', () => {
     ];
     for (const call of calls) {
       await client.query('begin');
-      await expect(call(jobs.within(client))).rejects.toThrow(RowsHeldError);
+      await expect(call(managerWithin(jobs, client))).rejects.toThrow(RowsHeldError);
       await client.query('rollback');
     }
   });
@@ -113,7 +113,7 @@ describe('a call that needs what a transaction holds', () => {
 
   it('leaves the lock_timeout of a caller’s transaction as it was', async () => {
     await client.query(`begin; set local lock_timeout = '7s'`);
-    await jobs.within(client).retryJobs([(await jobs.addJob('t', 1)).id]);
+    await managerWithin(jobs, client).retryJobs([(await jobs.addJob('t', 1)).id]);
     expect((await client.query('show lock_timeout')).rows).toEqual([{ lock_timeout: '7s' }]);
     await client.query('rollback');
   });
@@ -145,7 +145,9 @@ describe('a call that needs what a transaction holds', () => {
     const [job] = await jobs.getJobs(WORKER);
     await hold('jobs');
     await client.query('begin');
-    await expect(jobs.attempts.assertOwned({ job: job!, workerId: WORKER }, client)).rejects.toThrow(JobHeldError);
+    await expect(jobs.engine.attempts.assertOwned({ job: job!, workerId: WORKER }, client)).rejects.toThrow(
+      JobHeldError,
+    );
     await client.query('rollback');
   });
 });
@@ -180,7 +182,7 @@ describe('the body of a parent', () => {
     await test.sql(`update jobs.job_bodies set created_at = created_at - interval '2 days'`);
     await test.sql(`update jobs.job_history set expires_at = now() - interval '1 day'`);
     await client.query('begin');
-    await jobs.within(client).retryJobs([id]);
+    await managerWithin(jobs, client).retryJobs([id]);
     await jobs.gcJobHistory();
     await client.query('commit');
     expect(await jobs.getJobs(WORKER)).toMatchObject([{ id, payload: 1 }]);
@@ -193,10 +195,10 @@ describe('a sweep', () => {
     await test.sql(`insert into jobs.job_keys select 'a' || n, $1 from generate_series(1, 2000) n`, [id]);
     await test.sql(`insert into jobs.job_keys values ('z', gen_random_uuid())`);
     const stale = () => test.sql(`select from jobs.job_keys where key = 'z'`);
-    await jobs.promoter.sweepNow();
+    await jobs.engine.promoter.sweepNow();
     expect(await stale()).toHaveLength(1);
     const other = await createJobManager({ connection: test.url });
-    await other.promoter.sweepNow();
+    await other.engine.promoter.sweepNow();
     await other.close();
     expect(await stale()).toEqual([]);
   });
@@ -221,7 +223,7 @@ describe('a table that a transaction has locked as a whole', () => {
     await stranger.query('begin');
     await stranger.query('lock table jobs.job_queues in access exclusive mode');
     await client.query('begin');
-    await expect(jobs.within(client).getJobs(WORKER, { batchSize: 10 })).rejects.toThrow(RowsHeldError);
+    await expect(managerWithin(jobs, client).getJobs(WORKER, { batchSize: 10 })).rejects.toThrow(RowsHeldError);
     await client.query('rollback');
     await stranger.query('rollback');
     expect((await jobs.getJobs(WORKER, { batchSize: 10 })).map(({ payload }) => payload)).toEqual(['plain', 'limited']);

@@ -139,7 +139,7 @@ describe('waitForJob', () => {
   });
 
   it('reads a payload once, when its job has ended', async () => {
-    const read = jest.spyOn(jobs['database'], 'run');
+    const read = jest.spyOn(jobs.engine.database, 'run');
     const { id } = await jobs.addJob('t', { text: 'x'.repeat(500_000) });
     const waiting = jobs.waitForJob(id);
     const looks = (name: string): number => read.mock.calls.filter(([{ name: ran }]) => ran === name).length;

@@ -87,7 +87,7 @@ beforeAll(async () => {
 afterEach(async () => {
   for (const one of open.splice(0)) await ('stop' in one ? one.stop() : one.close());
   await sql(
-    'truncate jobs.job_bodies, jobs.jobs, jobs.job_history, jobs.job_steps, jobs.job_progress, jobs.job_logs, jobs.crontabs',
+    'truncate jobs.job_bodies, jobs.jobs, jobs.job_history, jobs.job_steps, jobs.job_progress, jobs.job_logs, jobs.engine.crontabs',
   );
 });
 afterAll(() => database.drop());
@@ -162,8 +162,8 @@ describe('what jobs carry, encrypted', () => {
     expect((await jobs.scheduleCron(cron)).payload).toEqual({ secret: SECRET });
     expect((await jobs.listCrons())[0]!.payload).toEqual({ secret: SECRET });
     expect(await placesOf(SECRET)).toEqual([]);
-    await sql(`update jobs.crontabs set known_since = now() - interval '61 s', last_slot_at = null`);
-    expect((await jobs.crontabs.fire('c')).fired[0]!.job.payload).toEqual({ secret: SECRET });
+    await sql(`update jobs.engine.crontabs set known_since = now() - interval '61 s', last_slot_at = null`);
+    expect((await jobs.engine.crontabs.fire('c')).fired[0]!.job.payload).toEqual({ secret: SECRET });
     expect(await placesOf(SECRET)).toEqual([]);
   });
 
@@ -356,9 +356,10 @@ describe('rotation', () => {
     const id = await runSecretJob(before);
     const done = await before.addJob('done', { secret: SECRET }, { jobKey: 'k', jobKeyMode: 'preserve_run_at' });
     const [claimed] = await before.getJobs(WORKER, { taskIdentifiers: ['done'] });
-    for (const line of [SECRET, SECRET, SECRET]) await before.attempts.log({ job: claimed!, workerId: WORKER }, line);
+    for (const line of [SECRET, SECRET, SECRET])
+      await before.engine.attempts.log({ job: claimed!, workerId: WORKER }, line);
     await before.scheduleCron({ id: 'c', task: 'b', schedule: '0 0 1 1 *', payload: { secret: SECRET } });
-    await before.settlement.settle(asPool(WORKER), [
+    await before.engine.settlement.settle(asPool(WORKER), [
       { job: claimed!, outcome: { kind: 'completed', result: JSON.stringify(SECRET) }, executionTimeMs: 1 },
     ]);
     const all = Object.entries(JSON_COLUMNS).flatMap(([table, columns]) =>

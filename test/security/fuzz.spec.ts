@@ -327,7 +327,7 @@ describe('texts of attempts', () => {
         const stepped = await outcomeOf(context.step(step, () => ({ value })));
         if (isName(step)) expect(stepped).toEqual({ value });
         else expect(stepped).toBeInstanceOf(InvalidArgumentError);
-        if (isName(step)) expect((await jobs.attempts.findSteps(id))[0]).toMatchObject({ name: step });
+        if (isName(step)) expect((await jobs.engine.attempts.findSteps(id))[0]).toMatchObject({ name: step });
         await jobs.reportPartialSuccess(workerId, job!, { results: { value }, completedSteps: [value] }, 1);
         await jobs.rescheduleJobs([id], { runAt: new Date(0) });
         const [again] = await jobs.getJobs(workerId, { taskIdentifiers: ['texts'] });
@@ -374,7 +374,7 @@ describe('texts of attempts', () => {
         const { id } = await jobs.addJob('results', null);
         const [job] = await jobs.getJobs(WORKER, { taskIdentifiers: ['results'] });
         const outcome = { kind: 'completed' as const, result: JSON.stringify({ value, [value]: [value] }) };
-        await jobs.settlement.settle(asPool(WORKER), [{ job: job!, outcome, executionTimeMs: 1 }]);
+        await jobs.engine.settlement.settle(asPool(WORKER), [{ job: job!, outcome, executionTimeMs: 1 }]);
         const expected = JSON.parse(JSON.stringify({ value, [value]: [value] })) as unknown;
         expect((await jobs.waitForJob(id)).result).toEqual(expected);
         expect((await jobs.jobHistory(id))[0]!.result).toEqual(expected);

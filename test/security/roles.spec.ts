@@ -376,7 +376,7 @@ describe('a process that works', () => {
     const { id } = await before.addJob('secret', 1);
     const worker = await managerOf('worker', { encryption: { keys: keys.slice(1) } });
     const [job] = await worker.getJobs(WORKER, { taskIdentifiers: ['secret'] });
-    await worker.settlement.settle(asPool(WORKER), [
+    await worker.engine.settlement.settle(asPool(WORKER), [
       { job: job!, outcome: { kind: 'completed', result: '2' }, executionTimeMs: 1 },
     ]);
     expect((await before.waitForJob(id)).result).toBe(2);

@@ -228,7 +228,7 @@ describe.each(ISOLATION)('a caller’s transaction at %s', (isolation) => {
     await begin();
     await test.jobs.forceUnlockJobs([WORKER]);
     const claim = { job: job!, workerId: WORKER };
-    expect(await refusal(test.jobs.attempts.assertOwned(claim as never, client))).toEqual(conflict);
+    expect(await refusal(test.jobs.engine.attempts.assertOwned(claim as never, client))).toEqual(conflict);
     await client.query('rollback');
     expect((await test.jobs.getJobs(OTHER)).map((claimed) => claimed.id)).toEqual([id]);
   });

@@ -88,11 +88,11 @@ async function live(): Promise<void> {
   await older.addJob('sealed', 1);
   await jobs.reencryptJobs();
   await jobs.resetLockedJobs();
-  await jobs.registry.check(plain);
-  await jobs.registry.releaseUnknown(OTHER, [], true);
+  await jobs.engine.registry.check(plain);
+  await jobs.engine.registry.releaseUnknown(OTHER, [], true);
   await test.sql(`update jobs.duties set due_at = '2000-01-01'`);
-  await jobs.registry.audit();
-  await jobs.registry.sweep();
+  await jobs.engine.registry.audit();
+  await jobs.engine.registry.sweep();
   await jobs.refillRateLimits();
   for (const status of ['exhausted', 'completed', 'cancelled'] as const) {
     await jobs.purgeJobs({ status, olderThanMs: 0 });

@@ -1,5 +1,6 @@
 // A JobManager on a database of its own, for specs of the manager.
-import { createJobManager, type JobManager, type JobManagerOptions } from '../../lib/index.js';
+import { createJobManager, JobManager, type JobManagerOptions } from '../../lib/index.js';
+import type { QueryExecutor } from '../../lib/interfaces/job.interface.js';
 import { createTestDatabase } from './database.js';
 
 export interface TestManager {
@@ -26,3 +27,7 @@ export async function createTestManager(options: JobManagerOptions = {}): Promis
 
 export const WORKER = 'worker-aaaa-0001';
 export const OTHER = 'worker-bbbb-0002';
+
+/** The manager inside a transaction, as a transactional task gets it. */
+export const managerWithin = (jobs: JobManager, executor: QueryExecutor): JobManager =>
+  new JobManager(jobs.engine.within(executor));

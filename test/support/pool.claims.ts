@@ -12,7 +12,7 @@ export interface PoolClaim {
 
 /** Makes an incarnation known. Its label is its id. */
 export async function registerPool(jobs: JobManager, id: string, leaseMs = 30_000): Promise<void> {
-  await jobs.registry.register({ id, label: id, host: 'h', pid: 1, concurrency: 1, tasks: ['t'], leaseMs });
+  await jobs.engine.registry.register({ id, label: id, host: 'h', pid: 1, concurrency: 1, tasks: ['t'], leaseMs });
 }
 
 /** Claims as the incarnation `id`: jobs of lanes first, then plain ones. */
@@ -21,7 +21,7 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
   const base = { holder: id, label: id, leaseMs: null, taskIdentifiers, forbiddenFlags };
   const filter = { ...base, otherTasks: null, worstPriority: null };
   const { share: _share, ...state } = memory.next(limit);
-  const lanes = await jobs.claims.claimLanes({
+  const lanes = await jobs.engine.claims.claimLanes({
     ...filter,
     limit,
     share: limit,
@@ -32,7 +32,13 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
   memory.learn(lanes);
   const left = limit - lanes.jobs.length;
   if (!left) return lanes.jobs;
-  const plain = await jobs.claims.claimPlain({ ...filter, limit: left, maxKib: 65_536, cursor: [], quiet: null });
+  const plain = await jobs.engine.claims.claimPlain({
+    ...filter,
+    limit: left,
+    maxKib: 65_536,
+    cursor: [],
+    quiet: null,
+  });
   return [...lanes.jobs, ...plain.jobs];
 }
 
@@ -51,7 +57,7 @@ export async function lookAsPool(
   { taskIdentifiers, ms }: PoolLook = {},
 ): Promise<LaneClaimResult> {
   const { share, ...state } = memory.next(limit);
-  const found = await jobs.claims.claimLanes({
+  const found = await jobs.engine.claims.claimLanes({
     ...asPool(id),
     taskIdentifiers: taskIdentifiers ?? null,
     otherTasks: null,

@@ -49,25 +49,31 @@ function faultyLines(text: string, changes: ts.CompilerOptions = {}, missing: st
     .map(({ start = 0 }) => lines[source.getLineAndCharacterOfPosition(start).line]!.trim());
 }
 
-/** What `skipLibCheck: false` finds in the declarations that are published. */
-function faultsOfDeclarations(missing: string[]): string[] {
+const DECLARED = `${root}declared/`;
+const entries = ['index', 'testing', 'embedded'];
+
+/** The declarations that are published, by name. */
+function declarationsOfPackage(): Map<string, string> {
   const declarations = new Map<string, string>();
-  const folder = `${root}declared/`;
-  const entries = ['index', 'testing', 'embedded'];
   const emitted = {
     ...base,
     noEmit: false,
     declaration: true,
     emitDeclarationOnly: true,
     rootDir: `${root}lib`,
-    outDir: folder,
+    outDir: DECLARED,
   };
   const sources = entries.map((name) => `${root}lib/${name}.ts`);
   ts.createProgram(sources, emitted).emit(undefined, (name, text) => declarations.set(name, text));
+  return declarations;
+}
+
+/** What `skipLibCheck: false` finds in them. */
+function faultsOfDeclarations(declarations: Map<string, string>, missing: string[]): string[] {
   const options = { ...base, skipLibCheck: false };
   const host = hostOf(options, declarations, missing);
   const program = ts.createProgram(
-    entries.map((name) => `${folder}${name}.d.ts`),
+    entries.map((name) => `${DECLARED}${name}.d.ts`),
     options,
     host,
   );
@@ -76,6 +82,16 @@ function faultsOfDeclarations(missing: string[]): string[] {
     const faults = source ? program.getSemanticDiagnostics(source) : [];
     return faults.map(({ messageText }) => `${name}: ${ts.flattenDiagnosticMessageText(messageText, ' ')}`);
   });
+}
+
+/** The names of the public members of a class. */
+function publicMembers(text: string, className: string): string[] {
+  const source = ts.createSourceFile('declared.ts', text, ts.ScriptTarget.Latest, true);
+  const declared = source.statements.filter(ts.isClassDeclaration).find(({ name }) => name?.text === className)!;
+  const isPrivate = (member: ts.ClassElement): boolean =>
+    ts.canHaveModifiers(member) &&
+    (ts.getModifiers(member) ?? []).some(({ kind }) => kind === ts.SyntaxKind.PrivateKeyword);
+  return declared.members.filter((member) => !isPrivate(member)).map((member) => member.name?.getText() ?? 'new');
 }
 
 describe("a user's compiler", () => {
@@ -136,10 +152,17 @@ describe("a user's compiler", () => {
     expect(faultyLines(typed, { exactOptionalPropertyTypes: true })).toEqual([]);
   });
 
+  it('sees the calls of a JobManager, and none of the parts that pools work with', () => {
+    const members = publicMembers(declarationsOfPackage().get(`${DECLARED}manager/job.manager.d.ts`)!, 'JobManager');
+    expect(members).toEqual(expect.arrayContaining(['addJob', 'getJobs', 'cancelJobs', 'explain', 'close']));
+    const parts = ['engine', 'claims', 'settlement', 'attempts', 'crontabs', 'retention', 'within', 'runWith'];
+    expect(members.filter((name) => parts.includes(name))).toEqual([]);
+  });
+
   it('compiles the declarations of the package without the packages that are optional', () => {
     const { peerDependenciesMeta } = JSON.parse(ts.sys.readFile(`${root}package.json`)!) as {
       peerDependenciesMeta: Record<string, unknown>;
     };
-    expect(faultsOfDeclarations(Object.keys(peerDependenciesMeta))).toEqual([]);
+    expect(faultsOfDeclarations(declarationsOfPackage(), Object.keys(peerDependenciesMeta))).toEqual([]);
   });
 });

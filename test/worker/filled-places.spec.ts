@@ -60,7 +60,7 @@ async function startAt(concurrency: number, options: WorkerOptions = {}): Promis
 }
 
 /** Resolves when a look at lanes that begins from now on has ended. */
-function nextLook({ claims }: JobManager): () => Promise<unknown> {
+function nextLook({ engine: { claims } }: JobManager): () => Promise<unknown> {
   const real = claims.claimLanes.bind(claims);
   let looks = 0;
   claims.claimLanes = (request) => real(request).finally(() => looks++);
@@ -69,7 +69,7 @@ function nextLook({ claims }: JobManager): () => Promise<unknown> {
 
 /** They end while the settle of a plain job is under way: the next one settles them all. */
 async function endTogether(plain: string, ...names: string[]): Promise<void> {
-  const { settlement } = scene.jobs;
+  const { settlement } = scene.jobs.engine;
   const real = settlement.settle.bind(settlement);
   let goOn!: () => void;
   const ended = new Promise<void>((resolve) => (goOn = resolve));

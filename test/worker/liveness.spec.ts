@@ -81,7 +81,7 @@ describe('the heartbeat', () => {
             return worker?.beaten;
           });
           blockTheLoop(3_000);
-          rescued = await jobs.registry.rescue();
+          rescued = await jobs.engine.registry.rescue();
         },
       },
       { leaseMs: 1_000, keepaliveMs: 200 },
@@ -169,7 +169,7 @@ describe('crashes (worker died)', () => {
     await registerPool(jobs, id, 1_000);
     await claimAsPool(jobs, id);
     await forget(id);
-    await jobs.registry.rescue();
+    await jobs.engine.registry.rescue();
   }
 
   it('are counted apart from attempts: the third one in a row exhausts the job', async () => {
@@ -255,14 +255,14 @@ describe('crashes (worker died)', () => {
     await client.connect();
     await client.query('begin');
     const claim = { job: claimed.find(({ id }) => id === held!.id)!, workerId: 'frozen-worker-1' };
-    await jobs.attempts.assertOwned(claim, client);
+    await jobs.engine.attempts.assertOwned(claim, client);
     await forget('frozen-worker-1');
-    expect(await jobs.registry.rescue()).toBe(1);
+    expect(await jobs.engine.registry.rescue()).toBe(1);
     expect(await jobs.findJob(free!.id)).toMatchObject({ status: 'available' });
     expect(await jobs.findJob(held!.id)).toMatchObject({ status: 'running' });
     await client.query('rollback');
     await client.end();
-    expect(await jobs.registry.rescue()).toBe(1);
+    expect(await jobs.engine.registry.rescue()).toBe(1);
     expect(await jobs.findJob(held!.id)).toMatchObject({ status: 'available', lastError: 'worker died' });
   });
 });

@@ -79,7 +79,7 @@ describe('a pool that could not renew its lease in time', () => {
     });
     let isLate = false;
     let beats = 0;
-    const { registry } = manager;
+    const { registry } = manager.engine;
     const heartbeat = registry.heartbeat.bind(registry);
     registry.heartbeat = async (incarnation) => {
       const counts = isLate;
@@ -112,7 +112,7 @@ describe('two pools with the same worker id', () => {
     const { id } = await jobs.addJob('hang', 1, { queue: 'serial' });
     await eventually(() => first.activeWorkers === 1);
     let beats = 0;
-    const { registry } = jobs;
+    const { registry } = jobs.engine;
     const releaseUnknown = registry.releaseUnknown.bind(registry);
     registry.releaseUnknown = (...asked) => releaseUnknown(...asked).finally(() => beats++);
     await start({ other: () => 1 }, options, 'worker-host-0');
@@ -137,7 +137,7 @@ it('a pool that was taken for dead starts nothing of what its buffer held: other
   // A heartbeat may come in between.
   await eventually(async () => {
     await test.sql(`update jobs.workers set heartbeat_at = now() - interval '1 h'`);
-    return (await jobs.registry.rescue()) > 0;
+    return (await jobs.engine.registry.rescue()) > 0;
   });
   await eventually(async () => !(await test.sql('select from jobs.jobs')).length, { timeoutMs: 20_000 });
   expect(lost).toEqual([expect.any(LeaseLostError)]);
@@ -147,7 +147,7 @@ it('a pool that was taken for dead starts nothing of what its buffer held: other
 /** Calls of `method` of the claims, from the `nth` on, find the live jobs locked as a whole, until `letGo`. */
 function lockBefore(method: string, nth: number): { isHeldUp: () => boolean; letGo: () => Promise<void> } {
   const stranger = new pg.Client(test.url);
-  const { claims } = jobs as unknown as { claims: Record<string, (...args: unknown[]) => Promise<unknown>> };
+  const { claims } = jobs.engine as unknown as { claims: Record<string, (...args: unknown[]) => Promise<unknown>> };
   const call = claims[method]!.bind(claims);
   let calls = 0;
   let failed = false;

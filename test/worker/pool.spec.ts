@@ -516,7 +516,7 @@ describe('cancellation and lost claims', () => {
     // A heartbeat may come in between.
     await eventually(async () => {
       await test.sql(`update jobs.workers set heartbeat_at = now() - interval '1 h'`);
-      return (await jobs.registry.rescue()) > 0;
+      return (await jobs.engine.registry.rescue()) > 0;
     });
     await eventually(async () => (await jobs.findJob(id))?.status === 'completed');
     expect(reasons).toMatchObject([{ code: 'ERR_JOBS_LEASE_LOST' }]);
@@ -601,11 +601,11 @@ describe('settling', () => {
       (job) => ({ job, outcome: { kind: 'completed', result: '7' }, executionTimeMs: 3 }) as const,
     );
     const worker = byHand('worker-by-hand', 60_000);
-    await jobs.settlement.settle(worker, [...requests]);
-    const { results } = await jobs.settlement.settle(worker, [...requests], { repeated: true });
+    await jobs.engine.settlement.settle(worker, [...requests]);
+    const { results } = await jobs.engine.settlement.settle(worker, [...requests], { repeated: true });
     expect(results).toMatchObject([{ job: { id }, status: 'completed' }]);
     const another = byHand('worker-by-another', 60_000);
-    const byAnother = await jobs.settlement.settle(another, [...requests], { repeated: true });
+    const byAnother = await jobs.engine.settlement.settle(another, [...requests], { repeated: true });
     expect(byAnother.results).toMatchObject([{ status: 'lost' }]);
   });
 });

@@ -204,8 +204,8 @@ describe('JobQueue (create-queue)', () => {
 describe('idle polling (max-poll-interval)', () => {
   it('backs off from pollIntervalMs towards maxPollIntervalMs, and is back at once when there is work', async () => {
     const polls: number[] = [];
-    const claim = jobs.claims.claimPlain.bind(jobs.claims);
-    jobs.claims.claimPlain = (request) => {
+    const claim = jobs.engine.claims.claimPlain.bind(jobs.engine.claims);
+    jobs.engine.claims.claimPlain = (request) => {
       polls.push(performance.now());
       return claim(request);
     };
@@ -287,7 +287,7 @@ describe('waking', () => {
   });
 
   it('a serial queue’s settles claim the next job by the same commit, and tell of the end before the next start', async () => {
-    const { settlement } = jobs;
+    const { settlement } = jobs.engine;
     const real = settlement.completeAndClaim.bind(settlement);
     let both = 0;
     settlement.completeAndClaim = (...args) => (both++, real(...args));
@@ -336,7 +336,7 @@ describe('tasks with a limit of their own', () => {
 
 describe('a claim whose answer comes after the pool was taken for dead', () => {
   it.each(['claimPlain', 'claimLanes'] as const)('brings nothing (%s)', async (kind) => {
-    const { claims } = jobs;
+    const { claims } = jobs.engine;
     const real = claims[kind].bind(claims) as (request: never) => Promise<{ jobs: unknown[] }>;
     let answered!: () => void;
     const answer = new Promise<void>((resolve) => (answered = resolve));

@@ -350,7 +350,7 @@ describe('ctx.progress and ctx.log', () => {
     const { id } = await jobs.addJob('t', null);
     const [claimed] = await jobs.getJobs(WORKER);
     await jobs.forceUnlockJobs();
-    await jobs.attempts.setProgress({ job: claimed!, workerId: WORKER }, 99);
+    await jobs.engine.attempts.setProgress({ job: claimed!, workerId: WORKER }, 99);
     expect(await jobs.findJob(id)).toMatchObject({ progress: null });
   });
 

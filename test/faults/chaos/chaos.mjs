@@ -65,7 +65,7 @@ try {
   const connection = { connectionString: url, connectionTimeoutMillis: 3_000, query_timeout: 5_000 };
   const jobs = await createJobManager({ connection, schema: 'jobs', migrate: true });
   // As maintenance has left them by the second day.
-  await jobs.retention.makePartitions(new Date(Date.now() - 86_400_000));
+  await jobs.engine.retention.makePartitions(new Date(Date.now() - 86_400_000));
   await cluster.withAdmin(prepare);
   await jobs.registerRateLimit('calls', LIMIT.capacity, LIMIT.intervalMs);
   const pool = new pg.Pool({ ...connection, max: 4 });

@@ -1,0 +1,158 @@
+// Builds the parts of one instance and owns them. JobManager is its face for users; pools, handlers, maintenance and
+// millrace/testing work with the parts themselves.
+import type pg from 'pg';
+import type { JobsOnce } from '../interfaces/claim.interface.js';
+import type { QueryExecutor } from '../interfaces/job.interface.js';
+import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
+import type { Database } from '../storage/database.js';
+import { JobNotifier } from '../storage/job.notifier.js';
+import { TransactionSource } from '../storage/transaction.source.js';
+import { AttemptRecords } from './attempt.records.js';
+import { Crontabs } from './crontabs.js';
+import { Declarations } from './declarations.js';
+import { JobAdder } from './job.adder.js';
+import { JobCipher } from './job.cipher.js';
+import { JobClaims } from './job.claims.js';
+import { JobInspector } from './job.inspector.js';
+import { JobPreparer } from './job.preparer.js';
+import { JobPromoter, newsOf } from './job.promoter.js';
+import { JobRetention } from './job.retention.js';
+import { JobRevival } from './job.revival.js';
+import { JobSettlement } from './job.settlement.js';
+import { JobTransaction } from './job.transaction.js';
+import { JobWaiter } from './job.waiter.js';
+import { lanesOfQueue } from './lane.names.js';
+import { NewsPublisher } from './news.publisher.js';
+import type { PayloadValidator } from './payload.validator.js';
+import { SchemaGuard } from './schema.guard.js';
+import type { TaskRegistry } from './task.registry.js';
+import { WorkerRegistry } from './worker.registry.js';
+
+export interface EngineParts {
+  database: Database;
+  settings: ManagerSettings;
+  tasks: TaskRegistry;
+  validator: PayloadValidator;
+  /** Where to LISTEN, if not where the statements go. */
+  listenConnection?: string | pg.ClientConfig | undefined;
+  /** The transaction that `addJob` joins where it is given none. */
+  ambient?: () => QueryExecutor | undefined;
+  /** Receives what is no fault but worth knowing. */
+  debug?: (message: string) => void;
+}
+
+const noop = (): undefined => undefined;
+const MAX_CLOSE_MS = 5_000;
+
+export class JobEngine {
+  readonly database: Database;
+  readonly settings: ManagerSettings;
+  readonly cipher: JobCipher | undefined;
+  readonly waiter: JobWaiter;
+  /** What other processes should know. */
+  readonly publisher: NewsPublisher;
+  /** What ends leave to others. */
+  readonly promoter: JobPromoter;
+  /** Settles, and ends of claims. */
+  readonly settlement: JobSettlement;
+  readonly claims: JobClaims;
+  /** Incarnations and their heartbeats. */
+  readonly registry: WorkerRegistry;
+  readonly revival: JobRevival;
+  readonly inspector: JobInspector;
+  /** What a running attempt writes before it ends. */
+  readonly attempts: AttemptRecords;
+  readonly adder: JobAdder;
+  readonly retention: JobRetention;
+  readonly crontabs: Crontabs;
+  /** What tasks and options declare. */
+  readonly declarations: Declarations;
+  private readonly transactions: TransactionSource;
+  private readonly singleRuns: JobsOnce[] = [];
+  private readonly pools = new Set<() => Promise<unknown>>();
+
+  constructor(private readonly parts: EngineParts) {
+    const { database, settings, tasks, validator, ambient = noop, debug = noop } = parts;
+    this.database = database;
+    this.settings = settings;
+    const cipher = settings.encryption ? new JobCipher(settings.encryption) : undefined;
+    this.cipher = cipher;
+    this.waiter = new JobWaiter(database, cipher);
+    const schemaGuard = new SchemaGuard(database.schema);
+    this.publisher = new NewsPublisher(database);
+    this.promoter = new JobPromoter(database, settings, this.publisher, (id, path) => this.failCircle(id, path));
+    const notice = (ids: Set<string>): void => this.waiter.notice(ids);
+    this.settlement = new JobSettlement(database, settings, tasks, cipher, this.promoter, this.publisher, notice);
+    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard, settings.maxCrashes);
+    this.registry = new WorkerRegistry(database, settings, this.claims, this.settlement, this.promoter, schemaGuard);
+    this.revival = new JobRevival(database, this.promoter, this.publisher);
+    this.inspector = new JobInspector(database, cipher);
+    this.attempts = new AttemptRecords(database, cipher);
+    this.transactions = new TransactionSource(database);
+    const preparer = new JobPreparer(settings, tasks, validator, cipher);
+    this.adder = new JobAdder(database, preparer, this.promoter, this.publisher, ambient, cipher);
+    this.retention = new JobRetention(database, settings.history, debug);
+    this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
+    const tell = (names: string[]): Promise<void> => this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
+    this.declarations = new Declarations({ database, crontabs: this.crontabs, queues: settings.queues, tell });
+  }
+
+  /** The engine inside a transaction: all it does is part of it. */
+  within(executor: QueryExecutor): JobEngine {
+    return new JobEngine({ ...this.parts, database: this.database.on(executor), ambient: () => executor });
+  }
+
+  /** Makes room for so many transactional attempts at once. @throws InvalidOptionsError, MissingPackageError */
+  async prepareTransactions(slots: number): Promise<void> {
+    await this.transactions.prepare(slots);
+  }
+
+  /** A transaction for one attempt of a transactional task. Waits for a free connection; see TransactionSource. */
+  async beginTransaction(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobTransaction> {
+    const session = await this.transactions.begin(signal, onFailure);
+    return new JobTransaction(session, this.within(session.manager), this.settlement);
+  }
+
+  /** A LISTEN connection of its own, not started yet. */
+  createNotifier(onError: (error: unknown) => void): JobNotifier {
+    const direct = this.parts.listenConnection;
+    const config =
+      typeof direct === 'string' ? { connectionString: direct } : (direct ?? this.database.connectionConfig());
+    return new JobNotifier(config, this.database.channel, (error) => onError(this.database.explain(error)));
+  }
+
+  /** The newest of those that run the jobs of `workOnce`. */
+  get singleRun(): JobsOnce | undefined {
+    return this.singleRuns.at(-1);
+  }
+
+  /** Names what runs the jobs of `workOnce` from now on. */
+  runWith(singleRun: JobsOnce): void {
+    this.singleRuns.push(singleRun);
+  }
+
+  /** Stops a pool when the manager is closed. Returns how to forget it. */
+  watchOver(stopPool: () => Promise<unknown>): () => void {
+    this.pools.add(stopPool);
+    return () => this.pools.delete(stopPool);
+  }
+
+  /** See JobManager.close. */
+  async close(): Promise<void> {
+    this.waiter.close();
+    await Promise.all([...this.pools].map((stop) => stop()));
+    await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
+    const deadline = setTimeout(() => void this.database.close(), MAX_CLOSE_MS);
+    await this.adder.idle();
+    await this.publisher.idle();
+    await this.attempts.idle();
+    await this.transactions.close();
+    clearTimeout(deadline);
+    await this.database.close();
+  }
+
+  private async failCircle(id: string, path: string[]): Promise<void> {
+    const reason = `it waits for itself: ${path.join(' → ')}`;
+    await this.settlement.end([{ id, fence: null }], 'doomed', reason, { patient: false });
+  }
+}
