@@ -53,15 +53,14 @@ export { WorkerPool, type WorkerPoolState, type WorkerPoolStats } from './worker
 export type { CircuitState } from './worker/settle.circuit.js';
 export { JobQueue, type JobQueueOptions, type JobQueueStats } from './worker/job.queue.js';
 export { OnJobEvent, type OnJobEventOptions } from './decorators/on-job-event.decorator.js';
+export type { JobEventFields, JobEventType } from './interfaces/event.interface.js';
 export {
   CollectingJobEvents,
   createCollectingEvents,
   createNoopEvents,
   JobEvents,
   type JobEvent,
-  type JobEventFields,
   type JobEventHandler,
-  type JobEventType,
 } from './monitoring/job.events.js';
 export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.js';
 export { PackageFilesMissingError } from './storage/migration.files.js';

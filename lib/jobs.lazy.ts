@@ -43,7 +43,7 @@ export class LazyTasks {
     const definitions = tasks.names().map((name) => tasks.get(name) as TaskDefinition);
     const transactional = definitions.filter(({ options }) => options.transactional).map(({ task }) => task);
     if (transactional.length && !transactional.some((task) => known.includes(task))) {
-      await jobs.engine.prepareTransactions(concurrency);
+      await jobs.engine.transactions.prepare(concurrency);
     }
     await this.parts.pool?.declareTasks();
   }

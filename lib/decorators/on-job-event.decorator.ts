@@ -1,7 +1,8 @@
 // @OnJobEvent subscribes a method to the events of jobs and pools. Metadata only.
 import 'reflect-metadata';
 import { JOB_EVENT_METADATA } from '../jobs.constants.js';
-import type { JobEvent, JobEventType } from '../monitoring/job.events.js';
+import type { JobEventType } from '../interfaces/event.interface.js';
+import type { JobEvent } from '../monitoring/job.events.js';
 import { registerDecoration } from './decorated.method.js';
 
 export interface OnJobEventOptions {

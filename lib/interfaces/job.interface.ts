@@ -1,5 +1,4 @@
 // The shapes of a job on its way through the library: how it is described, stored, claimed and remembered.
-import type { PayloadOf } from './task.interface.js';
 
 /**
  * Where a job stands. `scheduled`: its run-at lies in the future (retries too). `blocked`: it waits for parents or
@@ -131,11 +130,6 @@ export interface JobSpec<P = unknown> extends Omit<AddJobOptions, 'manager' | 'n
   task: string;
   payload: P;
 }
-
-/** The specs of `addJobs`, each with the payload that its task takes. */
-export type JobSpecs<T extends readonly string[]> = {
-  readonly [K in keyof T]: JobSpec<PayloadOf<T[K]>> & { readonly task: T[K] };
-};
 
 /** Whatever can run SQL: TypeORM's EntityManager and QueryRunner, pg's Client and Pool, and adapters around others. */
 export interface QueryExecutor {

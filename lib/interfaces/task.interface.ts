@@ -1,5 +1,6 @@
 // How a task is described: the options of @Task, typed payloads, and the schemas that payloads are checked by.
 import type { TaskCron } from './cron.interface.js';
+import type { JobSpec } from './job.interface.js';
 
 /**
  * Maps task names to payload types. Augment it, and every `addJob` is checked at compile time.
@@ -13,6 +14,11 @@ export interface TaskPayloads {}
 
 /** A payload's type by task name: as declared in `TaskPayloads`, else anything. */
 export type PayloadOf<T extends string> = T extends keyof TaskPayloads ? TaskPayloads[T] : unknown;
+
+/** The specs of `addJobs`, each with the payload that its task takes. */
+export type JobSpecs<T extends readonly string[]> = {
+  readonly [K in keyof T]: JobSpec<PayloadOf<T[K]>> & { readonly task: T[K] };
+};
 
 export type DtoClass<P = unknown> = new (...args: any[]) => P;
 

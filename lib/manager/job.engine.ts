@@ -19,7 +19,6 @@ import { JobPromoter, newsOf } from './job.promoter.js';
 import { JobRetention } from './job.retention.js';
 import { JobRevival } from './job.revival.js';
 import { JobSettlement } from './job.settlement.js';
-import { JobTransaction } from './job.transaction.js';
 import { JobWaiter } from './job.waiter.js';
 import { lanesOfQueue } from './lane.names.js';
 import { NewsPublisher } from './news.publisher.js';
@@ -67,7 +66,8 @@ export class JobEngine {
   readonly crontabs: Crontabs;
   /** What tasks and options declare. */
   readonly declarations: Declarations;
-  private readonly transactions: TransactionSource;
+  /** Connections for transactional tasks. */
+  readonly transactions: TransactionSource;
   private readonly singleRuns: JobsOnce[] = [];
   private readonly pools = new Set<() => Promise<unknown>>();
 
@@ -100,17 +100,6 @@ export class JobEngine {
   /** The engine inside a transaction: all it does is part of it. */
   within(executor: QueryExecutor): JobEngine {
     return new JobEngine({ ...this.parts, database: this.database.on(executor), ambient: () => executor });
-  }
-
-  /** Makes room for so many transactional attempts at once. @throws InvalidOptionsError, MissingPackageError */
-  async prepareTransactions(slots: number): Promise<void> {
-    await this.transactions.prepare(slots);
-  }
-
-  /** A transaction for one attempt of a transactional task. Waits for a free connection; see TransactionSource. */
-  async beginTransaction(signal: AbortSignal, onFailure: (error: unknown) => void): Promise<JobTransaction> {
-    const session = await this.transactions.begin(signal, onFailure);
-    return new JobTransaction(session, this.within(session.manager), this.settlement);
   }
 
   /** A LISTEN connection of its own, not started yet. */

@@ -18,7 +18,6 @@ import type {
   JobFilter,
   JobLogEntry,
   JobSpec,
-  JobSpecs,
   JobResult,
   JobStatus,
   Page,
@@ -32,7 +31,7 @@ import type {
   WorkedOnce,
   WorkerInfo,
 } from '../interfaces/job.interface.js';
-import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
+import type { JobSpecs, PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError, NoHandlersError } from '../jobs.errors.js';
 import { retryOnContention } from '../storage/contention.js';
 import * as byHandClaims from '../storage/statements/claims-by-hand.js';

@@ -9,7 +9,17 @@ import type { JobEngine } from './job.engine.js';
 export class JobTransaction {
   private promote: (() => Promise<void>) | null = null;
 
-  constructor(
+  /** For one attempt of a transactional task. Waits for a free connection; see TransactionSource. */
+  static async begin(
+    engine: JobEngine,
+    signal: AbortSignal,
+    onFailure: (error: unknown) => void,
+  ): Promise<JobTransaction> {
+    const session = await engine.transactions.begin(signal, onFailure);
+    return new JobTransaction(session, engine.within(session.manager), engine.settlement);
+  }
+
+  private constructor(
     private readonly session: JobSession,
     /** Bound to the transaction: what it adds is committed with it. */
     readonly engine: JobEngine,

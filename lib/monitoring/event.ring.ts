@@ -1,7 +1,7 @@
 // The last events, bounded in number and in bytes. Small values are kept as they are; one that is large is replaced, so
 // that jobs which are long done do not stay in memory with their payloads.
 import { types } from 'node:util';
-import type { JobEventType } from './job.events.js';
+import type { JobEventType } from '../interfaces/event.interface.js';
 
 const { isDate, isNativeError } = types;
 const REMEMBERED = 1_000;

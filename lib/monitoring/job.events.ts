@@ -1,37 +1,11 @@
 // Typed events of pools and jobs: subscribers never harm whoever emits, and the last thousand can be looked at.
+import type { JobEventFields, JobEventType } from '../interfaces/event.interface.js';
 import type { Job } from '../interfaces/job.interface.js';
 import { check } from '../validation.js';
 import { rules } from '../validation.rules.js';
 import { openScope } from './async.scope.js';
 import { EventRing } from './event.ring.js';
 import type { JobMask } from './job.mask.js';
-
-export interface JobEventFields {
-  'pool.start': { concurrency: number };
-  'pool.stop': { forced: boolean };
-  'job.started': { job: Job };
-  /** `result`: what the handler returned, as `waitForJob` gives it; null where that is nothing. */
-  'job.completed': { job: Job; executionTimeMs: number; result?: unknown };
-  'job.failed': { job: Job; error: unknown; executionTimeMs: number; retryAt: Date | null };
-  'job.exhausted': { job: Job; error: unknown };
-  'job.partial-success': { job: Job; executionTimeMs: number; partialResults: unknown };
-  'job.snoozed': { job: Job; ms: number };
-  'job.cancelled': { job: Job; reason: string | null };
-  'job.timeout': { job: Job; timeoutMs: number };
-  'job.lost': { job: Job };
-  'job.settled': { job: Job; outcome: string };
-  'cron.fired': { cronId: string; slot: Date; job: Job };
-  'worker.error': { error: unknown; context: string };
-  /** The database cannot be reached, or takes no writes. Once, however many statements fail. */
-  'database.lost': { error: unknown };
-  /** It answers again; `failures`: statements that failed meanwhile. */
-  'database.back': { downMs: number; failures: number };
-  /** Outcomes cannot be written: the pool claims and starts nothing. `unwritten`: outcomes that wait. */
-  'circuit.open': { error: unknown; unwritten: number };
-  'circuit.closed': { openMs: number; unwritten: number };
-}
-
-export type JobEventType = keyof JobEventFields;
 
 const EVENT_TYPES: Record<JobEventType, true> = {
   'pool.start': true,

@@ -27,6 +27,14 @@ export class JobLogger {
   constructor(private readonly sink: LogSink) {}
 
   subscribe(events: JobEvents): void {
+    this.logJobs(events);
+    this.logTrouble(events);
+    events.onDropped((error, type, subscriber) => {
+      this.logError(`${subscriber || 'A subscriber'} failed on the event ${type}: ${describe(error)}`, error);
+    });
+  }
+
+  private logJobs(events: JobEvents): void {
     const { sink } = this;
     events.on('pool.start', ({ workerId, concurrency }) =>
       sink.log(`Worker ${workerId} started, ${concurrency} slots`),
@@ -49,6 +57,10 @@ export class JobLogger {
     events.on('job.lost', ({ job, workerId }) => {
       sink.warn(`${nameOf(job)} was taken away from worker ${workerId} while it ran; its outcome was not recorded`);
     });
+  }
+
+  private logTrouble(events: JobEvents): void {
+    const { sink } = this;
     events.on('worker.error', ({ workerId, error, context }) => {
       // Said once, when it began.
       if (error instanceof DatabaseUnavailableError && this.away.has(workerId)) return;
@@ -76,9 +88,6 @@ export class JobLogger {
       sink.log(`Worker ${workerId} can write again after ${seconds(openMs)}, and goes on`);
     });
     events.on('pool.stop', ({ workerId }) => void this.away.delete(workerId));
-    events.onDropped((error, type, subscriber) => {
-      this.logError(`${subscriber || 'A subscriber'} failed on the event ${type}: ${describe(error)}`, error);
-    });
   }
 
   /** Returns whether it was logged: not if the same was logged within a minute. */

@@ -1,8 +1,8 @@
 // What events, and so the log, must not show: values that options name are replaced in payloads and results, and
 // wherever else they turn up, such as the texts of errors. Handlers and the database never see a mask.
+import type { JobEventFields } from '../interfaces/event.interface.js';
 import type { ClaimedJob, Job } from '../interfaces/job.interface.js';
 import type { Mask, MaskedPart } from '../interfaces/task.interface.js';
-import type { JobEventFields } from './job.events.js';
 
 /** Stands in the place of what is masked. */
 export const MASKED = '[masked]';

@@ -158,9 +158,19 @@ export const isOfConnection = (error: unknown): boolean =>
 /** Puts a typed error in place of the driver's where the cause is known; keeps the original as `cause`. */
 export function translateError(error: unknown, schema: string): unknown {
   if (error instanceof JobsError) return error;
-  const code = codeOf(error);
-  const message = messageOf(error);
-  const cause = { cause: error };
+  const failure = { error, code: codeOf(error) ?? '', message: messageOf(error), cause: { cause: error } };
+  return ofTransaction(failure) ?? ofSetUp(failure, schema) ?? ofServer(failure) ?? ofConnection(failure) ?? error;
+}
+
+interface Failure {
+  error: unknown;
+  /** '' where there is none. */
+  code: string;
+  message: string;
+  cause: { cause: unknown };
+}
+
+function ofTransaction({ code, cause }: Failure): JobsError | null {
   if (code === '25P02') {
     return new TransactionOverError(
       'Expected a healthy transaction, got one that an earlier error has aborted: PostgreSQL refuses everything in ' +
@@ -170,22 +180,28 @@ export function translateError(error: unknown, schema: string): unknown {
   }
   if (code === UNFIT_LEVEL) return new InvalidArgumentError([UNFIT_LEVEL_TEXT], cause);
   if (code === '40001' || code === '40P01') return new TransactionConflictError(code, cause);
-  if (code === LOCK_TIMEOUT) return new RowsHeldError(cause);
+  return code === LOCK_TIMEOUT ? new RowsHeldError(cause) : null;
+}
+
+function ofSetUp({ code, message, cause }: Failure, schema: string): JobsError | null {
   if (code === '42501') {
     return new MissingPrivilegesError(
       `The database's role may not do what millrace needs in schema "${schema}": ${message}. Have the ` +
-        'owner of its tables run `npx millrace grant <enqueue|worker|admin> <role>`; migrations need the owner himself.',
+        'owner of its tables run `npx millrace grant <enqueue|worker|admin> <role>`; only the owner can migrate.',
       cause,
     );
   }
-  if (code !== undefined && MISSING_SCHEMA.has(code)) {
-    return new SchemaOutdatedError(
-      `Expected the tables of millrace in schema "${schema}", but: ${message}. Run the migrations (migrate: true, or ` +
-        'JobsMigrator.migrate()), or correct the option "schema".',
-      cause,
-    );
-  }
-  if (code !== undefined && REFUSED.has(code)) {
+  if (!MISSING_SCHEMA.has(code)) return null;
+  return new SchemaOutdatedError(
+    `Expected the tables of millrace in schema "${schema}", but: ${message}. Run the migrations (migrate: true, or ` +
+      'JobsMigrator.migrate()), or correct the option "schema".',
+    cause,
+  );
+}
+
+/** It answers, but does not do what was asked. */
+function ofServer({ error, code, message, cause }: Failure): JobsError | null {
+  if (REFUSED.has(code)) {
     return new DatabaseUnavailableError(`The database refused the connection: ${message}. Check "connection".`, cause);
   }
   if (code === READ_ONLY) {
@@ -196,21 +212,22 @@ export function translateError(error: unknown, schema: string): unknown {
     );
   }
   if (isExhaustedState(code) && !isPanic(error)) return new DatabaseExhaustedError(code, message, cause);
-  if (STATEMENT_POOLING_MESSAGE.test(message)) return new PoolerModeError(cause);
+  return STATEMENT_POOLING_MESSAGE.test(message) ? new PoolerModeError(cause) : null;
+}
+
+function ofConnection({ error, code, message, cause }: Failure): JobsError | null {
   if (CLOSED_MESSAGE.test(message)) {
     return new StoppedError(
       'The connection pool was closed: the JobManager, or its DataSource, is not in use any more.',
       cause,
     );
   }
-  const notBegun = (code !== undefined && NOT_BEGUN.has(code)) || NOT_BEGUN_MESSAGE.test(message);
-  if (notBegun || (code !== undefined && CUT.has(code)) || isPanic(error) || CUT_MESSAGE.test(message)) {
-    const told = `The database cannot be reached: ${message || code}. Check that it runs and that "connection" names it.`;
-    const failure = new DatabaseUnavailableError(told, cause);
-    failure.inDoubt = !notBegun;
-    return failure;
-  }
-  return error;
+  const notBegun = NOT_BEGUN.has(code) || NOT_BEGUN_MESSAGE.test(message);
+  if (!notBegun && !CUT.has(code) && !isPanic(error) && !CUT_MESSAGE.test(message)) return null;
+  const told = `The database cannot be reached: ${message || code}. Check that it runs and that "connection" names it.`;
+  const failure = new DatabaseUnavailableError(told, cause);
+  failure.inDoubt = !notBegun;
+  return failure;
 }
 
 interface Runner {

@@ -220,7 +220,7 @@ export class JobDrainer {
   }
 
   private async prepareTransactions(): Promise<void> {
-    if (!this.prepared) await this.parts.jobs.engine.prepareTransactions(1);
+    if (!this.prepared) await this.parts.jobs.engine.transactions.prepare(1);
     this.prepared = true;
   }
 

@@ -1,5 +1,5 @@
 // Runs one job and always answers with an Outcome: whatever the handler does, the worker goes on.
-import type { Claimer, Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import type { Claimer, Outcome } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema } from '../interfaces/task.interface.js';
@@ -11,7 +11,7 @@ import {
   UnknownTaskError,
 } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
-import type { JobTransaction } from '../manager/job.transaction.js';
+import { JobTransaction } from '../manager/job.transaction.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
 import { withReason } from '../storage/database.errors.js';
@@ -20,7 +20,7 @@ import type { JobEvents } from '../monitoring/job.events.js';
 import { Deadlines, type Deadline } from './deadlines.js';
 import { InProgress } from './in.progress.js';
 import { JobContext } from './job.context.js';
-import { isVerdict, readReturned, readThrown, type DelayOf } from './outcome.js';
+import { isVerdict, readReturned, readThrown, type Attempt, type DelayOf } from './outcome.js';
 import { RunningAttempt } from './running.attempt.js';
 import { settleInside } from './transactional.settle.js';
 
@@ -36,12 +36,6 @@ export interface JobRunnerParts {
   onError: (error: unknown, context: string) => void;
   /** Hears of each try to begin a transaction; null: it has begun. */
   onBegin?: (error: unknown) => void;
-}
-
-/** An attempt that has ended. */
-export interface Attempt extends SettleRequest {
-  /** What its own transaction has made of the job; null: it has yet to be settled. */
-  settled: SettleResult | null;
 }
 
 /** An attempt whose handler has ended: by an answer, or by throwing. */
@@ -157,9 +151,8 @@ export class JobRunner {
   }
 
   private async beginTransaction(running: RunningAttempt) {
-    const transaction = await this.parts.jobs.engine.beginTransaction(running.signal, (error) =>
-      this.reportBegin(error, running),
-    );
+    const onFailure = (error: unknown): void => this.reportBegin(error, running);
+    const transaction = await JobTransaction.begin(this.parts.jobs.engine, running.signal, onFailure);
     this.parts.onBegin?.(null);
     return transaction;
   }

@@ -2,10 +2,9 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { ClaimedJob, PartialResults, QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidArgumentError, StepResultError } from '../jobs.errors.js';
-import type { AttemptRecords, Step } from '../manager/attempt.records.js';
+import type { AttemptRecords, Claim, Step } from '../manager/attempt.records.js';
 import { exactJson, MAX_JSON_BYTES } from '../manager/exact.json.js';
 import { backoffMs, pause } from './backoff.js';
-import type { RunningAttempt } from './running.attempt.js';
 
 /** The fence of a job that was never claimed before. */
 const FIRST_CLAIM = '1';
@@ -23,6 +22,17 @@ export interface Completion {
 
 type Steps = Map<string, Step>;
 
+/** What steps need to know of their attempt. */
+interface AttemptOfSteps extends Claim {
+  /** Of a transactional task. */
+  readonly transaction: { readonly manager: QueryExecutor } | null;
+  readonly isAborted: boolean;
+  /** @throws AttemptOverError once the attempt has ended */
+  assertOpen(): void;
+  /** @throws AttemptOverError, or the reason of an abort */
+  assertRunning(): void;
+}
+
 export class JobSteps {
   private known: Promise<Steps> | null = null;
   private readonly underWay = new Map<string, Promise<unknown>>();
@@ -34,7 +44,7 @@ export class JobSteps {
 
   constructor(
     private readonly records: AttemptRecords,
-    private readonly attempt: RunningAttempt,
+    private readonly attempt: AttemptOfSteps,
   ) {}
 
   /** Calls that come while the step is under way share its result. */

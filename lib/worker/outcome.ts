@@ -1,5 +1,5 @@
 // What a handler's answer means. Whatever it returns or throws becomes an Outcome here and nowhere else.
-import type { Outcome } from '../interfaces/claim.interface.js';
+import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { PartialResults } from '../interfaces/job.interface.js';
 import { CancelJob, PermanentFailure } from '../jobs.errors.js';
 import { callOptions } from '../manager/call.arguments.js';
@@ -10,6 +10,12 @@ import { rules } from '../validation.rules.js';
 /** A fixed key, so that several copies of the package understand each other. */
 const BRAND = Symbol.for('millrace:outcome');
 const MAX_RESULT_BYTES = 1_048_576;
+
+/** An attempt that has ended. */
+export interface Attempt extends SettleRequest {
+  /** What its own transaction has made of the job; null: it has yet to be settled. */
+  settled: SettleResult | null;
+}
 
 interface PartialSuccess {
   readonly [BRAND]: 'partial-success';

@@ -1,10 +1,15 @@
 // The JobManager that a transactional handler gets: the attempt waits for what the handler asks of it, awaited or not.
 import type { JobManager } from '../manager/job.manager.js';
-import type { RunningAttempt } from './running.attempt.js';
+
+/** An attempt that waits for what it is given to keep. */
+interface Keeper {
+  readonly isOpen: boolean;
+  keep<T>(work: () => Promise<T>): Promise<T>;
+}
 
 type Method = (...args: unknown[]) => unknown;
 
-export const trackedJobs = (jobs: JobManager, attempt: RunningAttempt): JobManager =>
+export const trackedJobs = (jobs: JobManager, attempt: Keeper): JobManager =>
   new Proxy(jobs, {
     get(target, property): unknown {
       const value: unknown = Reflect.get(target, property, target);

@@ -4,8 +4,7 @@ import type { Claimer, Outcome, SettleResult } from '../interfaces/claim.interfa
 import { InvalidStatusError, TransactionOverError } from '../jobs.errors.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
 import { isCertainlyRolledBack, withReason } from '../storage/database.errors.js';
-import type { Attempt } from './job.runner.js';
-import { readThrown, type DelayOf } from './outcome.js';
+import { readThrown, type Attempt, type DelayOf } from './outcome.js';
 
 export async function settleInside(
   transaction: JobTransaction,

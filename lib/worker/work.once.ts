@@ -7,7 +7,8 @@ import { LeaseLostError, ShutdownError, StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import { byHand } from '../manager/worker.registry.js';
 import { settledWithin } from './backoff.js';
-import { type Attempt, JobRunner, type JobRunnerParts } from './job.runner.js';
+import { JobRunner, type JobRunnerParts } from './job.runner.js';
+import type { Attempt } from './outcome.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
 
 export type SingleRunParts = Omit<JobRunnerParts, 'workerId' | 'claimer' | 'onError'>;
@@ -114,7 +115,7 @@ export class SingleRun {
   /** Where that fails, the job is given back, and the next call tries again. */
   private async prepareTransactions(job: ClaimedJob, workerId: string): Promise<void> {
     const { jobs } = this.parts;
-    this.prepared ??= jobs.engine.prepareTransactions(1);
+    this.prepared ??= jobs.engine.transactions.prepare(1);
     try {
       await this.prepared;
     } catch (error) {

@@ -102,33 +102,16 @@ export class WorkerPool {
   private slots: Promise<void>[] = [];
 
   constructor(private readonly parts: WorkerPoolParts) {
-    const { jobs, tasks, events, options } = parts;
-    const { engine } = jobs;
+    const { tasks, events, options } = parts;
+    const { engine } = parts.jobs;
     const workerId = (this.workerId = parts.workerId ?? newWorkerId(hostname()));
     const identity = (this.identity = new WorkerIdentity(workerId));
     const onError = (error: unknown, context: string): void => this.report(error, context);
     const onDeaf = (error: unknown): void => onError(error, 'listening for jobs');
-    const notifier = (this.notifier = options.listen ? engine.createNotifier(onDeaf) : null);
-    // Asked late: Nest finds handlers only after it has made this pool.
-    const takesAnyTask = !options.taskIdentifiers && options.unknownTasks === 'exhaust';
-    const taskIdentifiers = (): string[] | null => options.taskIdentifiers ?? (takesAnyTask ? null : tasks.names());
-    const held = (): ClaimedJob[] => [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
+    this.notifier = options.listen ? engine.createNotifier(onDeaf) : null;
     this.taskSlots = new TaskSlots(tasks);
     this.isolation = new Isolation(options.maxCrashes);
-    this.queue = new JobQueue({
-      ...queueSettingsOf(options),
-      jobs,
-      workerId,
-      notifier,
-      taskIdentifiers,
-      claimer: () => identity.claimer,
-      taskRooms: () => this.taskSlots.rooms(() => this.queue.jobs()),
-      onError,
-      admit: (job) => this.takePlace(job),
-      mayClaim: () => this.circuit === 'closed' && this.keeper.holds,
-      held,
-      isolation: this.isolation,
-    });
+    this.queue = this.makeQueue(onError);
     const onBegin = (error: unknown): void => this.hearOfBegin(error);
     this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError, onBegin });
     this.batcher = new OutcomeBatcher(
@@ -140,26 +123,7 @@ export class WorkerPool {
       (batch) => this.queue.settleAndClaim(batch),
       (requests, error) => this.reportUnwritten(requests, error),
     );
-    this.keeper = new LeaseKeeper({
-      engine,
-      identity,
-      options,
-      tasks: () => options.taskIdentifiers ?? tasks.names(),
-      takesAnyTask,
-      held: () => [...this.queue.jobs(), ...held()],
-      onClaims: (claims) => this.endClaims(claims),
-      onTooLate: () => this.runner.abortAll((job) => new LeaseLostError(job.id)),
-      onDeath: () => {
-        this.runner.abortAll((job) => new LeaseLostError(job.id));
-        this.queue.dropAll();
-      },
-      onBeat: () => {
-        this.queue.compareSoon();
-        this.goOn();
-      },
-      onSchemaTooNew: (error) => this.retire(error),
-      onError,
-    });
+    this.keeper = this.makeKeeper(onError);
     this.ended = new Promise((resolve) => (this.markEnded = resolve));
   }
 
@@ -251,7 +215,7 @@ export class WorkerPool {
   private async prepareTransactions(): Promise<void> {
     const { jobs, tasks, options } = this.parts;
     const transactional = tasks.names().some((task) => tasks.get(task)?.options.transactional);
-    if (transactional) await jobs.engine.prepareTransactions(options.concurrency);
+    if (transactional) await jobs.engine.transactions.prepare(options.concurrency);
   }
 
   private async shutDown(timeoutMs: number, forced: boolean): Promise<void> {
@@ -385,6 +349,59 @@ export class WorkerPool {
     const { circuit } = this.batcher;
     if (error === null) circuit.begun();
     else circuit.beginFailed(error);
+  }
+
+  private makeQueue(onError: (error: unknown, context: string) => void): JobQueue {
+    const { jobs, tasks, options } = this.parts;
+    return new JobQueue({
+      ...queueSettingsOf(options),
+      jobs,
+      workerId: this.workerId,
+      notifier: this.notifier,
+      // Asked late: Nest finds handlers only after it has made this pool.
+      taskIdentifiers: () => options.taskIdentifiers ?? (this.takesAnyTask ? null : tasks.names()),
+      claimer: () => this.identity.claimer,
+      taskRooms: () => this.taskSlots.rooms(() => this.queue.jobs()),
+      onError,
+      admit: (job) => this.takePlace(job),
+      mayClaim: () => this.circuit === 'closed' && this.keeper.holds,
+      held: () => this.held(),
+      isolation: this.isolation,
+    });
+  }
+
+  private makeKeeper(onError: (error: unknown, context: string) => void): LeaseKeeper {
+    const { jobs, tasks, options } = this.parts;
+    return new LeaseKeeper({
+      engine: jobs.engine,
+      identity: this.identity,
+      options,
+      tasks: () => options.taskIdentifiers ?? tasks.names(),
+      takesAnyTask: this.takesAnyTask,
+      held: () => [...this.queue.jobs(), ...this.held()],
+      onClaims: (claims) => this.endClaims(claims),
+      onTooLate: () => this.runner.abortAll((job) => new LeaseLostError(job.id)),
+      onDeath: () => {
+        this.runner.abortAll((job) => new LeaseLostError(job.id));
+        this.queue.dropAll();
+      },
+      onBeat: () => {
+        this.queue.compareSoon();
+        this.goOn();
+      },
+      onSchemaTooNew: (error) => this.retire(error),
+      onError,
+    });
+  }
+
+  private get takesAnyTask(): boolean {
+    const { taskIdentifiers, unknownTasks } = this.parts.options;
+    return !taskIdentifiers && unknownTasks === 'exhaust';
+  }
+
+  /** Jobs that run, and those whose outcome is not written yet. */
+  private held(): ClaimedJob[] {
+    return [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
   }
 
   /** The circuit has opened or closed. */
