@@ -9,7 +9,7 @@ import { GRACE_MS } from '../manager/crontabs.js';
 import { passIntoScopes } from '../monitoring/async.scope.js';
 import { after } from '../timers.js';
 import { JobRunner } from '../worker/job.runner.js';
-import { newWorkerId } from '../worker/worker.pool.js';
+import { newWorkerId } from '../worker/worker.identity.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
 import type { WorkerPoolParts } from '../worker/worker.pool.js';
 import { EndlessDrainError } from './testing.errors.js';

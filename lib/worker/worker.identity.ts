@@ -22,3 +22,7 @@ export class WorkerIdentity {
 }
 
 const newIncarnation = (): string => randomBytes(12).toString('base64url');
+
+/** A worker id that tells people where it is: host, process, and something that makes it unique. */
+export const newWorkerId = (host: string): string =>
+  `${host.slice(0, 12)}-${process.pid}-${randomBytes(4).toString('hex')}`;

@@ -1,5 +1,4 @@
 // N slots that take jobs from the local buffer, run them, and hand their outcomes to the batcher.
-import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
@@ -20,17 +19,15 @@ import type { JobEvents } from '../monitoring/job.events.js';
 import type { CheckedClaim } from '../manager/worker.registry.js';
 import type { News } from '../storage/job.news.js';
 import type { JobNotifier } from '../storage/job.notifier.js';
+import { Admission } from './admission.js';
 import { settledWithin } from './backoff.js';
-import { InProgress } from './in.progress.js';
-import { Isolation } from './isolation.js';
 import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
 import { checkWait, queueSettingsOf } from './queue.options.js';
 import type { CircuitState } from './settle.circuit.js';
-import { TaskSlots } from './task.slots.js';
-import { WorkerIdentity } from './worker.identity.js';
+import { newWorkerId, WorkerIdentity } from './worker.identity.js';
 
 /** What adds jobs by the clock for as long as a pool runs. */
 export interface PoolScheduler {
@@ -86,9 +83,7 @@ export class WorkerPool {
   private readonly batcher: OutcomeBatcher;
   private readonly keeper: LeaseKeeper;
   private readonly notifier: JobNotifier | null;
-  private readonly isolation: Isolation;
-  private readonly active = new InProgress<ClaimedJob>();
-  private readonly taskSlots: TaskSlots;
+  private readonly admission: Admission;
   private readonly counters = { completed: 0, failed: 0, errors: 0 };
   private readonly ended: Promise<void>;
   private markEnded!: () => void;
@@ -109,9 +104,9 @@ export class WorkerPool {
     const onError = (error: unknown, context: string): void => this.report(error, context);
     const onDeaf = (error: unknown): void => onError(error, 'listening for jobs');
     this.notifier = options.listen ? engine.createNotifier(onDeaf) : null;
-    this.taskSlots = new TaskSlots(tasks);
-    this.isolation = new Isolation(options.maxCrashes);
-    this.queue = this.makeQueue(onError);
+    const mayStart = (): boolean => this.circuit === 'closed' && this.keeper.holds;
+    this.admission = new Admission(tasks, options.maxCrashes, mayStart);
+    this.queue = this.makeQueue(mayStart, onError);
     const onBegin = (error: unknown): void => this.hearOfBegin(error);
     this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError, onBegin });
     this.batcher = new OutcomeBatcher(
@@ -145,11 +140,11 @@ export class WorkerPool {
 
   /** Slots that run a job now. */
   get activeWorkers(): number {
-    return this.active.size;
+    return this.admission.size;
   }
 
   stats(): WorkerPoolStats {
-    return { active: this.active.size, unwritten: this.batcher.pending, ...this.counters };
+    return { active: this.admission.size, unwritten: this.batcher.pending, ...this.counters };
   }
 
   /** Resolves to the pool. @throws AlreadyRunningError, StoppedError once terminated, DatabaseUnavailableError */
@@ -294,9 +289,9 @@ export class WorkerPool {
   }
 
   private leave(job: ClaimedJob): void {
-    this.active.delete(job);
-    if (this.isolation.leave(job)) this.queue.lookAgain();
-    if (!this.taskSlots.giveBack(job.task)) return;
+    const freed = this.admission.leave(job);
+    if (freed.suspect) this.queue.lookAgain();
+    if (!freed.slot) return;
     this.queue.serve();
     this.queue.wake();
   }
@@ -308,7 +303,7 @@ export class WorkerPool {
       void jobs.engine.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
     }
     if (news.kind !== 'ended' && news.kind !== 'cancelled') return;
-    const mine = [...this.queue.jobs(), ...this.active.all()].some(({ id }) => news.ids.includes(id));
+    const mine = [...this.queue.jobs(), ...this.admission.all()].some(({ id }) => news.ids.includes(id));
     if (news.kind === 'cancelled' && mine) {
       for (const id of news.ids) this.runner.abort(id, cancelled(news.reason));
     }
@@ -327,17 +322,6 @@ export class WorkerPool {
     if (dropped.size) this.queue.wake();
   }
 
-  /**
-   * Within the task's own concurrency, while outcomes can be written. Taken here, given back by `leave`: several jobs may be
-   * handed out in a row, and each must be known as held from here on.
-   */
-  private takePlace(job: ClaimedJob): boolean {
-    if (this.circuit !== 'closed' || !this.keeper.holds) return false;
-    if (!this.taskSlots.take(job.task)) return false;
-    this.active.add(job);
-    return true;
-  }
-
   private count({ job, status, hasFreedPlace }: SettleResult): void {
     if (hasFreedPlace) this.queue.placeFreed(job);
     if (status === 'retrying' || status === 'snoozed') this.queue.comesBack(job);
@@ -351,7 +335,7 @@ export class WorkerPool {
     else circuit.beginFailed(error);
   }
 
-  private makeQueue(onError: (error: unknown, context: string) => void): JobQueue {
+  private makeQueue(mayClaim: () => boolean, onError: (error: unknown, context: string) => void): JobQueue {
     const { jobs, tasks, options } = this.parts;
     return new JobQueue({
       ...queueSettingsOf(options),
@@ -361,12 +345,12 @@ export class WorkerPool {
       // Asked late: Nest finds handlers only after it has made this pool.
       taskIdentifiers: () => options.taskIdentifiers ?? (this.takesAnyTask ? null : tasks.names()),
       claimer: () => this.identity.claimer,
-      taskRooms: () => this.taskSlots.rooms(() => this.queue.jobs()),
+      taskRooms: () => this.admission.rooms(() => this.queue.jobs()),
       onError,
-      admit: (job) => this.takePlace(job),
-      mayClaim: () => this.circuit === 'closed' && this.keeper.holds,
+      admit: (job) => this.admission.admit(job),
+      mayClaim,
       held: () => this.held(),
-      isolation: this.isolation,
+      isolation: this.admission.isolation,
     });
   }
 
@@ -401,7 +385,7 @@ export class WorkerPool {
 
   /** Jobs that run, and those whose outcome is not written yet. */
   private held(): ClaimedJob[] {
-    return [...this.active.all(), ...this.batcher.held().map(({ job }) => job)];
+    return [...this.admission.all(), ...this.batcher.held().map(({ job }) => job)];
   }
 
   /** The circuit has opened or closed. */
@@ -438,9 +422,5 @@ export class WorkerPool {
     this.parts.events.emit('worker.error', this.workerId, { error, context });
   }
 }
-
-/** A worker id that tells people where it is: host, process, and something that makes it unique. */
-export const newWorkerId = (host: string): string =>
-  `${host.slice(0, 12)}-${process.pid}-${randomBytes(4).toString('hex')}`;
 
 const cancelled = (reason: string | null): CancelJob => new CancelJob(reason ?? 'the job was cancelled');
