@@ -158,7 +158,7 @@ class Agent {
   thaw = () => this.child.kill('SIGCONT');
   kill = () => this.child.kill('SIGKILL');
 
-  /** Asks nicely; who does not answer within some seconds (a handler hangs) is killed. */
+  /** Asks nicely; a process that does not answer within some seconds (a handler hangs) is killed. */
   async end() {
     if (this.child.exitCode !== null || this.child.signalCode !== null) return;
     const timer = setTimeout(this.kill, 5_000);

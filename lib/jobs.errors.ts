@@ -169,7 +169,7 @@ export class UnknownRateLimitError extends JobsError {
   }
 }
 
-/** `dependsOn` names jobs that nobody knows; nothing was inserted. */
+/** `dependsOn` names unknown jobs; nothing was inserted. */
 export class UnknownParentError extends JobsError {
   readonly code = 'ERR_JOBS_UNKNOWN_PARENT';
 
@@ -255,7 +255,7 @@ export class WrongOwnerError extends JobsError {
     readonly owner: string | null,
     workerId: string,
   ) {
-    super(`Expected job ${jobId} to be claimed by ${workerId}, but it is claimed by ${owner ?? 'nobody'}.`);
+    super(`Expected job ${jobId} to be claimed by ${workerId}, but it is claimed by ${owner ?? 'no worker'}.`);
   }
 }
 
@@ -282,7 +282,7 @@ export class UnreadableJobError extends JobsError {
   }
 }
 
-/** The claim was taken away; whoever held it must not go on. */
+/** The claim was taken away; its former holder must stop. */
 export class LeaseLostError extends JobsError {
   readonly code = 'ERR_JOBS_LEASE_LOST';
 
@@ -331,7 +331,7 @@ export class DependencyCircleError extends JobsError {
   }
 }
 
-/** Somebody changed the record since the given revision. */
+/** The record has changed since the given revision. */
 export class RevisionConflictError extends JobsError {
   readonly code = 'ERR_JOBS_REVISION_CONFLICT';
 
@@ -340,7 +340,7 @@ export class RevisionConflictError extends JobsError {
     readonly expected: number,
     readonly actual: number,
   ) {
-    super(`Expected revision ${expected} of job ${jobId}, but it is at ${actual}. Read it again and decide anew.`);
+    super(`Expected revision ${expected} of job ${jobId}, but it is at ${actual}. Read it and decide again.`);
   }
 }
 

@@ -251,7 +251,7 @@ export class JobsExplorer {
       );
   }
 
-  /** Other instances explore for themselves; a task of an instance that nobody has set up would be lost silently. */
+  /** Other instances explore for themselves; a task of an instance that is not set up would be lost silently. */
   private refuseUnknown(instance: string, where: string): string[] {
     const known = this.instances();
     if (known.includes(instance)) return [];

@@ -27,7 +27,7 @@ export class HandlerBinder {
   }
 
   /**
-   * Enhancers that Nest would skip without a word: it only makes instances of the guards and so on that a class names
+   * Enhancers that Nest would skip silently: it only makes instances of the guards and so on that a class names
    * if it sees the class, which it does not for providers made by `useFactory` and `useValue`.
    */
   skippedEnhancers(wrapper: InstanceWrapper, prototype: object, method: string | symbol): string[] {
@@ -44,7 +44,7 @@ export class HandlerBinder {
     return this.isEnhanced(host, method) ? this.contexts.wrap(wrapper, host, method) : plain(host, method);
   }
 
-  /** The provider and all it depends on are made anew for each job, which is injectable as REQUEST. */
+  /** Creates the provider and all it depends on for each job; the job is injectable as REQUEST. */
   private async runScoped(
     wrapper: InstanceWrapper,
     method: string | symbol,

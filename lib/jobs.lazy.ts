@@ -1,5 +1,5 @@
-// Tasks of modules that LazyModuleLoader loads after the start. Nest calls no hooks of theirs and tells nobody, so the
-// loader itself is watched.
+// Tasks of modules that LazyModuleLoader loads after the start. Nest calls none of their hooks and emits no event, so
+// the loader itself is watched.
 import type { LazyModuleLoader } from '@nestjs/core';
 import type { JobsExplorer } from './jobs.explorer.js';
 import type { JobManager } from './manager/job.manager.js';

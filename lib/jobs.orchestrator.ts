@@ -1,5 +1,5 @@
-// When things start and stop. The manager is ready before anybody can inject it and goes last; the pool starts when the
-// whole application has, and drains while all of it is still there.
+// When things start and stop. The manager is ready before it can be injected, and stops last. The pool starts
+// after the whole application has started, and drains while all of it is still there.
 import {
   Logger,
   type OnApplicationBootstrap,
@@ -18,7 +18,7 @@ import type { WorkerPool } from './worker/worker.pool.js';
 /** Applications enable the hooks after they were created, some after a while. */
 const HOOKS_CHECK_MS = 10_000;
 const NO_HOOKS =
-  'Nobody listens for SIGTERM, so a deploy kills running jobs instead of waiting for them. Call ' +
+  'The process does not listen for SIGTERM, so a deploy kills running jobs instead of waiting for them. Call ' +
   'app.enableShutdownHooks() before the application starts to listen.';
 
 export interface ManagerOrchestratorParts {

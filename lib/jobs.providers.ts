@@ -126,7 +126,7 @@ async function makeExplorer(
   });
 }
 
-/** The schema is there before anybody can inject the manager, so `addJob` works in every lifecycle hook. */
+/** The schema exists before the manager can be injected, so `addJob` works in every lifecycle hook. */
 async function makeManager(
   options: ResolvedOptions,
   tasks: TaskRegistry,

@@ -91,7 +91,7 @@ export class JobsTesting {
 
   /**
    * From now on `addJob` and `addJobs` resolve after their jobs, and those that these add, have run and were settled.
-   * What a handler threw is thrown to whoever added the job; with `onFailure: 'record'` it only stands in `ran`.
+   * What a handler threw is thrown by the call that added the job; with `onFailure: 'record'` it only stands in `ran`.
    * Jobs for later wait for `travel` and `drain`. Jobs that are added in a caller's transaction (`manager`) cannot run
    * before it commits: they run at the next `drain`, or with the next job that is added.
    *

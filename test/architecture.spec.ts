@@ -1,4 +1,4 @@
-// The house rules of docs/internals.md, read from the imports: who may import whom, and what the package may need.
+// The house rules of docs/internals.md, read from the imports: what may import what, and what the package may need.
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -179,7 +179,7 @@ describe('the published package', () => {
   });
 
   it('has no types of optional packages, but for TypeORM’s DataSource among the options', () => {
-    // Without TypeORM the compiler takes that one for `any`, given skipLibCheck; nobody could pass a DataSource anyway.
+    // Without TypeORM the compiler takes that one for `any`, given skipLibCheck; no DataSource could be passed then.
     const typed = outside.filter(({ to, typeOnly }) => optional.includes(to) && typeOnly);
     expect([...new Set(typed.map(({ to }) => to))]).toEqual(['typeorm']);
     for (const { from } of typed) {

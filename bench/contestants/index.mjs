@@ -1,4 +1,4 @@
-// Who takes part: every name maps to the file that drives it and to what a reader must know to compare it fairly.
+// The contestants: every name maps to the file that drives it and to what a reader must know to compare it fairly.
 //
 // A contestant's file exports, each taking the URL of its own empty database and the `settings` of its entry:
 //   install(url, settings)                    makes its tables

@@ -1,4 +1,4 @@
-// How fast callers add jobs while nobody works on them.
+// How fast callers add jobs while no worker runs.
 import { adders } from './sizes.mjs';
 
 export const title = 'Adding jobs';

@@ -1,4 +1,4 @@
-// What the measures agree on: who is too slow for the full size, and the columns that rates come with.
+// What the measures agree on: which contestants are too slow for the full size, and the columns that rates come with.
 import { contestants, entryOf } from '../contestants/index.mjs';
 
 /** Contestants whose settings let them through a full-sized load within seconds. */

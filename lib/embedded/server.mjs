@@ -88,7 +88,7 @@ export async function startServer(cluster, port) {
     try {
       return { server: await launch(cluster, chosen), port: chosen };
     } catch (error) {
-      // Somebody took the free port in between; or children of a server that was killed are about to end.
+      // Another process took the free port in between, or children of a killed server are about to end.
       const retake =
         port === 0 && attempt < FREE_PORT_TRIES && error instanceof Refusal && error.reason === 'PORT_TAKEN';
       const orphans = /shared memory block/.test(messageOf(error)) && Date.now() - startedAt < ORPHANS_MS;
@@ -159,7 +159,7 @@ function refusalFrom(log, port, folder, settings) {
   const said = reasonIn(log);
   if (/could not bind|could not create any TCP\/IP sockets/.test(log)) return portTaken(port, said);
   if (/lock file ".*" already exists|pre-existing shared memory block/.test(log)) {
-    return new Refusal('DATA_DIR_IN_USE', `Expected nobody to use ${folder}, but PostgreSQL says: ${said}`);
+    return new Refusal('DATA_DIR_IN_USE', `Expected ${folder} to be unused, but PostgreSQL says: ${said}`);
   }
   const [, name] = /parameter "([^"]+)"/.exec(said) ?? [];
   if (name !== undefined && name in settings) {
@@ -178,7 +178,7 @@ function reasonIn(log) {
 }
 
 /**
- * Ends sessions and writes the data ("fast"); without more ado ("immediate") if that takes too long.
+ * Ends sessions and writes the data ("fast"). If that takes too long, stops at once ("immediate").
  * @param {Server} server
  * @param {string} native
  * @param {string} folder

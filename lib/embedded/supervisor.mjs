@@ -107,7 +107,7 @@ function parentsEnd() {
   process.stdin.on('end', end).on('error', end).on('close', end).resume();
   process.stdout.on('error', () => undefined);
   process.on('uncaughtException', end);
-  // Whoever signals every process at once means the application. It drains first, and needs its database for that.
+  // A signal sent to every process at once is meant for the application, which needs its database while it drains.
   process.on('SIGINT', () => undefined).on('SIGHUP', () => undefined);
   process.on('SIGTERM', () => void sleep(DRAIN_MS).then(end));
   return ended.signal;

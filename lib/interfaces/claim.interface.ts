@@ -1,7 +1,7 @@
 // What the manager and the runtime say to each other: claims with a cursor, outcomes, and what became of them.
 import type { ClaimedJob, PartialResults, WorkedOnce } from './job.interface.js';
 
-/** Who claims. */
+/** The pool, or the caller by hand, that claims. */
 export interface Claimer {
   /** What the database knows the claims by: an incarnation of a pool, or the name that a claim by hand gives. */
   holder: string;

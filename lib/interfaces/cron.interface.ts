@@ -10,7 +10,7 @@ export type CronJobOptions = Pick<
   'queue' | 'priority' | 'maxAttempts' | 'flags' | 'tags' | 'groupId' | 'rateLimitKey' | 'timeoutMs'
 >;
 
-/** When jobs are added, and what becomes of slots that nobody was there to fire. */
+/** When jobs are added, and what happens to slots that passed while no process was running. */
 export interface CronTiming {
   /** 5 fields: minute, hour, day of the month, month, day of the week; or 6, with the second before them. */
   schedule: string;

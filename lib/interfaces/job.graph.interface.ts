@@ -21,7 +21,7 @@ export interface JobGraphNode {
 export interface JobGraph {
   /** The job itself, its ancestors and its descendants: the nearest first. */
   nodes: JobGraphNode[];
-  /** Who waits, or has waited, for whom, among the nodes. */
+  /** Which node waits, or has waited, for which. */
   edges: { parentId: string; childId: string }[];
   /** Whether there are more than 1,000 nodes: the farthest are missing, with their edges. */
   truncated: boolean;

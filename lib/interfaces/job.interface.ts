@@ -105,7 +105,7 @@ export interface AddJobOptions {
   dependsOn?: string[] | undefined;
   /**
    * When a parent is exhausted or cancelled: `cancel` this job, with all that depends on it; `run` it all the same; or
-   * `wait` until somebody retries the parent. Default `cancel`.
+   * `wait` until the parent is retried. Default `cancel`.
    */
   onParentFailure?: 'cancel' | 'run' | 'wait' | undefined;
   /** Must have been registered with `registerRateLimit`. */

@@ -24,7 +24,7 @@ export interface CronSchedulerParts {
   events: JobEvents;
 }
 
-/** A crontab that could not be fired, and the database when it does not answer, are left alone for ever longer. */
+/** Growing pauses, for a crontab that could not be fired and for a database that does not answer. */
 interface Trouble {
   failures: number;
   until: number;
@@ -88,7 +88,7 @@ export class CronScheduler {
       for (const id of due) waits.push(await this.fire(id));
       return Math.min(...waits);
     } catch (error) {
-      // The connection pool was closed: the worker pool hears of it as well, and says so.
+      // The connection pool was closed: the worker pool notices that as well, and reports it.
       this.stopped ||= error instanceof StoppedError;
       if (!this.stopped) this.report(error, 'looking for crontabs that are due');
       return retryMs(this.failures++);

@@ -1,10 +1,10 @@
-// What has to be done now and then, whoever does it: every process may do it, at any time, and nothing depends on its
+// Work that has to be done now and then. Every process may do it, at any time, and nothing depends on its
 // being on time.
 import type { JobManager } from '../manager/job.manager.js';
 import { PartitionsHeldError } from '../manager/retention.errors.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 
-/** One of them runs each second: a database in trouble is left alone for ever longer. */
+/** One of them runs each second; while the database is in trouble, the pauses grow. */
 const FIRST_REST_MS = 1_000;
 const LONGEST_REST_MS = 30_000;
 const LONGEST_STOP_MS = 5_000;
@@ -68,7 +68,7 @@ export class MaintenanceDuties {
     let timer: NodeJS.Timeout | undefined;
     await Promise.race([
       Promise.all(this.underWay),
-      // Whatever it is, somebody else does it later.
+      // Another process does later what is left.
       new Promise((resolve) => (timer = setTimeout(resolve, LONGEST_STOP_MS))),
     ]);
     clearTimeout(timer);

@@ -1,5 +1,5 @@
-// Natural batching of adds: while an insert is in flight the next ones gather, and go together when it is back.
-// Nobody waits longer than alone, and fifty callers at once cost a few inserts.
+// Natural batching of adds: while an insert is in flight, the next ones gather, and go together when it is back.
+// No caller waits longer than it would alone, and fifty concurrent callers cost a few inserts.
 import { DatabaseUnavailableError, RowsHeldError } from '../jobs.errors.js';
 import type { PreparedJob } from './job.preparer.js';
 
@@ -69,7 +69,7 @@ export class AddBatcher<T> {
       batch.forEach(({ resolve }, index) => resolve(added[index] as T));
     } catch (error) {
       if (batch.length === 1 || isOfAll(error)) batch.forEach(({ reject }) => reject(error));
-      // Somebody's job is at fault: each goes alone, so that its neighbours are not refused with it.
+      // One of the jobs is at fault. Each goes alone, so that the others are not refused with it.
       else for (const one of batch) await this.insertBatch([one]);
     }
   }

@@ -1,4 +1,4 @@
-// Statements on rows that anybody's transaction may hold: they give up soon, so that no connection waits with them.
+// Statements on rows that any transaction may hold. They give up soon, so that they do not keep a connection waiting.
 import { isLockTimeout } from '../storage/database.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 

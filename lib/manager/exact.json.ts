@@ -1,4 +1,4 @@
-// JSON that says what the value said: what JSON would turn into something else without a word is refused.
+// JSON that says what the value said: what JSON would silently turn into something else is refused.
 import { types } from 'node:util';
 import { InvalidArgumentError } from '../jobs.errors.js';
 

@@ -1,5 +1,5 @@
 // Encryption at rest (AES-256-GCM): what users put into jobs becomes an envelope on its way to the database, and comes
-// out of it again. Each value is bound to its place, so that nobody can pass one off as another.
+// out of it again. Each value is bound to its place, so that none can be passed off as another.
 import { createCipheriv, createDecipheriv, createHmac, randomBytes } from 'node:crypto';
 import type { EncryptionSettings } from '../interfaces/jobs-options.interface.js';
 import { DecryptionError } from '../jobs.errors.js';

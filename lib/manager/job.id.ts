@@ -40,7 +40,7 @@ function startMillisecond(ms: number): void {
 }
 
 /**
- * The name of one claim of a job, made from the job's id and the claim's fence, so that nobody has to store it: a
+ * The name of one claim of a job, made from the job's id and the claim's fence, so that it need not be stored: a
  * UUID of version 8 that differs from the id in the version and in the last 48 bits, which are XORed with the fence.
  */
 export function correlationIdOf(jobId: string, fence: string): string {

@@ -226,7 +226,7 @@ export class JobManager {
   }
 
   /**
-   * Takes a claim away if nobody has changed the job since `revision`; the job can be claimed again at once, and the
+   * Takes a claim away if the job has not changed since `revision`; the job can be claimed again at once, and the
    * attempt does not count.
    * @throws JobNotFoundError, InvalidStatusError, RevisionConflictError
    */
@@ -308,7 +308,7 @@ export class JobManager {
     return this.engine.inspector.findAll(await this.engine.settlement.end(found, 'unlocked', 'force-unlocked'));
   }
 
-  /** Frees places in queues that no running job takes, and wakes those who wait for one. Places do so by themselves, soon. */
+  /** Frees places in queues that no running job takes, and wakes pools that wait for one. Maintenance does so too. */
   async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
     check({ queueNames: [queueNames, rules.optional(rules.laneNames)] });
     await this.engine.promoter.sweepNow();
@@ -329,7 +329,7 @@ export class JobManager {
     return reset + rescued;
   }
 
-  /** Removes jobs that ended so long ago, with their history; who waits for one is cancelled. Returns how many. */
+  /** Removes jobs that ended so long ago, with their history; jobs that wait for one are cancelled. Returns a count. */
   async purgeJobs(options: { status: JobStatus; olderThanMs: number }): Promise<number> {
     check({}, [callOptions.purgeJobs, options]);
     const { status, olderThanMs } = options;
@@ -393,7 +393,7 @@ export class JobManager {
 
   /**
    * Adds a job of the task at each slot of the schedule, from the first slot after now, for as long as some process
-   * runs workers. A known id is described anew: another schedule takes effect from now on. See docs/crons.md.
+   * runs workers. Scheduling an existing id replaces it: the new schedule takes effect from now on. See docs/crons.md.
    *
    * @throws InvalidArgumentError, PayloadValidationError, PayloadNotSerializableError, PayloadTooLargeError,
    *   CrontabLockedError where some transaction holds the crontab's row for seconds
@@ -438,7 +438,7 @@ export class JobManager {
   }
 
   /**
-   * Encrypts anew what is encrypted with other keys than the first one, live and kept, beside running workers; see
+   * Re-encrypts what is encrypted with other keys than the first one, live and kept, beside running workers; see
    * docs/security.md. Repeat it until nothing is left. @throws InvalidArgumentError where nothing is to be encrypted
    */
   async reencryptJobs(options: ReencryptOptions = {}): Promise<Reencryption> {

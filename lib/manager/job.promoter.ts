@@ -1,5 +1,5 @@
-// Who may go on now that jobs have ended: those behind their keys, their children. What ends a job looks for its own at once;
-// what a process that died left undone is a state that the sweep finds.
+// Jobs that may go on because others have ended: those behind their keys, and their children. What ends a job looks for
+// its own at once; what a dead process left undone is a state that the sweep finds.
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database, Statement } from '../storage/database.js';
@@ -57,7 +57,7 @@ export class JobPromoter {
     await this.promote({ holders: ids, keys: [], parents: ids });
   }
 
-  /** Tells these children alone, in the transaction that adds them; who else waits for the parents is told after it. */
+  /** Tells these children alone, in the transaction that adds them. The parents' other children are told after it. */
   async resolveFor(parents: string[], children: string[], executor?: QueryExecutor): Promise<void> {
     const values = [parents, this.settings.history.retentionMs, children];
     await this.unlessHeld(statements.tellTheseChildren, values, executor);

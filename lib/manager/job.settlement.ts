@@ -204,7 +204,7 @@ export class JobSettlement {
   /** Most batches meet no row that others hold; one that does is repeated with care. */
   private async complete(database: Database, claimer: Claimer, requests: SettleRequest[]): Promise<CompletedRow[]> {
     const values = this.completionOf(claimer, requests);
-    // In a caller's transaction a failure would end everything; and by hand it matters who holds the claim.
+    // In a caller's transaction a failure would end everything; a settle by hand must check which worker holds it.
     if (database.isBound || claimer.leaseMs !== null) return database.run(completeJobs, [...values, true]);
     try {
       return await database.run(completeJobs, [...values, false]);

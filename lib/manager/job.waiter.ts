@@ -137,7 +137,7 @@ export class JobWaiter {
     this.wakeUp = null;
   }
 
-  /** Never rejects. A database that is away is asked again; any other failure is one of everybody who waits. */
+  /** Never rejects. A database that is away is asked again; any other failure rejects every waiting call. */
   private async ask(asked: Waiter[]): Promise<void> {
     try {
       const rows = await this.database.run(findEnded, [[...new Set(asked.map(({ id }) => id))]]);

@@ -1,4 +1,4 @@
-// What JSON would lose without a word: a Map becomes {}, an invalid Date null, a function vanishes. Whatever is to be
+// What JSON would lose silently: a Map becomes {}, an invalid Date null, a function vanishes. Whatever is to be
 // read back as it was written is looked through first.
 
 /** PostgreSQL and schemas read deeper values with a stack of their own, which is smaller than V8's. */

@@ -19,7 +19,7 @@ export class LanePasses {
   /** Places whose walk has not come to the end of the lane. */
   private open = new Set<string>();
   private costMs = 0;
-  /** What jobs came back before a position without a word about them is found after this, by performance.now(). */
+  /** Jobs that came back before a position without a notification are found after this, by performance.now(). */
   private keptUntil = -Infinity;
 
   positions(): Iterable<[string, Position]> {

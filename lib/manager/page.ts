@@ -40,7 +40,7 @@ export function readCursor(cursor: string | null, ...keys: ((key: unknown) => bo
   throw wrongCursor();
 }
 
-/** A time that PostgreSQL cannot read comes from a cursor that somebody has made up. @throws InvalidArgumentError */
+/** A time that PostgreSQL cannot read comes from a made-up cursor. @throws InvalidArgumentError */
 export const refusingCursor = <T>(rows: Promise<T>): Promise<T> =>
   rows.catch((error: unknown) => {
     throw isMalformed(error) ? wrongCursor() : error;

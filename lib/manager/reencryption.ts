@@ -37,7 +37,7 @@ export async function reencrypt(
       if (!rows.length) break;
       const replaced = await replace(database, cipher, column, rows, unreadable);
       reencrypted += replaced;
-      // An owner may have more rows than a batch; where nothing was replaced, looking at him again would not end.
+      // An owner may have more rows than a batch. If none was replaced, the same owner again would never end.
       after = { owner: rows.at(-1)!.owner, behind: replaced === 0 };
     }
     left += (await database.run(column.count, [start, present]))[0]!.left;

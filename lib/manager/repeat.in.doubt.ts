@@ -33,7 +33,7 @@ const tellsNothing = (error: unknown): error is Error =>
 
 function unknown({ message, cause }: DatabaseUnavailableError): DatabaseUnavailableError {
   const error = new DatabaseUnavailableError(
-    `${message} The connection broke while the call was under way, so nobody knows whether it went through ` +
+    `${message} The connection broke while the call was under way, so it is unknown whether it went through ` +
       '(inDoubt). With a jobKey, an add can be repeated without adding the job twice.',
     { cause },
   );

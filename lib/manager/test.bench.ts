@@ -1,5 +1,5 @@
-// What specs need of a manager and nobody else may have: stored times that move, tables that empty, every job that a
-// connection sees, and a word on each add. The only user is millrace/testing.
+// What specs need of a manager, and no other code may have: stored times that move, tables that empty, every job that a
+// connection sees, and a report of each add. The only user is millrace/testing.
 import type { AddedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { Database } from '../storage/database.js';
 import { listJobs } from '../storage/statements/inspect-jobs.js';
@@ -10,7 +10,7 @@ import type { JobAdder } from './job.adder.js';
 import type { JobManager } from './job.manager.js';
 import { toJob } from './job.mapper.js';
 
-/** Stands around an add: runs it, and may do something about what was added before the caller hears of it. */
+/** Stands around an add: runs it, and may do something about what was added before the caller is told. */
 export type AddObserver = (add: () => Promise<AddedJob[]>, inTransaction: boolean) => Promise<AddedJob[]>;
 
 const CLEAR = section({ configuration: option(rules.flag, false) });

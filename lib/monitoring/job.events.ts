@@ -1,4 +1,4 @@
-// Typed events of pools and jobs: subscribers never harm whoever emits, and the last thousand can be looked at.
+// Typed events of pools and jobs. A subscriber's error never reaches the emitter; the last thousand events are kept.
 import type { JobEventFields, JobEventType } from '../interfaces/event.interface.js';
 import type { Job } from '../interfaces/job.interface.js';
 import { check } from '../validation.js';
@@ -115,7 +115,7 @@ export class JobEvents {
     }
   }
 
-  /** For pools: what nobody is to see here. */
+  /** For pools: what events must not show. */
   hide(mask: JobMask): void {
     this.masks.push(mask);
   }

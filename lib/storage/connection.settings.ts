@@ -2,7 +2,7 @@
 import pg from 'pg';
 import { InvalidOptionsError } from '../jobs.errors.js';
 
-/** A peer that vanished without a word is noticed within 20 s instead of two hours, as long as nothing is under way. */
+/** A peer that vanished silently is noticed within 20 s instead of two hours, as long as nothing is under way. */
 const KEEP_ALIVE = { keepAlive: true, keepAliveInitialDelayMillis: 10_000 };
 /** pg's pool takes it for the wait for a free connection, too. */
 const POOL_CONNECT_MS = 30_000;
@@ -36,7 +36,7 @@ export function poolConfig(config: pg.PoolConfig): pg.PoolConfig {
   return { ...DEFAULT_POOL, ...config, ...secretsOf(config) };
 }
 
-/** For one connection outside the pool, which must not wait for long: somebody tries again. */
+/** For one connection outside the pool, which must not wait for long: its caller tries again. */
 export function singleConnection(config: pg.ClientConfig): pg.ClientConfig {
   const connectionTimeoutMillis = Math.min(config.connectionTimeoutMillis || CONNECT_MS, CONNECT_MS);
   return { ...config, ...secretsOf(config), ...KEEP_ALIVE, connectionTimeoutMillis };
@@ -96,7 +96,7 @@ const ignore = (): void => undefined;
 
 /**
  * Ends a pool and waits until its connections have closed. Those whose peer does not answer, which would keep the process for
- * minutes, are cut: pg's pool says goodbye to them and forgets them.
+ * minutes, are cut: pg's pool asks the server to end them and forgets them.
  */
 export async function endOrCut(pool: pg.Pool, end: () => Promise<void>): Promise<void> {
   const { _clients: clients } = pool as unknown as { _clients?: pg.ClientBase[] };

@@ -32,7 +32,7 @@ const NOT_BEGUN = new Set([
   '08001',
   '08004',
 ]);
-/** The connection broke: whether a statement under way was committed, nobody knows. */
+/** The connection broke: it is unknown whether a statement under way was committed. */
 const CUT = new Set([
   'ECONNRESET',
   'ECONNABORTED',
@@ -63,7 +63,7 @@ const MISSING_SCHEMA = new Set(['42P01', '3F000', '42703', '42704']); // table, 
 const NOT_BEGUN_MESSAGE =
   /timeout exceeded when trying to connect|timeout expired|due to connection timeout|Client (has encountered a connection error|was closed) and is not queryable/;
 const CLOSED_MESSAGE = /Cannot use a pool after calling end on the pool/;
-/** PgBouncer, to a BEGIN in statement mode, before it hangs up. */
+/** PgBouncer, to a BEGIN in statement mode, before it closes the connection. */
 const STATEMENT_POOLING_MESSAGE = /transaction blocks not allowed in statement pooling mode/;
 const CUT_MESSAGE = /Connection terminated|Query read timeout/;
 
@@ -90,16 +90,16 @@ export const isConflict = (error: unknown): boolean => CONFLICT.has(codeOf(error
 /** Whether a statement took longer than the server's `statement_timeout` allows. */
 export const isStatementTimeout = (error: unknown): boolean => codeOf(error) === '57014';
 
-/** Whether a statement gave up waiting for somebody else's lock. */
+/** Whether a statement gave up waiting for another transaction's lock. */
 export const isLockTimeout = (error: unknown): boolean => codeOf(error) === LOCK_TIMEOUT;
 
-/** Whether somebody else's locks were in the way: given up waiting, or chosen to end a deadlock. */
+/** Whether another transaction's locks were in the way: the statement gave up, or was chosen to end a deadlock. */
 export const isContention = (error: unknown): boolean => [LOCK_TIMEOUT, '40P01', '40001'].includes(codeOf(error) ?? '');
 
 /** Whether an outcome's values are at fault, so that repeating the call would not help. */
 export const isDataFault = (error: unknown): boolean => /^(22|23|54)/.test(codeOf(error) ?? '');
 
-/** Whether a commit that failed has rolled back: the server said so. Where the connection broke, nobody knows. */
+/** Whether a commit that failed has rolled back, as the server said. If the connection broke, that is unknown. */
 export const isCertainlyRolledBack = (error: unknown): boolean =>
   /^(40|23|25|P0|22)/.test(codeOf(error) ?? '') && !isPanic(error);
 

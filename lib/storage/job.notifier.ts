@@ -7,7 +7,7 @@ import { readMessage, type News } from './job.news.js';
 
 const FIRST_RETRY_MS = 250;
 const LONGEST_RETRY_MS = 30_000;
-/** A connection may die without a word: ask it now and then. */
+/** A connection may die silently, so it is asked now and then. */
 const CHECK_INTERVAL_MS = 30_000;
 const CHECK_TIMEOUT_MS = 10_000;
 const STOP_MS = 1_000;
@@ -135,7 +135,7 @@ export class JobNotifier {
   }
 }
 
-/** Says goodbye, and hangs up where that is not answered. Never rejects. */
+/** Closes the connection, and destroys its socket if the server does not answer. Never rejects. */
 async function end(client: pg.Client): Promise<void> {
   const timer = setTimeout(() => cut(client), STOP_MS);
   await client.end().catch(() => undefined);

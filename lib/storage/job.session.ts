@@ -1,6 +1,6 @@
-// The connection of one transactional attempt. Between begin and commit it is in the handler's hands, who may do anything
-// to it by SQL: so whether the transaction is still the one that was begun is asked of PostgreSQL, and the connection goes
-// back to its pool as it came, or not at all.
+// The connection of one transactional attempt. Between begin and commit it belongs to the handler, which may do
+// anything to it by SQL. So PostgreSQL is asked whether the transaction is still the one that was begun, and the
+// connection goes back to its pool as it came, or not at all.
 import pg from 'pg';
 import type { DataSource, EntityManager } from '../interfaces/typeorm.interface.js';
 import { DatabaseUnavailableError, TransactionOverError } from '../jobs.errors.js';

@@ -22,8 +22,8 @@ export const newerSchema = (quotedSchema: string): string => `
     and coalesce((to_jsonb(m) ->> 'compatible_from')::integer, m.version) > ${SCHEMA_VERSION}`;
 
 /**
- * How long a migration waits for a table that others use. Whoever comes behind waits as long as it does, so it gives up
- * soon, lets them pass and tries again.
+ * How long a migration waits for a table that others use. Statements that queue behind it wait as long as it does, so
+ * it gives up soon, lets them pass and tries again.
  */
 const LOCK_TIMEOUT_MS = 2_000;
 const LOCK_TRIES = 60;
@@ -215,7 +215,7 @@ export class JobsMigrator {
     if (!rowCount) await client.query(`create schema ${quotedSchema}`);
     await client.query(`create table if not exists ${quotedSchema}.migrations (
       version integer primary key, name text not null, applied_at timestamptz not null default now())`);
-    // Null: nobody older than that version.
+    // Null: no older version.
     await client.query(`alter table ${quotedSchema}.migrations add column if not exists compatible_from integer`);
   }
 

@@ -130,7 +130,7 @@ export class PoolSessions {
   private async lend<T>(work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
     const client = await this.connect();
     let broken: Error | undefined;
-    // Between two statements nothing else hears of a connection that breaks; unheard, it would end the process.
+    // Between two statements nothing else listens for a connection that breaks; unhandled, it would end the process.
     const spoil = (error: Error): void => void (broken ??= error);
     client.on('error', spoil);
     try {

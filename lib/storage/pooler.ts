@@ -3,8 +3,8 @@ import { translateError } from './database.errors.js';
 import type { Database } from './database.js';
 
 /**
- * A pooler that hands each transaction another connection may run a statement where nobody has heard its name. It gives
- * itself away at once: it tells the client another process than the one that answers.
+ * A pooler that hands each transaction another connection may run a statement where it was never prepared. Such a
+ * pooler is recognised at once: it tells the client another process than the one that answers.
  * @throws DatabaseUnavailableError
  */
 export async function isPooled({ pool, schema }: Database): Promise<boolean> {

@@ -1,5 +1,5 @@
-// Which rights each kind of process needs, and the statements that give them to a role or take them away. What is not
-// here, a role cannot do: nobody but the tables' owner may migrate, alter or truncate.
+// Which rights each kind of process needs, and the statements that give them to a role or take them away. A role cannot
+// do what is not here: only the owner of the tables may migrate, alter or truncate.
 import type pg from 'pg';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import { check } from '../validation.js';
@@ -94,7 +94,7 @@ export async function revokeRights(client: pg.ClientBase, schema: string, role: 
 
 const namesIn = (schema: string, names: string[]): string => names.map((name) => `${schema}.${name}`).join(', ');
 
-/** As SQL names them. Whoever else has put functions into the schema keeps them to himself. */
+/** As SQL names them. Functions that another role has put into the schema are left alone. */
 async function functionsOf(client: pg.ClientBase, schema: string): Promise<string[]> {
   const { rows } = await client.query<{ name: string }>(
     `select p.oid::regprocedure::text as name from pg_proc p
@@ -106,7 +106,7 @@ async function functionsOf(client: pg.ClientBase, schema: string): Promise<strin
   return rows.map(({ name }) => name);
 }
 
-/** PostgreSQL would take rights away from the owner too, and then nobody could use the tables. */
+/** PostgreSQL would take rights away from the owner too, and then no role could use the tables. */
 async function refuseUnfit(client: pg.ClientBase, schema: string, role: string): Promise<void> {
   const { rows } = await client.query<{ owns: boolean }>(
     `select exists (

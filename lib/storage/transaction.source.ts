@@ -40,7 +40,7 @@ export class TransactionSource {
   }
 
   /**
-   * Waits for a place, and for a database that can be reached: `onFailure` hears of each try that fails. One slot at a time
+   * Waits for a place, and for a database that can be reached: `onFailure` is told of each failed try. One slot at a time
    * tries again, after longer and longer pauses.
    * @throws the signal's reason, DatabaseUnavailableError after 10 s, and what keeps a transaction from beginning
    */

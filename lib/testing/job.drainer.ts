@@ -38,7 +38,7 @@ export interface RanJob {
   result?: unknown;
 }
 
-/** A job and all that were added by it and by those: whoever added the first hears of each failure. */
+/** A job, the jobs it added, the jobs those added, and so on: the call that added the first is told of each failure. */
 export type Family = Set<string>;
 
 type Limits = Pick<DrainOptions, 'maxJobs' | 'timeoutMs'>;

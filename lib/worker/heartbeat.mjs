@@ -38,7 +38,7 @@ async function connect() {
 
 function drop(broken) {
   if (client === broken) client = null;
-  // Who does not answer does not say goodbye either.
+  // A server that does not answer does not close the connection either.
   const timer = setTimeout(() => broken.connection.stream.destroy(), END_MS);
   void broken
     .end()

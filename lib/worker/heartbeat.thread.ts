@@ -6,7 +6,7 @@ export interface HeartbeatThreadParts {
   plan: HeartbeatPlan;
   keepaliveMs: number;
   onBeat: (report: HeartbeatReport) => void;
-  /** The beat failed, or the thread has died (`fatal`) and somebody else must go on. */
+  /** The beat failed, or the thread has died (`fatal`) and the owner must beat by other means. */
   onFailure: (error: unknown, fatal: boolean) => void;
 }
 
@@ -43,7 +43,7 @@ export class HeartbeatThread {
     void this.exited.then(() => this.fail(new Error('The thread of the heartbeat has ended.')));
   }
 
-  /** When the lease was asked for that was granted last, by `monotonicMs`; 0: by nobody here yet. */
+  /** When the lease was asked for that was granted last, by `monotonicMs`; 0: not granted yet. */
   get renewedAt(): number {
     return Number(Atomics.load(this.clock, 1));
   }

@@ -27,7 +27,7 @@ export class InProgress<T> {
     this.items.length = 0;
   }
 
-  /** A copy: they may end while somebody looks at them. */
+  /** A copy: they may end while the caller iterates. */
   all(): T[] {
     return [...this.items];
   }

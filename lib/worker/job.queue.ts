@@ -98,7 +98,7 @@ export class JobQueue {
     return this.state === 'running';
   }
 
-  /** Whether the database may count jobs as this pool's of which nobody here knows: a claim's answer was lost. */
+  /** Whether the database may hold claims of this pool that the pool does not know of: a claim's answer was lost. */
   get inDoubt(): boolean {
     return this.lost.suspected || this.claiming || this.fetcher.looking;
   }
@@ -473,7 +473,7 @@ export class JobQueue {
     try {
       await this.options.jobs.engine.settlement.release(this.fetcher.claimer, jobs);
     } catch (error) {
-      // As long as our heartbeat goes on, nobody else would get them.
+      // As long as our heartbeat goes on, no other pool would get them.
       this.lost.suspect();
       this.counters.errors++;
       this.options.onError?.(error, 'giving jobs back');

@@ -83,7 +83,7 @@ export class OutcomeBatcher {
     }
   }
 
-  /** Resolves when every outcome so far has been applied, or is known to be lost; or when nobody tries any more. */
+  /** Resolves when every outcome so far has been applied, or is known to be lost; or when no more tries are made. */
   async flush(): Promise<void> {
     while (this.inFlight || this.late.size) await Promise.all([this.inFlight, ...this.late.keys()]);
   }
@@ -161,13 +161,13 @@ export class OutcomeBatcher {
     for (const half of [batch.slice(0, middle), batch.slice(middle)]) await this.settle(half.map(inDoubt));
   }
 
-  /** Somebody's values are at fault: each goes alone, and what cannot be stored gives way to the reason. */
+  /** One outcome's values are at fault. Each goes alone, and what cannot be stored gives way to the reason. */
   private async settleApart(batch: SettleRequest[], error: unknown): Promise<void> {
     if (batch.length > 1) for (const request of batch) await this.settle([inDoubt(request)]);
     else await this.settle(batch.map((request) => withoutValues(request, error)));
   }
 
-  /** Those that wait for other people's transactions keep nobody else waiting. */
+  /** Outcomes that wait for foreign transactions do not keep others waiting. */
   private await(late: Promise<SettleResult[]>, batch: SettleRequest[], settled: Set<ClaimedJob>): void {
     const waiting = batch.filter(({ job }) => !settled.has(job));
     const work = late

@@ -1,5 +1,5 @@
-// Who a pool is: a label that people know it by, and an incarnation that is made anew at each start and each time the pool was
-// taken for dead. Claims belong to an incarnation, so nothing that an earlier one left behind is taken for the present one's.
+// The identity of a pool: a label that people know it by, and an incarnation, which is new at each start and each time
+// the pool was taken for dead. Claims belong to an incarnation, so an earlier one's are never taken over.
 import { randomBytes } from 'node:crypto';
 import type { Claimer } from '../interfaces/claim.interface.js';
 

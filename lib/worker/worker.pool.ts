@@ -310,7 +310,7 @@ export class WorkerPool {
     if (mine || !news.ids.length) void this.keeper.checkClaims();
   }
 
-  /** Claims that have ended elsewhere, or that somebody wants to end: running ones are aborted, waiting ones never start. */
+  /** Claims that have ended elsewhere, or are asked to end: running ones are aborted, waiting ones never start. */
   private endClaims(claims: CheckedClaim[]): void {
     const dropped = new Set(this.queue.drop(claims));
     for (const { id, fence, standing, reason } of claims) {
@@ -342,7 +342,7 @@ export class WorkerPool {
       jobs,
       workerId: this.workerId,
       notifier: this.notifier,
-      // Asked late: Nest finds handlers only after it has made this pool.
+      // Evaluated late: Nest finds handlers only after it has created this pool.
       taskIdentifiers: () => options.taskIdentifiers ?? (this.takesAnyTask ? null : tasks.names()),
       claimer: () => this.identity.claimer,
       taskRooms: () => this.admission.rooms(() => this.queue.jobs()),

@@ -45,7 +45,7 @@ export class MailTasks {
     }
   }
 
-  /** A batch goes on where its last attempt got to: nobody is mailed twice because his neighbour failed. */
+  /** A batch goes on where its last attempt got to: no recipient is mailed twice because another address failed. */
   @Task('campaign-batch', { payload: MailBatch, maxAttempts: 8 })
   async mailBatch({ recipients }: MailBatch, ctx: JobContext<MailBatch>): Promise<unknown> {
     const { delivered, refused } = (ctx.previous?.results as BatchProgress | undefined) ?? {

@@ -88,7 +88,7 @@ async function runStory(app: INestApplication, mail: MailServer): Promise<boolea
   return agree({
     'every recipient was delivered to or refused':
       delivered + mail.refusedForGood.size === campaign.recipients + welcomed,
-    'nobody was mailed twice': [...mail.delivered.values()].every((times) => times === 1),
+    'no recipient was mailed twice': [...mail.delivered.values()].every((times) => times === 1),
     'every job completed or was exhausted': counts.completed + counts.exhausted === campaign.jobIds.length + welcomed,
     'one sign-up was refused as a duplicate, one as invalid': answers.join() === '201,201,409,400',
   });

@@ -1,4 +1,4 @@
-// Signing up: the subscriber and the job for his welcome mail are one transaction.
+// Signing up: the subscriber and the job for the welcome mail are one transaction.
 import { Body, ConflictException, Controller, Post } from '@nestjs/common';
 import { IsEmail, IsNotEmpty, IsString } from 'class-validator';
 import { JobManager } from 'millrace';

@@ -71,7 +71,7 @@ async function balance(dataSource: DataSource, kills: number): Promise<boolean> 
   for (const [name, value] of Object.entries(table)) console.log(`${name.padEnd(20)}${String(value).padStart(6)}`);
   return agree({
     'every order was paid': books.paid === ORDERS && books.payments === ORDERS,
-    'nobody was charged twice': books['charged twice'] === 0,
+    'no order was charged twice': books['charged twice'] === 0,
     'the books balance': books.balanced === true,
     'every payment has one receipt': books.receipts === ORDERS,
     'workers were killed in the middle of it': kills === KILLS,

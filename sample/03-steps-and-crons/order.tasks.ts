@@ -6,7 +6,7 @@ import { World } from './world.js';
 export class OrderTasks {
   constructor(private readonly world: World) {}
 
-  /** A retry finds the charge done, and goes on with the parcel: nobody pays twice because the courier was busy. */
+  /** A retry finds the charge done, and goes on with the parcel: a busy courier makes no customer pay twice. */
   @Task('fulfil-order', { maxAttempts: 5 })
   async fulfil({ order }: { order: number }, ctx: JobContext): Promise<string> {
     const { receipt } = await ctx.step('charge', () => this.world.charge(order));

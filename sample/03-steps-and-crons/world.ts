@@ -1,4 +1,5 @@
-// What lies outside of the database and cannot be rolled back: a bank, and a courier who is often busy. They keep count.
+// What lies outside of the database and cannot be rolled back: a bank, and a courier that is often busy. They keep
+// count.
 import { Injectable } from '@nestjs/common';
 
 @Injectable()

@@ -1,4 +1,4 @@
-// Names and values that nobody can have meant are refused, or warned of, with what was probably meant.
+// Names and values that cannot be meant are refused, or warned of, with what was probably meant.
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { createWorkerPool, defineTask, JobEvents, JobQueue, partialSuccess } from '../../lib/index.js';
 import { TaskRegistry } from '../../lib/manager/task.registry.js';

@@ -1,4 +1,4 @@
-// Where PostgreSQL's programs come from, and as whom they run.
+// Where PostgreSQL's programs come from, and as which user they run.
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from '@jest/globals';
@@ -93,7 +93,7 @@ describe('a folder of binaries', () => {
 (isRoot ? describe : describe.skip)('run by root', () => {
   const ownerOf = (pid: number): number => fs.statSync(`/proc/${pid}`).uid;
 
-  it('the server runs as another user, to whom the kept data folder belongs', async () => {
+  it('the server runs as another user, which owns the kept data folder', async () => {
     const dataDir = path.join(workspace.path, 'data');
     const postgres = await startEmbeddedPostgres({ dataDir });
     const owners = { server: ownerOf(postgres.pid), folder: fs.statSync(dataDir).uid };

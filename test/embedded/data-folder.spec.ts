@@ -1,4 +1,4 @@
-// A kept data folder survives restarts, is used by one server at a time, and is never taken from somebody else.
+// A kept data folder survives restarts, is used by one server at a time, and is never taken from another user.
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
@@ -51,13 +51,13 @@ describe('kept data', () => {
     await first.stop();
   });
 
-  it('are there at once when a program is killed and started anew on the same port', async () => {
+  it('are there at once when a program is killed and restarted on the same port', async () => {
     const program = await workspace.run('wait', { dataDir: kept });
     program.child.kill('SIGKILL');
     expect(await answerOf({ port: program.latest.port })).toMatchObject({ answer: 42 });
   });
 
-  it('survive a kill of server and supervisor, who leave postmaster.pid behind', async () => {
+  it('survive a kill of server and supervisor, which leave postmaster.pid behind', async () => {
     const killed = await startEmbeddedPostgres({ dataDir: kept });
     process.kill(parentOf(killed.pid), 'SIGKILL');
     process.kill(killed.pid, 'SIGKILL');

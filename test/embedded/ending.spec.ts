@@ -69,7 +69,7 @@ describe('nothing is left of the server when the program', () => {
   it.each([
     ['is ended by SIGTERM', 'wait', 'SIGTERM', { signal: 'SIGTERM' }],
     ['is ended by SIGINT', 'wait', 'SIGINT', { signal: 'SIGINT' }],
-    ['throws and nobody catches', 'throw', null, { code: 1 }],
+    ['throws an uncaught error', 'throw', null, { code: 1 }],
     ['has nothing more to do', 'end', null, { code: 0 }],
   ] as const)('%s', async (_, behaviour, signal, end) => {
     const program = await workspace.run(behaviour, { dataDir: kept });

@@ -69,8 +69,8 @@ describe('a server that refuses', () => {
     await database.drop();
   });
 
-  /** Runs a pool, brings on the trouble, and mends it once the pool has met it. */
-  async function survive(harm: string, mend: string, meets: RegExp): Promise<void> {
+  /** Runs a pool, brings on the trouble, and repairs it once the pool has met it. */
+  async function survive(harm: string, repair: string, meets: RegExp): Promise<void> {
     const done: unknown[] = [];
     await poolOf(jobs, { count: (n) => void done.push(n) }).start();
     await jobs.addJob('count', 1);
@@ -79,7 +79,7 @@ describe('a server that refuses', () => {
     await terminateAll();
     const met = () => events.ofType('worker.error').some(({ error }) => meets.test(String((error as Error).message)));
     await eventually(met, PATIENCE);
-    await sql(mend);
+    await sql(repair);
     await eventually(
       () =>
         jobs.addJob('count', 2).then(

@@ -21,7 +21,7 @@ import { TcpProxy } from '../support/tcp.proxy.js';
 
 const PATIENCE = { timeoutMs: 60_000 };
 const LIMIT = 90_000;
-/** The shortest times there are, so that nobody has to wait for long. */
+/** The shortest times there are, so that no test waits for long. */
 const IMPATIENT = { query_timeout: 1_000, connectionTimeoutMillis: 1_000 };
 
 let database: TestDatabase;
@@ -252,7 +252,7 @@ describe('answers that are lost after the commit', () => {
       const failure = await jobs.addJob('count', 1).catch((error: unknown) => error);
       expect(failure).toBeInstanceOf(DatabaseUnavailableError);
       expect(failure).toMatchObject({ inDoubt: true });
-      expect((failure as Error).message).toMatch(/nobody knows/);
+      expect((failure as Error).message).toMatch(/it is unknown whether/);
       expect((await witness.counts()).byStatus.available).toBe(1);
     },
     LIMIT,
@@ -305,7 +305,7 @@ describe('answers that are lost after the commit', () => {
       await poolOf({ count: counting }, { leaseMs: 600_000 }).start();
       await eventually(() => allCompleted([id]), PATIENCE);
       expect(proxy.lostThem).toBe(true);
-      // The claim that nobody heard of is no attempt.
+      // The claim whose answer was lost is no attempt.
       expect(await witness.jobHistory(id)).toMatchObject([{ status: 'completed', attempt: 1 }]);
     },
     LIMIT,
@@ -501,7 +501,7 @@ describe('starting while the database is away', () => {
       const starting = connectTo(proxy.url, { waitForDatabaseMs: 60_000 });
       const migrator = new JobsMigrator({ connection: proxy.url, schema: 'later', waitForDatabaseMs: 60_000 });
       const migrating = migrator.migrate();
-      // Both have tried in vain before it comes.
+      // Both have tried and failed before it comes.
       await eventually(() => ++attempts > 30);
       proxy.heal();
       await expect((await starting).addJob('count', 1)).resolves.toMatchObject({ status: 'available' });
@@ -526,7 +526,7 @@ describe('starting while the database is away', () => {
   );
 
   it(
-    'names a host that nobody knows, and no password',
+    'names an unknown host, and no password',
     async () => {
       const connection = 'postgres://ada:hunter2@nowhere.invalid/jobs';
       const failure = await createJobManager({ connection }).catch((error: unknown) => error);

@@ -8,7 +8,7 @@ let test: TestManager;
 let jobs: JobManager;
 const workers: WorkerProcess[] = [];
 const PATIENCE = { timeoutMs: 60_000 };
-/** The shortest leases there are, so that nobody has to wait for long. */
+/** The shortest leases there are, so that no test waits for long. */
 const IMPATIENT: WorkerOptions = { leaseMs: 1_000, keepaliveMs: 250, pollIntervalMs: 100 };
 
 beforeEach(async () => {

@@ -521,7 +521,7 @@ export const ANSWERS = {
     'drop_crontab',
   ],
   'best effort: it is forgotten': ['save_progress', 'add_logs'],
-  'who waits for a job asks again': ['find_ended', 'find_results'],
+  'a call that waits for a job asks again': ['find_ended', 'find_results'],
   'only in transactions of callers and of handlers, or of the library': [
     'assert_owned',
     'find_missing_limits',

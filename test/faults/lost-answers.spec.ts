@@ -1,4 +1,4 @@
-// What was committed although its answer never came: nobody knows of it, so somebody must find it.
+// What was committed although its answer never came: no process knows of it, so one must find it.
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import {
@@ -37,7 +37,7 @@ async function start(tasks: Record<string, PlainTask>, options: WorkerOptions = 
   return pool;
 }
 
-/** Ends the connection of whoever calls `statement` (a part of its text) while the jobs are locked. */
+/** Ends the connection that calls `statement` (a part of its text) while the jobs are locked. */
 async function cutOff(statement: string): Promise<void> {
   const waiting = await eventually(async () => {
     const cut = await test.sql<{ pid: number }>(
@@ -118,7 +118,7 @@ describe('answers that were lost', () => {
     expect((await jobs.counts()).byStatus).toMatchObject({ running: 0, available: 4, completed: 1 });
   });
 
-  it('children of a job whose worker died before it told them are told by whoever finds it dead', async () => {
+  it('children of a job whose worker died before it told them are told by the worker that finds it dead', async () => {
     const { id: parent } = await jobs.addJob('parent', 1);
     const { id: child } = await jobs.addJob('child', 1, { dependsOn: [parent] });
     await test.sql('delete from jobs.jobs where id = $1', [parent]);

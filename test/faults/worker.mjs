@@ -5,7 +5,7 @@ import { createJobManager, createWorkerPool } from '../../dist/index.js';
 const jobs = await createJobManager({ connection: process.env.DATABASE_URL, retry: { baseDelayMs: 1, jitter: 0 } });
 
 const tasks = {
-  /** Writes its effect in the transaction that completes it, with a moment in between for whoever wants to kill. */
+  /** Writes its effect in the transaction that completes it, with a moment in between in which the test can kill. */
   effect: {
     transactional: true,
     handler: async (n, ctx) => {

@@ -312,7 +312,7 @@ export async function operate(real: Real, action: Action, id: string | undefined
       await letTimeCome(sql);
       return real.memories.forget();
     default:
-      throw new Error(`Expected somebody to look at "${action.do}".`);
+      throw new Error(`Expected "${action.do}" to be handled.`);
   }
 }
 

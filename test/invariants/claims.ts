@@ -222,7 +222,7 @@ async function expectReasons(model: Model, real: Real, claimed: ModelJob[]): Pro
     if (!['waiting', 'exhausted'].includes(job.state.standing) || claimed.includes(job)) continue;
     const { reason, blockedBy } = await real.jobs.explain(job.id);
     expect([job.id, reasons.includes(reason) ? null : reason]).toEqual([job.id, null]);
-    // Who is busy was claimed just now.
+    // The job that blocks a busy queue was claimed just now.
     if (reason === 'queue_busy') expect(claimed.map(({ id }) => id)).toEqual(expect.arrayContaining(blockedBy));
   }
 }

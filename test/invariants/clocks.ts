@@ -3,7 +3,7 @@ import type { Sql } from './invariants.js';
 
 /** What a stored time tells, and what becomes of one that a clock which was ahead has written. */
 export type TimeKind =
-  /** Decides something: who sees it in the future sets it back to now. */
+  /** Decides something: what finds it in the future sets it back to now. */
   | 'set back'
   /** Lies in the future by right: it was reckoned from a clock, and moves with it. */
   | 'scheduled'

@@ -87,7 +87,7 @@ async function drain(real: Real): Promise<void> {
     await letClockJump(sql, actions.WINDOW);
   }
   await expectInvariants(sql, real);
-  // Whoever waits for a failed parent by its own wish, or for one that waits so, waits on.
+  // A job that waits for a failed parent by its own wish, or for one that waits so, waits on.
   const stuck = await sql(`
     with recursive patient as (
       select d.child_id as id from jobs.job_dependencies d left join jobs.jobs parent on parent.id = d.parent_id
@@ -207,7 +207,7 @@ describe('a queue that many use at once', () => {
             ...sides.map((list, index) => liveBeside(real, list, index, settled)),
             holdRows(test.url, holds),
           ]);
-          // Nobody was told twice that he has settled a claim.
+          // No claim was reported as settled twice.
           expect(settled.toSorted()).toEqual([...new Set(settled)].toSorted());
           await real.jobs.engine.promoter.sweepNow();
           await real.jobs.engine.registry.rescue();

@@ -1,5 +1,5 @@
-// A process that dies between any two of its statements leaves nothing undone that nobody finds: one sweep, one rescue and
-// the work of others bring everything to its end.
+// A process that dies between any two of its statements leaves nothing undone for ever: one sweep, one rescue and the
+// work of others bring everything to its end.
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { createJobManager, type ClaimedJob, type JobManager } from '../../lib/index.js';

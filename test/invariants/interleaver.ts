@@ -11,7 +11,7 @@ const UNIMPORTANT = new RegExp(['^begin', 'job_tasks', 'job_progress p ', 'pg_no
 const MOST_TRIES = 3;
 const END = /^(commit|rollback)/;
 
-/** A connection whose statements wait for their turn while somebody is conducting. */
+/** A connection whose statements wait for their turn while a conductor is at work. */
 class GatedClient extends pg.Client {
   static gates = new WeakMap<pg.ClientBase, Gate>();
 
@@ -120,7 +120,7 @@ export class Interleavings {
   private switches = 0;
   private runs = 0;
 
-  /** `mostSwitches`: how often the turn may pass from one to the other although he could go on. */
+  /** `mostSwitches`: how often the turn may pass from one to the other although the first could go on. */
   constructor(private readonly mostSwitches: number) {}
 
   /** False when every order has been run. */
@@ -172,7 +172,7 @@ export async function interleave(
       await eventually(() => actors.some(({ gate, state }) => gate.waiting ?? state === 'done'));
       continue;
     }
-    // Who tries again and again gets nowhere before the other has had a turn.
+    // A call that tries again and again gets nowhere before the other has had a turn.
     const others = ready.filter(({ gate }) => gate.tries < MOST_TRIES);
     const name = order.choose(
       (others.length ? others : ready).map((actor) => actor.name),

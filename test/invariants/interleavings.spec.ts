@@ -150,7 +150,7 @@ async function expectLawful(standing: Standing, names: [string, string], ends: [
   const compared = (state: string): string =>
     loose ? state.split('\n').filter((line) => /"job"|^job/.test(line))[0]! : state;
   const allowed = new Set([await inTurn(standing, calls), await inTurn(standing, calls.toReversed())].map(compared));
-  // A claim passes over what somebody has locked.
+  // A claim passes over what is locked.
   for (const [index, name] of names.entries())
     if (name === 'claim') allowed.add(compared(await inTurn(standing, calls.toSpliced(index, 1))));
   const order = new Interleavings(SWITCHES);

@@ -32,7 +32,7 @@ const ALWAYS: Record<string, string> = {
     where j.locked_by is not null and q.concurrency is not null
     group by j.id having count(p.number) <> 1 or (j.place is not null and min(p.number) <> j.place)
     union all
-    select j.id || ' runs in ' || j.queue || ', which nobody knows' from jobs.jobs j
+    select j.id || ' runs in ' || j.queue || ', which is not registered' from jobs.jobs j
     where j.locked_by is not null and j.queue is not null
       and not exists (select from jobs.job_queues q where q.name = j.queue)`,
 
@@ -53,7 +53,7 @@ const ALWAYS: Record<string, string> = {
     group by w.key, w.taken having count(*) > w.taken`,
 
   'a live job with a key owns it, or another one has taken it': `
-    select j.id || ' has key ' || j.job_key || ', which belongs to ' || coalesce(k.job_id::text, 'nobody') from jobs.jobs j
+    select j.id || ' has key ' || j.job_key || ', which belongs to ' || coalesce(k.job_id::text, 'no job') from jobs.jobs j
     left join jobs.job_keys k on k.key = j.job_key
     where j.job_key is not null and k.job_id is distinct from j.id
       and j.parked is distinct from 'exhausted' and not exists (
@@ -65,7 +65,7 @@ const ALWAYS: Record<string, string> = {
     where job_key is not null and parked is distinct from 'exhausted' and parked is distinct from 'key'
     group by job_key having count(*) > 1`,
 
-  'nobody runs beside the job whose key it took': `
+  'no job runs beside the one whose key it took': `
     select j.id || ' is ' || coalesce(j.parked, 'ready') || ', though ' || holder.id || ', whose key it took, runs'
     from jobs.jobs holder join jobs.jobs j on j.behind = holder.id
     where holder.locked_by is not null and j.parked is distinct from 'key' and j.parked is distinct from 'exhausted'`,
@@ -101,7 +101,7 @@ const ALWAYS: Record<string, string> = {
       and parked is distinct from 'exhausted'`,
 };
 
-/** Rules that hold once nobody is at work: whoever ended something has told those that waited for it. */
+/** Rules that hold once nothing is at work: what ended has been told to the jobs that waited for it. */
 const AT_REST: Record<string, string> = {
   'every parent that has ended has told its children': `
     select d.child_id || ' was not told of ' || d.parent_id
@@ -115,7 +115,7 @@ const AT_REST: Record<string, string> = {
       ) = 'completed')
     )`,
 
-  'who waited for a job that gave way waits for the new one': `
+  'a job that waited for one that gave way waits for the new one': `
     select d.child_id || ' waits for ' || d.parent_id || ', which gave way to ' || r.new_id
     from jobs.job_dependencies d join jobs.job_replacements r on r.old_id = d.parent_id
     where exists (select from jobs.jobs child where child.id = d.child_id)
@@ -126,8 +126,8 @@ const AT_REST: Record<string, string> = {
     from jobs.jobs j left join jobs.job_dependencies d on d.child_id = j.id
     group by j.id having j.unmet <> count(d.parent_id)`,
 
-  'nobody waits for a key that nobody holds': `
-    select j.id || ' waits for nobody' from jobs.jobs j where j.parked = 'key' and not exists (
+  'no job waits for a key that no job holds': `
+    select j.id || ' waits for no job' from jobs.jobs j where j.parked = 'key' and not exists (
       select from jobs.jobs holder where holder.id = j.behind and holder.locked_by is not null
     )`,
 
@@ -168,7 +168,7 @@ interface Waiting {
 }
 
 /**
- * Live jobs of which nothing that anybody does would make an end: neither a claim (of what is, or becomes, due, past places,
+ * Live jobs that no action would bring to an end: neither a claim (of what is, or becomes, due, past places,
  * pauses and windows, which are looked at there), nor a holder, nor the end of a parent, nor an operator.
  */
 export async function stuck(sql: Sql): Promise<string[]> {
@@ -188,9 +188,7 @@ export async function stuck(sql: Sql): Promise<string[]> {
       if (parked === 'key' ? is_behind && (!(live.length + ended) || byParents) : byParents) ends.add(id);
     }
   }
-  return rows
-    .filter(({ id }) => !ends.has(id))
-    .map(({ id, parked }) => `${id} waits for ${parked} that nobody will end`);
+  return rows.filter(({ id }) => !ends.has(id)).map(({ id, parked }) => `${id} waits for ${parked} that will not end`);
 }
 
 /** @throws Error that names what is broken */

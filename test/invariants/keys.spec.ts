@@ -103,7 +103,7 @@ describe('a chain of jobs with one key', () => {
     expect(await claim(OTHER)).toEqual([]);
   });
 
-  it('a waiting successor that is described anew still waits behind the running job', async () => {
+  it('a waiting successor that is described again still waits behind the running job', async () => {
     await add({ jobKey: 'k' });
     await claim();
     await add({ jobKey: 'k' });
@@ -111,7 +111,7 @@ describe('a chain of jobs with one key', () => {
     expect(await claim(OTHER)).toEqual([]);
   });
 
-  it('a job that is described anew without parents forgets those that it had', async () => {
+  it('a job that is described again without parents forgets those that it had', async () => {
     const parent = await add();
     const child = await add({ jobKey: 'k', dependsOn: [parent.id] });
     await add({ jobKey: 'k', jobKeyMode: 'preserve_run_at' });

@@ -42,7 +42,7 @@ export class Memories {
     return known;
   }
 
-  /** Clocks that jump are nothing that anybody tells of. */
+  /** No notification tells of clocks that jump. */
   forget(): void {
     for (const memory of this.all.values()) memory.forget();
   }

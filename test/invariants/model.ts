@@ -24,7 +24,7 @@ export interface ModelJob {
   flagged: boolean;
   queue: string | null;
   limit: string | null;
-  /** The key that it was added with; `holdsKey`: nobody has taken it. */
+  /** The key that it was added with; `holdsKey`: no other job has taken it. */
   key: string | null;
   holdsKey: boolean;
   /** The job whose key it took while that one ran. */
@@ -73,7 +73,7 @@ export class Model {
   readonly queues = new Map<string, ModelQueue>();
   readonly limits = new Map<string, ModelLimit>();
   readonly pools = new Map<string, ModelPool>();
-  /** Who took the place of a job under its key. */
+  /** The job that took the place of one under its key. */
   private readonly heirs = new Map<ModelJob, ModelJob>();
 
   queue(name: string): ModelQueue {
@@ -282,7 +282,7 @@ export class Model {
     this.heirs.delete(job);
   }
 
-  /** Removes what has ended so; returns how many. Who waited for it to come back has nothing to wait for. */
+  /** Removes what has ended so; returns how many. A job that waited for it to come back has nothing to wait for. */
   purge(standing: JobState['standing']): number {
     const ended = this.all().filter(({ state }) => state.standing === standing);
     for (const { id } of ended) this.jobs.delete(id);
@@ -346,11 +346,11 @@ export class Model {
       if (other && !job.behind) this.become(other, leftWaiting(other.state));
     }
     this.heirs.set(holder, job);
-    // Who waits for the old job waits for the new one.
+    // Jobs that wait for the old job wait for the new one.
     for (const child of this.all()) if (child.parents.delete(holder)) child.parents.add(job);
   }
 
-  /** Garbage was collected: who gave way long ago is not known any more. */
+  /** Garbage was collected: jobs that gave way long ago are forgotten. */
   keepHeirs(old: Set<string>): void {
     for (const job of this.heirs.keys()) if (!old.has(job.id)) this.heirs.delete(job);
   }

@@ -25,7 +25,7 @@ export async function watchLimits(sql: Sql): Promise<void> {
         raise exception 'a claim brought % to % running jobs, the limit is %', new.queue, running, most;
       end if;
       if not exists (select from jobs.job_queues where name = new.queue) then
-        raise exception 'a job of %, which nobody knows, was claimed', new.queue;
+        raise exception 'a job of %, which is not registered, was claimed', new.queue;
       end if;
       if (select paused from jobs.job_queues where name = new.queue) then
         raise exception 'a job of %, which is paused, was claimed', new.queue;

@@ -18,7 +18,7 @@ const alone = <T>(work: () => Promise<T>): Promise<T> => {
   return mine;
 };
 
-/** Takes a job along edges that nobody has taken yet, and compares it with the table after each step. */
+/** Takes a job along edges not taken yet, and compares it with the table after each step. */
 export class Walker {
   private readonly jobs: JobManager;
   private readonly names: Record<Worker, string>;

@@ -61,7 +61,7 @@ async function daily(agoMs: number): Promise<{ schedule: string; slot: Date }> {
   return { schedule: `${slot.getUTCSeconds()} ${slot.getUTCMinutes()} ${slot.getUTCHours()} * * *`, slot };
 }
 
-/** As if the crontab had been there for so long, and nobody had fired anything yet. */
+/** As if the crontab had been there for so long, and nothing had been fired yet. */
 const knownFor = (ms: number): Promise<unknown> =>
   test.sql(
     `update jobs.engine.crontabs set last_slot_at = null, known_since = clock_timestamp() - $1::float8 * interval '1 ms'`,

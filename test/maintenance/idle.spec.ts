@@ -66,7 +66,7 @@ describe('an idle process', () => {
     await Promise.all(managers.map((jobs) => jobs.close()));
   });
 
-  it('begins the next window of a rate limit by its cron, for people who look, whoever has registered it', async () => {
+  it('begins the next window of a rate limit by its cron, wherever it was registered', async () => {
     await apps.start({ imports: [JobsModule.forRoot({ connection: apps.database.url, worker })] });
     const { pool } = apps.database;
     await pool.query(`insert into jobs.rate_limits values ('elsewhere', 5, 3600000, now() - interval '90 min')`);

@@ -1,5 +1,5 @@
-// Retention by partitions: what is made, what is dropped, what survives, and who waits for whom. Time is moved by giving
-// jobs the ids of other days and by collecting at another moment.
+// Retention by partitions: what is made, what is dropped, what survives, and what waits for what. Time is moved by
+// giving jobs the ids of other days and by collecting at another moment.
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
@@ -163,7 +163,7 @@ describe('partitions', () => {
     expect(rows.map(({ wide, apart }) => [wide as boolean, apart !== false])).toEqual(rows.map(() => [true, true]));
   });
 
-  it('that come late make nobody fail: rows go to the defaults and expire there', async () => {
+  it('that come late make no call fail: rows go to the defaults and expire there', async () => {
     await complete('x');
     const { id } = await jobs.addJob('cancelled', 1);
     await jobs.cancelJobs([id]);
@@ -441,7 +441,7 @@ describe('many at once', () => {
     expect(await jobs.findJob(await idOf('kept'))).toMatchObject({ status: 'completed' });
   });
 
-  it('a long transaction delays a drop, and nobody else meanwhile', async () => {
+  it('a long transaction delays a drop, and no other work meanwhile', async () => {
     await partitionsOfTheLast(10);
     const before = await partitionsOf('job_bodies');
     const { end } = await openTransaction();
@@ -465,7 +465,7 @@ describe('many at once', () => {
       const id = await idOf('live');
       const reader = new pg.Client(test.url);
       await reader.connect();
-      // Whoever reads holds up both: they lock the default.
+      // Any reader holds up both, because they lock the default.
       await reader.query('begin; select from jobs.job_bodies');
       const mortal = await createJobManager({ connection: test.url });
       const before = await partitionsOf('job_bodies');
@@ -557,7 +557,7 @@ describe('many at once', () => {
 });
 
 describe('a role that may not create tables', () => {
-  it('deletes rows, from partitions that somebody else has made too, and says so once, at the debug level', async () => {
+  it('deletes rows, from partitions that another role has made too, and says so once, at the debug level', async () => {
     const said: string[] = [];
     const role = `partitions_${randomBytes(4).toString('hex')}`;
     const migrator = new JobsMigrator({ connection: test.url });

@@ -116,7 +116,7 @@ describe('addJob (add-job)', () => {
     expect(new Set(ids).size).toBe(5_000);
   });
 
-  it('shares inserts among concurrent callers, each of whom gets his own job', async () => {
+  it('shares inserts among concurrent callers, each of which gets its own job', async () => {
     const added = await Promise.all(Array.from({ length: 200 }, (_, n) => jobs.addJob('n', { n })));
     expect(added.map(({ payload }) => (payload as { n: number }).n)).toEqual(Array.from({ length: 200 }, (_, n) => n));
     expect(await count()).toBe(200);

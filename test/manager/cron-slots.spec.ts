@@ -102,7 +102,7 @@ describe('when the clocks go back, a slot in the repeated hour', () => {
     ]);
   });
 
-  it('does not fire again for whoever starts in the second of the two hours', () => {
+  it('does not fire again for a process that starts in the second of the two hours', () => {
     expect(between('30 2 * * *', 'Europe/Berlin', '2026-10-25T01:10:00Z', '2026-10-25T12:00:00Z')).toEqual([]);
   });
 

@@ -74,7 +74,7 @@ describe('dependsOn (create-task!, parent tasks)', () => {
     });
   });
 
-  it('a parent that has completed already holds up nobody', async () => {
+  it('a parent that has completed already holds up no child', async () => {
     const parent = await add();
     await complete();
     expect(await add({ dependsOn: [parent.id, parent.id] })).toMatchObject({ status: 'available' });
@@ -109,7 +109,7 @@ describe('dependsOn (create-task!, parent tasks)', () => {
     expect(await statusOf(child.id)).toBe('available');
   });
 
-  it('on jobs that nobody knows is refused, and nothing is inserted', async () => {
+  it('on unknown jobs is refused, and nothing is inserted', async () => {
     const parent = await add();
     await expect(add({ dependsOn: [parent.id, unknown] })).rejects.toThrow(UnknownParentError);
     await expect(
@@ -141,7 +141,7 @@ describe('dependsOn (create-task!, parent tasks)', () => {
 });
 
 describe('when a parent fails for good', () => {
-  it('and is purged, nobody waits for it any more: the child that did is cancelled', async () => {
+  it('and is purged, no job waits for it any more: the child that did is cancelled', async () => {
     const [parent, other] = [await add({ maxAttempts: 1 }), await add({ delayMs: 60_000 })];
     const child = await add({ dependsOn: [parent.id, other.id], onParentFailure: 'wait' });
     const grandchild = await add({ dependsOn: [child.id], onParentFailure: 'run' });
@@ -204,7 +204,7 @@ describe('when a parent fails for good', () => {
     expect(await statusOf(child.id)).toBe('cancelled');
   });
 
-  it('a cancelled child can be retried, and then waits for nobody', async () => {
+  it('a cancelled child can be retried, and then waits for no parent', async () => {
     const parent = await add();
     const child = await add({ dependsOn: [parent.id] });
     await jobs.cancelJobs([parent.id]);

@@ -27,7 +27,7 @@ async function addLayers(count: number, width: number, after: string[] = [], key
   return after;
 }
 
-/** Describes a waiting job anew, so that it waits for these. */
+/** Describes a waiting job again, so that it waits for these. */
 const wait = (jobKey: string, dependsOn: string[], more: AddJobOptions = {}) =>
   add({ jobKey, jobKeyMode: 'preserve_run_at', dependsOn, ...more });
 

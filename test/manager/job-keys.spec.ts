@@ -67,7 +67,7 @@ describe('replace', () => {
 });
 
 describe('preserve_run_at', () => {
-  it('updates everything but the run-at and starts the attempts anew', async () => {
+  it('updates everything but the run-at and starts the attempts again', async () => {
     const old = await jobs.addJob('x', 'old', { jobKey: 'k' });
     const [claimed] = await jobs.getJobs(WORKER);
     await jobs.failJobs(WORKER, [{ job: claimed!, error: 'x' }], 1);

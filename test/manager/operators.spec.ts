@@ -264,13 +264,13 @@ describe('extendLease (extend-lease!)', () => {
     await expect(jobs.extendLease(OTHER, id)).rejects.toThrow(WrongOwnerError);
     await passTime(id, 61_000);
     await expect(jobs.extendLease(WORKER, id)).rejects.toThrow(LeaseExpiredError);
-    expect((await jobs.completeJobs(WORKER, claimed, 1)).settled).toHaveLength(1); // nobody had taken it away yet
+    expect((await jobs.completeJobs(WORKER, claimed, 1)).settled).toHaveLength(1); // it was not taken away yet
     await expect(jobs.extendLease(WORKER, id)).rejects.toThrow(InvalidStatusError);
   });
 });
 
 describe('revokeLease (revoke-lease!)', () => {
-  it('takes the claim away if nobody changed the record since', async () => {
+  it('takes the claim away if the record has not changed since', async () => {
     await jobs.addJob('x', 1, { maxAttempts: 1 });
     const [job] = await jobs.getJobs(WORKER);
     await expect(jobs.revokeLease(job!.id, 0)).rejects.toThrow(RevisionConflictError);

@@ -107,7 +107,7 @@ describe('a rate-limited job', () => {
     expect(why.until!.getTime()).toBeGreaterThan(Date.now());
   });
 
-  it('runs in the next window, without anybody refilling by hand', async () => {
+  it('runs in the next window, without a refill by hand', async () => {
     await jobs.registerRateLimit('api', 2, HOUR);
     await add(5);
     await claim();

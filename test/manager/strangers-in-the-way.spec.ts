@@ -57,7 +57,7 @@ const age = () =>
     delete from jobs.job_history`);
 
 describe('a heartbeat', () => {
-  it('is not renewed, and waits for nobody, while a transaction holds its row', async () => {
+  it('is not renewed, and does not wait, while a transaction holds its row', async () => {
     await registerPool(jobs, WORKER, 30_000);
     await hold('workers');
     expect(await jobs.engine.registry.heartbeat(WORKER)).toMatchObject({ expired: false, held: true });

@@ -91,7 +91,7 @@ describe('waitForJob', () => {
     await expect(jobs.waitForJob(id, { signal: controller.signal })).rejects.toThrow('bored');
   });
 
-  it('rejects for jobs that nobody knows', async () => {
+  it('rejects for unknown jobs', async () => {
     await expect(jobs.waitForJob('01900000-0000-7000-8000-000000000000')).rejects.toThrow(JobNotFoundError);
   });
 
@@ -127,7 +127,7 @@ describe('waitForJob', () => {
     await expect(all).resolves.toBeUndefined();
   });
 
-  it('forgets nobody who waits beside jobs that end one after the other', async () => {
+  it('forgets no call that waits beside jobs that end one after the other', async () => {
     const [slow, ...quick] = await jobs.addJobs([1, 2, 3, 4].map((n) => ({ task: 't', payload: n, priority: -n })));
     const beside = jobs.waitForJob(slow!.id, { timeoutMs: 20_000 });
     for (let n = 0; n < quick.length; n++) {

@@ -1,4 +1,4 @@
-// Retention, roles, payloads, steps: what is kept, who may do what, and what belongs to an attempt.
+// Retention, roles, payloads, steps: what is kept, what each role may do, and what belongs to an attempt.
 const SQL = 'lib/storage/migrations/0001_initial';
 const REGRESSIONS = 'test/invariants/regressions.spec.ts';
 const PARTITIONS = 'test/maintenance/partitions.spec.ts';

@@ -116,7 +116,7 @@ async function endSecretJob(jobs: JobManager, id: string) {
 }
 
 describe('what jobs carry, encrypted', () => {
-  it('reaches handlers, history, logs and whoever waits as it was, and the database never', async () => {
+  it('reaches handlers, history, logs and waiting calls as it was, and the database never', async () => {
     const jobs = await managerWith({ keys: [OLD] });
     const id = await runSecretJob(jobs);
     expect(await placesOf(SECRET)).toEqual([]);
@@ -398,7 +398,7 @@ describe('rotation', () => {
     ]);
   });
 
-  it('passes over what somebody holds or nobody can read, and says how much is left', async () => {
+  it('passes over what is held or cannot be read, and says how much is left', async () => {
     const before = await managerWith({ keys: [OLD] });
     const [held] = await before.addJobs([1, 2, 3].map((payload) => ({ task: 'a', payload })));
     const lost = await managerWith({ keys: [{ id: 'lost', key: randomBytes(32) }] });

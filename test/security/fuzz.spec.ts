@@ -307,7 +307,7 @@ describe('names of queues, rate limits and crontabs', () => {
 });
 
 describe('texts of attempts', () => {
-  it('(worker id, error, log, step, progress, result, reason) come back, and nobody else’s are touched', async () => {
+  it('(worker id, error, log, step, progress, result, reason) come back, and no other job’s are touched', async () => {
     const texts = fc.record({ workerId: hostile, error: hostile, line: hostile, step: hostile, value: hostile });
     await fc.assert(
       fc.asyncProperty(texts, async ({ workerId: name, error, line, step, value }) => {
@@ -464,7 +464,7 @@ describe('filters, ids and cursors', () => {
     );
   }, 60_000);
 
-  it('made up by somebody are refused', async () => {
+  it('that are made up are refused', async () => {
     const encode = (keys: unknown): string => Buffer.from(JSON.stringify(keys)).toString('base64url');
     const times = fc.constantFrom('2026-01-01', 'infinity', '99999-99-99', 'now', '1; select 1', '2026-13-45 99:99');
     const id = '00000000-0000-7000-8000-000000000000';

@@ -125,7 +125,7 @@ describe('what is masked', () => {
     for (const secret of ['correct horse', ...others]) expect(shown).not.toContain(secret);
   });
 
-  it('reaches the handler, the history and whoever waits', async () => {
+  it('reaches the handler, the history and waiting calls', async () => {
     const app = await start();
     const { id } = await app.get(JobManager).addJob('answers', payload);
     const { result, job } = await app.get(JobManager).waitForJob(id, { timeoutMs: 10_000 });

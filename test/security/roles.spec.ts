@@ -119,7 +119,7 @@ describe('rights', () => {
     expect(sequences.rows.map(({ name }) => name)).toEqual(SEQUENCES_WITH_RIGHTS);
   });
 
-  it('let nobody migrate, alter, truncate, or use a partition or the version table directly', async () => {
+  it('let no role migrate, alter, truncate, or use a partition or the version table directly', async () => {
     for (const kind of ['enqueue', 'worker', 'admin'] as const) {
       for (const sql of [
         `create table ${PLACE}.mine (a int)`,
@@ -182,7 +182,7 @@ describe('rights', () => {
 });
 
 describe('a process that may only enqueue', () => {
-  it.each([true, false])('starts (migrate: %s), declares queues in vain, adds, finds and waits', async (migrate) => {
+  it.each([true, false])('starts (migrate: %s), fails to declare queues, adds, finds and waits', async (migrate) => {
     const jobs = await managerOf('enqueue', { migrate, queues: { mail: { concurrency: 3 } } });
     const { id } = await jobs.addJob('mail', { to: 'a' }, { queue: 'mail', tags: ['t'], flags: ['f'], groupId: 'g' });
     await jobs.addJobs([
@@ -370,7 +370,7 @@ describe('a process that works', () => {
     expect(events.events()).toEqual([]);
   });
 
-  it('cannot register rate limits, rewrite history or encrypt it anew', async () => {
+  it('cannot register rate limits, rewrite history or re-encrypt it', async () => {
     const keys = [2, 1].map((byte) => ({ id: `key ${byte}`, key: new Uint8Array(32).fill(byte) }));
     const before = await managerOf('enqueue', { encryption: { keys: keys.slice(1) } });
     const { id } = await before.addJob('secret', 1);

@@ -26,7 +26,7 @@ describe('a password', () => {
 
   const hostOf = (): string => new URL(apps.database.url).host;
   const connections: [string, () => string | object][] = [
-    ['nobody listens', () => `postgres://user:${ENCODED}@127.0.0.1:1/none`],
+    ['nothing listens', () => `postgres://user:${ENCODED}@127.0.0.1:1/none`],
     ['no such host', () => `postgres://user:${ENCODED}@no-such-host.invalid/none`],
     ['no such role', () => `postgres://user:${ENCODED}@${hostOf()}/none`],
     ['no such database', () => apps.database.url.replace(/\/test_\w+$/, '/none').replace('//', '//')],

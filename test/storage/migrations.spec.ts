@@ -100,7 +100,7 @@ describe('rollback (rollback)', () => {
     expect(await schemas()).toEqual([]);
   });
 
-  it('keeps a schema in which somebody else has a table', async () => {
+  it('keeps a schema in which another owner has a table', async () => {
     await database.pool.query('create schema jobs; create table jobs.mine ()');
     await migrating(async (migrator) => {
       await migrator.migrate();

@@ -90,7 +90,7 @@ async function prepareRepeated(): Promise<void> {
 const execution = ([{ name }, values]: [Statement<unknown>, string]): string =>
   `execute ${name}${values && `(${values})`}`;
 
-/** Runs a statement in vain, so that what it needs of the catalogue is read: other databases' changes empty the caches. */
+/** Runs a statement that matches nothing, to read its catalogue entries: other databases' changes empty the caches. */
 async function warm(text: string): Promise<void> {
   await client.query('begin');
   await client.query(text);
@@ -194,7 +194,7 @@ describe.each([
     expect(await faultsOf('a claim of lanes', claimLanes())).toEqual([]);
   });
 
-  it('after a load that nobody has analysed, with those very plans', async () => {
+  it('after a load that was not analysed, with those very plans', async () => {
     for (let added = 0; added < BACKLOG; added += 2_000) {
       const specs = Array.from({ length: 2_000 }, (_, n) => ({ task: 't', payload: n, queue: `q${added + n}` }));
       await test.jobs.addJobs(specs.map((spec, n) => (n % 20 ? { task: 't', payload: spec.payload } : spec)));

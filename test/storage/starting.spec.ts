@@ -40,7 +40,7 @@ describe('a start', () => {
     expect(failure.message).toMatch(/refused the connection: .*does not exist\. Check "connection"\.$/);
   });
 
-  it('that may not create the schema is told who may, and not to grant what migrations never get', async () => {
+  it('that may not create the schema is told which role may, and not to grant what migrations never get', async () => {
     const role = `plain_${process.pid}_${Date.now()}`;
     await database.pool.query(`create role ${role} login password 'plain'`);
     const failure = await failureOf(createJobManager({ connection: as({ username: role, password: 'plain' }) }));

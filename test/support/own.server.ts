@@ -23,7 +23,7 @@ export class OwnServer {
     return this.server.url;
   }
 
-  /** As `pg_ctl stop -m immediate`: no goodbye to anybody, recovery at the next start. */
+  /** As `pg_ctl stop -m immediate`: no goodbye to clients, recovery at the next start. */
   async crash(): Promise<void> {
     const { pid } = this.server;
     process.kill(pid, 'SIGQUIT');

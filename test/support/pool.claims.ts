@@ -73,5 +73,5 @@ export async function lookAsPool(
   return found;
 }
 
-/** Who settles what `claimAsPool` has claimed. */
+/** The claimer that settles what `claimAsPool` has claimed. */
 export const asPool = (id: string) => ({ holder: id, label: id, leaseMs: null });

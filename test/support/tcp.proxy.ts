@@ -62,7 +62,7 @@ export class TcpProxy {
   }
 
   /**
-   * Carries nothing any more, on old connections and on new ones, without a word to anybody, until `heal`. Connections that a
+   * Carries nothing any more, on old connections and on new ones, silently, until `heal`. Connections that a
    * client ends are gone, unless their goodbyes are swallowed too.
    */
   swallow({ goodbyes = false } = {}): void {

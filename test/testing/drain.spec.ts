@@ -156,7 +156,7 @@ describe('a drain', () => {
     await expect(two.drain({ tasks: ['c'] })).rejects.toThrow(InvalidArgumentError);
   });
 
-  it('leaves tasks alone that nobody here handles', async () => {
+  it('leaves tasks alone that have no handler here', async () => {
     await manager.jobs.addJob('elsewhere', null);
     expect(await testing.drain()).toEqual([]);
     await testing.expectEnqueued({ task: 'elsewhere', status: 'available' });
@@ -244,7 +244,7 @@ describe('time that passes', () => {
     expect(rounds).toEqual([[1, 2], [3, 4], [5]]);
   });
 
-  it('ends the lease of a claim that nobody renewed, so that the job runs again', async () => {
+  it('ends the lease of a claim that was not renewed, so that the job runs again', async () => {
     await manager.jobs.addJob('note', 'claimed');
     await manager.jobs.getJobs(WORKER, { leaseMs: HOUR });
     expect(await testing.drain()).toEqual([]);
@@ -252,7 +252,7 @@ describe('time that passes', () => {
     expect(await testing.drain()).toMatchObject([{ job: { payload: 'claimed', attempts: 2 }, status: 'completed' }]);
   });
 
-  it('lets a worker die that nobody hears of, so that its job runs again', async () => {
+  it('lets a worker die that has gone silent, so that its job runs again', async () => {
     const { jobs } = manager;
     await registerPool(jobs, WORKER, HOUR);
     await jobs.addJob('note', 'orphan');
@@ -324,7 +324,7 @@ describe('clear', () => {
     expect(payloads(await testing.drain())).toEqual(['b']);
   });
 
-  it('forgets what calls configured, if it is told to, and declares the queues of the options anew', async () => {
+  it('forgets what calls configured, if it is told to, and declares the queues of the options again', async () => {
     const { jobs } = manager;
     await jobs.configureQueue('narrow', { concurrency: 1 });
     await jobs.registerRateLimit('api', 1, HOUR);

@@ -49,7 +49,7 @@ export async function addJob(): Promise<void> {
   await jobs.addJob('typed-mail', { to: 1 });
   // @ts-expect-error the address is missing
   await jobs.addJob('typed-mail', {});
-  // @ts-expect-error nobody knows this property
+  // @ts-expect-error the property is unknown
   await jobs.addJob('typed-count', { count: 1, more: 2 });
 
   // Others take anything, and so does a name that is known only at run time.

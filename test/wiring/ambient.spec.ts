@@ -338,7 +338,7 @@ describe.each<[string, () => Ambient]>([
     expect(await committed()).toMatchObject({ shipped: [1] });
   });
 
-  // Work that outlives a transaction of typeorm-transactional is outside of any: nobody can tell that it was inside.
+  // Work that outlives a transaction of typeorm-transactional is outside of any: it cannot be told that it was inside.
   if (library.startsWith('@')) {
     it('that is over refuses an add of forgotten work that still believes in it', async () => {
       const gate = gateway();

@@ -216,7 +216,7 @@ describe('the life of an application', () => {
       expect(await warningsOf(0)).toEqual([expect.stringContaining('app.enableShutdownHooks()')]);
     });
 
-    it('a worker says nothing if somebody listens for SIGTERM', async () => {
+    it('a worker says nothing if the process listens for SIGTERM', async () => {
       expect(await warningsOf(1)).toEqual([]);
     });
   });

@@ -107,7 +107,7 @@ describe('JobsModule', () => {
     class Service {
       constructor(readonly jobs: JobManager) {}
     }
-    // Nest tells nobody that a start failed, so the pool of the first try ends by its idle timeout.
+    // Nest calls no hook when a start has failed, so the pool of the first try ends by its idle timeout.
     const connection = { connectionString: url, idleTimeoutMillis: 50 };
     const jobsModule = forRoot({ connection, isGlobal: false, worker: false });
     @Module({ providers: [Service] })

@@ -121,7 +121,7 @@ describe('the options', () => {
     ]);
   });
 
-  it('that nobody knows are named with what was probably meant, at any depth', () => {
+  it('that are unknown are named with what was probably meant, at any depth', () => {
     expect(
       problemsOf({ shema: 'jobs', Retry: {}, worker: { concurency: 3 }, queues: { a: { concurrencyy: 1 } } }),
     ).toEqual([

@@ -213,7 +213,7 @@ it('a step that would begin after a cancellation does not, and the job is cancel
   expect([status, ran]).toEqual(['cancelled', []]);
 });
 
-it('progress that nobody awaits does not pile up: the last value takes the place of those that wait', async () => {
+it('progress that is not awaited does not pile up: the last value takes the place of those that wait', async () => {
   const { id } = await run(async (_, ctx) => {
     for (let n = 1; n <= 300; n++) void ctx.progress({ n, ballast: 'x'.repeat(100_000) });
     const texts = (jobs.engine.attempts as unknown as { progress: { gathered: unknown[] } }).progress.gathered;

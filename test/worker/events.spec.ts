@@ -20,7 +20,7 @@ describe('JobEvents', () => {
     expect(heard).toEqual(['one a', 'all cron.fired', 'all cron.fired']);
   });
 
-  it('counts the error of a subscriber as dropped and lets it reach nobody', async () => {
+  it('counts the error of a subscriber as dropped and lets it go no further', async () => {
     const events = new JobEvents();
     events.on('cron.fired', () => {
       throw new Error('mine');

@@ -233,7 +233,7 @@ describe('crashes (worker died)', () => {
     expect(await test.sql('select crashes from jobs.jobs where id = $1', [neighbour!.id])).toEqual([{ crashes: 0 }]);
   });
 
-  it('of a process that nobody has missed for months free its jobs all the same', async () => {
+  it('of a process that was not missed for months free its jobs all the same', async () => {
     const { id } = await jobs.addJob('x', 1, { maxAttempts: 3 });
     await start({}, { taskIdentifiers: ['nothing'], keepaliveMs: 250 });
     await test.sql(`insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment, heartbeat_at)

@@ -167,7 +167,7 @@ describe('start and stop (start!, stop!, force-stop!, running?, active-workers, 
     expect(await jobs.workers()).toEqual([]);
   });
 
-  it('stop aborts what does not end in time; a handler that heeds it loses no attempt', async () => {
+  it('stop aborts what does not end in time; a handler that reacts to it loses no attempt', async () => {
     let reason: unknown;
     const heeding = (_: unknown, ctx: JobContext): Promise<never> =>
       new Promise((_resolve, reject) => {
@@ -396,7 +396,7 @@ describe('outcomes', () => {
     ]);
   });
 
-  it('a payload that no longer satisfies the schema exhausts the job: repeating would not mend it', async () => {
+  it('a payload that no longer satisfies the schema exhausts the job: a retry would fail the same way', async () => {
     let release = 1;
     const payload = {
       '~standard': {
@@ -453,7 +453,7 @@ describe('timeouts', () => {
     expect((await jobs.findJob(tasks!.id))?.lastError).toContain('40 ms');
   });
 
-  it('a handler that rejects after its timeout harms nobody', async () => {
+  it('a handler that rejects after its timeout does no harm', async () => {
     const late = gate();
     await start({ t: () => late.opened.then(() => Promise.reject(new Error('late'))) }, { timeoutMs: 20 });
     const { id } = await jobs.addJob('t', 1, { maxAttempts: 1 });
@@ -498,7 +498,7 @@ describe('cancellation and lost claims', () => {
     expect(await jobs.findJob(id)).toMatchObject({ status: 'exhausted', lastError: 'operator' });
   });
 
-  it('a pool that was taken for dead aborts its jobs, registers anew and goes on', async () => {
+  it('a pool that was taken for dead aborts its jobs, registers again and goes on', async () => {
     const reasons: unknown[] = [];
     const pool = await start(
       {
@@ -558,7 +558,7 @@ async function cutConnections(): Promise<void> {
 }
 
 describe('settling', () => {
-  it('a job that somebody’s open transaction holds keeps no other job waiting', async () => {
+  it('a job that a foreign open transaction holds keeps no other job waiting', async () => {
     await start({ t: () => undefined }, { concurrency: 2 });
     const busy = gate();
     await start({ held: () => busy.opened }, { concurrency: 1 });

@@ -88,7 +88,7 @@ describe('ctx.step', () => {
     expect(runs).toBe(1);
   });
 
-  it('is refused after the job was given to somebody else', async () => {
+  it('is refused after the job was given to another worker', async () => {
     const errors: unknown[] = [];
     await start({
       t: async (_payload, ctx: JobContext) => {

@@ -116,7 +116,7 @@ describe('a transactional task (job transaction)', () => {
     await eventually(async () => (await jobs.listJobs({ task: 'follow', status: 'completed' })).items.length === 1);
   });
 
-  it('adds jobs through ctx.jobs that nobody sees before the commit', async () => {
+  it('adds jobs through ctx.jobs that are invisible before the commit', async () => {
     let seen: unknown;
     await start(async (_payload, ctx) => {
       const added = await ctx.jobs.addJob('follow', 1);

@@ -145,8 +145,8 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
 /**
  * As addJobs, for specs that all have a job key, each key once. $1 specs, $2 payloads, $3 whether to wait for the caller's
  * lock_timeout, $4 whether an earlier try may have gone through.
- * - replace: a waiting job gives way: its live row is removed, and who waits for it waits for the new one. A running one
- *   loses its key, will not be retried, and the new job is parked behind it.
+ * - replace: a waiting job gives way: its live row is removed, and jobs that wait for it wait for the new one. A
+ *   running one loses its key, will not be retried, and the new job is parked behind it.
  * - preserve_run_at: a waiting job takes over everything but the run-at; a running or exhausted one as above.
  * - unsafe_dedupe: whatever holds the key stays.
  * The statement itself is the function of migrations/0001_initial/7_enqueue.sql, so that roles that may only enqueue can
@@ -173,7 +173,7 @@ export const findMissingLimits = statement<{ missing: string }>(
   where not exists (select from ${schema}.rate_limits r where r.key = asked.key)`,
 );
 
-/** Who owns these keys. $1 keys. Index: job_keys_pkey. */
+/** The jobs that own these keys. $1 keys. Index: job_keys_pkey. */
 export const findKeyOwners = statement<{ job_id: string }>(
   'find_key_owners',
   (schema) => `select job_id from ${schema}.job_keys where key = any($1::text[])`,

@@ -169,15 +169,15 @@ export const takeKeys = statement(
   from unnest($1::text[], $2::uuid[]) as asked(key, job_id) where k.key = asked.key`,
 );
 
-/** Jobs that come back have not given way any more: who waits for one waits for itself. $1 ids. Index: job_replacements_pkey. */
+/** Jobs that come back have no successor any more, so others wait for them again. $1 ids. Index: job_replacements_pkey. */
 export const forgetSuccessors = statement(
   'forget_successors',
   (schema) => `delete from ${schema}.job_replacements where old_id = any($1::uuid[])`,
 );
 
 /**
- * $1 ids from findRetryable. Attempts start anew; the fence goes on from where it was. Their parents are linked by the next
- * statement, which sees all that come back.
+ * $1 ids from findRetryable. Attempts start again from 0; the fence goes on from where it was. Their parents are linked
+ * by the next statement, which sees all that come back.
  */
 export const retryJobs = statement<EditedRow>(
   'retry_jobs',

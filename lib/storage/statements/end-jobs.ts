@@ -17,7 +17,7 @@ export const freeSuccessors = statement<{ id: string; lane: string | null; ended
   { limited: true },
 );
 
-/** Forgets who owned keys, where the owner is gone. $1 keys. */
+/** Forgets the owners of keys, where the owner is gone. $1 keys. */
 export const freeKeys = statement('free_keys', (schema) => `select ${schema}.free_keys($1::text[])`, { limited: true });
 
 /** The same for a slice of all keys. $1 where it begins. Returns where the next one does; null: at the start. */

@@ -54,8 +54,8 @@ export const dropBodyPartition = statement<{ moved: number | null }>(
 );
 
 /**
- * Removes what attempts have written, of all jobs from a range that nobody asks for. $1, $2 the range, $3 how many may
- * still be asked for: a partition with more is not dropped. Indexes: the primary keys, job_dependencies_of_child.
+ * Removes what attempts have written for the jobs of a range, except those still needed. $1, $2 the range, $3 how many
+ * may still be needed: a partition with more is not dropped. Indexes: the primary keys, job_dependencies_of_child.
  */
 export const forgetNotesOfRange = statement(
   'forget_notes_of_range',

@@ -1,5 +1,5 @@
-// Garbage: what is remembered of finished jobs until it expires, and names that nobody uses any more. Most of it goes with
-// whole partitions (statements/partitions.ts); here are the rows of those that cannot be dropped.
+// Garbage: what is remembered of finished jobs until it expires, and names that are no longer used. Most of it goes
+// with whole partitions (statements/partitions.ts); here are the rows of those that cannot be dropped.
 import { statement } from '../database.js';
 
 /** Removes what the attempts of the jobs in CTE `from` have written. Indexes: their primary keys. */

@@ -1,5 +1,5 @@
-// Re-encryption: finds what was encrypted with another key than the present one, and replaces it unless somebody has
-// changed it meanwhile. Reads whole tables, in order of their keys: for a rotation, not for every day.
+// Re-encryption: finds what was encrypted with another key than the present one, and replaces it unless it has
+// changed meanwhile. Reads whole tables, in order of their keys: for a rotation, not for every day.
 import { statement, type Statement } from '../database.js';
 
 export interface SealedRow {

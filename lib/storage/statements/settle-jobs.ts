@@ -27,7 +27,7 @@ export interface EndedRow {
   job_key: string | null;
   /** Whether others may wait for this job to end, and it has. */
   has_dependents: boolean;
-  /** Who held the claim. */
+  /** The worker that held the claim. */
   holder?: string | null;
   lane?: string | null;
 }

@@ -38,7 +38,7 @@ export const TABLES_OF_JOBS = [
   'rate_limit_windows',
 ];
 
-/** $1 ms. The database's clock decides what is due, and nobody can turn that: so everything stored becomes older. */
+/** $1 ms. The database's clock decides what is due, and cannot be turned, so everything stored becomes older. */
 export const moveTimes = statement(
   'move_times',
   (schema) => {

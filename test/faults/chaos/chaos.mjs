@@ -33,7 +33,7 @@ const seconds = number('seconds', given.seconds);
 const seed = given.seed === undefined ? Math.floor(Math.random() * 2 ** 32) : number('seed', given.seed);
 const workers = number('workers', given.workers);
 
-/** Short, so that much happens in a minute; nobody is blamed for the deaths that this program causes. */
+/** Short, so that much happens in a minute; no process is blamed for the deaths that this program causes. */
 const LEASE_MS = 5_000;
 const WORKER_OPTIONS = { concurrency: 8, queueSize: 40, leaseMs: LEASE_MS, maxCrashes: 1_000, pollIntervalMs: 500 };
 /** What the reset of overdue locks may add to the lease, and what two busy cores may add to both. */

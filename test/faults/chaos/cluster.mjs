@@ -1,5 +1,5 @@
 // A PostgreSQL primary and its synchronous standby, from the embedded binaries: stopped without warning, started again,
-// promoted, built anew.
+// promoted, rebuilt.
 import { once } from 'node:events';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -17,7 +17,7 @@ const SETTINGS = {
   synchronous_commit: 'on',
   wal_level: 'replica',
   max_connections: 100,
-  // Whoever vanished without a word must not hold rows for ever.
+  // A client that vanished silently must not hold rows for ever.
   idle_in_transaction_session_timeout: '4s',
   tcp_keepalives_idle: 2,
   tcp_keepalives_interval: 1,

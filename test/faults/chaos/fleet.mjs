@@ -10,7 +10,7 @@ const HOUR_MS = 3_600_000;
 const EXITS_CODE = 7;
 
 export class Fleet {
-  /** Of processes that ended although nobody had asked for it. */
+  /** Of processes that ended unasked. */
   unexpected = [];
   /** Claims whose outcome came too late, as told by the workers. */
   lostClaims = 0;

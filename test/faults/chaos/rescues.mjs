@@ -1,4 +1,4 @@
-// How long the jobs of workers that died stay locked, while there is a database and somebody to rescue them.
+// How long the jobs of workers that died stay locked, while there is a database and a worker to rescue them.
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 

@@ -41,7 +41,7 @@ const broken = (promise, ctx) =>
     ctx.workerId,
   ]);
 
-/** Within a transaction that holds the job: whoever else holds a job of the line at this moment breaks the promise. */
+/** Within a transaction that holds the job: another holder of a job of the line at this moment breaks the promise. */
 async function inLine(_payload, ctx) {
   const client = await pool.connect();
   let failure;

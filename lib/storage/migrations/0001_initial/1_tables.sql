@@ -39,7 +39,7 @@ create table job_bodies (
 create table job_bodies_default partition of job_bodies default;
 
 -- What SQL adds with a time that JavaScript cannot hold gets the nearest that it can: refusing it would lose the job, keeping
--- it would stop those who read it.
+-- it would make every read of it fail.
 create function storable(at timestamptz) returns timestamptz
 language sql immutable
 as $$ select least(greatest(at, '0001-01-02 00:00:00+00'), '275759-12-31 00:00:00+00') $$;

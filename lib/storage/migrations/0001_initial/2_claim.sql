@@ -1,9 +1,9 @@
--- Claiming. Readiness is computed here, for whatever can change without the job: places, pauses, tokens, who takes which
--- tasks and flags. The functions carry planner settings, because a plan made while the tables are empty stays when a load
--- arrives: sorts and scans of tables are priced out, so that an ordered walk along the index made for it is left, whatever
--- the statistics say. One plan serves every call. No statement that locks or changes rows prunes partitions as it runs
--- (PostgreSQL 18 may crash there), so bodies are read apart. Claims skip rows that others hold; the limit on waits is for
--- tables that others have locked as a whole.
+-- Claiming. Readiness is computed here, from all that can change without the job: places, pauses, tokens, and the tasks
+-- and flags that each pool takes. The functions carry planner settings, because a plan made while the tables are empty
+-- stays when a load arrives: sorts and scans of tables are priced out, so that an ordered walk along the index made for
+-- it is left, whatever the statistics say. One plan serves every call. No statement that locks or changes rows prunes
+-- partitions as it runs (PostgreSQL 18 may crash there), so bodies are read apart. Claims skip rows that others hold;
+-- the limit on waits is for tables that others have locked as a whole.
 
 -- Whether this incarnation may claim. The shared lock excludes the end of the incarnation (see end_incarnations), waits
 -- for nothing, and writes nothing.
@@ -284,7 +284,8 @@ as $$
     select w.* from rate_limit_windows w where w.key = r.key order by w.number desc limit 1
   ) w on true
   cross join lateral (
-    -- A clock that was ahead once may have left a start in the future: it counts as now. Who sees it writes that down.
+    -- A clock that was ahead once may have left a start in the future: it counts as now, and the claim that sees it
+    -- stores that.
     select least(coalesce(w.started_at, r.window_started_at), present) as started_at
   ) last
   cross join lateral (

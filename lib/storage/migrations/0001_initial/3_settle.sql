@@ -59,9 +59,10 @@ end $$;
 -- Settles attempts that completed: job and history change in one statement. Returns only what is not simply completed and
 -- done with: jobs that were cancelled meanwhile, that others wait for in some way, that are `held` or `lost`.
 --
--- worker: who must hold the claims, which needs `careful`; null: anybody, they are known by their fences. placed: whether jobs may hold
--- places in queues. careful: lock the jobs first. Almost all batches go without, hoping that nobody holds a row and no fence
--- is stale, which spares each job the locking before it is deleted; where the hope fails, lock_not_available is raised.
+-- worker: the worker that must hold the claims, which needs `careful`; null: any, they are known by their fences.
+-- placed: whether jobs may hold places in queues. careful: lock the jobs first. Almost all batches go without, on the
+-- guess that no row is held and no fence is stale, which spares each job the locking before it is deleted; where the
+-- guess fails, lock_not_available is raised.
 --
 -- Indexes: jobs_pkey for the batch, job_dependencies_pkey, job_places_pkey for jobs of limited queues.
 create function complete_jobs(
@@ -235,8 +236,8 @@ end $$;
 --   revoked (the attempt does not count), unknown (its holder does not know of it: as released), doomed (no further attempt).
 -- A job whose key another one took is not retried.
 --
--- `fence` of the answer: the claim's. `queue`: where a place became free; `holder`: who held the claim; `held` and `lost` as
--- in complete_jobs. Indexes: jobs_pkey, jobs_behind, job_places_pkey.
+-- `fence` of the answer: the claim's. `queue`: where a place became free; `holder`: the worker that held the claim;
+-- `held` and `lost` as in complete_jobs. Indexes: jobs_pkey, jobs_behind, job_places_pkey.
 create function end_attempts(
   worker text, own_label text, input json, keep_failures boolean, keep_snoozes boolean, retention bigint, own_environment json,
   max_crashes integer

@@ -85,7 +85,7 @@ begin
     select g.id, null, true from gone g;
 end $$;
 
--- Forgets who owns these keys, where the owner is gone. Indexes: job_keys_pkey, jobs_pkey.
+-- Forgets the owners of these keys, where the owner is gone. Indexes: job_keys_pkey, jobs_pkey.
 create function free_keys(keys text[]) returns void
 language plpgsql
 set search_path from current
@@ -146,8 +146,9 @@ as $$
   end
 $$;
 
--- Who waits for `old` instead of it, because it took its key: where `old` is gone, or was cancelled, as a job is that gives
--- way at its end, or while a successor waits behind it. One that has completed, or failed for good, speaks for itself.
+-- The job that dependants of `old` wait for instead, because it took the key of `old`: where `old` is gone, was
+-- cancelled (as a job is that gives way at its end), or while a successor waits behind it. If `old` has completed, or
+-- failed for good, its own outcome counts.
 -- Indexes: job_replacements_pkey, jobs_pkey, jobs_behind.
 create function successor_of(old uuid) returns uuid
 language sql stable
@@ -325,8 +326,8 @@ begin
     );
 end $$;
 
--- Pairs whose parent has ended, or was replaced, though nobody has told the child: the parents among the newest 2,000 pairs
--- and among the 5,000 behind `from_parent`. Returns where the next sweep goes on; null: it has reached the end.
+-- Pairs whose parent has ended, or was replaced, though the child was not told: the parents among the newest 2,000
+-- pairs and among the 5,000 behind `from_parent`. Returns where the next sweep goes on; null: it has reached the end.
 -- Indexes: job_dependencies_of_child, job_dependencies_pkey.
 create function find_untold(from_parent uuid)
 returns table (parents uuid[], next_parent uuid)
@@ -435,7 +436,7 @@ begin
   return query select * from unnest(children, parents);
 end $$;
 
--- The parent of a pair, or who took its key: children of what was replaced are told only after the commit.
+-- The parent of a pair, or the job that took its key: children of what was replaced are told only after the commit.
 create function waits_for(parent uuid, child uuid) returns uuid
 language sql stable
 as $$

@@ -501,7 +501,8 @@ begin
     select limit_key, new_capacity, new_interval_ms, w.tokens, w.started_at from window_of(limit_key, clock_timestamp()) w;
 end $$;
 
--- Starts the next window of every limit whose window has passed, and sets one in the future back to now. Claims do so by themselves: this is for people who look.
+-- Starts the next window of every limit whose window has passed, and sets one in the future back to now. Claims do the
+-- same by themselves: this is for people who look.
 -- Limits that others hold are left to them. Indexes: the primary keys.
 create function refill_rate_limits() returns integer
 language plpgsql

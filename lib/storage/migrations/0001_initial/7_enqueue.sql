@@ -4,11 +4,11 @@
 -- place of what is called.
 
 -- Adds jobs that all have a job key, each key once: see statements/add-jobs.ts. Locks keys in their order, then the jobs
--- that hold them, by id: who holds a key is read from the live jobs, so a job that runs keeps its key from others whatever
--- became of those that waited for it. Its row is left alone, the new job only names it: also where its claim ends
--- meanwhile, which lets the new one go (see free_successors), and `behind` names it for the caller. patient: the caller's transaction, which
--- waits as long as its lock_timeout says; else lock_not_available is raised after 100 ms, and the caller tries again.
--- repeated: an earlier try may have gone through, so nothing that is newer is replaced.
+-- that hold them, by id: the holder of a key is read from the live jobs, so a job that runs keeps its key from others
+-- whatever became of those that waited for it. Its row is left alone, the new job only names it: also where its claim
+-- ends meanwhile, which lets the new one go (see free_successors), and `behind` names it for the caller. patient: the
+-- caller's transaction, which waits as long as its lock_timeout says; else lock_not_available is raised after 100 ms,
+-- and the caller tries again. repeated: an earlier try may have gone through, so nothing that is newer is replaced.
 -- Indexes: job_keys_pkey, jobs_by_key, jobs_pkey, job_bodies_pkey.
 create function add_keyed_jobs(asked json, payloads json, patient boolean, repeated boolean)
 returns table (requested uuid, id uuid, created boolean, missing text, replaced uuid, behind uuid)
@@ -349,7 +349,7 @@ begin
     end if;
   end if;
 
-  -- Pools that would look only later hear of it with the commit; the shortest message is for plain jobs of priority 0.
+  -- Pools that would look only later are told with the commit; the shortest message is for plain jobs of priority 0.
   select j.lane, j.priority into added from jobs j
   where j.id = job_id and j.locked_by is null and j.parked is null and j.run_at <= present + interval '2 s';
   if found then
