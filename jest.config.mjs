@@ -33,7 +33,8 @@ export default {
   transform: { '^.+\\.ts$': ['@swc/jest', swc] },
   globalSetup: '<rootDir>/test/support/global-setup.mjs',
   globalTeardown: '<rootDir>/test/support/global-teardown.mjs',
-  maxWorkers: 2,
+  testSequencer: '<rootDir>/test/support/sequencer.mjs',
+  maxWorkers: 3, // for two cores: specs that wait for leases and timeouts leave some of them idle
   workerIdleMemoryLimit: '600MB', // a worker keeps ~25 MB for every ESM test file that it has run
   collectCoverageFrom: ['lib/**/*.ts'],
   coverageProvider: 'v8',

@@ -17,6 +17,7 @@ import {
   type WorkerPoolOptions,
 } from '../../lib/index.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
+import { migratedTemplate } from '../support/template.js';
 import { TcpProxy } from '../support/tcp.proxy.js';
 
 const PATIENCE = { timeoutMs: 60_000 };
@@ -35,7 +36,7 @@ const pools: WorkerPool[] = [];
 const managers: JobManager[] = [];
 
 beforeEach(async () => {
-  database = await createTestDatabase();
+  database = await createTestDatabase(await migratedTemplate());
   proxy = await TcpProxy.before(database.url);
   witness = await connectTo(database.url);
   jobs = await connectTo(proxy.url);

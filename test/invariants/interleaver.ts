@@ -9,6 +9,8 @@ import type { Sql } from './invariants.js';
 const UNIMPORTANT = new RegExp(['^begin', 'job_tasks', 'job_progress p ', 'pg_notify\\(\\$1'].join('|'));
 /** So often one may send the same statement before the other, if it waits, has its turn. */
 const MOST_TRIES = 3;
+/** So long a statement may run before it is asked whether it waits for a lock. */
+const MOMENT_MS = 2;
 const END = /^(commit|rollback)/;
 
 /** A connection whose statements wait for their turn while a conductor is at work. */
@@ -44,6 +46,8 @@ class Gate {
   private last = '';
   /** The statement that waits for its turn. */
   waiting: { text: string; open: () => void } | null = null;
+  /** Called when a statement comes here, and when there will be no other. */
+  settled: () => void = () => undefined;
 
   close(every: boolean): void {
     Object.assign(this, { closed: true, passed: 0, tries: 0, last: '', every });
@@ -58,7 +62,10 @@ class Gate {
     this.tries = text === this.last ? this.tries + 1 : 0;
     this.last = text;
     this.passed++;
-    await new Promise<void>((open) => (this.waiting = { text, open }));
+    await new Promise<void>((open) => {
+      this.waiting = { text, open };
+      this.settled();
+    });
     return send();
   }
 
@@ -109,6 +116,7 @@ export class Actor {
       .finally(() => {
         this.state = 'done';
         this.gate.closed = false;
+        this.gate.settled();
       });
   }
 }
@@ -185,15 +193,32 @@ export async function interleave(
   }
 }
 
+const isAtWork = ({ gate, state }: Actor): boolean => state === 'busy' && !gate.waiting;
+
+/** Until one of them waits at the gate or has ended, or a moment has passed. */
+const oneSettles = (actors: Actor[]): Promise<void> =>
+  new Promise((resolve) => {
+    const timer = setTimeout(resolve, MOMENT_MS);
+    for (const { gate } of actors)
+      gate.settled = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+  });
+
 /** Until everybody waits at the gate, waits for a lock, or has ended. */
 async function settledDown(sql: Sql, actors: Actor[]): Promise<void> {
   for (;;) {
-    const open = actors.filter(({ gate, state }) => state === 'busy' && !gate.waiting);
+    const moving = actors.filter(isAtWork);
+    if (!moving.length) return;
+    await oneSettles(moving);
+    const open = moving.filter(isAtWork);
     if (!open.length) return;
     const [row] = await sql<{ waiting: number }>(
       `select count(*)::integer as waiting from unnest($1::integer[]) pid where cardinality(pg_blocking_pids(pid)) > 0`,
       [open.map(({ pid }) => pid)],
+      'blocked',
     );
-    if (open.every(({ gate, state }) => state === 'busy' && !gate.waiting) && row!.waiting === open.length) return;
+    if (open.every(isAtWork) && row!.waiting === open.length) return;
   }
 }

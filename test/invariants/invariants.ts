@@ -152,7 +152,8 @@ export async function violations(sql: Sql, { atRest = true, clockWentBack }: Cir
   const all = Object.entries(atRest ? { ...ALWAYS, ...AT_REST } : ALWAYS);
   const rules = all.filter(([rule]) => !(clockWentBack && rule === WINDOWS));
   const text = rules.map(([, select], index) => `select ${index} as rule, found.what from (${select}) as found(what)`);
-  const rows = await sql<{ rule: number; what: string }>(text.join(' union all '));
+  const name = `violations of ${rules.length} rules`;
+  const rows = await sql<{ rule: number; what: string }>(text.join(' union all '), [], name);
   return rows.map(({ rule, what }) => `${rules[rule]![0]}: ${what}`);
 }
 
@@ -172,13 +173,17 @@ interface Waiting {
  * pauses and windows, which are looked at there), nor a holder, nor the end of a parent, nor an operator.
  */
 export async function stuck(sql: Sql): Promise<string[]> {
-  const rows = await sql<Waiting>(`
+  const rows = await sql<Waiting>(
+    `
     select j.id, j.parked, exists (select from jobs.jobs h where h.id = j.behind and h.locked_by is not null) as is_behind,
       coalesce(array_agg(p.id::text) filter (where p.id is not null and p.parked is distinct from 'exhausted'), '{}') as live,
       count(d.parent_id) filter (where p.id is null or p.parked = 'exhausted')::integer as ended,
       (select b.on_parent_failure from jobs.job_bodies b where b.id = j.id) as policy
     from jobs.jobs j left join jobs.job_dependencies d on d.child_id = j.id left join jobs.jobs p on p.id = d.parent_id
-    group by j.id`);
+    group by j.id`,
+    [],
+    'stuck',
+  );
   const ends = new Set(rows.filter(({ parked }) => parked === null || parked === 'exhausted').map(({ id }) => id));
   for (let before = -1; before < ends.size;) {
     before = ends.size;

@@ -7,7 +7,8 @@ import type { JobState } from './transitions.js';
 export async function emptyTables(sql: Sql): Promise<void> {
   const all = [...TABLES_OF_JOBS, 'job_queues', 'rate_limits', 'workers', 'job_tasks', 'crontabs'];
   const deletes = all.map((table) => `no_${table} as (delete from jobs.${table})`);
-  await sql(`with ${deletes.join(', ')} update jobs.duties set due_at = '2000-01-01', position = '{}'`);
+  const text = `with ${deletes.join(', ')} update jobs.duties set due_at = '2000-01-01', position = '{}'`;
+  await sql(text, [], 'empty tables');
 }
 
 /**
@@ -79,6 +80,7 @@ export async function readJobs(sql: Sql, ids: string[] | null = null): Promise<M
     ) h on h.job_id = b.id
     where $1::uuid[] is null or b.id = any($1)`,
     [ids],
+    'read jobs',
   );
   return new Map(rows.map((row) => [row.id, row]));
 }

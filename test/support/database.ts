@@ -8,34 +8,43 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
-/** Makes an empty database on the run's server. */
-export async function createTestDatabase(): Promise<TestDatabase> {
-  const server = process.env.MILLRACE_TEST_URL;
-  if (!server) throw new Error('Expected MILLRACE_TEST_URL, got nothing. Run the specs through `npm test`.');
+/** Makes a database on the run's server: an empty one, or a copy of another one. */
+export async function createTestDatabase(template: string | null = null): Promise<TestDatabase> {
   const name = `test_${randomBytes(6).toString('hex')}`;
-  await onServer(server, `create database ${name}`);
-  const url = new URL(server);
-  url.pathname = `/${name}`;
-  const pool = new pg.Pool({ connectionString: url.href, max: 5 });
+  const server = await connectToServer();
+  await server.query(`create database ${name}${template ? ` template ${template}` : ''}`);
+  const url = urlOf(name);
+  const pool = new pg.Pool({ connectionString: url, max: 5 });
   // Specs cut connections on purpose.
   pool.on('error', () => undefined);
   const drop = async (): Promise<void> => {
     const kept = pool.totalCount - pool.idleCount;
-    await onServer(server, `drop database ${name} with (force)`);
+    await server.query(`drop database ${name} with (force)`);
+    await server.end();
     if (kept > 0) throw new Error(`Expected the spec to release its clients, but ${kept} of its pool are checked out.`);
     await pool.end();
   };
-  return { url: url.href, pool, drop };
+  return { url, pool, drop };
 }
 
-async function onServer(url: string, sql: string): Promise<void> {
-  const client = new pg.Client(url);
+export function urlOf(database: string): string {
+  const url = new URL(serverUrl());
+  url.pathname = `/${database}`;
+  return url.href;
+}
+
+/** A connection beside all databases of specs. */
+export async function connectToServer(): Promise<pg.Client> {
+  const client = new pg.Client(serverUrl());
+  client.on('error', () => undefined);
   await client.connect();
-  try {
-    await client.query(sql);
-  } finally {
-    await client.end();
-  }
+  return client;
+}
+
+function serverUrl(): string {
+  const server = process.env.MILLRACE_TEST_URL;
+  if (!server) throw new Error('Expected MILLRACE_TEST_URL, got nothing. Run the specs through `npm test`.');
+  return server;
 }
 
 const RETRY_MS = 10;

@@ -3,6 +3,7 @@
 // Plain JavaScript because Jest loads a global setup in TypeScript as CommonJS, which cannot resolve './x.js' to a .ts.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { statfsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -43,6 +44,19 @@ function within(ms, work) {
   return Promise.race([work, silence]);
 }
 
+const MEMORY = '/dev/shm';
+const MEMORY_NEEDED = 4 * 2 ** 30;
+
+/** Specs make and drop hundreds of databases of hundreds of files: in memory, where there is enough, that costs a fifth. */
+function dataInMemory() {
+  try {
+    const { bavail, bsize } = statfsSync(MEMORY);
+    return bavail * bsize > MEMORY_NEEDED ? { TMPDIR: MEMORY } : {};
+  } catch {
+    return {}; // there is no such folder
+  }
+}
+
 /** The library's supervisor, without lib/embedded.ts, which Node cannot run from the sources. */
 async function startEmbedded() {
   const script = fileURLToPath(new URL('../../lib/embedded/supervisor.mjs', import.meta.url));
@@ -51,7 +65,7 @@ async function startEmbedded() {
   const { NODE_OPTIONS: _, ...env } = process.env;
   const supervisor = spawn(process.execPath, [script, JSON.stringify(order)], {
     detached: true,
-    env,
+    env: { ...env, ...dataInMemory() },
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   const exited = once(supervisor, 'exit');

@@ -8,6 +8,9 @@ const file = `${root}test/types/users-file.ts`;
 const config = ts.readConfigFile(`${root}tsconfig.json`, (name) => ts.sys.readFile(name)).config as object;
 const base = ts.parseJsonConfigFileContent(config, ts.sys, root).options;
 
+/** Files of the disk as they were read, by the options they are bound to: several programs may share them. */
+const sources = new Map<string, ts.SourceFile | undefined>();
+
 /** The files of the disk, these texts, and node_modules without the packages that are missing. */
 function hostOf(options: ts.CompilerOptions, texts: Map<string, string>, missing: string[]): ts.CompilerHost {
   const host = ts.createCompilerHost(options);
@@ -17,9 +20,10 @@ function hostOf(options: ts.CompilerOptions, texts: Map<string, string>, missing
   delete host.directoryExists; // texts lie in none
   host.getSourceFile = (name, languageVersion, ...rest) => {
     const text = texts.get(name);
-    return text === undefined
-      ? readSource(name, languageVersion, ...rest)
-      : ts.createSourceFile(name, text, languageVersion, true);
+    if (text !== undefined) return ts.createSourceFile(name, text, languageVersion, true);
+    const key = `${name} ${JSON.stringify(options)}`;
+    if (!sources.has(key)) sources.set(key, readSource(name, languageVersion, ...rest));
+    return sources.get(key);
   };
   host.resolveModuleNameLiterals = (literals, containing, redirected, settings, source) =>
     literals.map((literal) =>
