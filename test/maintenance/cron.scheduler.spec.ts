@@ -315,7 +315,10 @@ describe('while the last job of a crontab is not finished', () => {
     let over = false;
     const second = tick().then(() => (over = true));
     await eventually(
-      async () => over || (await test.sql(`select from pg_stat_activity where wait_event_type = 'Lock'`)).length > 0,
+      async () =>
+        over ||
+        (await test.sql(`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`))
+          .length > 0,
     );
     await first.query('commit');
     await first.end();

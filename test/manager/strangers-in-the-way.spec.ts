@@ -21,37 +21,61 @@ let jobs: JobManager;
 let stranger: pg.Client;
 let client: pg.Client;
 
-beforeEach(async () => {
-  test = await createTestManager({ retry: { baseDelayMs: 1, jitter: 0 } });
-  jobs = test.jobs;
-  [stranger, client] = [new pg.Client(test.url), new pg.Client(test.url)];
-  await Promise.all([stranger.connect(), client.connect()]);
-});
-afterEach(async () => {
-  await Promise.all([stranger.end(), client.end()]);
-  await test.close();
-});
+interface Scene {
+  test: TestManager;
+  stranger: pg.Client;
+  client: pg.Client;
+}
 
-async function hold(rows: string, values: unknown[] = []): Promise<void> {
-  await stranger.query('begin');
-  await stranger.query(`select from jobs.${rows} for update`, values);
+async function openScene(): Promise<Scene> {
+  const opened = await createTestManager({ retry: { baseDelayMs: 1, jitter: 0 } });
+  const clients = [new pg.Client(opened.url), new pg.Client(opened.url)] as const;
+  await Promise.all(clients.map((one) => one.connect()));
+  return { test: opened, stranger: clients[0], client: clients[1] };
+}
+
+async function closeScene(scene: Scene): Promise<void> {
+  await Promise.all([scene.stranger.end(), scene.client.end()]);
+  await scene.test.close();
+}
+
+/** For a test that waits for long, and so runs beside the others. */
+const inOwnScene = (body: (scene: Scene & { jobs: JobManager }) => Promise<void>) => async (): Promise<void> => {
+  const scene = await openScene();
+  try {
+    await body({ ...scene, jobs: scene.test.jobs });
+  } finally {
+    await closeScene(scene);
+  }
+};
+
+beforeEach(async () => {
+  ({ test, stranger, client } = await openScene());
+  jobs = test.jobs;
+});
+afterEach(() => closeScene({ test, stranger, client }));
+
+async function hold(rows: string, values: unknown[] = [], holder = stranger): Promise<void> {
+  await holder.query('begin');
+  await holder.query(`select from jobs.${rows} for update`, values);
 }
 
 /** A connection with a transaction, on which something happens before the n-th statement. */
-function interrupted(at: number, happens: () => Promise<unknown>): QueryExecutor {
+function interrupted(on: pg.Client, at: number, happens: () => Promise<unknown>): QueryExecutor {
   let count = 0;
   return {
     query: async (text: string, values?: unknown[]) => {
       if (++count === at) await happens();
-      return (await client.query(text, values)).rows;
+      return (await on.query(text, values)).rows;
     },
   };
 }
 
-const complete = async () => jobs.completeJobs(WORKER, await jobs.getJobs(WORKER, { batchSize: 10 }), 1);
+const complete = async ({ jobs }: TestManager) =>
+  jobs.completeJobs(WORKER, await jobs.getJobs(WORKER, { batchSize: 10 }), 1);
 /** Long ago, so that retention takes what nothing needs. */
-const age = () =>
-  test.sql(`
+const age = ({ sql }: TestManager) =>
+  sql(`
     with bodies as (update jobs.job_bodies set created_at = created_at - interval '2 days'),
     receipts as (delete from jobs.settle_receipts)
     delete from jobs.job_history`);
@@ -76,7 +100,11 @@ describe('a heartbeat', () => {
     await eventually(async () => (await test.sql('select from jobs.workers where stopped_at is null')).length === 2);
     const { id } = await jobs.addJob('t', 1);
     expect(await jobs.waitForJob(id, { timeoutMs: 10_000 })).toMatchObject({ status: 'completed' });
-    expect(await test.sql(`select query from pg_stat_activity where wait_event_type = 'Lock'`)).toEqual([]);
+    expect(
+      await test.sql(
+        `select query from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+      ),
+    ).toEqual([]);
     await stranger.query('rollback');
     await pool.stop();
   });
@@ -124,7 +152,9 @@ describe('a call that needs what a transaction holds', () => {
     await hold('jobs where id = $1', [ids[0]]);
     const retry = jobs.retryJobs(ids);
     await eventually(
-      async () => (await test.sql(`select from pg_stat_activity where wait_event_type = 'Lock'`)).length,
+      async () =>
+        (await test.sql(`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`))
+          .length,
     );
     await stranger.query('rollback');
     expect((await retry).map(({ status }) => status)).toEqual(['available', 'available']);
@@ -140,53 +170,65 @@ describe('a call that needs what a transaction holds', () => {
     expect((await changed).map(({ priority }) => priority)).toEqual([7, 7]);
   });
 
-  it('does not wait in ctx.assertOwned for longer than some seconds', async () => {
-    await jobs.addJob('t', 1);
-    const [job] = await jobs.getJobs(WORKER);
-    await hold('jobs');
-    await client.query('begin');
-    await expect(jobs.engine.attempts.assertOwned({ job: job!, workerId: WORKER }, client)).rejects.toThrow(
-      JobHeldError,
-    );
-    await client.query('rollback');
-  });
+  it.concurrent(
+    'does not wait in ctx.assertOwned for longer than some seconds',
+    inOwnScene(async ({ jobs, stranger, client }) => {
+      await jobs.addJob('t', 1);
+      const [job] = await jobs.getJobs(WORKER);
+      await hold('jobs', [], stranger);
+      await client.query('begin');
+      await expect(jobs.engine.attempts.assertOwned({ job: job!, workerId: WORKER }, client)).rejects.toThrow(
+        JobHeldError,
+      );
+      await client.query('rollback');
+    }),
+  );
 });
 
 describe('the body of a parent', () => {
-  it('stays while a child is being added, and after that', async () => {
-    const parent = await jobs.addJob('t', 1);
-    await complete();
-    await age();
-    await client.query('begin');
-    const child = await jobs.addJob('t', 2, { dependsOn: [parent.id], manager: client });
-    await jobs.gcJobHistory();
-    await client.query('commit');
-    expect(await jobs.findJob(parent.id)).toMatchObject({ status: 'completed' });
-    expect(await jobs.findJob(child.id)).toMatchObject({ status: 'available' });
-  });
+  it.concurrent(
+    'stays while a child is being added, and after that',
+    inOwnScene(async ({ test, jobs, client }) => {
+      const parent = await jobs.addJob('t', 1);
+      await complete(test);
+      await age(test);
+      await client.query('begin');
+      const child = await jobs.addJob('t', 2, { dependsOn: [parent.id], manager: client });
+      await jobs.gcJobHistory();
+      await client.query('commit');
+      expect(await jobs.findJob(parent.id)).toMatchObject({ status: 'completed' });
+      expect(await jobs.findJob(child.id)).toMatchObject({ status: 'available' });
+    }),
+  );
 
-  it('that goes while the child is being added makes the parent unknown: the child is not told that it failed', async () => {
-    const parent = await jobs.addJob('t', 1);
-    await complete();
-    await age();
-    // After the first look at the parents.
-    const manager = interrupted(2, () => jobs.gcJobHistory());
-    await client.query('begin');
-    await expect(jobs.addJob('t', 2, { dependsOn: [parent.id], manager })).rejects.toThrow(UnknownParentError);
-    await client.query('rollback');
-  });
+  it.concurrent(
+    'that goes while the child is being added makes the parent unknown: the child is not told that it failed',
+    inOwnScene(async ({ test, jobs, client }) => {
+      const parent = await jobs.addJob('t', 1);
+      await complete(test);
+      await age(test);
+      // After the first look at the parents.
+      const manager = interrupted(client, 2, () => jobs.gcJobHistory());
+      await client.query('begin');
+      await expect(jobs.addJob('t', 2, { dependsOn: [parent.id], manager })).rejects.toThrow(UnknownParentError);
+      await client.query('rollback');
+    }),
+  );
 
-  it('is not forgotten by a collection that looked before the job came back', async () => {
-    const { id } = await jobs.addJob('t', 1);
-    await jobs.cancelJobs([id]);
-    await test.sql(`update jobs.job_bodies set created_at = created_at - interval '2 days'`);
-    await test.sql(`update jobs.job_history set expires_at = now() - interval '1 day'`);
-    await client.query('begin');
-    await managerWithin(jobs, client).retryJobs([id]);
-    await jobs.gcJobHistory();
-    await client.query('commit');
-    expect(await jobs.getJobs(WORKER)).toMatchObject([{ id, payload: 1 }]);
-  });
+  it.concurrent(
+    'is not forgotten by a collection that looked before the job came back',
+    inOwnScene(async ({ test, jobs, client }) => {
+      const { id } = await jobs.addJob('t', 1);
+      await jobs.cancelJobs([id]);
+      await test.sql(`update jobs.job_bodies set created_at = created_at - interval '2 days'`);
+      await test.sql(`update jobs.job_history set expires_at = now() - interval '1 day'`);
+      await client.query('begin');
+      await managerWithin(jobs, client).retryJobs([id]);
+      await jobs.gcJobHistory();
+      await client.query('commit');
+      expect(await jobs.getJobs(WORKER)).toMatchObject([{ id, payload: 1 }]);
+    }),
+  );
 });
 
 describe('a sweep', () => {
@@ -205,17 +247,20 @@ describe('a sweep', () => {
 });
 
 describe('a table that a transaction has locked as a whole', () => {
-  it('keeps a claim by hand from nothing that it has claimed already, and is a typed error where that is nothing', async () => {
-    await jobs.addJob('t', 'plain', { priority: -1 });
-    await jobs.addJob('t', 'limited', { queue: 'q' });
-    await stranger.query('begin');
-    await stranger.query('lock table jobs.job_queues in access exclusive mode');
-    const claimed = await jobs.getJobs(WORKER, { batchSize: 10 });
-    expect(claimed.map(({ payload }) => payload)).toEqual(['plain']);
-    await expect(jobs.getJobs(WORKER, { batchSize: 10 })).rejects.toThrow(RowsHeldError);
-    await stranger.query('rollback');
-    expect((await jobs.getJobs(WORKER)).map(({ payload }) => payload)).toEqual(['limited']);
-  });
+  it.concurrent(
+    'keeps a claim by hand from nothing that it has claimed already, and is a typed error where that is nothing',
+    inOwnScene(async ({ jobs, stranger }) => {
+      await jobs.addJob('t', 'plain', { priority: -1 });
+      await jobs.addJob('t', 'limited', { queue: 'q' });
+      await stranger.query('begin');
+      await stranger.query('lock table jobs.job_queues in access exclusive mode');
+      const claimed = await jobs.getJobs(WORKER, { batchSize: 10 });
+      expect(claimed.map(({ payload }) => payload)).toEqual(['plain']);
+      await expect(jobs.getJobs(WORKER, { batchSize: 10 })).rejects.toThrow(RowsHeldError);
+      await stranger.query('rollback');
+      expect((await jobs.getJobs(WORKER)).map(({ payload }) => payload)).toEqual(['limited']);
+    }),
+  );
 
   it('fails a claim by hand in a transaction, which the lock has ended, whatever it has claimed already', async () => {
     await jobs.addJob('t', 'plain', { priority: -1 });

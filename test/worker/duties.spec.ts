@@ -39,7 +39,9 @@ describe('while another session holds a whole table, as VACUUM FULL does', () =>
       await pool.start();
       // The sweep is on its way, or waits, before there is anything to rescue.
       await eventually(
-        async () => (await sql(`select from pg_stat_activity where wait_event_type = 'Lock'`)).length > 0,
+        async () =>
+          (await sql(`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`))
+            .length > 0,
       );
       await sql(`update jobs.workers set heartbeat_at = now() - interval '1 hour' where id = 'silent'`);
       await eventually(() => ran.length === 1);
