@@ -109,13 +109,8 @@ export const CLAIMS = [
     edits: [
       {
         file: 'lib/worker/worker.pool.ts',
-        find: "mayClaim: () => this.circuit === 'closed' && this.keeper.holds,",
-        put: "mayClaim: () => this.circuit === 'closed',",
-      },
-      {
-        file: 'lib/worker/worker.pool.ts',
-        find: `if (this.circuit !== 'closed' || !this.keeper.holds) return false;`,
-        put: `if (this.circuit !== 'closed') return false;`,
+        find: "const mayStart = (): boolean => this.circuit === 'closed' && this.keeper.holds;",
+        put: "const mayStart = (): boolean => this.circuit === 'closed';",
       },
     ],
     checks: [{ spec: LOST_CLAIMS, only: 'could not renew its lease in time' }],

@@ -115,7 +115,7 @@ export const READINESS = [
     edits: [
       {
         file: 'lib/worker/worker.pool.ts',
-        find: 'taskRooms: () => this.taskSlots.rooms(() => this.queue.jobs()),',
+        find: 'taskRooms: () => this.admission.rooms(() => this.queue.jobs()),',
         put: 'taskRooms: () => [],',
       },
     ],
