@@ -38,11 +38,12 @@ export class ClaimsByHand {
   async settle(
     workerId: string,
     executionTimeMs: number,
-    jobs: ClaimedJob[],
+    given: ClaimedJob[],
     outcomeOf: (job: ClaimedJob, index: number) => Outcome,
   ): Promise<SettleReport> {
     checkWorkerId(workerId);
-    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobs] });
+    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [given, claimedJobs] });
+    const jobs = [...given];
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job, index) => ({ job, outcome: outcomeOf(job, index), executionTimeMs }));
     const claimer = byHand(workerId, this.settings.lockTimeoutMs);

@@ -9,7 +9,6 @@ import {
 } from '../jobs.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
-import { retryOnContention } from '../storage/contention.js';
 import type { News } from '../storage/job.news.js';
 import {
   addAlikeJobs,
@@ -28,8 +27,9 @@ import {
 } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
+import { inDoubt, unlessAway } from './after.commit.js';
 import { tryBriefly } from './brief.lock.js';
-import { circleThrough } from './dependency.circles.js';
+import { circleOf, circleThrough } from './dependency.circles.js';
 import { toJob } from './job.mapper.js';
 import type { JobCipher } from './job.cipher.js';
 import type { JobPromoter } from './job.promoter.js';
@@ -44,6 +44,7 @@ import {
   mayLink,
   needsRounds,
   newsOfAdded,
+  pairsOf,
   parametersOf,
   parentsOf,
   roundsOf,
@@ -71,8 +72,8 @@ interface Insertion {
 }
 
 export class JobAdder {
-  private readonly batcher = new AddBatcher<AddedJob>((jobs) =>
-    repeatInDoubt(() => retryOnContention(() => this.insert(jobs))),
+  private readonly batcher: AddBatcher<AddedJob> = new AddBatcher((jobs) =>
+    repeatInDoubt(() => this.batcher.send(() => this.insert(jobs))),
   );
 
   constructor(
@@ -86,10 +87,11 @@ export class JobAdder {
   ) {}
 
   addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
-    // Before the first await: by the insert the caller may be in another transaction, or in none.
+    // Before the first await: by the insert the caller may be in another transaction, and its objects may say something else.
     const target = { manager: options?.manager ?? this.ambient(), notify: options?.notify !== false };
+    const taken = this.preparer.take(task, payload, options);
     return this.counted(target, async () => {
-      const job = await this.preparer.prepare(task, payload, options);
+      const job = await this.preparer.check(taken);
       if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;
       const added = await this.batcher.add(job);
       await this.announce([added], target);
@@ -99,9 +101,10 @@ export class JobAdder {
 
   addMany(specs: JobSpec[], asked: Target): Promise<AddedJob[]> {
     const target = { ...asked, manager: asked.manager ?? this.ambient() };
+    const taken = specs.map(({ task, payload, ...options }) => this.preparer.take(task, payload, options));
     return this.counted(target, async () => {
       const jobs: PreparedJob[] = [];
-      for (const { task, payload, ...options } of specs) jobs.push(await this.preparer.prepare(task, payload, options));
+      for (const one of taken) jobs.push(await this.preparer.check(one));
       return jobs.length ? this.add(jobs, target) : [];
     });
   }
@@ -114,6 +117,11 @@ export class JobAdder {
   /** Resolves when nothing is on its way to the database. */
   async idle(): Promise<void> {
     await this.batcher.idle();
+  }
+
+  /** Nothing more is sent in commits of our own. */
+  close(): void {
+    this.batcher.close();
   }
 
   private add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
@@ -139,8 +147,8 @@ export class JobAdder {
     const others = new Set<string>();
     const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, { patient: false, repeated, others }));
     // Parents, and holders of keys, may have ended while the jobs were on their way.
-    if (children.length) await this.promoter.resolve(parentsOf(children));
-    if (others.size) await this.follow([...others]);
+    if (children.length) await unlessAway(this.promoter.resolve(parentsOf(children)));
+    if (others.size) await unlessAway(this.follow([...others]));
     await this.announce(added, target);
     return added;
   }
@@ -149,7 +157,7 @@ export class JobAdder {
   private async addOwn(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const known = how.repeated ? await this.findAgain(jobs) : null;
     if (known) return known;
-    return retryOnContention(() =>
+    return this.batcher.send(() =>
       isOneStatement(jobs)
         ? this.insertAll(jobs, children, how)
         : this.database.transaction(async (executor) => {
@@ -246,15 +254,15 @@ export class JobAdder {
 
   /**
    * Pairs of a child and a parent are states: a parent that ends meanwhile is found by the next look. What was read of the
-   * parents before they were locked is a proposal.
+   * parents before they were locked is a proposal. Those of jobs with a key are written where the key is taken.
    */
   private async insertChildren(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const { executor } = how;
     const parents = parentsOf(children);
     const added = await this.insertKeyed(jobs, how);
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
-    const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
-    await this.database.run(linkParents, [pairs.map(([child]) => child), pairs.map(([, parent]) => parent)], executor);
+    const pairs = pairsOf(children.filter(({ row }) => row.job_key === null));
+    if (pairs[0].length) await this.database.run(linkParents, pairs, executor);
     await this.refuseUnknown(keepParents, parents, executor);
     // Those that others have added wait in rows that must not be held until a caller commits.
     await this.promoter.resolveFor(
@@ -318,11 +326,10 @@ export class JobAdder {
   /** Keys may have kept older jobs, so each is read back. What is in the way of that makes no add look failed. */
   private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
     const ids = rows.map(({ id }) => id);
-    const found = await this.find(ids, executor).catch((error: unknown): AddedJob[] => {
-      if (executor) throw error;
+    const found = await this.find(ids, executor).catch((failure: unknown): AddedJob[] => {
+      const error = executor ? failure : inDoubt(failure);
       const isAway = error instanceof DatabaseUnavailableError;
-      if (isAway) error.inDoubt = true;
-      if (!(isAway || isContention(error)) || !rows.every(({ created }) => created)) throw error;
+      if (executor || !(isAway || isContention(error)) || !rows.every(({ created }) => created)) throw error;
       return round.map((job) => ({ ...toAddedJob(job, Date.now()), jobKey: job.row.job_key }));
     });
     const stored = new Map(found.map((job) => [job.id, job]));
@@ -345,12 +352,6 @@ export class JobAdder {
     return rows.map((row) => ({ ...toJob(row, this.cipher), created: true }));
   }
 }
-
-/** The job's own id, twice: it is all that there is of the circle. */
-const circleOf = (error: unknown): string[] => {
-  const detail = (error as { detail?: string }).detail ?? '';
-  return [detail, detail];
-};
 
 function refuseMissing(rows: { missing: string | null }[]): void {
   const missing = rows.flatMap((row) => row.missing ?? []);

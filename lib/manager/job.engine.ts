@@ -131,13 +131,23 @@ export class JobEngine {
     this.waiter.close();
     await Promise.all([...this.pools].map((stop) => stop()));
     await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
-    const deadline = setTimeout(() => void this.database.close(), MAX_CLOSE_MS);
-    await this.adder.idle();
-    await this.publisher.idle();
-    await this.attempts.idle();
+    await this.idle(MAX_CLOSE_MS);
+    this.adder.close();
     await this.transactions.close();
-    clearTimeout(deadline);
     await this.database.close();
+  }
+
+  /** Resolves when nothing is on its way to the database, or after so long. */
+  private async idle(ms: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const deadline = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
+    const ended = async (): Promise<void> => {
+      await this.adder.idle();
+      await this.publisher.idle();
+      await this.attempts.idle();
+    };
+    await Promise.race([ended(), deadline]);
+    clearTimeout(timer);
   }
 
   private async failCircle(id: string, path: string[]): Promise<void> {

@@ -134,9 +134,9 @@ export class JobManager {
     checkWorkerId(workerId);
     check({}, [callOptions.getJobs, options]);
     const { batchSize = 1, leaseMs = this.engine.settings.lockTimeoutMs } = options;
-    const { taskIdentifiers = null, forbiddenFlags = null, queues = null } = options;
+    const [taskIdentifiers, forbiddenFlags] = [copyOf(options.taskIdentifiers), copyOf(options.forbiddenFlags)];
     const claim = { ...byHand(workerId, leaseMs), taskIdentifiers, forbiddenFlags };
-    return this.engine.claims.claimExactly(claim, queues, batchSize);
+    return this.engine.claims.claimExactly(claim, copyOf(options.queues), batchSize);
   }
 
   /**
@@ -152,7 +152,7 @@ export class JobManager {
     check({}, [callOptions.workOnce, options]);
     const singleRun = this.engine.singleRun;
     if (!singleRun) throw new NoHandlersError();
-    return singleRun.workOnce(options.queues ?? null);
+    return singleRun.workOnce(copyOf(options.queues));
   }
 
   /**
@@ -203,9 +203,10 @@ export class JobManager {
     executionTimeMs: number,
   ): Promise<SettleReport> {
     check({}, [callOptions.partialResults, partialResults]);
+    const reported = JSON.parse(JSON.stringify(partialResults)) as PartialResults;
     return this.byHand.settle(workerId, executionTimeMs, [job], () => {
       const delayMs = this.engine.settlement.retryDelayMs(job, undefined);
-      return { kind: 'partial', partialResults, delayMs: delayMs === false ? 0 : delayMs };
+      return { kind: 'partial', partialResults: reported, delayMs: delayMs === false ? 0 : delayMs };
     });
   }
 
@@ -274,7 +275,9 @@ export class JobManager {
    */
   async retryJobs(ids: string[]): Promise<Job[]> {
     check({ ids: [ids, rules.uuids] });
-    return this.engine.inspector.findAll(await this.patiently((executor) => this.engine.revival.retry(ids, executor)));
+    const { inspector, revival } = this.engine;
+    const asked = [...ids];
+    return inspector.findAll(await this.patiently((executor) => revival.retry(asked, executor)));
   }
 
   /**
@@ -304,15 +307,16 @@ export class JobManager {
    */
   async forceUnlockJobs(workerIds?: string[]): Promise<Job[]> {
     check({ workerIds: [workerIds, rules.optional(rules.names)] });
-    const found = await this.engine.database.run(byHandClaims.findClaimsOf, [workerIds ?? null]);
+    const found = await this.engine.database.run(byHandClaims.findClaimsOf, [copyOf(workerIds)]);
     return this.engine.inspector.findAll(await this.engine.settlement.end(found, 'unlocked', 'force-unlocked'));
   }
 
   /** Frees places in queues that no running job takes, and wakes pools that wait for one. Maintenance does so too. */
   async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
     check({ queueNames: [queueNames, rules.optional(rules.laneNames)] });
+    const asked = copyOf(queueNames);
     await this.engine.promoter.sweepNow();
-    const names = (await this.engine.database.run(lanes.findQueues, [queueNames ?? null])).map(({ name }) => name);
+    const names = (await this.engine.database.run(lanes.findQueues, [asked])).map(({ name }) => name);
     await this.engine.publisher.publish(...newsOf(names.map(lanesOfQueue)));
     return (await this.engine.database.run(lanes.listQueues, [names])).map(toQueueState);
   }
@@ -517,7 +521,8 @@ export class JobManager {
 
   /**
    * Stops the pools of this manager that still run, as their `stop()` does, and ends `workOnce`. Then waits for adds that are
-   * under way, for 5 s at most, and ends the connection pool, unless it is a DataSource's.
+   * under way, for 5 s at most, and ends the connection pool, unless it is a DataSource's. What has not been sent by then is
+   * refused (StoppedError) and never is; what was sent has its answer from the database, or is in doubt.
    */
   async close(): Promise<void> {
     await this.engine.close();
@@ -546,6 +551,9 @@ export class JobManager {
     return retryOnContention(() => this.engine.database.transaction(work), this.engine.database.isBound);
   }
 }
+
+/** For what is read after the turn of the call: by then the caller may have changed its list. */
+const copyOf = (list: string[] | null | undefined): string[] | null => (list ? [...list] : null);
 
 const CONSTRUCTOR =
   'A JobManager is injected, or made by createJobManager({ connection }); its constructor is the library’s.';

@@ -131,7 +131,7 @@ const HOLDS: Record<string, (scene: Scene) => string> = {
     insert into jobs.releases (id) values ('fresh');
     insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment)
       values ('fresh', 'fresh', 'h', 1, 1, 1, '{}', '{}');
-    insert into jobs.engine.crontabs (id, task, schedule, time_zone, payload, options)
+    insert into jobs.crontabs (id, task, schedule, time_zone, payload, options)
       values ('fresh', 't', '0 0 1 1 *', 'UTC', '1', '{}');
     insert into jobs.job_steps (job_id, name, position, fence) values ('${ids.running}', 'fresh', 1, 1);
     insert into jobs.job_progress (job_id, value) values ('${ids.plain}', '1');

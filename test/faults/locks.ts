@@ -159,8 +159,8 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
   await sql(`update jobs.job_history set expires_at = ${old} where job_id in ('${ids.completed}', '${ids.cancelled}')`);
   await sql(`update jobs.jobs set locked_by = 'stopped', crashes = 4 where id = '${ids.dead}'`);
   await sql(`update jobs.jobs set lease_expires_at = clock_timestamp() + interval '1 hour' where id = '${ids.byHand}'`);
-  await sql(`update jobs.engine.crontabs set known_since = clock_timestamp() - interval '30 s'`);
-  await sql(`insert into jobs.engine.crontabs (id, task, schedule, time_zone, payload, options, declared, release)
+  await sql(`update jobs.crontabs set known_since = clock_timestamp() - interval '30 s'`);
+  await sql(`insert into jobs.crontabs (id, task, schedule, time_zone, payload, options, declared, release)
     values ('d', 't', '0 0 1 1 *', 'UTC', '1', '{}', true, 'r')`);
   await comeFromTheFuture(sql, ids);
   const sealed = Object.values(OWNERS).map(({ table, column }) => `update jobs.${table} set ${column} = '"old"'`);
@@ -170,7 +170,7 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
 /** What a clock that was ahead has left behind. */
 async function comeFromTheFuture(sql: TestManager['sql'], ids: Scene['ids']): Promise<void> {
   const later = `clock_timestamp() + interval '200 days'`;
-  await sql(`insert into jobs.engine.crontabs (id, task, schedule, time_zone, payload, options, known_since)
+  await sql(`insert into jobs.crontabs (id, task, schedule, time_zone, payload, options, known_since)
     values ('ahead', 't', '0 0 1 1 *', 'UTC', '1', '{}', ${later})`);
   await sql(`insert into jobs.releases values ('ahead', ${later}, ${later}, '{label}')`);
   await sql(`insert into jobs.job_tasks values ('ahead', ${later})`);
@@ -263,7 +263,7 @@ export const CASES: Record<string, Case> = {
       [ids.due, ids.parent],
     ],
     waits: true,
-    locks: 'job_dependencies',
+    locks: '',
   },
   find_family: { args: ({ ids }) => [ids.child, 10] },
   find_circle_of: { args: ({ ids }) => [[ids.child]] },

@@ -64,7 +64,7 @@ async function daily(agoMs: number): Promise<{ schedule: string; slot: Date }> {
 /** As if the crontab had been there for so long, and nothing had been fired yet. */
 const knownFor = (ms: number): Promise<unknown> =>
   test.sql(
-    `update jobs.engine.crontabs set last_slot_at = null, known_since = clock_timestamp() - $1::float8 * interval '1 ms'`,
+    `update jobs.crontabs set last_slot_at = null, known_since = clock_timestamp() - $1::float8 * interval '1 ms'`,
     [ms],
   );
 
@@ -124,7 +124,7 @@ describe('a recurring job', () => {
   it('is not forgotten by a restart: a slot that came in between is fired after it', async () => {
     const slot = await due();
     await test.sql(
-      `update jobs.engine.crontabs set known_since = $1::timestamptz - interval '40 days',
+      `update jobs.crontabs set known_since = $1::timestamptz - interval '40 days',
       last_slot_at = $1::timestamptz - interval '1 day'`,
       [slot],
     );
@@ -151,12 +151,12 @@ describe('a recurring job', () => {
     await knownFor(15_000);
     const holder = new pg.Client(test.url);
     await holder.connect();
-    await holder.query(`begin; select from jobs.engine.crontabs where id = 'report' for update`);
+    await holder.query(`begin; select from jobs.crontabs where id = 'report' for update`);
     const scheduler = schedulerOf(jobs);
     expect(await scheduler.tick()).toBeLessThanOrEqual(1_000);
     expect((await jobs.listJobs()).items.map(({ task }) => task)).toEqual(['other']);
     expect(events.ofType('worker.error')).toEqual([]);
-    await holder.query(`update jobs.engine.crontabs set last_slot_at = clock_timestamp() where id = 'report'; commit`);
+    await holder.query(`update jobs.crontabs set last_slot_at = clock_timestamp() where id = 'report'; commit`);
     await holder.end();
     await tick();
     expect(await added()).toHaveLength(1);
@@ -166,7 +166,7 @@ describe('a recurring job', () => {
     await due();
     const holder = new pg.Client(test.url);
     await holder.connect();
-    await holder.query(`begin; select from jobs.engine.crontabs where id = 'report' for update`);
+    await holder.query(`begin; select from jobs.crontabs where id = 'report' for update`);
     const scheduler = schedulerOf(jobs);
     jest.spyOn(performance, 'now').mockImplementation(
       (
@@ -305,13 +305,12 @@ describe('while the last job of a crontab is not finished', () => {
     const first = new pg.Client(test.url);
     await first.connect();
     await first.query('begin');
-    await first.query(`select from jobs.engine.crontabs for update`);
+    await first.query(`select from jobs.crontabs for update`);
     const { id } = await jobs.addJob('beat', null, { manager: first });
     // A slot was fired, and another is due already.
-    await first.query(
-      `update jobs.engine.crontabs set last_job_id = $1, last_slot_at = clock_timestamp() - interval '2 s'`,
-      [id],
-    );
+    await first.query(`update jobs.crontabs set last_job_id = $1, last_slot_at = clock_timestamp() - interval '2 s'`, [
+      id,
+    ]);
     let over = false;
     const second = tick().then(() => (over = true));
     await eventually(
@@ -389,7 +388,7 @@ describe('scheduleCron', () => {
     const { schedule, slot } = await daily(-20_000);
     await jobs.scheduleCron({ id: 'report', task: 'report', schedule });
     await test.sql(
-      `update jobs.engine.crontabs set last_slot_at = now() + interval '1 year', known_since = now() + interval '1 year'`,
+      `update jobs.crontabs set last_slot_at = now() + interval '1 year', known_since = now() + interval '1 year'`,
     );
     expect((await jobs.listCrons())[0]!.nextSlotAt!.getTime()).toBeGreaterThan(slot.getTime() + 300 * 86_400_000);
     const cured = await jobs.scheduleCron({ id: 'report', task: 'report', schedule });
@@ -625,7 +624,7 @@ describe('a crontab that a task declares', () => {
     await start(tasks);
     await start({ another: handler });
     await knownFor(15_000);
-    await test.sql(`update jobs.engine.crontabs set retired_at = retired_at - interval '2 days'`);
+    await test.sql(`update jobs.crontabs set retired_at = retired_at - interval '2 days'`);
     await start(tasks);
     await tick();
     expect(await added()).toEqual([]);
@@ -698,7 +697,7 @@ describe('a crontab that a task declares', () => {
     await start({ clean: { handler, cron: '0 0 1 5 *' } });
     const holder = new pg.Client(test.url);
     await holder.connect();
-    await holder.query(`begin; select from jobs.engine.crontabs for update`);
+    await holder.query(`begin; select from jobs.crontabs for update`);
     const tasks = { clean: { handler, cron: '0 0 1 6 *' } };
     await pool(tasks).start();
     expect(await jobs.listCrons()).toMatchObject([{ schedule: '0 0 1 5 *' }]);

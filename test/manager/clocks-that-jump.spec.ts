@@ -34,7 +34,7 @@ describe('after a clock that was ahead has come back', () => {
     await jobs.engine.registry.unregister('stopped-pool');
     await registerPool(jobs, 'living-pool');
     await jobs.scheduleCron({ id: 'c', task: 't', schedule: '0 0 1 1 *', payload: 1 });
-    await test.sql(`update jobs.engine.crontabs set last_slot_at = now(), retired_at = now()`);
+    await test.sql(`update jobs.crontabs set last_slot_at = now(), retired_at = now()`);
     await jobs.configureQueue('q', { concurrency: 1 });
     await test.sql(`update jobs.job_queues set declared_at = now()`);
     await test.sql(joinRelease.text('jobs'), ['release', 'pool']);
@@ -95,7 +95,7 @@ describe('after a clock that was ahead has come back', () => {
 
   it('the times of a crontab fire again, none of them that had passed', async () => {
     await jobs.scheduleCron({ id: 'c', task: 't', schedule: '0 0 * * *', payload: 1, backfillMs: 48 * HOUR });
-    await test.sql(`update jobs.engine.crontabs set known_since = now() - interval '1 year', last_slot_at = now()`);
+    await test.sql(`update jobs.crontabs set known_since = now() - interval '1 year', last_slot_at = now()`);
     await clockComesBack();
     expect((await jobs.listCrons())[0]!.nextSlotAt!.getTime()).toBeGreaterThan(Date.now() + MONTHS - HOUR);
     await audit();

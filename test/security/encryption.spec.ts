@@ -87,7 +87,7 @@ beforeAll(async () => {
 afterEach(async () => {
   for (const one of open.splice(0)) await ('stop' in one ? one.stop() : one.close());
   await sql(
-    'truncate jobs.job_bodies, jobs.jobs, jobs.job_history, jobs.job_steps, jobs.job_progress, jobs.job_logs, jobs.engine.crontabs',
+    'truncate jobs.job_bodies, jobs.jobs, jobs.job_history, jobs.job_steps, jobs.job_progress, jobs.job_logs, jobs.crontabs',
   );
 });
 afterAll(() => database.drop());
@@ -162,7 +162,7 @@ describe('what jobs carry, encrypted', () => {
     expect((await jobs.scheduleCron(cron)).payload).toEqual({ secret: SECRET });
     expect((await jobs.listCrons())[0]!.payload).toEqual({ secret: SECRET });
     expect(await placesOf(SECRET)).toEqual([]);
-    await sql(`update jobs.engine.crontabs set known_since = now() - interval '61 s', last_slot_at = null`);
+    await sql(`update jobs.crontabs set known_since = now() - interval '61 s', last_slot_at = null`);
     expect((await jobs.engine.crontabs.fire('c')).fired[0]!.job.payload).toEqual({ secret: SECRET });
     expect(await placesOf(SECRET)).toEqual([]);
   });

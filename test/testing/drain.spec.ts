@@ -199,7 +199,7 @@ describe('time that passes', () => {
     const hour = (new Date().getUTCHours() + 12) % 24;
     const made = test({ report: { handler: () => 1, cron: `0 ${hour} * * *` } });
     await made.drain();
-    await manager.sql(`update jobs.engine.crontabs set known_since = known_since - interval '2 days'`);
+    await manager.sql(`update jobs.crontabs set known_since = known_since - interval '2 days'`);
     expect(await made.drain()).toEqual([]);
   });
 
