@@ -15,7 +15,7 @@ import type {
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { UnreadableJobError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
-import { nullIfLocked, retryOnContention } from '../storage/contention.js';
+import { nullIfLocked, once, retryOnContention } from '../storage/contention.js';
 import {
   claimLaneJobs,
   claimPlainJobs,
@@ -154,18 +154,18 @@ export class JobClaims {
   }
 
   /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
-  async rescue(maxCrashes = this.maxCrashes): Promise<number> {
-    await this.database.run(endIncarnations, [null]);
+  async rescue(maxCrashes = this.maxCrashes, doing = once): Promise<number> {
+    await doing(() => this.database.run(endIncarnations, [null]));
     let rescued = 0;
     for (;;) {
-      const claims = await this.database.run(claimsOfTheDead, [maxCrashes]);
+      const claims = await doing(() => this.database.run(claimsOfTheDead, [maxCrashes]));
       const left = claims.filter(({ has_left }) => has_left);
       const lost = claims.filter(({ has_left }) => !has_left);
       const spared = new Set(lost.filter(({ is_spared }) => is_spared).map(({ id }) => id));
       const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
       const ended = [
-        ...(await this.settlement.end(left, 'released', null, { patient: false })),
-        ...(await this.settlement.end(lost, kindOf, 'worker died', { maxCrashes, patient: false })),
+        ...(await doing(() => this.settlement.end(left, 'released', null, { patient: false }))),
+        ...(await doing(() => this.settlement.end(lost, kindOf, 'worker died', { maxCrashes, patient: false }))),
       ];
       rescued += ended.length;
       // What open transactions of frozen processes hold comes later.

@@ -33,7 +33,7 @@ import type {
 } from '../interfaces/job.interface.js';
 import type { JobSpecs, PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError, NoHandlersError } from '../jobs.errors.js';
-import { retryOnContention } from '../storage/contention.js';
+import { patiently, retryOnContention } from '../storage/contention.js';
 import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
@@ -315,7 +315,7 @@ export class JobManager {
   async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
     check({ queueNames: [queueNames, rules.optional(rules.laneNames)] });
     const asked = copyOf(queueNames);
-    await this.engine.promoter.sweepNow();
+    await patiently(this.engine.database.isBound)(() => this.engine.promoter.sweepNow());
     const names = (await this.engine.database.run(lanes.findQueues, [asked])).map(({ name }) => name);
     await this.engine.publisher.publish(...newsOf(names.map(lanesOfQueue)));
     return (await this.engine.database.run(lanes.listQueues, [names])).map(toQueueState);
@@ -327,9 +327,10 @@ export class JobManager {
    */
   async resetLockedJobs(options: { lockTimeoutMs?: number | undefined } = {}): Promise<number> {
     check({}, [callOptions.resetLockedJobs, options]);
-    const reset = await this.engine.registry.resetExpired(options.lockTimeoutMs ?? null);
-    const rescued = await this.engine.registry.rescue();
-    await this.engine.promoter.sweepNow();
+    const doing = patiently(this.engine.database.isBound);
+    const reset = await this.engine.registry.resetExpired(options.lockTimeoutMs ?? null, doing);
+    const rescued = await this.engine.registry.rescue(undefined, doing);
+    await doing(() => this.engine.promoter.sweepNow());
     return reset + rescued;
   }
 
@@ -389,7 +390,8 @@ export class JobManager {
 
   /** Starts the next window of every limit whose window has passed. Returns how many. Claims do so by themselves. */
   async refillRateLimits(): Promise<number> {
-    const [row] = await this.engine.database.run(limits.refillRateLimits, []);
+    const { database } = this.engine;
+    const [row] = await patiently(database.isBound)(() => database.run(limits.refillRateLimits, []));
     return row?.refilled ?? 0;
   }
 

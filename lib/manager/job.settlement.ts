@@ -1,30 +1,41 @@
 // Settling: outcomes become parameters of the two settling statements, and their rows become results; ends by others go the
 // same way. A job that an open transaction holds is settled by itself, later, and keeps nothing else waiting.
 import { hostname } from 'node:os';
-import type { Claimer, SettledStatus, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import type { Claimer, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import { JobHeldError, StoppedError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isDataFault, isLockTimeout } from '../storage/database.errors.js';
-import { toDateOrNull } from '../storage/row.types.js';
 import {
   completeAndClaim,
   completeJobs,
+  completeWithin,
   endAttempts,
+  endWithin,
   findSettled,
   type CompletedRow,
   type EndedAttempt,
   type EndedRow,
   type EndKind,
 } from '../storage/statements/settle-jobs.js';
-import { errorText } from '../monitoring/error.text.js';
 import { sealed, type JobCipher } from './job.cipher.js';
-import { freedBy, newsOf, type Freed, type JobPromoter } from './job.promoter.js';
-import { lanesOfQueue, laneOf } from './lane.names.js';
+import { freedBy, newsOf, type JobPromoter } from './job.promoter.js';
+import { lanesOfQueue } from './lane.names.js';
 import { LateSettles } from './late.settles.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { retryDelayMs } from './retry.policy.js';
+import {
+  isCompleted,
+  laneOfWaiting,
+  lost,
+  millisecondsOf,
+  resultsOf,
+  toEndedAttempt,
+  toSettled,
+  withoutRepeats,
+  type Settled,
+} from './settle.values.js';
 import type { TaskRegistry } from './task.registry.js';
 
 export { isCertainlyRolledBack, isDataFault, isStatementTimeout, withReason } from '../storage/database.errors.js';
@@ -47,18 +58,6 @@ export interface SettleAnswer {
 export interface FoundClaim {
   id: string;
   fence: string | null;
-}
-
-interface Settled {
-  results: SettleResult[];
-  /** An open transaction holds the job. */
-  held: SettleRequest[];
-  /** The claim is over. */
-  lost: SettleRequest[];
-  /** What others wait for. */
-  freed: Freed;
-  /** Queues in which a place became free. */
-  queues: string[];
 }
 
 const FIRST_PAUSE_MS = 5;
@@ -118,8 +117,9 @@ export class JobSettlement {
   }
 
   /**
-   * Settles one attempt inside a transaction. `promote`, to be called after the commit, lets those go on that waited for the
-   * job to end.
+   * Settles one attempt inside its transaction, and waits for what others hold for 10 s. `promote`, to be called after the
+   * commit, lets those go on that waited for the job to end.
+   * @throws JobHeldError, RowsHeldError where a table is locked as a whole
    */
   async settleWithin(
     executor: QueryExecutor,
@@ -128,7 +128,7 @@ export class JobSettlement {
   ): Promise<{ result: SettleResult; promote: () => Promise<void> }> {
     const database = this.database.on(executor);
     for (let pauseMs = FIRST_PAUSE_MS, deadline = performance.now() + PATIENCE_MS; ;) {
-      const settled = await this.settleBatch(database, claimer, this.encrypted([request]));
+      const settled = await this.settleOne(database, claimer, this.encrypted([request]));
       if (settled.held.length && performance.now() < deadline) {
         await pause(pauseMs);
         pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
@@ -196,9 +196,16 @@ export class JobSettlement {
     const ended = completed === requests ? [] : requests.filter((request) => !isCompleted(request));
     const [deviations, rows] = await Promise.all([
       completed.length ? this.complete(database, claimer, completed) : [],
-      ended.length ? this.endOwn(database, claimer, ended) : [],
+      ended.length ? database.run(endAttempts, this.endingOf(claimer, ended)) : [],
     ]);
     return toSettled(requests, rows, deviations);
+  }
+
+  /** In the attempt's own transaction. */
+  private async settleOne(database: Database, claimer: Claimer, requests: SettleRequest[]): Promise<Settled> {
+    if (!requests.every(isCompleted))
+      return toSettled(requests, await database.run(endWithin, this.endingOf(claimer, requests)), []);
+    return toSettled(requests, [], await database.run(completeWithin, this.completionOf(claimer, requests)));
   }
 
   /** Most batches meet no row that others hold; one that does is repeated with care. */
@@ -230,16 +237,15 @@ export class JobSettlement {
     ];
   }
 
-  private endOwn(database: Database, claimer: Claimer, requests: SettleRequest[]): Promise<EndedRow[]> {
-    const holder = claimer.leaseMs === null ? null : claimer.holder;
-    return database.run(endAttempts, [
-      holder,
+  private endingOf(claimer: Claimer, requests: SettleRequest[]): unknown[] {
+    return [
+      claimer.leaseMs === null ? null : claimer.holder,
       claimer.label,
       JSON.stringify(requests.map(toEndedAttempt)),
       ...this.keeping,
       environmentOf(claimer),
       null,
-    ]);
+    ];
   }
 
   private async endNow(
@@ -335,85 +341,7 @@ export class JobSettlement {
   }
 }
 
-/** A claim that is named twice is settled by the first; the others are answered as lost. */
-function withoutRepeats(requests: SettleRequest[]): SettleRequest[] {
-  const named = new Set<string>();
-  return requests.filter(({ job }) => named.size !== named.add(job.id + job.fence).size);
-}
-
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-const isCompleted = ({ outcome }: SettleRequest): boolean => outcome.kind === 'completed';
-
-const lost = ({ job }: SettleRequest): SettleResult => ({ job, status: 'lost', runAt: null });
-
-/** Where a job that was given back waits: it may be on its last attempt, or a suspect. */
-const laneOfWaiting = (job: ClaimedJob): string | null =>
-  job.queue !== null || job.rateLimitKey !== null || job.attempts >= job.maxAttempts || job.crashes > 0
-    ? laneOf(job)
-    : null;
-
-/** Rounded, and within what the column holds (24 days). */
-const millisecondsOf = ({ executionTimeMs }: SettleRequest): number =>
-  Math.min(2_147_483_647, Math.max(0, Math.round(executionTimeMs)));
-
-/** Null where no attempt has a result: most have none. */
-function resultsOf(requests: SettleRequest[]): (string | null)[] | null {
-  const results = requests.map(({ outcome }) => (outcome.kind === 'completed' ? outcome.result : null));
-  return results.some((result) => result !== null) ? results : null;
-}
 
 const environmentOf = ({ leaseMs }: Claimer): string | null =>
   leaseMs === null ? null : JSON.stringify(executionEnvironment());
-
-function toEndedAttempt(request: SettleRequest): EndedAttempt {
-  const { job, outcome } = request;
-  const error = 'error' in outcome ? errorText(outcome.error) : null;
-  const reason = outcome.kind === 'cancelled' ? outcome.reason : null;
-  return {
-    id: job.id,
-    fence: job.fence,
-    kind: outcome.kind === 'permanent' ? 'failed' : (outcome.kind as EndKind),
-    delay_ms: 'delayMs' in outcome ? outcome.delayMs : 0,
-    permanent: outcome.kind === 'permanent',
-    execution_time_ms: millisecondsOf(request),
-    error_message: error?.message ?? (reason === null ? null : errorText(reason).message),
-    error_stack: error?.stack ?? null,
-    partial_results: outcome.kind === 'partial' ? (outcome.sealed ?? JSON.stringify(outcome.partialResults)) : null,
-  };
-}
-
-/** Most have nothing to tell. */
-const toResult = ({ job }: SettleRequest, status: SettledStatus, row?: EndedRow | CompletedRow): SettleResult =>
-  row
-    ? { job, status, runAt: toDateOrNull(row.run_at), reason: row.reason, hasFreedPlace: row.queue !== null }
-    : { job, status, runAt: null };
-
-/** Of completions the database tells only what deviates: those it does not mention have simply completed. */
-function toSettled(requests: SettleRequest[], rows: EndedRow[], deviations: CompletedRow[] | null): Settled {
-  const told = new Map<string, EndedRow | CompletedRow>();
-  for (const row of [...rows, ...(deviations ?? [])]) if (row.became !== 'parent') told.set(row.id + row.fence, row);
-  const settled: Settled = {
-    results: [],
-    held: [],
-    lost: [],
-    freed: { holders: [], keys: [], parents: [] },
-    queues: [],
-  };
-  for (const request of requests) {
-    const { job, outcome } = request;
-    const row = told.size ? told.get(job.id + job.fence) : undefined;
-    const became = row?.became ?? (deviations && outcome.kind === 'completed' ? 'completed' : 'lost');
-    if (became === 'held') settled.held.push(request);
-    else if (became === 'lost') settled.lost.push(request);
-    else settled.results.push(toResult(request, became as SettledStatus, row));
-  }
-  const ended = [...told.values()].filter(({ became }) => became !== 'held' && became !== 'lost') as EndedRow[];
-  settled.freed = freedBy(ended);
-  settled.queues = ended.flatMap(({ queue }) => queue ?? []);
-  const unsettled = new Set([...settled.held, ...settled.lost].map(({ job }) => job.id));
-  for (const { became, id } of deviations ?? []) {
-    if (became === 'parent' && !unsettled.has(id)) settled.freed.parents.push(id);
-  }
-  return settled;
-}

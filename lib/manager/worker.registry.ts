@@ -3,7 +3,7 @@
 import type { Claimer, HeartbeatPlan, HeartbeatReport, WorkerRegistration } from '../interfaces/claim.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
-import { retryOnContention } from '../storage/contention.js';
+import { once, retryOnContention, type Doing } from '../storage/contention.js';
 import type { ReachabilityListener } from '../storage/reachability.js';
 import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
 import { SURROUNDINGS } from '../storage/pool.sessions.js';
@@ -122,16 +122,16 @@ export class WorkerRegistry {
   }
 
   /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
-  rescue(maxCrashes?: number): Promise<number> {
-    return this.claims.rescue(maxCrashes);
+  rescue(maxCrashes?: number, doing?: Doing): Promise<number> {
+    return this.claims.rescue(maxCrashes, doing);
   }
 
   /** Claims by hand whose lease has run out. Returns how many were taken away. */
-  async resetExpired(lockTimeoutMs: number | null): Promise<number> {
+  async resetExpired(lockTimeoutMs: number | null, doing = once): Promise<number> {
     let reset = 0;
     for (;;) {
-      const claims = await this.database.run(findExpiredLeases, [lockTimeoutMs]);
-      const ended = await this.settlement.end(claims, 'unlocked', 'lease expired', { patient: false });
+      const claims = await doing(() => this.database.run(findExpiredLeases, [lockTimeoutMs]));
+      const ended = await doing(() => this.settlement.end(claims, 'unlocked', 'lease expired', { patient: false }));
       reset += ended.length;
       if (ended.length < 1_000) return reset;
     }

@@ -13,8 +13,11 @@ const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
  * failure has ended everything.
  * @throws RowsHeldError where that was not enough
  */
-export async function retryOnContention<T>(work: () => Promise<T>, once = false): Promise<T> {
-  const deadline = performance.now() + PATIENCE_MS;
+export async function retryOnContention<T>(
+  work: () => Promise<T>,
+  once = false,
+  deadline = performance.now() + PATIENCE_MS,
+): Promise<T> {
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
     try {
       return await work();
@@ -23,6 +26,18 @@ export async function retryOnContention<T>(work: () => Promise<T>, once = false)
       await pause(pauseMs * (0.5 + Math.random() / 2));
     }
   }
+}
+
+/** How one call does each of its steps. */
+export type Doing = <T>(step: () => Promise<T>) => Promise<T>;
+
+/** What comes again by itself. */
+export const once: Doing = (step) => step();
+
+/** Repeats steps as retryOnContention does, for 10 s in all. */
+export function patiently(inTransaction: boolean): Doing {
+  const deadline = performance.now() + PATIENCE_MS;
+  return (step) => retryOnContention(step, inTransaction, deadline);
 }
 
 /**

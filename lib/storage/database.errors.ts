@@ -93,6 +93,8 @@ export const isStatementTimeout = (error: unknown): boolean => codeOf(error) ===
 /** Whether a statement gave up waiting for another transaction's lock. */
 export const isLockTimeout = (error: unknown): boolean => codeOf(error) === LOCK_TIMEOUT;
 
+export const isDeadlock = (error: unknown): boolean => codeOf(error) === '40P01';
+
 /** Whether another transaction's locks were in the way: the statement gave up, or was chosen to end a deadlock. */
 export const isContention = (error: unknown): boolean => [LOCK_TIMEOUT, '40P01', '40001'].includes(codeOf(error) ?? '');
 

@@ -14,15 +14,16 @@ import {
   refuseIfOver,
   translateError,
 } from './database.errors.js';
+import { awaitedTables, holdTables } from './awaited.tables.js';
 import { endOrCut, poolConfig, portable, singleConnection, watchConnections } from './connection.settings.js';
 import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
 import { retryOnContention } from './contention.js';
-import { failTransaction, MAX_LOCK_WAIT, setLockTimeout, type Statement } from './statement.js';
+import { failTransaction, type Statement } from './statement.js';
 
-export { setLockTimeout, statement, type Statement, type StatementTraits } from './statement.js';
+export { statement, type Statement, type StatementTraits } from './statement.js';
 
 /** Quotes an SQL identifier, whatever it contains. */
 export const quoteIdentifier = (name: string): string => `"${name.replaceAll('"', '""')}"`;
@@ -49,12 +50,6 @@ const REPEATS = 3;
 /** What the last of the tries at start gets for an answer. */
 const LAST_TRY_MS = 250;
 
-interface Bounds {
-  users: number;
-  /** The limit that the transaction had. */
-  before: Promise<string>;
-}
-
 export class Database {
   readonly schema: string;
   /** The schema's name, quoted for SQL. */
@@ -62,8 +57,6 @@ export class Database {
   /** Where NOTIFY and LISTEN meet; a hash, because a channel's name is at most 63 bytes long. */
   readonly channel: string;
   private readonly compiled = new Map<Statement<unknown>, Compiled>();
-  /** Transactions of callers in which a limit of the library's holds at present. */
-  private readonly bounds = new WeakMap<QueryExecutor, Bounds>();
   /** Where statements run that name no executor; none: on the pool. */
   private bound: QueryExecutor | undefined;
   /** Whether the database answers. */
@@ -124,13 +117,12 @@ export class Database {
   }
 
   /**
-   * Runs a statement, on `executor` if one is given (in its transaction), else on the pool, where it waits for each lock for
-   * 100 ms at most.
+   * Runs a statement, on `executor` if one is given (in its transaction, which waits for as long as its lock_timeout says),
+   * else on the pool, where it waits for each lock for 100 ms at most.
    * @throws RowsHeldError, TransactionOverError, MissingPrivilegesError, DatabaseUnavailableError, SchemaOutdatedError
    */
   async run<Row>(statement: Statement<Row>, values: unknown[], executor = this.bound): Promise<Row[]> {
-    const runOn = (bounded: QueryExecutor): Promise<Row[]> => this.runOn(bounded, statement, values);
-    if (executor) return statement.brief ? this.boundedIn(executor, runOn) : runOn(executor);
+    if (executor) return this.runOn(executor, statement, values);
     const onPool = (): Promise<Row[]> => this.runOnPool(statement, values);
     return statement.patient ? retryOnContention(onPool) : onPool();
   }
@@ -140,6 +132,8 @@ export class Database {
     const query_timeout = this.sessions.patienceOn(executor, statement);
     try {
       refuseIfOver(executor);
+      const tables = awaitedTables(statement);
+      if (tables) await runOn(executor, { ...this.compile(holdTables).plain, values: tables, query_timeout });
       return await runOn<Row>(executor, { name, text, values, query_timeout });
     } catch (error) {
       throw translateError(error, this.schema);
@@ -147,12 +141,12 @@ export class Database {
   }
 
   /**
-   * Runs `work` in a transaction of its own, or in `executor`'s if one is given, and waits for each lock for 100 ms at most.
-   * One of its own is repeated where PostgreSQL has undone it because of a conflict, so `work` must do nothing but run
-   * statements. In `executor`'s, that one's own limit holds again afterwards.
+   * Runs `work` in a transaction of its own, which waits for each lock for 100 ms at most, or in `executor`'s if one is given,
+   * which waits for as long as its lock_timeout says. One of its own is repeated where PostgreSQL has undone it because of a
+   * conflict, so `work` must do nothing but run statements.
    */
   async transaction<T>(work: (executor: QueryExecutor) => Promise<T>, executor = this.bound): Promise<T> {
-    return executor ? this.boundedIn(executor, work) : this.transact(work, true);
+    return executor ? work(executor) : this.transact(work, true);
   }
 
   /** One that waits for as long as `work` says. */
@@ -174,32 +168,6 @@ export class Database {
   /** Makes a caller's transaction fail: nothing of it can be committed. */
   async failTransaction(executor: QueryExecutor): Promise<void> {
     await this.runOn(executor, failTransaction, []).catch(() => undefined);
-  }
-
-  /** Of several at once, the first one sets the limit, and the last one sets it back. */
-  private async boundedIn<T>(executor: QueryExecutor, work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
-    const bounds = this.bounds.get(executor) ?? {
-      users: 0,
-      before: this.runOn(executor, setLockTimeout, [MAX_LOCK_WAIT]).then(([limit]) => limit?.before ?? '0'),
-    };
-    this.bounds.set(executor, bounds);
-    bounds.users++;
-    const restore = async (): Promise<void> => {
-      if (--bounds.users > 0) return;
-      this.bounds.delete(executor);
-      await this.runOn(executor, setLockTimeout, [await bounds.before]);
-    };
-    let result: T;
-    try {
-      await bounds.before;
-      result = await work(executor);
-    } catch (error) {
-      // An error of PostgreSQL's has ended the transaction; one of the library's has not.
-      await restore().catch(() => undefined);
-      throw error;
-    }
-    await restore();
-    return result;
   }
 
   /**

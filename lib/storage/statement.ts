@@ -8,8 +8,6 @@ export interface StatementTraits {
    * hour. Without this trait a statement has a minute: a connection that says nothing by then is given up.
    */
   readonly slow?: string;
-  /** Waits for locks for 100 ms at most in a caller's transaction, too. On the library's connections every statement does. */
-  readonly brief?: true;
   /** Its functions limit how long it waits for locks, or it takes none: it needs no transaction that does. */
   readonly limited?: true;
   /** A caller waits for its answer: where locks are in its way, it is tried again for 10 s. For no statement of a pool. */
@@ -35,13 +33,6 @@ export const statement = <Row>(
 
 /** How long a statement waits for a lock: for a row, and for a table that another session has locked as a whole. */
 export const MAX_LOCK_WAIT = '100ms';
-
-/** How long this transaction waits for a lock. Returns how long it would have waited. $1 as lock_timeout takes it. */
-export const setLockTimeout = statement<{ before: string }>(
-  'set_lock_timeout',
-  () => `
-  select pg_catalog.current_setting('lock_timeout') as before, pg_catalog.set_config('lock_timeout', $1, true)`,
-);
 
 /** Fails, and with it the transaction that it is run in. */
 export const failTransaction = statement(

@@ -22,7 +22,7 @@ import { InProgress } from './in.progress.js';
 import { JobContext } from './job.context.js';
 import { isVerdict, readReturned, readThrown, type Attempt, type DelayOf } from './outcome.js';
 import { RunningAttempt } from './running.attempt.js';
-import { settleInside } from './transactional.settle.js';
+import { putOff, settleInside } from './transactional.settle.js';
 
 export interface JobRunnerParts {
   jobs: JobManager;
@@ -40,9 +40,6 @@ export interface JobRunnerParts {
 
 /** An attempt whose handler has ended: by an answer, or by throwing. */
 type Ended = Attempt & { thrown: boolean };
-
-/** Until a job is tried again whose transaction could not begin. */
-const NOT_BEGUN_MS = 10_000;
 
 export class JobRunner {
   private readonly deadlines = new Deadlines();
@@ -143,7 +140,8 @@ export class JobRunner {
     const { job } = running;
     const attempt = await this.attempt(running, definition, payload, startedAt);
     if (!attempt.thrown && !running.leftBehind) {
-      return settleInside(transaction, this.parts.claimer(), attempt, this.delayOf(job, definition));
+      const report = (error: unknown): void => this.parts.onError(error, `settling job ${job.id} in its transaction`);
+      return settleInside(transaction, this.parts.claimer(), attempt, this.delayOf(job, definition), report);
     }
     // A handler that was left behind must not go on writing in a transaction that ends without it.
     await (running.leftBehind || isLeftBehind(running) ? transaction.destroy() : transaction.rollback());
@@ -167,7 +165,7 @@ export class JobRunner {
     if (running.isAborted) return this.readFailure(running.abortReason, running, definition);
     // The database's absence has been told with each try.
     if (!(error instanceof DatabaseUnavailableError)) this.reportBegin(error, running);
-    return { kind: 'snoozed', delayMs: NOT_BEGUN_MS * (0.5 + Math.random()), error };
+    return putOff(error);
   }
 
   /** Calls the handler. One promise and a few closures for each job: at this rate, what is allocated is what costs. */

@@ -4,10 +4,11 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import type { QueryExecutor } from '../../lib/index.js';
-import { setLockTimeout, type Statement } from '../../lib/storage/database.js';
+import { awaitedTables, holdTables } from '../../lib/storage/awaited.tables.js';
+import type { Statement } from '../../lib/storage/database.js';
 import { createTestManager, type TestManager, managerWithin } from '../support/manager.js';
 import { eventually } from '../support/database.js';
-import { ANSWERS, CALLS, CASES, setScene, STATEMENTS, type Scene } from './locks.js';
+import { ANSWERS, CALLS, CASES, OF_POOLS, setScene, STATEMENTS, type Scene } from './locks.js';
 
 /** The limit that a statement may not reach; the rule says 100 ms. */
 const TOO_LONG_MS = 2_000;
@@ -73,9 +74,9 @@ type End = 'done' | 'gave up' | 'waited too long';
 
 /** Runs one statement as the library does, and undoes it. */
 async function run(statement: Statement<unknown>, meanwhile?: () => Promise<void>): Promise<End> {
-  const { args, waits, kit, within } = CASES[statement.name]!;
+  const { args, waits, kit, within, rows } = CASES[statement.name]!;
   await session.query(`begin; set local statement_timeout = ${(waits || kit) && !meanwhile ? SHORT_MS : TOO_LONG_MS}`);
-  if (statement.brief || within) await session.query(`set local lock_timeout = '100ms'`);
+  if (rows || within) await session.query(`set local lock_timeout = '100ms'`);
   try {
     await session.query(statement.text('jobs'), args(scene));
     await meanwhile?.();
@@ -104,6 +105,24 @@ async function runAlone({ name, text, limited, limitedText }: Statement<unknown>
     if (code === '55P03') return 'gave up';
     if (code === '57014') return 'waited too long';
     throw new Error(`${name}: ${(error as Error).message}`, { cause: error });
+  } finally {
+    await session.query('rollback');
+  }
+}
+
+/** In a caller's transaction, which has no limit: for as long as a statement with a limit of its own would not wait. */
+async function runIn(statement: Statement<unknown>): Promise<End> {
+  await session.query(`begin; set local statement_timeout = '150ms'`);
+  try {
+    const tables = awaitedTables(statement);
+    if (tables) await session.query(holdTables.text('jobs'), tables);
+    await session.query(statement.text('jobs'), CASES[statement.name]!.args(scene));
+    return 'done';
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === '55P03') return 'gave up';
+    if (code === '57014') return 'waited too long';
+    throw new Error(`${statement.name}: ${(error as Error).message}`, { cause: error });
   } finally {
     await session.query('rollback');
   }
@@ -206,7 +225,7 @@ describe('the lock audit', () => {
     for (const table of [...TABLES, 'migrations']) {
       await stranger.query('begin');
       await stranger.query(`lock table jobs.${table} in access exclusive mode`);
-      for (const statement of STATEMENTS) {
+      for (const statement of STATEMENTS.filter(({ name }) => !CASES[name]!.settles)) {
         const end = await runAlone(statement);
         if (end === 'gave up') gaveUp.add(statement.name);
         if (end === 'waited too long') faults.push(`${statement.name}, ${table}`);
@@ -216,11 +235,26 @@ describe('the lock audit', () => {
     expect(faults).toEqual([]);
     const answered = Object.values(ANSWERS).flat();
     const needsNone = ({ name, patient }: Statement<unknown>): boolean =>
-      patient === true || CASES[name]!.within === true;
+      patient === true || CASES[name]!.within === true || CASES[name]!.settles === true;
     const open = STATEMENTS.filter((statement) => gaveUp.has(statement.name) && !needsNone(statement));
     expect(open.map(({ name }) => name).filter((name) => !answered.includes(name))).toEqual([]);
     const names = new Set(STATEMENTS.filter((statement) => !needsNone(statement)).map(({ name }) => name));
     expect(answered.filter((name, at) => !names.has(name) || answered.indexOf(name) < at)).toEqual([]);
+  }, 180_000);
+
+  it('in a caller’s transaction every statement waits for a table as long as that says, unless a pool alone runs it', async () => {
+    const gaveUp = new Set<string>();
+    for (const table of TABLES) {
+      for (const mode of ['access exclusive', 'share']) {
+        await stranger.query('begin');
+        await stranger.query(`lock table jobs.${table} in ${mode} mode`);
+        for (const statement of STATEMENTS.filter(({ limited }) => limited)) {
+          if ((await runIn(statement)) === 'gave up') gaveUp.add(statement.name);
+        }
+        await stranger.query('rollback');
+      }
+    }
+    expect([...gaveUp].toSorted()).toEqual(OF_POOLS.toSorted());
   }, 180_000);
 
   it('what waits holds nothing that stands later in the order of locks', async () => {
@@ -256,12 +290,9 @@ async function liftLimits(): Promise<void> {
   for (const { name } of limited) await test.sql(`alter function ${name} set lock_timeout = 0`);
 }
 
-/** The session, for a manager that would limit how long it waits for locks. */
+/** The session, as a caller's transaction. */
 const unlimited = (): QueryExecutor => ({
-  query: async (text: string, values?: unknown[]) => {
-    if (text === setLockTimeout.text('jobs')) return [{ before: '0' }];
-    return (await session.query(text, values)).rows;
-  },
+  query: async (text: string, values?: unknown[]) => (await session.query(text, values)).rows,
 });
 
 /** Whether what holds rows while it waits for others holds any that stand later. The work is undone. */

@@ -1,5 +1,6 @@
 // Another session locks a table as a whole (LOCK TABLE, ALTER TABLE, VACUUM FULL, CLUSTER, REINDEX): no connection of the
-// library waits for it, and what was asked for is tried again, or is a typed error.
+// library waits for it but those of transactions that would end with an error. What was asked for is tried again, or is a
+// typed error.
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
@@ -7,6 +8,7 @@ import {
   createCollectingEvents,
   createJobManager,
   createWorkerPool,
+  type JobContext,
   type JobManager,
   type PlainTask,
   RowsHeldError,
@@ -130,6 +132,30 @@ describe('while a stranger locks a table', () => {
     expect((await jobs.listJobs()).items.map((job) => job.id).toSorted()).toEqual(ids.toSorted());
   });
 
+  it.each<[string, string, (manager: JobManager) => Promise<unknown>]>([
+    ['resetLockedJobs', 'jobs', (manager) => manager.resetLockedJobs()],
+    ['resetLockedJobs', 'job_keys', (manager) => manager.resetLockedJobs()],
+    ['forceUnlockQueues', 'job_places', (manager) => manager.forceUnlockQueues()],
+    ['refillRateLimits', 'rate_limit_windows', (manager) => manager.refillRateLimits()],
+  ])('%s is tried again until %s is free', async (_, table, call) => {
+    await lock(table);
+    let tries = 0;
+    let isWaiting = false;
+    const ended = call(jobs).then(
+      () => 'done',
+      (error: Error) => error.name,
+    );
+    // The second wait is of a second try: its call has not given up with the first.
+    while (tries < 2) {
+      const waits = (await connections()).waiting > 0;
+      if (waits && !isWaiting) tries++;
+      isWaiting = waits;
+      if (tries < 2 && (await Promise.race([ended, 'under way'])) !== 'under way') break;
+    }
+    await letGo();
+    expect(await ended).toBe('done');
+  });
+
   it('outcomes are kept, and written as soon as it lets go', async () => {
     let end!: () => void;
     const held = new Promise<void>((resolve) => (end = resolve));
@@ -220,5 +246,98 @@ describe('while a stranger locks a table', () => {
     await eventually(async () => (await connections()).waiting > 0);
     await letGo();
     await (await starting).close();
+  });
+});
+
+/** Until a connection of the library has waited for longer than its statements wait elsewhere. */
+const waitsOn = (text: string): Promise<unknown> =>
+  eventually(
+    async () =>
+      (
+        await test.sql(
+          `select from pg_stat_activity where application_name <> 'stranger' and wait_event_type = 'Lock'
+             and query ilike $1 and clock_timestamp() - query_start > interval '300 ms'`,
+          [`%${text}%`],
+        )
+      ).length > 0,
+  );
+
+describe('a transactional attempt', () => {
+  let go!: () => void;
+  let runs: number;
+
+  /** A task whose first run waits to be told to go on. */
+  async function startHeld(work: (ctx: JobContext) => unknown = () => undefined) {
+    runs = 0;
+    const told = new Promise<void>((resolve) => (go = resolve));
+    const handler = async (_: unknown, ctx: JobContext): Promise<void> => {
+      runs++;
+      await told;
+      await work(ctx);
+    };
+    const { events } = await start({ t: { handler, transactional: true } });
+    const { id } = await jobs.addJob('t', 1, { maxAttempts: 1 });
+    await eventually(() => runs === 1);
+    return { id, events };
+  }
+
+  it.each([
+    ['jobs', 'access exclusive'],
+    ['jobs', 'share row exclusive'],
+    ['job_history', 'share'],
+    ['settle_receipts', 'access exclusive'],
+    ['job_dependencies', 'access exclusive'],
+    ['workers', 'access exclusive'],
+  ])('waits with its settle for a stranger that has locked %s (%s)', async (table, mode) => {
+    const { id } = await startHeld();
+    await stranger.query(`begin; lock table jobs.${table} in ${mode} mode`);
+    go();
+    await waitsOn('hold_settle_tables');
+    await letGo();
+    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'completed' });
+    expect(runs).toBe(1);
+  });
+
+  it('waits likewise with a settle that is no completion', async () => {
+    const { id } = await startHeld(() => Promise.resolve());
+    await jobs.cancelJobs([id]);
+    await lock('jobs');
+    go();
+    await waitsOn('hold_settle_tables');
+    await letGo();
+    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'cancelled' });
+  });
+
+  it('is put off and not counted where the lock outlasts its patience', async () => {
+    const { id, events } = await startHeld((ctx) => ctx.manager.query('create table written ()'));
+    await lock('job_history');
+    go();
+    const refusal = () => events.ofType('worker.error').find(({ context }) => context.startsWith('settling job'));
+    await eventually(() => refusal(), { timeoutMs: 20_000 });
+    expect(refusal()?.error).toBeInstanceOf(RowsHeldError);
+    await letGo();
+    await eventually(async () => (await jobs.findJob(id))?.status === 'snoozed');
+    expect(await jobs.findJob(id)).toMatchObject({ attempts: 0, maxAttempts: 1 });
+    expect(await test.sql(`select from pg_class where relname = 'written'`)).toEqual([]);
+  }, 40_000);
+
+  it.each<[string, string, (ctx: JobContext, id: string) => Promise<unknown>]>([
+    ['cancelJobs', 'job_history', (ctx, id) => ctx.jobs.cancelJobs([id])],
+    ['retryJobs', 'jobs', (ctx, id) => ctx.jobs.retryJobs([id])],
+    ['permanentlyFailJobs', 'settle_receipts', (ctx, id) => ctx.jobs.permanentlyFailJobs([id])],
+    ['pauseQueue', 'job_queues', (ctx) => ctx.jobs.pauseQueue('q')],
+    ['registerRateLimit', 'rate_limits', (ctx) => ctx.jobs.registerRateLimit('l', 1, 1_000)],
+    ['scheduleCron', 'crontabs', (ctx) => ctx.jobs.scheduleCron({ id: 'c', task: 't', schedule: '0 0 1 1 *' })],
+    ['getJobs', 'job_bodies', (ctx) => ctx.jobs.getJobs('worker-by-hand')],
+    ['step', 'job_steps', (ctx) => ctx.step('s', () => 1)],
+  ])('waits with %s for a stranger that has locked %s', async (_, table, call) => {
+    const other = await jobs.addJob('other', 1, { delayMs: 3_600_000 });
+    const { id } = await startHeld((ctx) => call(ctx, other.id));
+    await lock(table);
+    go();
+    await waitsOn(`jobs%.%${table}`);
+    await letGo();
+    expect(await jobs.waitForJob(id)).toMatchObject({ status: 'completed' });
+    expect(runs).toBe(1);
   });
 });

@@ -18,7 +18,7 @@ import * as settles from '../../lib/storage/statements/settle-jobs.js';
 import * as testing from '../../lib/storage/statements/testing.js';
 import * as waiting from '../../lib/storage/statements/wait-jobs.js';
 import * as workers from '../../lib/storage/statements/workers.js';
-import { setLockTimeout, type Statement } from '../../lib/storage/database.js';
+import type { Statement } from '../../lib/storage/database.js';
 import type { AddJobOptions, ClaimedJob, JobManager } from '../../lib/index.js';
 import { type TestManager, WORKER } from '../support/manager.js';
 import { claimAsPool, registerPool } from '../support/pool.claims.js';
@@ -42,7 +42,6 @@ const modules = [
   testing,
   waiting,
   workers,
-  { setLockTimeout },
 ];
 
 /** Whatever looks like a statement among what the library's modules export. */
@@ -217,6 +216,10 @@ interface Case {
   kit?: true;
   /** It runs within transactions of the library alone, whose waits are limited. */
   within?: true;
+  /** It waits for rows: on the library's connections for 100 ms, in a caller's transaction for as long as that one says. */
+  rows?: true;
+  /** It settles an attempt in the attempt's own transaction, and waits there for tables. */
+  settles?: true;
 }
 
 const none = (): unknown[] => [];
@@ -272,7 +275,7 @@ export const CASES: Record<string, Case> = {
   assert_owned: { args: (scene) => attempt(scene, 'running'), locks: 'jobs' },
   find_steps: { args: ({ ids }) => [ids.running] },
   save_step: { args: (scene) => [...attempt(scene, 'running'), 's', 1, null], locks: 'job_steps' },
-  forget_steps: { args: (scene) => [...attempt(scene, 'running'), ['s']], locks: 'job_steps' },
+  forget_steps: { rows: true, args: (scene) => [...attempt(scene, 'running'), ['s']], locks: 'job_steps' },
   save_progress: { args: (scene) => [...claimOf(scene, 'running', 'plain'), ['1', '2']], locks: 'job_progress' },
   add_logs: { args: (scene) => [...claimOf(scene, 'running'), ['m']], locks: '' },
   find_logs: { args: ({ ids }) => [ids.running, null, 10] },
@@ -315,6 +318,16 @@ export const CASES: Record<string, Case> = {
   },
   end_attempts: {
     args: (scene) => [null, LIVING, JSON.stringify(failuresOf(scene, 'running', 'dead')), true, true, HOUR, null, null],
+    locks: 'jobs job_places',
+  },
+  complete_within: {
+    args: (scene) => [null, LIVING, ...claimOf(scene, 'running', 'plain'), [1, 1], null, true, HOUR, null, true],
+    settles: true,
+    locks: 'jobs job_places',
+  },
+  end_within: {
+    args: (scene) => [null, LIVING, JSON.stringify(failuresOf(scene, 'running', 'dead')), true, true, HOUR, null, null],
+    settles: true,
     locks: 'jobs job_places',
   },
   find_settled: { args: (scene) => [LIVING, ...claimOf(scene, 'running'), [1]] },
@@ -374,27 +387,31 @@ export const CASES: Record<string, Case> = {
   refill_rate_limits: { args: none, locks: 'rate_limits rate_limit_windows' },
 
   // Crontabs and releases
-  put_crontab: { args: () => ['c', 't', '0 0 1 1 *', 'UTC', '1', '{}', 0, 'skip'], locks: 'crontabs' },
+  put_crontab: { rows: true, args: () => ['c', 't', '0 0 1 1 *', 'UTC', '1', '{}', 0, 'skip'], locks: 'crontabs' },
   declare_crontab: {
+    rows: true,
     args: () => ['d', 't', '0 0 1 1 *', 'UTC', '1', '{}', 0, 'skip', 'r', 'content', true],
     locks: 'crontabs',
   },
   find_undeclared_crontabs: { args: () => [['d'], ['content']] },
-  drop_crontab: { args: () => ['c'], locks: 'crontabs' },
+  drop_crontab: { rows: true, args: () => ['c'], locks: 'crontabs' },
   retire_crontabs: { args: () => ['r', ['t'], []], locks: 'crontabs' },
   list_crontabs: { args: none },
   list_cron_timings: { args: none },
   lock_crontab: { args: () => ['c'], locks: 'crontabs' },
   is_crontab_busy: { args: ({ ids }) => [ids.running] },
   advance_crontab: { args: ({ ids }) => ['c', Date.now(), ids.running], within: true, locks: 'crontabs' },
-  join_release: { args: () => ['r', 'label-2'], locks: 'releases' },
-  leave_releases: { args: () => ['label'], locks: 'releases' },
+  join_release: { rows: true, args: () => ['r', 'label-2'], locks: 'releases' },
+  leave_releases: { rows: true, args: () => ['label'], locks: 'releases' },
   prune_releases: { args: none, locks: 'releases' },
-  set_lock_timeout: { args: () => ['100ms'] },
 
   // Pools
-  register_worker: { args: () => ['fresh', 'l', 'h', 1, 1, HOUR, ['t'], false, null, null, '{}'], locks: '' },
-  leave_incarnation: { args: () => [LIVING], locks: 'workers' },
+  register_worker: {
+    rows: true,
+    args: () => ['fresh', 'l', 'h', 1, 1, HOUR, ['t'], false, null, null, '{}'],
+    locks: '',
+  },
+  leave_incarnation: { rows: true, args: () => [LIVING], locks: 'workers' },
   heartbeat: { args: () => [LIVING], locks: 'workers' },
   end_incarnations: { args: () => [null], locks: 'workers' },
   claims_of_the_dead: { args: () => [5], locks: 'workers' },
@@ -406,7 +423,7 @@ export const CASES: Record<string, Case> = {
     locks: 'crontabs releases job_tasks workers job_queues settle_receipts job_replacements',
   },
   audit_claims: { args: () => [0, 1_000], locks: 'jobs claims_in_question' },
-  take_duty: { args: () => ['sweep', HOUR], locks: 'duties' },
+  take_duty: { rows: true, args: () => ['sweep', HOUR], locks: 'duties' },
   put_off_duty: { args: () => ['sweep', HOUR], locks: 'duties' },
   find_duty_position: { args: () => ['sweep'] },
   move_duty: { args: () => ['sweep', '{}'], locks: 'duties' },
@@ -416,7 +433,11 @@ export const CASES: Record<string, Case> = {
   drop_history_partition: { args: () => [AT], locks: 'job_history' },
   old_body_partitions: { args: () => [10, AT] },
   drop_body_partition: { args: ({ partition }) => [partition, 10, AT], locks: 'job_bodies' },
-  forget_notes_of_range: { args: () => [...ANY_ID, 0], locks: 'job_dependencies job_steps job_progress job_logs' },
+  forget_notes_of_range: {
+    rows: true,
+    args: () => [...ANY_ID, 0],
+    locks: 'job_dependencies job_steps job_progress job_logs',
+  },
   default_bodies: { args: none },
   expired_history: { args: () => [null] },
   partition_holders: { args: none },
@@ -571,3 +592,19 @@ export const CALLS: Record<string, Call> = {
   'a change of a queue': (jobs) => jobs.configureQueue('u', { concurrency: 2 }),
   'a change of a rate limit': (jobs) => jobs.registerRateLimit('l', 3, 1_000),
 };
+
+/** Statements with a limit of their own that no caller's transaction runs, but for a collection of garbage. */
+export const OF_POOLS = [
+  'audit_claims',
+  'check_claims',
+  'complete_and_claim',
+  'declare_queue',
+  'drop_body_partition',
+  'drop_history_partition',
+  'make_partition',
+  'prune_bodies',
+  'prune_history',
+  'save_progress',
+  'unknown_claims',
+  'unknown_claims_anywhere',
+];

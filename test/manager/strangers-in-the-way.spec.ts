@@ -262,12 +262,12 @@ describe('a table that a transaction has locked as a whole', () => {
     }),
   );
 
-  it('fails a claim by hand in a transaction, which the lock has ended, whatever it has claimed already', async () => {
+  it('fails a claim by hand in a transaction that waits no longer, and that the lock has ended, whatever it has claimed already', async () => {
     await jobs.addJob('t', 'plain', { priority: -1 });
     await jobs.addJob('t', 'limited', { queue: 'q' });
     await stranger.query('begin');
     await stranger.query('lock table jobs.job_queues in access exclusive mode');
-    await client.query('begin');
+    await client.query(`begin; set local lock_timeout = '200ms'`);
     await expect(managerWithin(jobs, client).getJobs(WORKER, { batchSize: 10 })).rejects.toThrow(RowsHeldError);
     await client.query('rollback');
     await stranger.query('rollback');

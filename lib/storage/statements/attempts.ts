@@ -46,7 +46,6 @@ export const forgetSteps = statement(
   (schema) => `
   delete from ${schema}.job_steps s using ${schema}.jobs j
   where ${claim} and s.job_id = j.id and s.name = any($3::text[])`,
-  { brief: true },
 );
 
 /** The latest progress of several attempts. $1 jobs, $2 fences, $3 values as JSON text. */

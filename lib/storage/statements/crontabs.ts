@@ -65,7 +65,6 @@ export const putCrontab = statement<CrontabRow>(
     returning *
   )
   select ${crontabColumns} from put c`,
-  { brief: true },
 );
 
 /**
@@ -86,7 +85,6 @@ export const declareCrontab = statement<never>(
       or ${isAhead}
     )
     and ${mayChange(schema, 'excluded.release', 'c.release')}`,
-  { brief: true },
 );
 
 /** $1 ids, $2 their contents' digests. Returns those that are not as declared. Reads the table by its primary key. */
@@ -105,7 +103,6 @@ export const dropCrontab = statement<{ id: string }>(
   (schema) => `
   with dropped as (delete from ${schema}.crontabs where id = $1 returning id, retired_at)
   select id from dropped where retired_at is null`,
-  { brief: true },
 );
 
 /**

@@ -69,7 +69,7 @@ export const forgetNotesOfRange = statement(
     .concat(forgotten(schema, 'job_dependencies', 'child_id'))
     .join(',\n  ')}
   select 1 as forgotten`,
-  { brief: true, slow: 'a range may hold millions of notes' },
+  { slow: 'a range may hold millions of notes' },
 );
 
 const forgotten = (schema: string, table: string, column: string): string => `no_${table} as (

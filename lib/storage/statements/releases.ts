@@ -22,7 +22,6 @@ export const joinRelease = statement<never>(
     union all select $2
   )
   where $2::text is not null`,
-  { brief: true },
 );
 
 /** $1 worker. */
@@ -30,7 +29,6 @@ export const leaveReleases = statement<never>(
   'leave_releases',
   (schema) => `
   update ${schema}.releases set worker_ids = array_remove(worker_ids, $1) where $1 = any(worker_ids)`,
-  { brief: true },
 );
 
 /** Forgets releases that no pool has started for long, and none runs. */

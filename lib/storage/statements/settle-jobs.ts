@@ -50,6 +50,16 @@ export const completeJobs = statement<CompletedRow>(
 );
 
 /**
+ * One completion in the transaction of the attempt, which waits for tables that others have locked as a whole. $1–$10 as of
+ * completeJobs; the job is locked first.
+ */
+export const completeWithin = statement<CompletedRow>(
+  'complete_within',
+  (schema) => `
+  select * from ${schema}.complete_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, ${schema}.hold_settle_tables())`,
+);
+
+/**
  * Completions of a pool, and a claim of lanes in the same transaction. $1–$7 as $2–$8 of completeJobs, $8–$28 as claimLaneJobs;
  * $29–$32 a priority, its lane to be tried alone, or null, and a position in it.
  * Rows as of completeJobs; then, in `claimed`, as of claimLaneJobs.
@@ -104,6 +114,15 @@ export const endAttempts = statement<EndedRow>(
   'end_attempts',
   (schema) => `select * from ${schema}.end_attempts($1, $2, $3::text::json, $4, $5, $6, $7, $8)`,
   { limited: true },
+);
+
+/** The same of one attempt in its own transaction, which waits for tables that others have locked as a whole. */
+export const endWithin = statement<EndedRow>(
+  'end_within',
+  (schema) => `
+  select * from ${schema}.end_attempts(
+    $1, $2, case when ${schema}.hold_settle_tables() then $3::text::json end, $4, $5, $6, $7, $8
+  )`,
 );
 
 /**

@@ -15,7 +15,7 @@ export const registerWorker = statement<{ newer_schema: number | null }>(
   values ($1, $2, $3, $4, $5, $6, $7::text[], $8::boolean, $9::text[], $10::text[], $11::text::json)
   on conflict (id) do update set heartbeat_at = clock_timestamp(), tasks = excluded.tasks
   returning (${newerSchema(schema)}) as newer_schema`,
-  { brief: true, patient: true },
+  { patient: true },
 );
 
 /**
@@ -40,7 +40,6 @@ export const endIncarnations = statement<{ id: string }>(
 export const leaveIncarnation = statement(
   'leave_incarnation',
   (schema) => `update ${schema}.workers set left_at = clock_timestamp() where id = $1 and left_at is null`,
-  { brief: true },
 );
 
 /** Claims of incarnations that have ended. $1 after how many crashes a job is exhausted. */
@@ -112,7 +111,6 @@ export const takeDuty = statement<{ name: string }>(
   )
   update ${schema}.duties d set due_at = clock_timestamp() + $2::bigint * interval '1 ms'
   from due where d.name = due.name returning d.name`,
-  { brief: true },
 );
 
 /** When a duty is due again. $1 name, $2 ms. */

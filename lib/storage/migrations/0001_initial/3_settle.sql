@@ -56,6 +56,36 @@ begin
   return false;
 end $$;
 
+-- Waits for the tables of a settle, in the transaction of an attempt that would end with a settle that gives up: ten seconds
+-- for each that another session has locked as a whole. Always true.
+create function hold_settle_tables() returns boolean
+language plpgsql
+set search_path from current
+set lock_timeout = '10s'
+as $$
+begin
+  lock table jobs, job_places, job_history, settle_receipts, workers, job_dependencies in row exclusive mode;
+  return true;
+end $$;
+
+-- Waits for tables as long as the caller's lock_timeout says: see storage/awaited.tables.ts.
+create function hold_tables(writes text[], reads text[]) returns void
+language plpgsql
+set search_path from current
+as $$
+declare
+  listed text;
+begin
+  listed := (select string_agg(quote_ident(named), ', ') from unnest(writes) as named);
+  if listed is not null then
+    execute 'lock table ' || listed || ' in row exclusive mode';
+  end if;
+  listed := (select string_agg(quote_ident(named), ', ') from unnest(reads) as named);
+  if listed is not null then
+    execute 'lock table ' || listed || ' in access share mode';
+  end if;
+end $$;
+
 -- Settles attempts that completed: job and history change in one statement. Returns only what is not simply completed and
 -- done with: jobs that were cancelled meanwhile, that others wait for in some way, that are `held` or `lost`.
 --
