@@ -171,8 +171,9 @@ describe('the lock audit', () => {
       select p.proname as name, p.prosrc as body from pg_proc p
       where p.pronamespace = 'jobs'::regnamespace and p.proname not like 'audit%' and p.prorettype <> 'trigger'::regtype`);
     const reached = new Set<string>();
-    // Users call add_job themselves; it adds as add_jobs and add_keyed_jobs do.
+    // Users call add_job themselves; it adds as add_jobs and add_keyed_jobs do. Waiting is what hold_tables is for.
     let texts = [
+      holdTables.text('jobs'),
       ...STATEMENTS.flatMap(({ text, limitedText }) => [text('jobs'), limitedText?.('jobs') ?? '']),
       'add_job(',
     ];

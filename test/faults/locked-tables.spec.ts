@@ -150,7 +150,7 @@ describe('while a stranger locks a table', () => {
       const waits = (await connections()).waiting > 0;
       if (waits && !isWaiting) tries++;
       isWaiting = waits;
-      if (tries < 2 && (await Promise.race([ended, 'under way'])) !== 'under way') break;
+      if (tries < 2 && (await Promise.race([ended, Promise.resolve('under way')])) !== 'under way') break;
     }
     await letGo();
     expect(await ended).toBe('done');

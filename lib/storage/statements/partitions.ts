@@ -44,7 +44,7 @@ export const oldBodyPartitions = statement<OldBodyPartition>(
   (schema) => `
   select name, place, lower_id as lower, upper_id as upper, blocks, droppable
   from ${schema}.old_body_partitions($1::integer, $2::timestamptz)`,
-  { slow: 'looks for those who ask for their jobs' },
+  { slow: 'looks for jobs that need what it holds' },
 );
 
 /** $1 partition, $2 how many jobs may still be asked for, $3 at. Null: not dropped, this time. */
