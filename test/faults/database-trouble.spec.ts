@@ -475,7 +475,7 @@ describe('stopping while the database is away', () => {
 
 it('a manager that closes cuts the idle connections whose database says nothing: they would keep the process', async () => {
   await Promise.all([1, 2, 3].map(() => jobs.counts()));
-  const { database: own } = jobs as unknown as {
+  const { database: own } = jobs.engine as unknown as {
     database: { pool: { _clients: { connection: { stream: Socket } }[] } };
   };
   const streams = own.pool._clients.map(({ connection }) => connection.stream);
