@@ -181,7 +181,10 @@ export class UnknownParentError extends JobsError {
   }
 }
 
-/** The transaction handed to `addJob` is already committed, rolled back or aborted; nothing was inserted. */
+/**
+ * The transaction handed to `addJob` is already committed, rolled back or aborted, or ended while the call was under way: from
+ * then on nothing was inserted.
+ */
 export class TransactionOverError extends JobsError {
   readonly code = 'ERR_JOBS_TRANSACTION_OVER';
 }

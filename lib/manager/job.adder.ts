@@ -1,12 +1,8 @@
 // From a checked request to a committed row: single adds share inserts, batches go whole, job keys take their turns.
 import type { AddedJob, AddJobOptions, JobSpec, QueryExecutor } from '../interfaces/job.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
-import {
-  DatabaseUnavailableError,
-  DependencyCircleError,
-  UnknownParentError,
-  UnknownRateLimitError,
-} from '../jobs.errors.js';
+import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import type { CallerTransaction } from '../storage/caller.transaction.js';
 import type { Database, Statement } from '../storage/database.js';
 import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
 import type { News } from '../storage/job.news.js';
@@ -27,7 +23,6 @@ import {
 } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
-import { inDoubt, unlessAway } from './after.commit.js';
 import { tryBriefly } from './brief.lock.js';
 import { circleOf, circleThrough } from './dependency.circles.js';
 import { toJob } from './job.mapper.js';
@@ -51,12 +46,11 @@ import {
   toAddedJob,
 } from './prepared.jobs.js';
 import type { NewsPublisher } from './news.publisher.js';
-import { repeatInDoubt } from './repeat.in.doubt.js';
-import { inTurn } from './turns.js';
+import { inTermsOfDoubt, repeatInDoubt } from './repeat.in.doubt.js';
 
-interface Target {
+interface Target<Connection = CallerTransaction> {
   /** The caller's connection; none: a commit of our own. */
-  manager: QueryExecutor | undefined;
+  manager: Connection | undefined;
   notify: boolean;
 }
 
@@ -88,8 +82,8 @@ export class JobAdder {
 
   addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
     // Before the first await: by the insert the caller may be in another transaction, and its objects may say something else.
-    const target = { manager: options?.manager ?? this.ambient(), notify: options?.notify !== false };
     const taken = this.preparer.take(task, payload, options);
+    const target = this.targetOf({ manager: options?.manager, notify: options?.notify !== false });
     return this.counted(target, async () => {
       const job = await this.preparer.check(taken);
       if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;
@@ -99,9 +93,9 @@ export class JobAdder {
     });
   }
 
-  addMany(specs: JobSpec[], asked: Target): Promise<AddedJob[]> {
-    const target = { ...asked, manager: asked.manager ?? this.ambient() };
+  addMany(specs: JobSpec[], asked: Target<QueryExecutor>): Promise<AddedJob[]> {
     const taken = specs.map(({ task, payload, ...options }) => this.preparer.take(task, payload, options));
+    const target = this.targetOf(asked);
     return this.counted(target, async () => {
       const jobs: PreparedJob[] = [];
       for (const one of taken) jobs.push(await this.preparer.check(one));
@@ -109,9 +103,14 @@ export class JobAdder {
     });
   }
 
+  /** Before the first await: by the insert the caller may be in another transaction, or in none. */
+  private targetOf({ manager, notify }: Target<QueryExecutor>): Target {
+    return { manager: this.database.join(manager ?? this.ambient()), notify };
+  }
+
   /** What ends with a caller's transaction is not waited for. */
   private counted<T>({ manager }: Target, add: () => Promise<T>): Promise<T> {
-    return manager ? add() : this.batcher.track(add());
+    return manager ? manager.during(add) : this.batcher.track(add());
   }
 
   /** Resolves when nothing is on its way to the database. */
@@ -126,7 +125,7 @@ export class JobAdder {
 
   private add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const { manager } = target;
-    return manager ? inTurn(manager, () => this.addIn(manager, jobs, target)) : this.addApart(jobs, target);
+    return manager ? manager.inTurn(() => this.addIn(manager, jobs, target)) : this.addApart(jobs, target);
   }
 
   private async addIn(executor: QueryExecutor, jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
@@ -146,9 +145,9 @@ export class JobAdder {
     const children = jobs.filter(isChild);
     const others = new Set<string>();
     const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, { patient: false, repeated, others }));
-    // Parents, and holders of keys, may have ended while the jobs were on their way.
-    if (children.length) await unlessAway(this.promoter.resolve(parentsOf(children)));
-    if (others.size) await unlessAway(this.follow([...others]));
+    // Parents, and holders of keys, may have ended while the jobs were on their way. Committed is committed: the sweep finds them.
+    if (children.length) await this.promoter.resolve(parentsOf(children)).catch(() => undefined);
+    if (others.size) await this.follow([...others]).catch(() => undefined);
     await this.announce(added, target);
     return added;
   }
@@ -326,10 +325,9 @@ export class JobAdder {
   /** Keys may have kept older jobs, so each is read back. What is in the way of that makes no add look failed. */
   private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
     const ids = rows.map(({ id }) => id);
-    const found = await this.find(ids, executor).catch((failure: unknown): AddedJob[] => {
-      const error = executor ? failure : inDoubt(failure);
-      const isAway = error instanceof DatabaseUnavailableError;
-      if (executor || !(isAway || isContention(error)) || !rows.every(({ created }) => created)) throw error;
+    const found = await this.find(ids, executor).catch((error: unknown): AddedJob[] => {
+      if (executor) throw error;
+      if (!rows.every(({ created }) => created)) throw isContention(error) ? error : inTermsOfDoubt(error);
       return round.map((job) => ({ ...toAddedJob(job, Date.now()), jobKey: job.row.job_key }));
     });
     const stored = new Map(found.map((job) => [job.id, job]));

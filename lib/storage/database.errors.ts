@@ -285,3 +285,13 @@ const over = (got: string): TransactionOverError =>
     `Expected \`manager\` to be in a transaction that is still open, got ${got}. Nothing was inserted. Call and ` +
       'await addJob inside the transaction.',
   );
+
+/** @throws TransactionOverError where a statement of a call found itself in another transaction than the call, and did nothing */
+export function refuseEnded<Row>(rows: Row[]): Row[] {
+  if (rows.length) return rows;
+  throw new TransactionOverError(
+    'Expected `manager` to be in a transaction, and that to be open until the call has ended, got a connection that is in ' +
+      'none, or whose transaction has ended meanwhile (a missing await, or a rollback after another call had failed). The ' +
+      'call has written nothing after the end. Begin a transaction, and await all calls before it ends.',
+  );
+}

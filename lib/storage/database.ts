@@ -11,17 +11,19 @@ import {
   isOfConnection,
   isRefused,
   mayAnswerSoon,
+  refuseEnded,
   refuseIfOver,
   translateError,
 } from './database.errors.js';
 import { awaitedTables, holdTables } from './awaited.tables.js';
 import { endOrCut, poolConfig, portable, singleConnection, watchConnections } from './connection.settings.js';
+import { CallerTransaction } from './caller.transaction.js';
 import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
 import { retryOnContention } from './contention.js';
-import { failTransaction, type Statement } from './statement.js';
+import { failTransaction, markTransaction, type Statement } from './statement.js';
 
 export { statement, type Statement, type StatementTraits } from './statement.js';
 
@@ -42,6 +44,8 @@ interface Compiled {
   plain: Text;
   /** One that limits by itself how long it waits for locks; null: there is none. */
   limited: Text | null;
+  /** One that does nothing outside of the call's transaction; null: it only reads, or does no harm. */
+  within: Text | null;
 }
 
 const RETRY_CONNECT_MS = 250;
@@ -128,13 +132,16 @@ export class Database {
   }
 
   private async runOn<Row>(executor: QueryExecutor, statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
-    const { name, text } = this.compile(statement).plain;
-    const query_timeout = this.sessions.patienceOn(executor, statement);
+    const { plain, within } = this.compile(statement);
+    const call = executor instanceof CallerTransaction ? executor : null;
+    const target = call?.executor ?? executor;
+    const query_timeout = this.sessions.patienceOn(target, statement);
     try {
-      refuseIfOver(executor);
+      refuseIfOver(target);
       const tables = awaitedTables(statement);
-      if (tables) await runOn(executor, { ...this.compile(holdTables).plain, values: tables, query_timeout });
-      return await runOn<Row>(executor, { name, text, values, query_timeout });
+      if (tables) await runOn(target, { ...this.compile(holdTables).plain, values: tables, query_timeout });
+      if (!call || !within) return await runOn<Row>(target, { ...plain, values, query_timeout });
+      return refuseEnded(await runOn<Row>(target, { ...within, values: [...values, call.mark], query_timeout }));
     } catch (error) {
       throw translateError(error, this.schema);
     }
@@ -163,6 +170,12 @@ export class Database {
         await pauseBefore(failures);
       }
     }
+  }
+
+  /** The transaction that `executor` is in now: to run the statements of one call in. None for what is no executor. */
+  join(executor: QueryExecutor | undefined): CallerTransaction | undefined {
+    if (Object(executor) !== executor || !executor) return undefined;
+    return new CallerTransaction(executor, (mark, others) => this.runOn(executor, markTransaction, [mark, others]));
   }
 
   /** Makes a caller's transaction fail: nothing of it can be committed. */
@@ -251,10 +264,11 @@ export class Database {
   private compile(statement: Statement<unknown>): Compiled {
     let compiled = this.compiled.get(statement);
     if (!compiled) {
-      const { limited, limitedText } = statement;
+      const { limited, limitedText, withinText } = statement;
       const plain = this.name(statement.name, statement.text(this.quotedSchema));
       const other = limitedText ? this.name(statement.name, limitedText(this.quotedSchema)) : null;
-      compiled = { plain, limited: limited ? plain : other };
+      const within = withinText ? this.name(statement.name, withinText(this.quotedSchema)) : null;
+      compiled = { plain, limited: limited ? plain : other, within };
       this.compiled.set(statement, compiled);
     }
     return compiled;

@@ -14,6 +14,11 @@ export interface StatementTraits {
   readonly patient?: true;
   /** The same with a limit of its own, where the text, which has none, would have to be put into a transaction. */
   readonly limitedText?: (schema: string) => string;
+  /**
+   * For a call in a caller's transaction: does nothing and returns no row where `inCall` of one more parameter is not true,
+   * and returns rows where it is. It must not fail then: the transaction that it would end may be another request's.
+   */
+  readonly withinText?: (schema: string) => string;
 }
 
 /** A statement of the library: its text depends on nothing but the (quoted) schema. */
@@ -34,11 +39,30 @@ export const statement = <Row>(
 /** How long a statement waits for a lock: for a row, and for a table that another session has locked as a whole. */
 export const MAX_LOCK_WAIT = '100ms';
 
+/** Longer than a transaction has calls under way at once: about 1,500. */
+const MAX_MARKS_LENGTH = 20_000;
+
+/**
+ * Names the transaction that it is run in, until that ends, or its savepoint is rolled back to. $1 the mark, without spaces,
+ * $2 whether marks that are there must stay. Outside of a transaction the mark is gone at once.
+ */
+export const markTransaction = statement(
+  'mark_transaction',
+  () => `
+  select pg_catalog.set_config('millrace.calls', pg_catalog.right(pg_catalog.concat_ws(' ',
+    case when $2::boolean then pg_catalog.current_setting('millrace.calls', true) end, $1::text), ${MAX_MARKS_LENGTH}), true)`,
+);
+
+/** Whether the transaction has the mark, which is parameter `place`. */
+export const inCall = (place: number): string =>
+  `coalesce($${place}::text = any(pg_catalog.string_to_array(pg_catalog.current_setting('millrace.calls', true), ' ')), false)`;
+
+const REFUSED_HALF_WAY = 'millrace has refused a call of this transaction when a part of it was done: roll it back';
+
 /** Fails, and with it the transaction that it is run in. */
 export const failTransaction = statement(
   'fail_transaction',
-  () => `
-  do $$ begin
-    raise exception 'millrace has refused a call of this transaction when a part of it was done: roll it back';
-  end $$`,
+  () => `do $$ begin raise exception '${REFUSED_HALF_WAY}'; end $$`,
+  // Where the mark is found, a text is read as a number.
+  { withinText: () => `select (case when ${inCall(1)} then '${REFUSED_HALF_WAY}' end)::integer where ${inCall(1)}` },
 );

@@ -458,19 +458,6 @@ describe('a call that is refused in a transaction which is committed all the sam
     expect(await test.sql('select payload from jobs.job_bodies')).toEqual([{ payload: 'after it' }]);
   });
 
-  it('takes parents on a client that is in no transaction', async () => {
-    const parent = await jobs.addJob('x', 'parent');
-    const client = new pg.Client(test.url);
-    await client.connect();
-    try {
-      const options = { dependsOn: [parent.id], manager: client };
-      expect(await jobs.addJob('x', 'child', options)).toMatchObject({ status: 'blocked' });
-      expect(await jobs.addJob('x', 'keyed', { ...options, jobKey: 'k' })).toMatchObject({ status: 'blocked' });
-    } finally {
-      await client.end();
-    }
-  });
-
   it('undoes nothing that stood beside it', async () => {
     const client = new pg.Client(test.url);
     await client.connect();

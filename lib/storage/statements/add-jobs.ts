@@ -1,5 +1,6 @@
 // Adding: body row, live row, and, where job keys are involved, what becomes of the job that held the key.
 import { statement } from '../database.js';
+import { inCall } from '../statement.js';
 import { ms } from './job-columns.js';
 
 /** One job to add, as the statements read it from JSON. */
@@ -46,7 +47,7 @@ export interface KeyedRow extends AddedRow {
  * json_array_elements hands them on untouched, while json_to_recordset decodes every escape and refuses \u0000.
  * Specs and payloads are two plain JSON parameters so that every driver encodes them alike.
  */
-const specs = `clock as materialized (select clock_timestamp() as at),
+const specsIf = (condition: string): string => `clock as materialized (select clock_timestamp() as at),
   specs as materialized (
     select spec.*, coalesce(spec.asked_run_at, clock.at + spec.delay_ms * interval '1 ms', clock.at) as run_at
     from clock, rows from (
@@ -57,6 +58,7 @@ const specs = `clock as materialized (select clock_timestamp() as at),
     ) with ordinality as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue,
       rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload,
       position)
+    where ${condition}
   )`;
 
 const bodyColumns = `id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
@@ -74,16 +76,8 @@ const missingRateLimits = (schema: string): string => `missing as materialized (
       and not exists (select from ${schema}.rate_limits r where r.key = s.rate_limit_key)
   )`;
 
-/**
- * $1 specs, $2 payloads.
- * Idempotent by id: an add that is repeated because its commit's fate was unknown finds its body row and does nothing.
- * Returns the time, by which the caller can tell what was stored; or a row for each unregistered rate limit, and adds
- * nothing then. Rows of their own for a thousand jobs would cost as much as writing them.
- */
-export const addJobs = statement<{ now: number; missing: string | null }>(
-  'add_jobs',
-  (schema) => `
-  with ${specs},
+const addJobsIf = (schema: string, condition: string): string => `
+  with ${specsIf(condition)},
   ${missingRateLimits(schema)},
   bodies as (
     insert into ${schema}.job_bodies (created_at, ${bodyColumns})
@@ -100,13 +94,41 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
     from bodies join specs s using (id)
   )
   select ${ms('clock.at')} as now, null as missing from clock
-  where not exists (select from missing)
+  where ${condition} and not exists (select from missing)
   union all
-  select null, key from missing`,
+  select null, key from missing`;
+
+/**
+ * $1 specs, $2 payloads.
+ * Idempotent by id: an add that is repeated because its commit's fate was unknown finds its body row and does nothing.
+ * Returns the time, by which the caller can tell what was stored; or a row for each unregistered rate limit, and adds
+ * nothing then. Rows of their own for a thousand jobs would cost as much as writing them.
+ */
+export const addJobs = statement<{ now: number; missing: string | null }>(
+  'add_jobs',
+  (schema) => addJobsIf(schema, 'true'),
   {
     limitedText: (schema) => `select now, missing from ${schema}.add_jobs($1::text::json, $2::text::json)`,
+    withinText: (schema) => addJobsIf(schema, inCall(3)),
   },
 );
+
+const addAlikeJobsIf = (schema: string, condition: string): string => `
+  with due as materialized (
+    select coalesce($6::timestamptz, clock.at + $7::float8 * interval '1 ms', clock.at) as at, clock.at as present
+    from (select clock_timestamp() as at) clock
+  ),
+  bodies as (
+    insert into ${schema}.job_bodies (id, created_at, run_at, priority, max_attempts, task, payload)
+    select s.id, (select present from due), (select at from due), $4::integer, $5::smallint, $3::text, s.payload::json
+    from rows from (unnest($1::text::uuid[]), string_to_table($2::text, E'\\n')) as s (id, payload) where ${condition}
+  ),
+  live as (
+    insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task)
+    select s.id, (select at from due), $4, $5, $5 = 1, ${schema}.lane_of(null, null, $5 = 1), coalesce(s.payload_kib, 0), $3
+    from unnest($1::text::uuid[], $8::smallint[]) as s (id, payload_kib) where ${condition}
+  )
+  select ${ms('present')} as now, null as missing from due where ${condition}`;
 
 /**
  * For first tries of jobs that differ in id and payload alone, and have no more than what is named here. $1 ids, $2
@@ -117,26 +139,12 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
  */
 export const addAlikeJobs = statement<{ now: number; missing: null }>(
   'add_alike_jobs',
-  (schema) => `
-  with due as materialized (
-    select coalesce($6::timestamptz, clock.at + $7::float8 * interval '1 ms', clock.at) as at, clock.at as present
-    from (select clock_timestamp() as at) clock
-  ),
-  bodies as (
-    insert into ${schema}.job_bodies (id, created_at, run_at, priority, max_attempts, task, payload)
-    select s.id, (select present from due), (select at from due), $4::integer, $5::smallint, $3::text, s.payload::json
-    from rows from (unnest($1::text::uuid[]), string_to_table($2::text, E'\\n')) as s (id, payload)
-  ),
-  live as (
-    insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task)
-    select s.id, (select at from due), $4, $5, $5 = 1, ${schema}.lane_of(null, null, $5 = 1), coalesce(s.payload_kib, 0), $3
-    from unnest($1::text::uuid[], $8::smallint[]) as s (id, payload_kib)
-  )
-  select ${ms('present')} as now, null as missing from due`,
+  (schema) => addAlikeJobsIf(schema, 'true'),
   {
     limitedText: (schema) => `
   select now, null as missing
   from ${schema}.add_alike_jobs($1::text::uuid[], $2, $3, $4, $5::smallint, $6, $7, $8::smallint[]) now`,
+    withinText: (schema) => addAlikeJobsIf(schema, inCall(9)),
   },
 );
 
@@ -153,7 +161,12 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
 export const addKeyedJobs = statement<KeyedRow>(
   'add_keyed_jobs',
   (schema) => `select * from ${schema}.add_keyed_jobs($1::text::json, $2::text::json, $3::boolean, $4::boolean)`,
-  { limited: true },
+  {
+    limited: true,
+    withinText: (schema) => `
+  select * from ${schema}.add_keyed_jobs(case when ${inCall(5)} then $1::text::json else '[]' end,
+    case when ${inCall(5)} then $2::text::json else '[]' end, $3::boolean, $4::boolean)`,
+  },
 );
 
 /** Tells other processes. $1 channel, $2 messages. */

@@ -1,6 +1,7 @@
 // Jobs that wait for others: pairs of a child and a parent that it still waits for.
 import type { JobStatus } from '../../interfaces/job.interface.js';
 import { statement } from '../database.js';
+import { inCall } from '../statement.js';
 import { anyStatus, joinLiveAndLast, lastAttempts, lastRunAt, lastUpdatedAt, ms } from './job-columns.js';
 
 /** Which of these jobs are known, live or finished. Locks nothing: see keepParents. $1 ids. Index: job_bodies_pkey. */
@@ -41,15 +42,20 @@ export const hasOthersToTell = statement<{ waits: boolean }>(
   { repeatable: true },
 );
 
+const linkParentsIf = (schema: string, condition: string): string => `
+  with linked as (
+    insert into ${schema}.job_dependencies (parent_id, child_id)
+    select pair.parent_id, pair.child_id from unnest($1::uuid[], $2::uuid[]) as pair(child_id, parent_id)
+    where ${condition}
+    order by pair.parent_id, pair.child_id
+    on conflict do nothing
+  )
+  select true as linked where ${condition}`;
+
 /** For children that are new and have no key: those of a key are linked by add_keyed_jobs. $1 children, $2 parents, pair by pair. */
-export const linkParents = statement(
-  'link_parents',
-  (schema) => `
-  insert into ${schema}.job_dependencies (parent_id, child_id)
-  select pair.parent_id, pair.child_id from unnest($1::uuid[], $2::uuid[]) as pair(child_id, parent_id)
-  order by pair.parent_id, pair.child_id
-  on conflict do nothing`,
-);
+export const linkParents = statement('link_parents', (schema) => linkParentsIf(schema, 'true'), {
+  withinText: (schema) => linkParentsIf(schema, inCall(3)),
+});
 
 export interface PairRow {
   child_id: string;

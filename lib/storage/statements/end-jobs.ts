@@ -1,6 +1,7 @@
 // What others may do now that a job has ended: those behind its key, its children. The statements themselves are functions
 // of migrations/0001_initial/4_ends.sql. Each finds a state, so it does no harm to repeat one.
 import { statement } from '../database.js';
+import { inCall } from '../statement.js';
 import type { PairRow } from './dependencies.js';
 
 /** Jobs that wait for a key behind what no longer runs, of a slice of those that wait for one. $1 where the slice begins. */
@@ -45,7 +46,13 @@ export const tellChildren = statement<ToldRow>(
 export const tellTheseChildren = statement<ToldRow>(
   'tell_these_children',
   (schema) => `select * from ${schema}.tell_children($1::uuid[], $2::bigint, $3::uuid[])`,
-  { limited: true },
+  {
+    limited: true,
+    withinText: (schema) => `
+  select count(*) as told
+  from ${schema}.tell_children(case when ${inCall(4)} then $1::uuid[] else '{}' end, $2::bigint, $3::uuid[])
+  having ${inCall(4)}`,
+  },
 );
 
 /** Parents that have ended without their children being told, of a slice. $1 where the slice begins. */

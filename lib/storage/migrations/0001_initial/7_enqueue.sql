@@ -8,10 +8,12 @@
 -- whatever became of those that waited for it. Its row is left alone, the new job only names it: also where its claim
 -- ends meanwhile, which lets the new one go (see free_successors), and `behind` names it for the caller. patient: the
 -- caller's transaction, which waits as long as its lock_timeout says; else lock_not_available is raised after 100 ms,
--- and the caller tries again. repeated: an earlier try may have gone through, so nothing that is newer is replaced.
+-- and the caller tries again. repeated: an earlier try may have gone through. If it has stored the job, and
+-- that has given way to another one since, nothing is done: job_replacements tells, whatever the clocks say by which ids
+-- were made. Only what a try changed in place (action update) leaves no id behind: there, what looks newer is left as it is.
 -- The pairs of a job and its parents are written here, where they are counted: they are those of the job that stays,
 -- whatever else of the call has its key.
--- Indexes: job_keys_pkey, jobs_by_key, jobs_pkey, job_bodies_pkey.
+-- Indexes: job_replacements_pkey, job_keys_pkey, jobs_by_key, jobs_pkey, job_bodies_pkey.
 create function add_keyed_jobs(asked json, payloads json, patient boolean, repeated boolean)
 returns table (requested uuid, id uuid, created boolean, missing text, replaced uuid, behind uuid)
 language plpgsql
@@ -92,11 +94,14 @@ begin
     before_it := case when holder.running then holder.id else held_by(spec.job_key, holder.id) end;
 
     action := case
+      when repeated and exists (select from job_replacements r where r.old_id = spec.id) then
+        case when holder.id is null then 'gone' else 'keep' end
       when holder.id is null then 'add'
-      when spec.job_key_mode = 'unsafe_dedupe' or (repeated and holder.id > spec.id) then 'keep'
+      when spec.job_key_mode = 'unsafe_dedupe' then 'keep'
       when holder.running then 'follow'
       when holder.id = any(spec.depends_on) then 'circle'
-      when spec.job_key_mode = 'preserve_run_at' and holder.parked is distinct from 'exhausted' then 'update'
+      when spec.job_key_mode = 'preserve_run_at' and holder.parked is distinct from 'exhausted' then
+        case when repeated and holder.id > spec.id then 'keep' else 'update' end
       else 'replace'
     end;
     new_lane := case when spec.queue is not null or spec.rate_limit_key is not null or spec.max_attempts = 1
@@ -105,6 +110,11 @@ begin
     if action = 'circle' then
       raise exception 'job % would wait for itself', holder.id
         using errcode = 'check_violation', constraint = 'no_job_waits_for_itself', detail = holder.id::text;
+    end if;
+    if action = 'gone' then
+      delete from job_keys k where k.key = spec.job_key and k.job_id = spec.id;
+      return query select spec.id, spec.id, true, null::text, null::uuid, null::uuid;
+      continue;
     end if;
     if action = 'keep' then
       return query select spec.id, holder.id, false, null::text, null::uuid, null::uuid;
