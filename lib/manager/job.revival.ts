@@ -73,7 +73,7 @@ export class JobRevival {
   async purge(status: JobStatus, olderThanMs: number, executor: QueryExecutor): Promise<number> {
     const locked = await this.database.run(edits.lockPurged, [status, olderThanMs], executor);
     const [row] = await this.database.run(edits.purgeJobs, [locked.map(({ id }) => id), status], executor);
-    await this.promoter.resolve(row?.parents ?? [], executor);
+    await this.promoter.promote({ holders: [], keys: row?.keys ?? [], parents: row?.parents ?? [] }, executor);
     return row?.purged ?? 0;
   }
 

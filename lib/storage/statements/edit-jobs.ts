@@ -272,13 +272,13 @@ export const lockPurged = statement<{ id: string }>(
  * Removes jobs and all that is known of them: of those that the statement before has locked, what has not come back since.
  * $1 ids, $2 status. Also returns which of them others wait for. Indexes: the primary keys, job_history_by_job.
  */
-export const purgeJobs = statement<{ purged: number; parents: string[] | null }>(
+export const purgeJobs = statement<{ purged: number; parents: string[] | null; keys: string[] | null }>(
   'purge_jobs',
   (schema) => `
   with exhausted as (
     delete from ${schema}.jobs j
     where j.id = any($1::uuid[]) and $2::text = 'exhausted' and j.parked = 'exhausted'
-    returning j.id
+    returning j.id, j.job_key
   ),
   finished as materialized (
     select b.id from ${schema}.job_bodies b
@@ -295,7 +295,9 @@ export const purgeJobs = statement<{ purged: number; parents: string[] | null }>
   select count(*)::integer as purged, (
     select json_agg(distinct d.parent_id) from ${schema}.job_dependencies d
     where d.parent_id = any(array(select id from ids))
-  ) as parents
+  ) as parents, (
+    select json_agg(job_key) from exhausted where job_key is not null
+  ) as keys
   from ids`,
   { slow: 'any number of jobs may have ended' },
 );
