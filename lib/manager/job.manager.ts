@@ -501,6 +501,7 @@ export class JobManager {
 
   /** Why is this job not running? @throws JobNotFoundError */
   async explain(id: string): Promise<JobExplanation> {
+    check({ id: [id, rules.uuid] });
     return this.engine.inspector.explain(id);
   }
 
