@@ -90,7 +90,7 @@ async function prepareRepeated(): Promise<void> {
 const execution = ([{ name }, values]: [Statement<unknown>, string]): string =>
   `execute ${name}${values && `(${values})`}`;
 
-/** Runs a statement in vain, so that what it needs of the catalogue is read: other databases' changes empty the caches. */
+/** Runs a statement and rolls it back, so that what it needs of the catalogue is read: changes in other databases empty the caches. */
 async function warm(text: string): Promise<void> {
   await client.query('begin');
   await client.query(text);
