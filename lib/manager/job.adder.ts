@@ -44,6 +44,7 @@ import {
   mayLink,
   needsRounds,
   newsOfAdded,
+  pairsOf,
   parametersOf,
   parentsOf,
   roundsOf,
@@ -246,15 +247,15 @@ export class JobAdder {
 
   /**
    * Pairs of a child and a parent are states: a parent that ends meanwhile is found by the next look. What was read of the
-   * parents before they were locked is a proposal.
+   * parents before they were locked is a proposal. Those of jobs with a key are written where the key is taken.
    */
   private async insertChildren(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const { executor } = how;
     const parents = parentsOf(children);
     const added = await this.insertKeyed(jobs, how);
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
-    const pairs = linked.flatMap(({ job, id }) => (job.row.depends_on ?? []).map((parent) => [id, parent]));
-    await this.database.run(linkParents, [pairs.map(([child]) => child), pairs.map(([, parent]) => parent)], executor);
+    const pairs = pairsOf(children.filter(({ row }) => row.job_key === null));
+    if (pairs[0].length) await this.database.run(linkParents, pairs, executor);
     await this.refuseUnknown(keepParents, parents, executor);
     // Those that others have added wait in rows that must not be held until a caller commits.
     await this.promoter.resolveFor(

@@ -46,6 +46,12 @@ export const parentsOf = (children: PreparedJob[]): string[] => [
   ...new Set(children.flatMap(({ row }) => row.depends_on ?? [])),
 ];
 
+/** Children and their parents, pair by pair. */
+export function pairsOf(children: PreparedJob[]): [childIds: string[], parentIds: string[]] {
+  const parents = children.map(({ row }) => row.depends_on ?? []);
+  return [children.flatMap(({ row }, index) => parents[index]!.map(() => row.id)), parents.flat()];
+}
+
 /** Of what may run soon: where pools should look. */
 export function newsOfAdded(added: AddedJob[]): News[] {
   const soon = added.filter(({ status, runAt }) => {

@@ -126,6 +126,17 @@ const AT_REST: Record<string, string> = {
     from jobs.jobs j left join jobs.job_dependencies d on d.child_id = j.id
     group by j.id having j.unmet <> count(d.parent_id)`,
 
+  'a job waits for its parents, or for those that took their places, and for no others': `
+    select d.child_id || ' waits for ' || d.parent_id || ', on which it does not depend'
+    from jobs.job_dependencies d join jobs.jobs j on j.id = d.child_id join jobs.job_bodies b on b.id = d.child_id
+    where not exists (
+      select from unnest(b.depends_on) as asked(id) where d.parent_id in (asked.id, jobs.heir_of(asked.id, d.child_id))
+    )`,
+
+  'what waits for a parent is known': `
+    select d.child_id || ' is gone, but waits for ' || d.parent_id from jobs.job_dependencies d
+    where not exists (select from jobs.job_bodies b where b.id = d.child_id)`,
+
   'nobody waits for a key that nobody holds': `
     select j.id || ' waits for nobody' from jobs.jobs j where j.parked = 'key' and not exists (
       select from jobs.jobs holder where holder.id = j.behind and holder.locked_by is not null

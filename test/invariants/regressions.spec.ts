@@ -307,3 +307,51 @@ describe('a job that cannot be handed out', () => {
     expect((await claim()).map(({ id }) => id)).toEqual([deep!.id, other.id]);
   });
 });
+
+describe('a key that occurs twice in one call', () => {
+  const MODES = ['replace', 'preserve_run_at', 'unsafe_dedupe'] as const;
+  const twice = async (parents: string[][], jobKeyMode: (typeof MODES)[number]) => {
+    const common = { task: 'child', payload: null, jobKey: 'twice' };
+    return (
+      await jobs.addJobs([
+        { ...common, dependsOn: parents[0] },
+        { task: 'beside', payload: null, dependsOn: parents[0] },
+        { ...common, jobKeyMode, dependsOn: parents[1] },
+      ])
+    )[2]!;
+  };
+
+  it.each(MODES)('has a job that waits for the parents that it says (%s)', async (mode) => {
+    const [first, second] = [await add(), await add()];
+    const child = await twice([[first.id], [second.id]], mode);
+    const kept = mode === 'unsafe_dedupe' ? first : second;
+    const other = kept === first ? second : first;
+    expect(child.dependsOn).toEqual([kept.id]);
+    await expectInvariants(test.sql);
+
+    await jobs.cancelJobs([other.id]);
+    expect(await statusOf(child)).toBe('blocked');
+    await jobs.completeJobs(WORKER, [await claimOne()], 1);
+    expect(await statusOf(child)).toBe('available');
+    await expectInvariants(test.sql);
+  });
+
+  it.each(MODES)('has a job that waits for none where the last one says none (%s)', async (mode) => {
+    const parent = await add();
+    const child = await twice([[parent.id], []], mode);
+    await expectInvariants(test.sql);
+
+    await jobs.cancelJobs([parent.id]);
+    expect(await statusOf(child)).toBe(mode === 'unsafe_dedupe' ? 'cancelled' : 'available');
+    // The sweep frees the key of a job that was cancelled for its parent.
+    await jobs.resetLockedJobs();
+    await expectInvariants(test.sql);
+  });
+
+  it.each(MODES)('has a job that waits where only the last one says so (%s)', async (mode) => {
+    const parent = await add();
+    const child = await twice([[], [parent.id]], mode);
+    expect(await statusOf(child)).toBe(mode === 'unsafe_dedupe' ? 'available' : 'blocked');
+    await expectInvariants(test.sql);
+  });
+});

@@ -294,6 +294,7 @@ describe('a process that may only enqueue', () => {
       gcJobQueues: () => jobs.gcJobQueues(),
       gcTaskIdentifiers: () => jobs.gcTaskIdentifiers(),
       dependents: () => jobs.addJob('mine', {}, { dependsOn: [id] }),
+      'dependents with a key': () => jobs.addJob('mine', {}, { dependsOn: [id], jobKey: 'mine' }),
     };
     for (const [name, call] of Object.entries(calls)) {
       const refusal = await call().catch((error: unknown) => error);

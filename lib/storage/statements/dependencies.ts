@@ -41,20 +41,13 @@ export const hasOthersToTell = statement<{ waits: boolean }>(
   { repeatable: true },
 );
 
-/** $1 children, $2 their parents, pair by pair; what the children waited for before is forgotten. */
+/** For children that are new and have no key: those of a key are linked by add_keyed_jobs. $1 children, $2 parents, pair by pair. */
 export const linkParents = statement(
   'link_parents',
   (schema) => `
-  with pairs as materialized (
-    select * from unnest($1::uuid[], $2::uuid[]) as pair(child_id, parent_id)
-  ),
-  old as (
-    delete from ${schema}.job_dependencies d using pairs p
-    where d.child_id = p.child_id
-      and not exists (select from pairs kept where kept.child_id = d.child_id and kept.parent_id = d.parent_id)
-  )
   insert into ${schema}.job_dependencies (parent_id, child_id)
-  select parent_id, child_id from pairs order by parent_id, child_id
+  select pair.parent_id, pair.child_id from unnest($1::uuid[], $2::uuid[]) as pair(child_id, parent_id)
+  order by pair.parent_id, pair.child_id
   on conflict do nothing`,
 );
 

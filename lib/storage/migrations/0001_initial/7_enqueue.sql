@@ -8,7 +8,8 @@
 -- became of those that waited for it. Its row is left alone, the new job only names it: also where its claim ends
 -- meanwhile, which lets the new one go (see free_successors), and `behind` names it for the caller. patient: the caller's transaction, which
 -- waits as long as its lock_timeout says; else lock_not_available is raised after 100 ms, and the caller tries again.
--- repeated: an earlier try may have gone through, so nothing that is newer is replaced.
+-- repeated: an earlier try may have gone through, so nothing that is newer is replaced. The pairs of a job and its parents are
+-- written here, where they are counted, so they are those of the job that stays, whatever else of the call has its key.
 -- Indexes: job_keys_pkey, jobs_by_key, jobs_pkey, job_bodies_pkey.
 create function add_keyed_jobs(asked json, payloads json, patient boolean, repeated boolean)
 returns table (requested uuid, id uuid, created boolean, missing text, replaced uuid, behind uuid)
@@ -108,9 +109,14 @@ begin
       return query select spec.id, holder.id, false, null::text, null::uuid, null::uuid;
       continue;
     end if;
-    if action = 'replace' or (action = 'update' and spec.depends_on is null) then
-      delete from job_dependencies d where d.child_id = holder.id;
+    if action in ('replace', 'update') then
+      delete from job_dependencies d
+      where d.child_id = holder.id and (action = 'replace' or spec.depends_on is null or d.parent_id <> all(spec.depends_on));
     end if;
+    insert into job_dependencies (parent_id, child_id)
+    select p.id, case action when 'update' then holder.id else spec.id end
+    from pg_catalog.unnest(spec.depends_on) as p(id) order by p.id
+    on conflict do nothing;
     if action = 'update' then
       update jobs j set
         priority = spec.priority, max_attempts = spec.max_attempts, slot_only = spec.max_attempts = 1, lane = new_lane,
