@@ -43,8 +43,6 @@ interface Compiled {
   limited: Text | null;
 }
 
-/** A statement that should take milliseconds and has no answer by then has lost its connection: nothing else tells. */
-const ANSWER_MS = 60_000;
 const RETRY_CONNECT_MS = 250;
 const LONGEST_RETRY_CONNECT_MS = 2_000;
 const REPEATS = 3;
@@ -72,7 +70,6 @@ export class Database {
   readonly reachability = new Reachability();
   private closing: Promise<void> | undefined;
   private readonly stopHearing: () => void;
-  private readonly answerMs: number | undefined;
   private readonly sessions: PoolSessions;
   /** Whether statements are prepared under names. */
   named: boolean;
@@ -89,10 +86,8 @@ export class Database {
     this.quotedSchema = quoteIdentifier(options.schema);
     this.channel = `millrace_${createHash('md5').update(options.schema).digest('hex')}`;
     this.stopHearing = watchConnections(pool);
-    // The application's own limit comes first.
-    this.answerMs = (pool.options as pg.ClientConfig).query_timeout ? undefined : ANSWER_MS;
     const onFailure = (reason: unknown): void => this.reachability.failed(reason);
-    this.sessions = new PoolSessions(pool, this.answerMs, (error) => this.explain(error), onFailure, ownsPool);
+    this.sessions = new PoolSessions(pool, (error) => this.explain(error), onFailure, ownsPool);
   }
 
   /** A database with a pool of its own, which `close()` ends. @throws InvalidOptionsError */
@@ -142,9 +137,10 @@ export class Database {
 
   private async runOn<Row>(executor: QueryExecutor, statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
     const { name, text } = this.compile(statement).plain;
+    const query_timeout = this.sessions.patienceOn(executor, statement);
     try {
       refuseIfOver(executor);
-      return await runOn<Row>(executor, { name, text, values });
+      return await runOn<Row>(executor, { name, text, values, query_timeout });
     } catch (error) {
       throw translateError(error, this.schema);
     }
@@ -263,7 +259,7 @@ export class Database {
 
   private async runOnPool<Row>(statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
     const { plain, limited } = this.compile(statement);
-    const rest = { values, types: rowTypes, query_timeout: statement.prompt && this.answerMs };
+    const rest = { values, types: rowTypes, query_timeout: this.sessions.patienceWith(statement) };
     const query = { ...plain, ...rest } as pg.QueryConfig;
     const limitedQuery = limited === plain ? query : limited && ({ ...limited, ...rest } as pg.QueryConfig);
     for (let failures = 0; ; failures++) {

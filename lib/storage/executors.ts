@@ -5,8 +5,16 @@ import { rowTypes } from './row.types.js';
 
 export const rowsOf = <Row>(result: { rows: unknown[] }): Row[] => result.rows as Row[];
 
+export interface ExecutorQuery {
+  name: string | undefined;
+  text: string;
+  values: unknown[];
+  /** None on connections of callers: how long they wait is theirs to say. */
+  query_timeout: number | undefined;
+}
+
 /** Named statements and our own type parsing where the connection is pg's; the plain call where it is not. */
-export async function runOn<Row>(executor: QueryExecutor, query: { name?: string; text: string; values: unknown[] }) {
+export async function runOn<Row>(executor: QueryExecutor, query: ExecutorQuery): Promise<Row[]> {
   const client = await pgClientOf(executor);
   if (client) return rowsOf<Row>(await client.query({ ...query, types: rowTypes }));
   const answer: unknown = await executor.query(query.text, query.values);

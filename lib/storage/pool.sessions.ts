@@ -1,12 +1,13 @@
 // Statements and transactions on connections of a pool. Each statement of the library decides on a snapshot of its own,
 // waits for locks for 100 ms at most, and reads and writes its values in one way, whatever the database, the role or the
-// session has by default. A broken connection does not go back.
+// session has by default. Every message has a limit to how long its answer may take: a peer that keeps the connection and says
+// nothing is told by nothing else. A broken connection, or a silent one, does not go back.
 import type pg from 'pg';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
 import { isOfConnection, isStatementTimeout } from './database.errors.js';
 import { PoolQueue } from './pool.queue.js';
-import { MAX_LOCK_WAIT } from './statement.js';
+import { MAX_LOCK_WAIT, type StatementTraits } from './statement.js';
 
 /** How values become text and text values, and what an error does to a session. */
 const NEEDED: Record<string, string> = {
@@ -18,6 +19,9 @@ const NEEDED: Record<string, string> = {
   standard_conforming_strings: 'on',
   transform_null_equals: 'off',
 };
+
+const ANSWER_MS = 60_000;
+const SLOW_ANSWER_MS = 3_600_000;
 
 const BEGIN = 'begin isolation level read committed';
 const LIMIT = `; set local lock_timeout = '${MAX_LOCK_WAIT}'`;
@@ -54,12 +58,14 @@ interface Session {
 export class PoolSessions {
   private readonly known = new WeakMap<pg.ClientBase, Session>();
   private readonly inTransaction = new WeakSet<pg.ClientBase>();
+  /** What transactions with limits run on. */
+  private readonly limited = new WeakSet<QueryExecutor>();
   private readonly queue: PoolQueue;
+  /** The application's own limit comes first. */
+  private readonly hasOwnLimit: boolean;
 
   constructor(
     pool: pg.Pool,
-    /** How long a connection may be silent that has nothing to wait for. */
-    private readonly answerMs: number | undefined,
     /** The library's word for a failure. */
     private readonly explain: (error: unknown) => unknown,
     /** Hears of each. */
@@ -68,6 +74,18 @@ export class PoolSessions {
     private readonly isOwn: boolean,
   ) {
     this.queue = new PoolQueue(pool);
+    this.hasOwnLimit = Boolean((pool.options as pg.ClientConfig).query_timeout);
+  }
+
+  /** For how long a statement may be without an answer, in ms; undefined: the application has said it. */
+  patienceWith({ slow }: StatementTraits): number | undefined {
+    if (this.hasOwnLimit) return undefined;
+    return slow ? SLOW_ANSWER_MS : ANSWER_MS;
+  }
+
+  /** The same in a transaction; undefined: it is a caller's, or one that waits for as long as it takes. */
+  patienceOn(executor: QueryExecutor, traits: StatementTraits): number | undefined {
+    return this.limited.has(executor) ? this.patienceWith(traits) : undefined;
   }
 
   /**
@@ -82,9 +100,28 @@ export class PoolSessions {
     });
   }
 
-  /** `isLimited`: whether its statements wait for locks no longer than others do. */
+  /**
+   * `isLimited`: whether its statements wait for locks, and for answers, no longer than others do. Otherwise its beginning and
+   * its end alone do.
+   */
   transact<T>(work: (executor: QueryExecutor) => Promise<T>, isLimited: boolean): Promise<T> {
-    return this.lend((client) => this.within(client, isLimited ? LIMIT : '', () => work(client)));
+    return this.lend((client) =>
+      isLimited
+        ? this.within(client, LIMIT, () => work(this.withLimit(client)))
+        : this.within(client, '', () => work(client)),
+    );
+  }
+
+  /** The same connection, on which every message has the limit that says no other. */
+  private withLimit(client: pg.PoolClient): pg.PoolClient {
+    const query_timeout = this.patienceWith({});
+    const view = Object.create(client) as pg.PoolClient;
+    const query = (asked: string | pg.QueryConfig, values?: unknown[]): Promise<pg.QueryResult> => {
+      const config = typeof asked === 'string' ? { text: asked } : asked;
+      return client.query({ query_timeout, ...config, ...(values && { values }) } as pg.QueryConfig);
+    };
+    this.limited.add(view);
+    return Object.assign(view, { query });
   }
 
   /**
@@ -109,7 +146,7 @@ export class PoolSessions {
     await this.prelude(client, (this.known.get(client)?.isFit ? BEGIN : SURROUNDINGS.begin) + settings);
     this.inTransaction.add(client);
     const result = await work();
-    await client.query(SURROUNDINGS.commit);
+    await this.send(client, SURROUNDINGS.commit);
     this.inTransaction.delete(client);
     return result;
   }
@@ -117,10 +154,14 @@ export class PoolSessions {
   /** Where it fails, what was asked for has not been sent. */
   private async prelude<Row extends pg.QueryResultRow>(client: pg.PoolClient, text: string) {
     try {
-      return await client.query<Row>({ text, query_timeout: this.answerMs } as pg.QueryConfig);
+      return await this.send<Row>(client, text);
     } catch (error) {
       throw this.unsent(error);
     }
+  }
+
+  private send<Row extends pg.QueryResultRow>(client: pg.PoolClient, text: string): Promise<pg.QueryResult<Row>> {
+    return client.query<Row>({ text, query_timeout: this.patienceWith({}) } as pg.QueryConfig);
   }
 
   /**
@@ -141,7 +182,7 @@ export class PoolSessions {
       if (isOfConnection(reason) || isStatementTimeout(error)) spoil(error as Error);
       const isOpen = this.inTransaction.delete(client);
       // On a connection that is broken, or that does not answer, a rollback would wait for ever.
-      if (isOpen && !broken) await client.query('rollback').catch(spoil);
+      if (isOpen && !broken) await this.send(client, 'rollback').catch(spoil);
       throw reason;
     } finally {
       client.off('error', spoil);

@@ -3,8 +3,11 @@
 export interface StatementTraits {
   /** Reads, or sets what it sets already: where its answer was lost it is simply run again. */
   readonly repeatable?: true;
-  /** Never waits for other people's transactions: without an answer for a minute, its connection is dead. */
-  readonly prompt?: true;
+  /**
+   * Why it may take more than a minute where tables are large: on a connection of the library's its answer is waited for for an
+   * hour. Without this trait a statement has a minute: a connection that says nothing by then is given up.
+   */
+  readonly slow?: string;
   /** Waits for locks for 100 ms at most in a caller's transaction, too. On the library's connections every statement does. */
   readonly brief?: true;
   /** Its functions limit how long it waits for locks, or it takes none: it needs no transaction that does. */

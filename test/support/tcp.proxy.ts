@@ -25,7 +25,13 @@ export class TcpProxy {
   private delayMs = 0;
   private hearsGoodbyes = true;
   private stillborn = 0;
-  private readonly losing: { request: string; left: number; reaches: boolean; refuses?: boolean }[] = [];
+  private readonly losing: {
+    request: string;
+    left: number;
+    reaches: boolean;
+    refuses?: boolean;
+    silently?: boolean;
+  }[] = [];
 
   private constructor(
     private readonly listener: Server,
@@ -102,6 +108,11 @@ export class TcpProxy {
     this.losing.push({ request, left: Infinity, reaches: false });
   }
 
+  /** The connection that carries the next statement whose message holds this text carries nothing else, and stays open. */
+  silenceAt(request: string): void {
+    this.losing.push({ request, left: 1, reaches: true, silently: true });
+  }
+
   /** Instead of carrying a statement whose message holds this text, cuts every connection and hangs up on new ones. */
   refuseAt(request: string): void {
     this.losing.push({ request, left: 1, reaches: false, refuses: true });
@@ -141,7 +152,8 @@ export class TcpProxy {
       if (lost && !lost.reaches) return this.end(link);
       if (lost) {
         lost.left--;
-        losesNext = true;
+        link.silent = lost.silently ?? false;
+        losesNext = !link.silent;
       }
       server.write(data);
     });

@@ -104,7 +104,6 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
   union all
   select null, key from missing`,
   {
-    prompt: true,
     limitedText: (schema) => `select now, missing from ${schema}.add_jobs($1::text::json, $2::text::json)`,
   },
 );
@@ -135,7 +134,6 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
   )
   select ${ms('present')} as now, null as missing from due`,
   {
-    prompt: true,
     limitedText: (schema) => `
   select now, null as missing
   from ${schema}.add_alike_jobs($1::text::uuid[], $2, $3, $4, $5::smallint, $6, $7, $8::smallint[]) now`,
@@ -162,7 +160,7 @@ export const addKeyedJobs = statement<KeyedRow>(
 export const publishNews = statement(
   'publish_news',
   () => `select pg_notify($1::text, message) from unnest($2::text[]) as message`,
-  { repeatable: true, prompt: true, limited: true },
+  { repeatable: true, limited: true },
 );
 
 /** Of these rate limits, those that are not registered. $1 keys. Index: rate_limits_pkey. */

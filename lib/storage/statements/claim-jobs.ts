@@ -47,7 +47,7 @@ export const claimPlainJobs = statement<{ job: string }>(
   select claimed as job from ${schema}.claim_plain_jobs(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text[]::timestamptz[], $11, $12, $13
   ) claimed`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /**
@@ -63,7 +63,7 @@ export const claimLaneJobs = statement<{ job: string }>(
   select claimed as job from ${schema}.claim_lane_jobs(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17::text[]::timestamptz[], $18, $19, $20, $21, $22
   ) claimed`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /**
@@ -73,5 +73,5 @@ export const claimLaneJobs = statement<{ job: string }>(
 export const nextPlainPriority = statement<{ priority: number }>(
   'next_plain_priority',
   (schema) => `select priority from ${schema}.next_plain_priority($1) priority where priority is not null`,
-  { repeatable: true, prompt: true, limited: true },
+  { repeatable: true, limited: true },
 );

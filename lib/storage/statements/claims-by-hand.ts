@@ -16,7 +16,7 @@ export const findClaimsOf = statement<FoundClaim>(
   where j.locked_by is not null and ($1::text[] is null or j.locked_by = any($1)
     or j.locked_by in (select w.id from ${schema}.workers w where w.label = any($1)))
   order by j.id`,
-  { repeatable: true, patient: true },
+  { repeatable: true, patient: true, slow: 'reads the live table' },
 );
 
 /** $1 id, $2 revision. */

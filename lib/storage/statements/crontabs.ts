@@ -155,7 +155,7 @@ export const listCronTimings = statement<CronTimingRow>(
   'list_cron_timings',
   (schema) => `
   select ${timingColumns} from ${schema}.crontabs c where c.retired_at is null`,
-  { repeatable: true, prompt: true },
+  { repeatable: true },
 );
 
 /**

@@ -223,6 +223,7 @@ export const findJobsToReplay = statement<{ id: string }>(
   where j.parked = 'exhausted' and not j.replayed and j.updated_at >= $1::timestamptz and j.updated_at < $2::timestamptz
     and ($3::text is null or j.task = $3)
   order by j.id`,
+  { slow: 'a window may hold any number of jobs' },
 );
 
 /** Marks those of the jobs that are still to be replayed, once they are locked: others' are left. $1 ids. Index: jobs_pkey. */
@@ -237,6 +238,7 @@ export const takeJobsToReplay = statement<{ id: string }>(
     update ${schema}.jobs j set replayed = true where j.id = any(array(select id from locked)) returning j.id
   )
   select id from taken order by id`,
+  { slow: 'a window may hold any number of jobs' },
 );
 
 /**
@@ -263,6 +265,7 @@ export const lockPurged = statement<{ id: string }>(
     order by b.id for update skip locked
   )
   select id from exhausted union all select id from finished`,
+  { slow: 'any number of jobs may have ended' },
 );
 
 /**
@@ -294,4 +297,5 @@ export const purgeJobs = statement<{ purged: number; parents: string[] | null }>
     where d.parent_id = any(array(select id from ids))
   ) as parents
   from ids`,
+  { slow: 'any number of jobs may have ended' },
 );

@@ -51,7 +51,7 @@ export const listJobs = statement<JobRow>(
   where $3::text is null or status = $3
   order by id desc
   limit $11`,
-  { repeatable: true, patient: true },
+  { repeatable: true, patient: true, slow: 'a filter without an index may read all bodies' },
 );
 
 export interface HistoryRow {
@@ -132,7 +132,7 @@ export const listHistory = statement<HistoryRow & { position: string }>(
     and ($7::timestamptz is null or (h.completed_at, h.job_id, h.fence) < ($7, $8::uuid, $9::bigint))
   order by h.completed_at desc, h.job_id desc, h.fence desc
   limit $10`,
-  { repeatable: true, patient: true },
+  { repeatable: true, patient: true, slow: 'a filter without an index may read the whole history' },
 );
 
 export interface CountRow {
@@ -168,7 +168,7 @@ export const countJobs = statement<CountRow>(
   union all
   select 'oldest_due', null, greatest(0, extract(epoch from now() - min(ready_since)) * 1000)::float8
   from live where status = 'available' having min(ready_since) is not null`,
-  { repeatable: true, patient: true },
+  { repeatable: true, patient: true, slow: 'reads the live table and the history' },
 );
 
 export interface ExplainRow {

@@ -28,14 +28,14 @@ export const makePartition = statement<{ made: string | null; hindrance: string 
   'make_partition',
   (schema) =>
     `select * from ${schema}.make_partition($1::text, $2::bigint, $3::bigint, $4::bigint, $5::bigint, $6::timestamptz)`,
-  { limited: true },
+  { limited: true, slow: 'reads the default partition' },
 );
 
 /** Drops one partition of the history of which all has expired. $1 at. */
 export const dropHistoryPartition = statement<{ dropped: string; records: number }>(
   'drop_history_partition',
   (schema) => `select * from ${schema}.drop_history_partition($1::timestamptz)`,
-  { limited: true },
+  { limited: true, slow: 'counts the records' },
 );
 
 /** $1 how many jobs may still be asked for, $2 at. */
@@ -44,13 +44,14 @@ export const oldBodyPartitions = statement<OldBodyPartition>(
   (schema) => `
   select name, place, lower_id as lower, upper_id as upper, blocks, droppable
   from ${schema}.old_body_partitions($1::integer, $2::timestamptz)`,
+  { slow: 'looks for those who ask for their jobs' },
 );
 
 /** $1 partition, $2 how many jobs may still be asked for, $3 at. Null: not dropped, this time. */
 export const dropBodyPartition = statement<{ moved: number | null }>(
   'drop_body_partition',
   (schema) => `select ${schema}.drop_body_partition($1::text, $2::integer, $3::timestamptz) as moved`,
-  { limited: true },
+  { limited: true, slow: 'moves the bodies that are kept' },
 );
 
 /**
@@ -68,7 +69,7 @@ export const forgetNotesOfRange = statement(
     .concat(forgotten(schema, 'job_dependencies', 'child_id'))
     .join(',\n  ')}
   select 1 as forgotten`,
-  { brief: true },
+  { brief: true, slow: 'a range may hold millions of notes' },
 );
 
 const forgotten = (schema: string, table: string, column: string): string => `no_${table} as (
@@ -116,5 +117,5 @@ export const partitionHolders = statement<{ pid: number; application: string; st
 export const analyzeParents = statement(
   'analyze_parents',
   (schema) => `analyze (skip_locked) ${schema}.job_bodies, ${schema}.job_history`,
-  { limited: true },
+  { limited: true, slow: 'reads samples of all partitions' },
 );

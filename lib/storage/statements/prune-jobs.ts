@@ -21,7 +21,7 @@ export const forgetNotes = (schema: string, from: string): string => `
 export const pruneHistory = statement<{ pruned: number }>(
   'prune_history',
   (schema) => `select ${schema}.prune_history($1::oid, $2::timestamptz, $3::timestamptz, $4::tid, $5::tid) as pruned`,
-  { limited: true },
+  { limited: true, slow: 'pages may hold thousands of records' },
 );
 
 /** Removes receipts that are older than an hour and that no waiting child needs. Index: settle_receipts_by_time. */
@@ -34,13 +34,14 @@ export const pruneReceipts = statement(
       and not exists (select from ${schema}.job_dependencies d where d.parent_id = any(o.job_ids))
     for update of o skip locked
   ))`,
+  { slow: 'any number of them may be left' },
 );
 
 /** Removes the bodies, in some pages of one partition, of jobs that nothing remembers. Parameters as of pruneHistory. */
 export const pruneBodies = statement<{ pruned: number }>(
   'prune_bodies',
   (schema) => `select ${schema}.prune_bodies($1::oid, $2::uuid, $3::uuid, $4::tid, $5::tid) as pruned`,
-  { limited: true },
+  { limited: true, slow: 'pages may hold thousands of bodies and their notes' },
 );
 
 /** Forgets stopped workers whose last sign of life is older than the history that names them. $1 retention in ms. */
@@ -51,6 +52,7 @@ export const pruneWorkers = statement(
     select o.ctid from ${schema}.workers o
     where o.stopped_at is not null and o.heartbeat_at <= now() - $1::bigint * interval '1 ms' for update skip locked
   ))`,
+  { slow: 'any number of them may be left' },
 );
 
 /** $1 names seen by this process. */
@@ -58,7 +60,7 @@ export const seeTasks = statement(
   'see_tasks',
   (schema) => `
   select ${schema}.see_tasks($1::text[])`,
-  { repeatable: true, prompt: true, limited: true },
+  { repeatable: true, limited: true },
 );
 
 /** Notes names that live jobs carry, then forgets those unused for $1 ms. */
@@ -76,7 +78,7 @@ export const pruneTasks = statement<{ pruned: number }>(
     returning 1
   )
   select count(*)::integer as pruned from pruned`,
-  { patient: true },
+  { patient: true, slow: 'reads the live table' },
 );
 
 /** Forgets what was replaced an hour ago, where nothing waits for it, and its job is gone. */
@@ -90,4 +92,5 @@ export const pruneReplacements = statement(
       and not exists (select from ${schema}.jobs j where j.id = o.old_id)
     for update of o skip locked
   ))`,
+  { slow: 'any number of them may be left' },
 );

@@ -6,7 +6,7 @@ export const registerQueues = statement(
   'register_queues',
   (schema) => `
   select ${schema}.register_queues($1::text[])`,
-  { repeatable: true, prompt: true, limited: true },
+  { repeatable: true, limited: true },
 );
 
 /**
@@ -74,7 +74,7 @@ export const listQueues = statement<QueueRow>(
   full join jobs j on j.queue = q.name
   left join ${schema}.workers w on w.id = j.locked_by
   order by 1`,
-  { repeatable: true, patient: true },
+  { repeatable: true, patient: true, slow: 'reads the live table' },
 );
 
 /** Names of queues. $1 names or null for all. */

@@ -29,5 +29,5 @@ export const refusesInterval = (error: unknown): boolean =>
 export const refillRateLimits = statement<{ refilled: number }>(
   'refill_rate_limits',
   (schema) => `select ${schema}.refill_rate_limits() as refilled`,
-  { prompt: true, limited: true },
+  { limited: true },
 );

@@ -48,7 +48,7 @@ function sealedColumn(field: SealedColumn['field'], where: Where): SealedColumn 
   from ${schema}.${table} t
   where ${isSealed} and ($3::${ownerType} is null or t.${owner} > $3 or (t.${owner} = $3 and not $4::boolean))
   order by t.${owner} limit $5`,
-    { patient: true },
+    { patient: true, slow: 'reads a whole table' },
   );
   const replace = statement<{ replaced: number }>(
     `replace_sealed_${field}`,
@@ -74,7 +74,7 @@ function sealedColumn(field: SealedColumn['field'], where: Where): SealedColumn 
   const count = statement<{ left: number }>(
     `count_sealed_${field}`,
     (schema) => `select count(*)::float8 as left from ${schema}.${table} t where ${isSealed}`,
-    { patient: true },
+    { patient: true, slow: 'reads a whole table' },
   );
   return { field, find, replace, count };
 }

@@ -46,7 +46,7 @@ export interface CompletedRow extends Omit<EndedRow, 'became' | 'fence'> {
 export const completeJobs = statement<CompletedRow>(
   'complete_jobs',
   (schema) => `select * from ${schema}.complete_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /**
@@ -61,7 +61,7 @@ export const completeAndClaim = statement<CompletedRow & { claimed: string | nul
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
     $24::text[]::timestamptz[], $25, $26, $27, $28, $29, $30, $31::text::timestamptz, $32
   )`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /** How an attempt ends otherwise: see end_attempts. */
@@ -103,7 +103,7 @@ export interface EndedAttempt {
 export const endAttempts = statement<EndedRow>(
   'end_attempts',
   (schema) => `select * from ${schema}.end_attempts($1, $2, $3::text::json, $4, $5, $6, $7, $8)`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /**

@@ -50,7 +50,7 @@ export const moveTimes = statement(
   with ${moves.join(',\n  ')}
   select 1 as moved`;
   },
-  { patient: true },
+  { patient: true, slow: 'writes every row' },
 );
 
 /**
@@ -70,7 +70,7 @@ export const clearJobs = statement(
     update ${schema}.crontabs set known_since = clock_timestamp(), last_slot_at = null, last_job_id = null
   )
   select 1 as cleared`,
-  { patient: true },
+  { patient: true, slow: 'deletes every row' },
 );
 
 /** Forgets what calls have configured: queues, pauses, rate limits, and crontabs that no decorator declares. */

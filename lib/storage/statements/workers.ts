@@ -26,14 +26,14 @@ export const registerWorker = statement<{ newer_schema: number | null }>(
 export const heartbeat = statement<{ held: boolean; needs_rescue: boolean; newer_schema: number | null }>(
   'heartbeat',
   (schema) => `select * from ${schema}.heartbeat($1::text, ${SCHEMA_VERSION})`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /** $1 incarnation, or null: all that were not heard of for their lease. Returns those that have ended now. */
 export const endIncarnations = statement<{ id: string }>(
   'end_incarnations',
   (schema) => `select id from ${schema}.end_incarnations($1::text)`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /** Notes that a pool is being stopped: what it leaves behind was no crash. $1 incarnation. */
@@ -47,7 +47,7 @@ export const leaveIncarnation = statement(
 export const claimsOfTheDead = statement<{ id: string; fence: string; is_spared: boolean; has_left: boolean }>(
   'claims_of_the_dead',
   (schema) => `select * from ${schema}.claims_of_the_dead($1::integer)`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /** Which of these claims are over, or to be cancelled. $1 ids, $2 fences. */
@@ -58,7 +58,6 @@ export const checkClaims = statement<{
   reason: string | null;
 }>('check_claims', (schema) => `select * from ${schema}.check_claims($1::uuid[], $2::bigint[])`, {
   repeatable: true,
-  prompt: true,
   limited: true,
 });
 
@@ -73,7 +72,6 @@ export const unknownClaims = statement<{
   next_queue: string | null;
   next_number: string | null;
 }>('unknown_claims', (schema) => `select * from ${schema}.unknown_claims($1::text, $2::uuid[], $3::bigint[], $4, $5)`, {
-  prompt: true,
   limited: true,
 });
 
@@ -81,13 +79,12 @@ export const unknownClaims = statement<{
 export const unknownClaimsAnywhere = statement<{ id: string; fence: string }>(
   'unknown_claims_anywhere',
   (schema) => `select * from ${schema}.unknown_claims_anywhere($1::text, $2::uuid[], $3::bigint[])`,
-  { prompt: true, limited: true },
+  { limited: true },
 );
 
 /** Stored times of what has happened that lie in the future become now: see the function. Those of live jobs: auditClaims. */
 export const setBackTimes = statement('set_back_times', (schema) => `select ${schema}.set_back_times()`, {
   repeatable: true,
-  prompt: true,
 });
 
 /** Puts old claims of a slice of the live table to their holders. $1 first page, $2 pages. */
@@ -124,7 +121,7 @@ export const putOffDuty = statement(
   (schema) => `
   update ${schema}.duties d set due_at = clock_timestamp() + $2::bigint * interval '1 ms'
   where d.name in (select name from ${schema}.duties where name = $1 for update skip locked)`,
-  { repeatable: true, prompt: true },
+  { repeatable: true },
 );
 
 /** Where a duty in slices goes on, in any process; nothing: from the start. */
@@ -139,7 +136,7 @@ export interface DutyPosition {
 export const findDutyPosition = statement<{ position: DutyPosition }>(
   'find_duty_position',
   (schema) => `select position from ${schema}.duties where name = $1`,
-  { repeatable: true, prompt: true },
+  { repeatable: true },
 );
 
 /** $1 name, $2 position as JSON. A position that others hold is left: the next slice is one that was looked at before. */
@@ -148,7 +145,7 @@ export const moveDuty = statement(
   (schema) => `
   update ${schema}.duties d set position = $2::text::json
   where d.name in (select name from ${schema}.duties where name = $1 for update skip locked)`,
-  { repeatable: true, prompt: true },
+  { repeatable: true },
 );
 
 export interface WorkerRow {
@@ -173,5 +170,5 @@ export const listWorkers = statement<WorkerRow>(
   from ${schema}.workers w left join running r on r.locked_by = w.id
   where w.stopped_at is null
   order by w.started_at, w.id`,
-  { repeatable: true, patient: true },
+  { repeatable: true, patient: true, slow: 'reads the live table' },
 );
