@@ -135,7 +135,7 @@ describe('connections that break', () => {
       await jobs.addJob('count', 1);
       await jobs.gcJobHistory();
       expect(query.mock.calls.length).toBeGreaterThan(1);
-      expect([patienceFor('millrace_add_alike_jobs'), patienceFor('millrace_prune_history')]).toEqual([
+      expect([patienceFor('millrace_add_alike_jobs'), patienceFor('millrace_prune_receipts')]).toEqual([
         60_000, 3_600_000,
       ]);
     } finally {
