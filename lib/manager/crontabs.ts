@@ -79,8 +79,8 @@ export class Crontabs {
   /** @throws CrontabLockedError besides what is said at JobManager.scheduleCron */
   async schedule(spec: AnyCronSpec): Promise<CronInfo> {
     checkCron(spec);
-    const { values } = await this.prepare(spec);
-    const [row] = await this.patiently(spec.id, statements.putCrontab, values);
+    const { id, values } = await this.prepare(spec);
+    const [row] = await this.patiently(id, statements.putCrontab, values);
     this.changed();
     return this.describe(row as statements.CrontabRow);
   }
@@ -161,9 +161,11 @@ export class Crontabs {
       backfillMs = 0,
       overlap = 'skip',
     } = spec;
-    const { row, json } = await this.preparer.prepare(task, payload, options);
+    // Before the first await: the caller's objects may say something else afterwards.
+    const optionsText = JSON.stringify(options);
+    const { row, json } = await this.preparer.check(this.preparer.take(task, payload, options));
     const stored = sealed(this.cipher, row.task, 'crontab', id, json);
-    const values = [id, row.task, schedule, timeZone, stored, JSON.stringify(options), backfillMs, overlap];
+    const values = [id, row.task, schedule, timeZone, stored, optionsText, backfillMs, overlap];
     const content = JSON.stringify(values.with(4, json));
     // Whatever is encrypted must not be guessed from its digest.
     const digest = this.cipher?.covers(row.task) ? this.cipher.digest(content) : digestOf(content);

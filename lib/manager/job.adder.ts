@@ -87,10 +87,11 @@ export class JobAdder {
   ) {}
 
   addOne(task: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<AddedJob> {
-    // Before the first await: by the insert the caller may be in another transaction, or in none.
+    // Before the first await: by the insert the caller may be in another transaction, and its objects may say something else.
     const target = { manager: options?.manager ?? this.ambient(), notify: options?.notify !== false };
+    const taken = this.preparer.take(task, payload, options);
     return this.counted(target, async () => {
-      const job = await this.preparer.prepare(task, payload, options);
+      const job = await this.preparer.check(taken);
       if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;
       const added = await this.batcher.add(job);
       await this.announce([added], target);
@@ -100,9 +101,10 @@ export class JobAdder {
 
   addMany(specs: JobSpec[], asked: Target): Promise<AddedJob[]> {
     const target = { ...asked, manager: asked.manager ?? this.ambient() };
+    const taken = specs.map(({ task, payload, ...options }) => this.preparer.take(task, payload, options));
     return this.counted(target, async () => {
       const jobs: PreparedJob[] = [];
-      for (const { task, payload, ...options } of specs) jobs.push(await this.preparer.prepare(task, payload, options));
+      for (const one of taken) jobs.push(await this.preparer.check(one));
       return jobs.length ? this.add(jobs, target) : [];
     });
   }

@@ -102,3 +102,5 @@ function ofWorkers(job: Job, row: ExplainRow): Finding {
 const iso = (date: Date | null): string => date?.toISOString() ?? 'an unknown time';
 
 const count = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? '' : 's'}`;
+
+export const cancelledBy = (reason: string | null): string => `asked to cancel${reason === null ? '' : ` (${reason})`}`;

@@ -60,11 +60,11 @@ import * as limits from '../storage/statements/rate-limits.js';
 import { check, refuse } from '../validation.js';
 import { INT4_MAX, isUuid, MAX_MS, rules } from '../validation.rules.js';
 import { AttemptRecords } from './attempt.records.js';
-import { callOptions, checkAdd, checkAddMany, checkWorkerId, claimedJobs } from './call.arguments.js';
+import { callOptions, checkAdd, checkAddMany, checkWorkerId, claimedJobs, copyOf } from './call.arguments.js';
 import { Crontabs } from './crontabs.js';
 import { Declarations } from './declarations.js';
 import { toCounts } from './job.counts.js';
-import { explainLiveJob } from './job.explainer.js';
+import { cancelledBy, explainLiveJob } from './job.explainer.js';
 import { findGraph } from './job.graph.js';
 import { resultsByHand } from './results.by.hand.js';
 import { JobAdder } from './job.adder.js';
@@ -223,9 +223,9 @@ export class JobManager {
     checkWorkerId(workerId);
     check({}, [callOptions.getJobs, options]);
     const { batchSize = 1, leaseMs = this.settings.lockTimeoutMs } = options;
-    const { taskIdentifiers = null, forbiddenFlags = null, queues = null } = options;
+    const [taskIdentifiers, forbiddenFlags] = [copyOf(options.taskIdentifiers), copyOf(options.forbiddenFlags)];
     const claim = { ...byHand(workerId, leaseMs), taskIdentifiers, forbiddenFlags };
-    return this.claims.claimExactly(claim, queues, batchSize);
+    return this.claims.claimExactly(claim, copyOf(options.queues), batchSize);
   }
 
   /**
@@ -241,7 +241,7 @@ export class JobManager {
     check({}, [callOptions.workOnce, options]);
     const singleRun = this.singleRuns.at(-1);
     if (!singleRun) throw new NoHandlersError();
-    return singleRun.workOnce(options.queues ?? null);
+    return singleRun.workOnce(copyOf(options.queues));
   }
 
   /**
@@ -292,9 +292,10 @@ export class JobManager {
     executionTimeMs: number,
   ): Promise<SettleReport> {
     check({}, [callOptions.partialResults, partialResults]);
+    const reported = JSON.parse(JSON.stringify(partialResults)) as PartialResults;
     return this.settleByHand(workerId, executionTimeMs, [job], () => {
       const delayMs = this.settlement.retryDelayMs(job, undefined);
-      return { kind: 'partial', partialResults, delayMs: delayMs === false ? 0 : delayMs };
+      return { kind: 'partial', partialResults: reported, delayMs: delayMs === false ? 0 : delayMs };
     });
   }
 
@@ -414,7 +415,8 @@ export class JobManager {
    */
   async retryJobs(ids: string[]): Promise<Job[]> {
     check({ ids: [ids, rules.uuids] });
-    return this.jobsOf(await this.patiently((executor) => this.revival.retry(ids, executor)));
+    const asked = [...ids];
+    return this.jobsOf(await this.patiently((executor) => this.revival.retry(asked, executor)));
   }
 
   /**
@@ -441,15 +443,16 @@ export class JobManager {
    */
   async forceUnlockJobs(workerIds?: string[]): Promise<Job[]> {
     check({ workerIds: [workerIds, rules.optional(rules.names)] });
-    const found = await this.database.run(byHandClaims.findClaimsOf, [workerIds ?? null]);
+    const found = await this.database.run(byHandClaims.findClaimsOf, [copyOf(workerIds)]);
     return this.jobsOf(await this.settlement.end(found, 'unlocked', 'force-unlocked'));
   }
 
   /** Frees places in queues that no running job takes, and wakes those who wait for one. Places do so by themselves, soon. */
   async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
     check({ queueNames: [queueNames, rules.optional(rules.laneNames)] });
+    const asked = copyOf(queueNames);
     await this.promoter.sweepNow();
-    const names = (await this.database.run(lanes.findQueues, [queueNames ?? null])).map(({ name }) => name);
+    const names = (await this.database.run(lanes.findQueues, [asked])).map(({ name }) => name);
     await this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
     return (await this.database.run(lanes.listQueues, [names])).map(toQueueState);
   }
@@ -751,11 +754,12 @@ export class JobManager {
   private async settleByHand(
     workerId: string,
     executionTimeMs: number,
-    jobs: ClaimedJob[],
+    given: ClaimedJob[],
     outcomeOf: (job: ClaimedJob, index: number) => Outcome,
   ): Promise<SettleReport> {
     checkWorkerId(workerId);
-    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [jobs, claimedJobs] });
+    check({ executionTimeMs: [executionTimeMs, rules.duration], jobs: [given, claimedJobs] });
+    const jobs = [...given];
     if (!jobs.length) return { settled: [], lost: [] };
     const requests = jobs.map((job, index) => ({ job, outcome: outcomeOf(job, index), executionTimeMs }));
     const claimer = byHand(workerId, this.settings.lockTimeoutMs);
@@ -793,5 +797,3 @@ export class JobManager {
 const orNull = <T>(value: T | undefined): T | null => value ?? null;
 
 const LONGEST_PAUSE_MS = 1_000;
-
-const cancelledBy = (reason: string | null): string => `asked to cancel${reason === null ? '' : ` (${reason})`}`;

@@ -1,5 +1,6 @@
-// Turns what a caller asks for into a row, or refuses it whole: JSON, size, payload schema. The schema sees what will be
-// stored, so a payload that it accepts here is one that it accepts before the handler.
+// Turns what a caller asks for into a row, or refuses it whole: JSON, size, payload schema. All of it is read in the turn of
+// the call; a schema, which may take its time, sees the text that will be stored, so a payload that it accepts here is one
+// that it accepts before the handler.
 import type { AddJobOptions, JobKeyMode } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema, TaskToken } from '../interfaces/task.interface.js';
@@ -19,6 +20,13 @@ export interface PreparedJob {
   sealed: string | undefined;
 }
 
+/** What a call asked for, as it was then: what becomes of the caller's objects afterwards changes nothing of it. */
+export interface TakenJob {
+  row: NewJob;
+  json: string;
+  schema: PayloadSchema | null;
+}
+
 export class JobPreparer {
   constructor(
     private readonly settings: ManagerSettings,
@@ -27,13 +35,17 @@ export class JobPreparer {
     private readonly cipher: JobCipher | undefined,
   ) {}
 
-  /** @throws PayloadNotSerializableError, PayloadTooLargeError, PayloadValidationError, MissingPackageError */
-  async prepare(token: string | TaskToken, payload: unknown, options: AddJobOptions): Promise<PreparedJob> {
+  /** For the very turn of the call, before anything is awaited. @throws PayloadNotSerializableError, PayloadTooLargeError */
+  take(token: string | TaskToken, payload: unknown, options: AddJobOptions): TakenJob {
     const { task, schema } = this.resolve(token);
     this.tasks.notice(task);
     const json = this.toJson(task, payload);
-    if (schema) await this.validator.validate(task, schema, JSON.parse(json));
-    const row = this.toRow(task, options);
+    return { row: this.toRow(task, options), json, schema };
+  }
+
+  /** @throws PayloadValidationError, MissingPackageError */
+  async check({ row, json, schema }: TakenJob): Promise<PreparedJob> {
+    if (schema) await this.validator.validate(row.task, schema, JSON.parse(json));
     const sealed = this.cipher && this.seal(this.cipher, row, json);
     row.payload_kib = kibOf(sealed ?? json);
     return { row, json, sealed };
@@ -93,7 +105,7 @@ function kibOf(text: string): number | null {
 const keyModeOf = (options: AddJobOptions): JobKeyMode | null =>
   options.jobKey === undefined ? null : (options.jobKeyMode ?? 'replace');
 
-const listOrNull = (list: string[] | undefined): string[] | null => (list?.length ? list : null);
+const listOrNull = (list: string[] | undefined): string[] | null => (list?.length ? [...list] : null);
 
 /** JSON text of a payload; `undefined` is stored as null. */
 function stringify(task: string, payload: unknown): string {
