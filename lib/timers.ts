@@ -19,3 +19,14 @@ export function after(ms: number, work: () => void): () => void {
   if (ms !== Infinity) wait(ms);
   return () => clearTimeout(timer);
 }
+
+/** Whether the work ended within the time. Leaves no timer behind. */
+export async function settledWithin(ms: number, work: Promise<unknown>): Promise<boolean> {
+  let endTimer!: () => void;
+  const timeout = new Promise<false>((resolve) => (endTimer = after(ms, () => resolve(false))));
+  try {
+    return await Promise.race([work.then(() => true as const), timeout]);
+  } finally {
+    endTimer();
+  }
+}

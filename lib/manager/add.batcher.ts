@@ -1,6 +1,7 @@
 // Natural batching of adds: while an insert is in flight the next ones gather, and go together when it is back.
 // Nobody waits longer than alone, and fifty callers at once cost a few inserts.
-import { DatabaseUnavailableError, RowsHeldError } from '../jobs.errors.js';
+import { DatabaseUnavailableError, RowsHeldError, StoppedError } from '../jobs.errors.js';
+import { retryOnContention } from '../storage/contention.js';
 import type { PreparedJob } from './job.preparer.js';
 
 /** Inserts jobs in one statement: all or, by throwing, none. */
@@ -19,6 +20,7 @@ export class AddBatcher<T> {
   private waiting: Waiting<T>[] = [];
   private inFlight: Promise<void> | null = null;
   private readonly apart = new Set<Promise<void>>();
+  private isClosed = false;
 
   constructor(private readonly insert: Insert<T>) {}
 
@@ -43,6 +45,20 @@ export class AddBatcher<T> {
   /** Resolves when nothing is waiting or in flight. */
   async idle(): Promise<void> {
     while (this.inFlight || this.apart.size) await Promise.all([this.inFlight, ...this.apart]);
+  }
+
+  /** From now on nothing more is sent: what waits, or is still being checked, is refused. */
+  close(): void {
+    this.isClosed = true;
+    for (const { reject } of this.waiting.splice(0)) reject(closed());
+  }
+
+  /** Sends in a commit of our own, and again where others' locks are in the way. @throws StoppedError once closed, unsent */
+  send<R>(work: () => Promise<R>): Promise<R> {
+    return retryOnContention(async () => {
+      if (this.isClosed) throw closed();
+      return work();
+    });
   }
 
   private async drain(): Promise<void> {
@@ -77,4 +93,7 @@ export class AddBatcher<T> {
 
 /** No job is at fault. */
 const isOfAll = (error: unknown): boolean =>
-  error instanceof DatabaseUnavailableError || error instanceof RowsHeldError;
+  error instanceof DatabaseUnavailableError || error instanceof RowsHeldError || error instanceof StoppedError;
+
+const closed = (): StoppedError =>
+  new StoppedError('The JobManager was closed before the job could be sent to the database: it was not added.');

@@ -106,3 +106,9 @@ function fromYoungest(circle: string[]): string[] {
   const at = circle.indexOf(youngest);
   return [...circle.slice(at), ...circle.slice(0, at), youngest];
 }
+
+/** Of a job that waits for itself: its own id, twice, is all that there is of the circle. */
+export const circleOf = (error: unknown): string[] => {
+  const detail = (error as { detail?: string }).detail ?? '';
+  return [detail, detail];
+};

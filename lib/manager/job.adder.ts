@@ -9,7 +9,6 @@ import {
 } from '../jobs.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
-import { retryOnContention } from '../storage/contention.js';
 import type { News } from '../storage/job.news.js';
 import {
   addAlikeJobs,
@@ -28,8 +27,9 @@ import {
 } from '../storage/statements/dependencies.js';
 import { findJobs } from '../storage/statements/inspect-jobs.js';
 import { AddBatcher } from './add.batcher.js';
+import { inDoubt, unlessAway } from './after.commit.js';
 import { tryBriefly } from './brief.lock.js';
-import { circleThrough } from './dependency.circles.js';
+import { circleOf, circleThrough } from './dependency.circles.js';
 import { toJob } from './job.mapper.js';
 import type { JobCipher } from './job.cipher.js';
 import type { JobPromoter } from './job.promoter.js';
@@ -72,8 +72,8 @@ interface Insertion {
 }
 
 export class JobAdder {
-  private readonly batcher = new AddBatcher<AddedJob>((jobs) =>
-    repeatInDoubt(() => retryOnContention(() => this.insert(jobs))),
+  private readonly batcher: AddBatcher<AddedJob> = new AddBatcher((jobs) =>
+    repeatInDoubt(() => this.batcher.send(() => this.insert(jobs))),
   );
 
   constructor(
@@ -119,6 +119,11 @@ export class JobAdder {
     await this.batcher.idle();
   }
 
+  /** Nothing more is sent in commits of our own. */
+  close(): void {
+    this.batcher.close();
+  }
+
   private add(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const { manager } = target;
     return manager ? inTurn(manager, () => this.addIn(manager, jobs, target)) : this.addApart(jobs, target);
@@ -142,8 +147,8 @@ export class JobAdder {
     const others = new Set<string>();
     const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, { patient: false, repeated, others }));
     // Parents, and holders of keys, may have ended while the jobs were on their way.
-    if (children.length) await this.promoter.resolve(parentsOf(children));
-    if (others.size) await this.follow([...others]);
+    if (children.length) await unlessAway(this.promoter.resolve(parentsOf(children)));
+    if (others.size) await unlessAway(this.follow([...others]));
     await this.announce(added, target);
     return added;
   }
@@ -152,7 +157,7 @@ export class JobAdder {
   private async addOwn(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const known = how.repeated ? await this.findAgain(jobs) : null;
     if (known) return known;
-    return retryOnContention(() =>
+    return this.batcher.send(() =>
       isOneStatement(jobs)
         ? this.insertAll(jobs, children, how)
         : this.database.transaction(async (executor) => {
@@ -321,11 +326,10 @@ export class JobAdder {
   /** Keys may have kept older jobs, so each is read back. What is in the way of that makes no add look failed. */
   private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
     const ids = rows.map(({ id }) => id);
-    const found = await this.find(ids, executor).catch((error: unknown): AddedJob[] => {
-      if (executor) throw error;
+    const found = await this.find(ids, executor).catch((failure: unknown): AddedJob[] => {
+      const error = executor ? failure : inDoubt(failure);
       const isAway = error instanceof DatabaseUnavailableError;
-      if (isAway) error.inDoubt = true;
-      if (!(isAway || isContention(error)) || !rows.every(({ created }) => created)) throw error;
+      if (executor || !(isAway || isContention(error)) || !rows.every(({ created }) => created)) throw error;
       return round.map((job) => ({ ...toAddedJob(job, Date.now()), jobKey: job.row.job_key }));
     });
     const stored = new Map(found.map((job) => [job.id, job]));
@@ -348,12 +352,6 @@ export class JobAdder {
     return rows.map((row) => ({ ...toJob(row, this.cipher), created: true }));
   }
 }
-
-/** The job's own id, twice: it is all that there is of the circle. */
-const circleOf = (error: unknown): string[] => {
-  const detail = (error as { detail?: string }).detail ?? '';
-  return [detail, detail];
-};
 
 function refuseMissing(rows: { missing: string | null }[]): void {
   const missing = rows.flatMap((row) => row.missing ?? []);

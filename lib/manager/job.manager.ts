@@ -57,6 +57,7 @@ import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
+import { settledWithin } from '../timers.js';
 import { check, refuse } from '../validation.js';
 import { INT4_MAX, isUuid, MAX_MS, rules } from '../validation.rules.js';
 import { AttemptRecords } from './attempt.records.js';
@@ -682,18 +683,17 @@ export class JobManager {
 
   /**
    * Stops the pools of this manager that still run, as their `stop()` does, and ends `workOnce`. Then waits for adds that are
-   * under way, for 5 s at most, and ends the connection pool, unless it is a DataSource's.
+   * under way, for 5 s at most, and ends the connection pool, unless it is a DataSource's. What has not been sent by then is
+   * refused (StoppedError) and never is; what was sent has its answer from the database, or is in doubt.
    */
   async close(): Promise<void> {
     this.waiter.close();
     await Promise.all([...this.pools].map((stop) => stop()));
     await Promise.all(this.singleRuns.map((singleRun) => singleRun.close()));
-    const deadline = setTimeout(() => void this.database.close(), LONGEST_CLOSE_MS);
-    await this.adder.idle();
-    await this.publisher.idle();
-    await this.attempts.idle();
+    const added = this.adder.idle().then(() => this.publisher.idle());
+    await settledWithin(LONGEST_CLOSE_MS, Promise.all([added, this.attempts.idle()]));
+    this.adder.close();
     await this.transactions.close();
-    clearTimeout(deadline);
     await this.database.close();
   }
 

@@ -16,14 +16,3 @@ export function backoffMs(failures: number, error?: unknown): number {
 }
 
 export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** Whether the work ended within the time. Leaves no timer behind. */
-export async function settledWithin(ms: number, work: Promise<unknown>): Promise<boolean> {
-  let endTimer!: () => void;
-  const timeout = new Promise<false>((resolve) => (endTimer = after(ms, () => resolve(false))));
-  try {
-    return await Promise.race([work.then(() => true as const), timeout]);
-  } finally {
-    endTimer();
-  }
-}

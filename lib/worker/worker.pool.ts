@@ -20,7 +20,7 @@ import type { JobEvents } from '../monitoring/job.events.js';
 import type { CheckedClaim } from '../manager/worker.registry.js';
 import type { News } from '../storage/job.news.js';
 import type { JobNotifier } from '../storage/job.notifier.js';
-import { settledWithin } from './backoff.js';
+import { settledWithin } from '../timers.js';
 import { InProgress } from './in.progress.js';
 import { Isolation } from './isolation.js';
 import { JobQueue } from './job.queue.js';

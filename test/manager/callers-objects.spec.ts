@@ -1,6 +1,7 @@
 // A call takes over what it is given in its own turn: the caller may change or empty its lists and objects at once.
 import { afterAll, beforeAll, beforeEach, expect, it } from '@jest/globals';
 import { IsInt } from 'class-validator';
+import pg from 'pg';
 import { createWorkerPool, defineTask, type AddJobOptions, type JobManager } from '../../lib/index.js';
 import type { StandardSchema, TaskToken } from '../../lib/interfaces/task.interface.js';
 import { emptyTables } from '../invariants/tables.js';
@@ -138,12 +139,18 @@ it('calls with lists act on those that were named', async () => {
   expect(queues.map(({ name }) => name)).toEqual(['mine']);
 });
 
-it('a report of partial success is what it was, also where the settle is repeated', async () => {
+it('a report of partial success is what it was, also where another session holds the job at first', async () => {
   await jobs.addJob('x', 1);
   const [job] = await jobs.getJobs(WORKER);
   const report = { completedSteps: ['one'] };
+  const holder = new pg.Client(test.url);
+  await holder.connect();
+  await holder.query('begin; select from jobs.jobs for update');
   const reporting = jobs.reportPartialSuccess(WORKER, job!, report, 1);
   report.completedSteps.push('two');
+  for (let looks = 0; looks < 5; looks++) await jobs.counts();
+  await holder.query('commit');
+  await holder.end();
   await reporting;
   expect(await test.sql('select previous from jobs.jobs')).toEqual([{ previous: { completedSteps: ['one'] } }]);
 });

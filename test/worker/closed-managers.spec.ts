@@ -11,7 +11,6 @@ import {
   StoppedError,
   type WorkerOptions,
 } from '../../lib/index.js';
-import type { Database } from '../../lib/storage/database.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 
@@ -35,7 +34,7 @@ async function start(tasks: Record<string, PlainTask>, options: WorkerOptions = 
 }
 
 /** What an application does that destroys its DataSource under a pool. */
-const closeConnections = () => (test.jobs as unknown as { database: Database }).database.close();
+const closeConnections = () => test.jobs['database'].close();
 
 const statusOf = async (id: string) => (await test.sql('select locked_by from jobs.jobs where id = $1', [id]))[0];
 
