@@ -263,7 +263,7 @@ export const CASES: Record<string, Case> = {
       [ids.due, ids.parent],
     ],
     waits: true,
-    locks: 'job_dependencies',
+    locks: '',
   },
   find_family: { args: ({ ids }) => [ids.child, 10] },
   find_circle_of: { args: ({ ids }) => [[ids.child]] },
