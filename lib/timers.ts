@@ -1,4 +1,5 @@
-// Timers for times that users choose: Node's fire at once beyond 2^31 ms (24.8 days), and know no Infinity.
+// Timers for times that users choose, and waiting for no longer than they say: Node's fire at once beyond 2^31 ms (24.8 days),
+// and know no Infinity.
 
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 

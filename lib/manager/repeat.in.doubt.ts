@@ -1,7 +1,12 @@
 // Calls that do no harm when they are done twice: repeated until their answer is known, for some seconds.
-import { DatabaseExhaustedError } from '../database.refusals.js';
-import { DatabaseUnavailableError, StoppedError } from '../jobs.errors.js';
-import { isContention, mayAnswerSoon } from '../storage/database.errors.js';
+import {
+  DatabaseUnavailableError,
+  DependencyCircleError,
+  InvalidArgumentError,
+  UnknownParentError,
+  UnknownRateLimitError,
+} from '../jobs.errors.js';
+import { mayAnswerSoon } from '../storage/database.errors.js';
 
 /** While it is certain that nothing has happened, the caller learns soon that the database is away. */
 const REPEATS = 2;
@@ -17,9 +22,11 @@ export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): P
     try {
       return await work(repeat > 0);
     } catch (error) {
-      // The call before may have gone through, and this one does not tell.
-      if (inDoubt && tellsNothing(error)) throw unknown(new DatabaseUnavailableError(error.message, { cause: error }));
-      if (!(error instanceof DatabaseUnavailableError) || !mayAnswerSoon(error)) throw error;
+      // The call before may have gone through, and few errors tell that it has not.
+      if (isRefusal(error)) throw error;
+      if (!(error instanceof DatabaseUnavailableError) || !mayAnswerSoon(error)) {
+        throw inDoubt ? unknown(inTermsOfDoubt(error)) : error;
+      }
       inDoubt ||= error.inDoubt;
       if (repeat === (inDoubt ? REPEATS_IN_DOUBT : REPEATS)) throw inDoubt ? unknown(error) : error;
       const ceiling = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 4 ** repeat);
@@ -28,8 +35,16 @@ export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): P
   }
 }
 
-const tellsNothing = (error: unknown): error is Error =>
-  error instanceof StoppedError || error instanceof DatabaseExhaustedError || isContention(error);
+/** The database was asked whether the call was done before, and then refused it for what it asks: nothing has happened. */
+const REFUSALS = [UnknownRateLimitError, UnknownParentError, DependencyCircleError, InvalidArgumentError];
+
+const isRefusal = (error: unknown): boolean => REFUSALS.some((refusal) => error instanceof refusal);
+
+/** Whatever else it is (a time limit, a right that was revoked, a bug of the server), it says nothing about the call before. */
+export const inTermsOfDoubt = (error: unknown): DatabaseUnavailableError => {
+  const message = error instanceof Error ? error.message : String(error);
+  return Object.assign(new DatabaseUnavailableError(message, { cause: error }), { inDoubt: true });
+};
 
 function unknown({ message, cause }: DatabaseUnavailableError): DatabaseUnavailableError {
   const error = new DatabaseUnavailableError(

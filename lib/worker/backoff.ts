@@ -1,7 +1,5 @@
-// Waiting: after so many failures in a row, with jitter, so that many processes do not come back as one; and for work
-// that may take too long.
+// Waiting after so many failures in a row, with jitter, so that many processes do not come back as one.
 import { isLockTimeout } from '../storage/database.errors.js';
-import { after } from '../timers.js';
 
 const FIRST_MS = 100;
 const LONGEST_MS = 10_000;

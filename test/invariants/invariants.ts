@@ -130,7 +130,12 @@ const AT_REST: Record<string, string> = {
     select d.child_id || ' waits for ' || d.parent_id || ', on which it does not depend'
     from jobs.job_dependencies d join jobs.jobs j on j.id = d.child_id join jobs.job_bodies b on b.id = d.child_id
     where not exists (
-      select from unnest(b.depends_on) as asked(id) where d.parent_id in (asked.id, jobs.heir_of(asked.id, d.child_id))
+      with recursive heirs(id) as (
+        select unnest(b.depends_on)
+        union
+        select r.new_id from heirs h join jobs.job_replacements r on r.old_id = h.id
+      )
+      select from heirs h where h.id = d.parent_id
     )`,
 
   'what waits for a parent is known': `
