@@ -171,3 +171,6 @@ export const workerIdFaults = (workerId: unknown): string[] =>
 export function checkWorkerId(workerId: unknown): void {
   for (const fault of workerIdFaults(workerId)) throw new InvalidWorkerIdError(fault);
 }
+
+/** For what is read after the turn of the call: by then the caller may have changed its list. */
+export const copyOf = (list: string[] | null | undefined): string[] | null => (list ? [...list] : null);

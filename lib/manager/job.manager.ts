@@ -40,7 +40,7 @@ import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { check, refuse } from '../validation.js';
 import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
-import { callOptions, checkAdd, checkAddMany, checkWorkerId } from './call.arguments.js';
+import { callOptions, checkAdd, checkAddMany, checkWorkerId, copyOf } from './call.arguments.js';
 import { ClaimsByHand, resultsByHand } from './claims.by.hand.js';
 import { JobEdits } from './job.edits.js';
 import { JobEngine } from './job.engine.js';
@@ -554,9 +554,6 @@ export class JobManager {
     return retryOnContention(() => this.engine.database.transaction(work), this.engine.database.isBound);
   }
 }
-
-/** For what is read after the turn of the call: by then the caller may have changed its list. */
-const copyOf = (list: string[] | null | undefined): string[] | null => (list ? [...list] : null);
 
 const CONSTRUCTOR =
   'A JobManager is injected, or made by createJobManager({ connection }); its constructor is the library’s.';

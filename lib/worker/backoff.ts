@@ -1,7 +1,5 @@
-// Waiting: after so many failures in a row, with jitter, so that many processes do not come back as one; and for work
-// that may take too long.
+// Waiting after so many failures in a row, with jitter, so that many processes do not come back as one.
 import { isLockTimeout } from '../storage/database.errors.js';
-import { after } from '../timers.js';
 
 const FIRST_MS = 100;
 const LONGEST_MS = 10_000;
@@ -16,14 +14,3 @@ export function backoffMs(failures: number, error?: unknown): number {
 }
 
 export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** Whether the work ended within the time. Leaves no timer behind. */
-export async function settledWithin(ms: number, work: Promise<unknown>): Promise<boolean> {
-  let endTimer!: () => void;
-  const timeout = new Promise<false>((resolve) => (endTimer = after(ms, () => resolve(false))));
-  try {
-    return await Promise.race([work.then(() => true as const), timeout]);
-  } finally {
-    endTimer();
-  }
-}

@@ -7,7 +7,7 @@ import type { Claim } from '../manager/attempt.records.js';
 import { JobManager } from '../manager/job.manager.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
 import { openScope } from '../monitoring/async.scope.js';
-import { settledWithin } from './backoff.js';
+import { settledWithin } from '../timers.js';
 import { JobSteps, type Completion } from './job.steps.js';
 import { trackedJobs } from './tracked.jobs.js';
 

@@ -6,7 +6,7 @@ import type { ClaimedJob, WorkedOnce } from '../interfaces/job.interface.js';
 import { LeaseLostError, ShutdownError, StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import { byHand } from '../manager/worker.registry.js';
-import { settledWithin } from './backoff.js';
+import { settledWithin } from '../timers.js';
 import { JobRunner, type JobRunnerParts } from './job.runner.js';
 import type { Attempt } from './outcome.js';
 import { OutcomeBatcher } from './outcome.batcher.js';

@@ -20,7 +20,7 @@ import type { CheckedClaim } from '../manager/worker.registry.js';
 import type { News } from '../storage/job.news.js';
 import type { JobNotifier } from '../storage/job.notifier.js';
 import { Admission } from './admission.js';
-import { settledWithin } from './backoff.js';
+import { settledWithin } from '../timers.js';
 import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { LeaseKeeper } from './lease.keeper.js';

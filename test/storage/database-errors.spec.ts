@@ -43,6 +43,8 @@ describe('a database that has run out of something', () => {
     const error = Object.assign(failing('53100'), { severity: 'ERROR' });
     expect(translated(error)).toBeInstanceOf(DatabaseExhaustedError);
     expect(translated(error)).toMatchObject({ inDoubt: false, retriable: true });
+    // At a commit, no more is known than that it failed.
+    expect(isCertainlyRolledBack(error)).toBe(false);
   });
 
   it('and panics over it may come back with what was being committed', () => {

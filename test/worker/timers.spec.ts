@@ -2,8 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { WaitTimeoutError } from '../../lib/index.js';
 import { JobWaiter } from '../../lib/manager/job.waiter.js';
-import { after } from '../../lib/timers.js';
-import { settledWithin } from '../../lib/worker/backoff.js';
+import { after, settledWithin } from '../../lib/timers.js';
 
 const DAY_MS = 86_400_000;
 const never = new Promise<never>(() => undefined);
