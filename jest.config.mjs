@@ -34,7 +34,7 @@ export default {
   globalSetup: '<rootDir>/test/support/global-setup.mjs',
   globalTeardown: '<rootDir>/test/support/global-teardown.mjs',
   testSequencer: '<rootDir>/test/support/sequencer.mjs',
-  maxWorkers: 3, // for two cores: specs that wait for leases and timeouts leave some of them idle
+  maxWorkers: 2,
   workerIdleMemoryLimit: '600MB', // a worker keeps ~25 MB for every ESM test file that it has run
   collectCoverageFrom: ['lib/**/*.ts'],
   coverageProvider: 'v8',

@@ -5,8 +5,11 @@ import { createJobManager, type JobManager } from '../../lib/index.js';
 import { eventually } from '../support/database.js';
 import type { Sql } from './invariants.js';
 
-/** What has no turn of its own: beginnings of transactions, registries, sweeps that find nothing, reads at the end. */
-const UNIMPORTANT = new RegExp(['^begin', 'job_tasks', 'job_progress p ', 'pg_notify\\(\\$1'].join('|'));
+/**
+ * What has no turn of its own: beginnings of transactions, locks of tables that do not conflict, registries, sweeps that find
+ * nothing, reads at the end.
+ */
+const UNIMPORTANT = new RegExp(['^begin', 'hold_tables', 'job_tasks', 'job_progress p ', 'pg_notify\\(\\$1'].join('|'));
 /** So often one may send the same statement before the other, if it waits, has its turn. */
 const MOST_TRIES = 3;
 /** So long a statement may run before it is asked whether it waits for a lock. */
@@ -21,8 +24,8 @@ class GatedClient extends pg.Client {
   query(...asked: any[]): any {
     const send = (...given: any[]): any => (pg.Client.prototype.query as (...all: any[]) => any).apply(this, given);
     const gate = GatedClient.gates.get(this);
-    const text: string = typeof asked[0] === 'string' ? asked[0] : (asked[0] as { text: string }).text;
-    if (!gate?.stops(text.trim())) return send(...asked);
+    const text = (typeof asked[0] === 'string' ? asked[0] : (asked[0] as { text: string }).text).trim();
+    if (!gate?.stops(text)) return send(...asked);
     const callback = asked.at(-1) as unknown;
     if (typeof callback !== 'function') return gate.pass(text, () => send(...asked) as Promise<unknown>);
     const rest = asked.slice(0, -1);
