@@ -54,7 +54,7 @@ it('a child that cannot be told at once what became of its parent', async () => 
   expect(child).toMatchObject({ status: 'blocked', created: true });
 });
 
-it('a keyed one that cannot tell who waits for the job that it replaced', async () => {
+it('a keyed one that cannot tell which jobs wait for the one that it replaced', async () => {
   await jobs.addJob('x', 1, { jobKey: 'k' });
   timeOut('has_others_to_tell');
   await expect(jobs.addJob('x', 2, { jobKey: 'k' })).resolves.toMatchObject({ payload: 2, created: true });
