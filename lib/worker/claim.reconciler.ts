@@ -1,0 +1,58 @@
+// Claims whose answer was lost, and jobs that could not be given back: the database thinks that this pool holds them, and
+// its heartbeat would keep them from everybody for ever. Found by comparing what is locked with what is held.
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { JobEngine } from '../manager/job.engine.js';
+import { backoffMs } from '../timing.js';
+
+/** A statement that lost its connection may still be at work: one look is not enough. */
+const LOOKS_MS = [0, 10_000, 60_000];
+
+export class ClaimReconciler {
+  private looks: number[] = [];
+  private failures = 0;
+
+  constructor(
+    private readonly engine: JobEngine,
+    private readonly incarnation: () => string,
+    /** All that the pool knows it holds; null where nothing can tell: nothing is suspected then. */
+    private readonly held: (() => ClaimedJob[]) | null,
+  ) {}
+
+  /** Whether the database may count more jobs as this pool's than the pool knows of. */
+  get suspected(): boolean {
+    return this.looks.length > 0;
+  }
+
+  get isDue(): boolean {
+    return this.looks.length > 0 && this.looks[0]! <= performance.now();
+  }
+
+  /** Whether no look has gone through since the last suspicion. */
+  get isUnsettled(): boolean {
+    return this.isDue || this.failures > 0;
+  }
+
+  suspect(): void {
+    if (!this.held) return;
+    const now = performance.now();
+    this.looks = LOOKS_MS.map((ms) => now + ms);
+  }
+
+  /** The same for what a heartbeat can compare cheaply: limited queues, and claims that the audit asked about. */
+  async compare(): Promise<void> {
+    if (this.held) await this.engine.registry.releaseUnknown(this.incarnation(), this.held(), false);
+  }
+
+  /** Gives back what nothing here knows of. Never beside a claim of the same pool. @throws what the database throws */
+  async poll(): Promise<void> {
+    const lookedAt = performance.now();
+    try {
+      await this.engine.registry.releaseUnknown(this.incarnation(), this.held?.() ?? [], true);
+      this.failures = 0;
+      this.looks = this.looks.filter((due) => due > lookedAt);
+    } catch (error) {
+      this.looks = [lookedAt + backoffMs(this.failures++), ...this.looks.slice(1)];
+      throw error;
+    }
+  }
+}

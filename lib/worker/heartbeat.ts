@@ -1,0 +1,327 @@
+// Keeps a pool's claims alive: one heartbeat for all its jobs, from a thread of its own where that is possible. It also
+// brings news (jobs to cancel, a lease that was taken away) and frees the jobs of workers that went silent.
+import { hostname } from 'node:os';
+import type { HeartbeatReport } from '../interfaces/claim.interface.js';
+import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
+import type { SchemaTooNewError } from '../jobs.errors.js';
+import type { JobEngine } from '../manager/job.engine.js';
+import type { CheckedClaim, ClaimName } from '../manager/worker.registry.js';
+import { isLockTimeout, maxPauseMs } from '../storage/database.errors.js';
+import { backoffMs, pause } from '../timing.js';
+import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
+import type { WorkerIdentity } from './worker.identity.js';
+
+export interface HeartbeatParts {
+  engine: JobEngine;
+  identity: WorkerIdentity;
+  options: WorkerSettings;
+  /** Those that the pool has handlers for, or is to take. */
+  tasks: () => string[];
+  /** Whether the pool takes tasks that it does not know, too. */
+  takesAnyTask: boolean;
+  /** What the pool holds: buffered, running, or not yet written. */
+  held: () => ClaimName[];
+  /** These claims are over, or to be cancelled. */
+  onClaims: (claims: CheckedClaim[]) => void;
+  /** The lease is about to run out, or has: what runs must end. */
+  onTooLate: () => void;
+  /** The pool was taken for dead: all that it holds is, or will be, given to others. */
+  onDeath: () => void;
+  /** The lease holds again, or a beat was heard: what waited for it may go on. */
+  onBeat: () => void;
+  /** A newer release has changed the schema: this process must claim nothing more. */
+  onSchemaTooNew: (error: SchemaTooNewError) => void;
+  onError: (error: unknown, context: string) => void;
+}
+
+/** How often the main loop shows that it moves, and looks whether the lease still holds. */
+const PULSE_MS = 1_000;
+/** Without a thread the beat must be frequent, to survive a loop that is busy now and then. */
+const MAX_BEAT_WITHOUT_THREAD_MS = 5_000;
+const WORTH_A_WARNING_MS = 5_000;
+/** How often the duties that all pools share are looked at; a sweep is due every 4 s, an audit every minute. */
+const DUTY_MS = 4_000;
+/** In this order: the claims of dead workers come first. */
+const DUTIES = ['rescue', 'sweep', 'audit'] as const;
+type Duty = (typeof DUTIES)[number];
+
+export class Heartbeat {
+  private thread: HeartbeatThread | null = null;
+  private deaths = 0;
+  private stopped = false;
+  private respawning: NodeJS.Timeout | null = null;
+  private beatingHere: NodeJS.Timeout | null = null;
+  private timers: NodeJS.Timeout[] = [];
+  private beating: Promise<void> | null = null;
+  private looking: Promise<void> | null = null;
+  private readonly onDuty = new Map<Duty, Promise<void>>();
+  /** Duties that locks of others were in the way of, the last time. */
+  private readonly heldUp = new Set<Duty>();
+  private beginning: Promise<void> | null = null;
+  private leaving: Promise<void> | null = null;
+  private rescueIsDue = false;
+  private registeredAt = 0;
+  private registeredWallAt = 0;
+  private holdsUntil = -Infinity;
+  private holdsUntilWall = -Infinity;
+  private pulseAt = 0;
+
+  constructor(private readonly parts: HeartbeatParts) {}
+
+  async start(): Promise<void> {
+    await this.register();
+    this.pulseAt = monotonicMs();
+    this.every(PULSE_MS, () => this.pulse());
+    this.every(DUTY_MS * (0.9 + Math.random() / 5), () => this.doDuties());
+    // Before the first job is claimed: it may block the loop at once, and for long.
+    this.startBeating();
+  }
+
+  /** Whether the last lease that was granted still holds, by the monotonic clock and by the wall's. Asked before each job. */
+  get holds(): boolean {
+    return performance.now() < this.holdsUntil && Date.now() < this.holdsUntilWall;
+  }
+
+  /** Asks now, instead of at the next beat, what has become of claims. Never rejects. */
+  checkClaims(): Promise<void> {
+    this.looking ??= this.askForClaims().finally(() => (this.looking = null));
+    return this.looking;
+  }
+
+  /** The pool is being stopped: whatever it leaves behind was no crash. Never rejects. */
+  leave(): Promise<void> {
+    const { engine, identity } = this.parts;
+    return (this.leaving = engine.registry.leave(identity.incarnation).catch((error: unknown) => this.report(error)));
+  }
+
+  /** Tasks were found after the start. */
+  async describe(): Promise<void> {
+    await this.register();
+  }
+
+  /** Ends the lease at once if nothing is held any more; what is held goes by the lease's end. */
+  async stop(holdsNothing: boolean): Promise<void> {
+    this.stopped = true;
+    for (const timer of this.timers.splice(0)) clearInterval(timer);
+    if (this.respawning) clearTimeout(this.respawning);
+    this.stopBeatingHere();
+    await Promise.all([
+      this.thread?.stop(),
+      this.beating,
+      this.looking,
+      ...this.onDuty.values(),
+      this.beginning,
+      this.leaving,
+    ]);
+    this.thread = null;
+    if (!holdsNothing) return;
+    const { engine, identity } = this.parts;
+    await engine.registry.unregister(identity.incarnation).catch((error: unknown) => this.report(error));
+  }
+
+  private startBeating(): void {
+    const { engine, identity, options, onError } = this.parts;
+    const plan = engine.registry.planHeartbeat(identity.incarnation);
+    if (!plan) {
+      onError(new Error(NO_THREAD), 'starting the heartbeat');
+      return this.beatHere();
+    }
+    this.thread = new HeartbeatThread({
+      plan,
+      keepaliveMs: options.keepaliveMs,
+      onBeat: (report) => {
+        this.deaths = 0;
+        this.stopBeatingHere();
+        this.read(report);
+      },
+      onFailure: (error, fatal) => {
+        this.report(engine.registry.explainFailure(error));
+        if (fatal) this.replaceThread();
+      },
+    });
+  }
+
+  /** The thread has died: the main loop beats until the next one does. */
+  private replaceThread(): void {
+    this.keepTimes();
+    this.thread = null;
+    if (this.stopped) return;
+    this.beatHere();
+    this.respawning = setTimeout(() => this.startBeating(), backoffMs(this.deaths++));
+  }
+
+  private beatHere(): void {
+    if (this.beatingHere) return;
+    const { keepaliveMs } = this.parts.options;
+    this.beatingHere = setInterval(() => this.beat(), Math.min(keepaliveMs, MAX_BEAT_WITHOUT_THREAD_MS));
+  }
+
+  private stopBeatingHere(): void {
+    if (this.beatingHere) clearInterval(this.beatingHere);
+    this.beatingHere = null;
+  }
+
+  /** One heartbeat from the main loop, unless one is under way. */
+  private beat(): void {
+    this.beating ??= this.renew().finally(() => (this.beating = null));
+  }
+
+  private async renew(): Promise<void> {
+    const sentAt = monotonicMs();
+    const sentWallAt = Date.now();
+    try {
+      const report = await this.parts.engine.registry.heartbeat(this.parts.identity.incarnation);
+      if (!report.expired && !report.held) [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
+      this.read(report);
+    } catch (error) {
+      this.report(error);
+    }
+  }
+
+  private read({ expired, held, needsRescue, newerSchema }: HeartbeatReport): void {
+    if (this.stopped) return;
+    const { schemaGuard } = this.parts.engine.registry;
+    schemaGuard.learn(newerSchema);
+    if (schemaGuard.refusal) this.parts.onSchemaTooNew(schemaGuard.refusal);
+    if (needsRescue) {
+      this.rescueIsDue = true;
+      this.doDuties();
+    }
+    if (expired) return this.reregister();
+    this.noteLease();
+    // A transaction holds the incarnation's row for longer than its lease: another one can claim meanwhile.
+    if (held && !this.holds) return this.reregister();
+    this.parts.onBeat();
+    void this.checkClaims();
+  }
+
+  /** Taken for dead: what is held here has been, or will be, given to others. A new incarnation starts with nothing. */
+  private reregister(): void {
+    if (this.stopped) return;
+    this.holdsUntil = -Infinity;
+    this.parts.onDeath();
+    this.beginning ??= this.registerAgain().finally(() => (this.beginning = null));
+  }
+
+  private async registerAgain(): Promise<void> {
+    const { identity, onBeat } = this.parts;
+    this.stopBeatingHere();
+    await this.thread?.stop();
+    this.thread = null;
+    for (let failures = 0; !this.stopped; failures++) {
+      identity.renew();
+      try {
+        await this.register();
+        if (this.leaving) void this.leave();
+        this.startBeating();
+        return onBeat();
+      } catch (error) {
+        this.report(error);
+        await pause(backoffMs(failures, maxPauseMs(error)));
+      }
+    }
+  }
+
+  /** How long the lease holds, as far as is known. */
+  private noteLease(): void {
+    const { leaseMs } = this.parts.options;
+    this.keepTimes();
+    this.holdsUntil = performance.now() + this.registeredAt + leaseMs - monotonicMs();
+    this.holdsUntilWall = this.registeredWallAt + leaseMs;
+  }
+
+  private pulse(): void {
+    const now = monotonicMs();
+    const lagMs = now - this.pulseAt - PULSE_MS;
+    this.pulseAt = now;
+    this.thread?.markAlive();
+    if (lagMs > WORTH_A_WARNING_MS) this.parts.onError(new Error(blocked(lagMs)), 'running jobs');
+    this.abortIfTooLate(now);
+  }
+
+  /** No job may run beyond its lease: abort while it still holds rather than find out afterwards. */
+  private abortIfTooLate(now: number): void {
+    const { keepaliveMs, leaseMs } = this.parts.options;
+    this.noteLease();
+    if (now - this.registeredAt > leaseMs - Math.min(keepaliveMs / 2, leaseMs / 4)) this.parts.onTooLate();
+  }
+
+  private async askForClaims(): Promise<void> {
+    try {
+      const claims = await this.parts.engine.registry.check(this.parts.held());
+      if (claims.length) this.parts.onClaims(claims);
+    } catch (error) {
+      this.report(error);
+    }
+  }
+
+  /** What pools do for each other. Each goes on by itself: none waits for another that is slow, or fails with it. */
+  private doDuties(): void {
+    if (this.stopped || this.parts.engine.registry.schemaGuard.refusal) return;
+    for (const duty of DUTIES) {
+      if (this.onDuty.has(duty)) continue;
+      const done = this.perform(duty)
+        .then(() => void this.heldUp.delete(duty))
+        .catch((error: unknown) => this.reportDuty(duty, error))
+        .finally(() => this.onDuty.delete(duty));
+      this.onDuty.set(duty, done);
+    }
+  }
+
+  /** What a lock is in the way of comes again in some seconds, and is told of once. */
+  private reportDuty(duty: Duty, error: unknown): void {
+    const isHeld = isLockTimeout(error);
+    if (!isHeld || !this.heldUp.has(duty)) this.parts.onError(error, 'sweeping');
+    if (isHeld) this.heldUp.add(duty);
+    else this.heldUp.delete(duty);
+  }
+
+  private async perform(duty: Duty): Promise<void> {
+    const { engine, options } = this.parts;
+    if (duty !== 'rescue') return engine.registry[duty](options.maxCrashes);
+    if (!this.rescueIsDue) return;
+    this.rescueIsDue = false;
+    try {
+      await engine.registry.rescue(options.maxCrashes);
+    } catch (error) {
+      this.rescueIsDue = true;
+      throw error;
+    }
+  }
+
+  private async register(): Promise<void> {
+    const { engine, identity, options, tasks } = this.parts;
+    const { concurrency, leaseMs, queues, forbiddenFlags } = options;
+    const sentAt = monotonicMs();
+    const sentWallAt = Date.now();
+    const host = hostname();
+    const { incarnation: id, label } = identity;
+    const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
+    await engine.registry.register({ id, label, host, pid: process.pid, concurrency, leaseMs, ...takes });
+    engine.registry.schemaGuard.assertKnown();
+    [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
+    this.noteLease();
+  }
+
+  /** A thread that has gone takes its times with it. Both are of one beat: a wall clock that was ahead once made no later one. */
+  private keepTimes(): void {
+    const { renewedAt = 0, renewedWallAt = 0 } = this.thread ?? {};
+    if (renewedAt >= this.registeredAt) [this.registeredAt, this.registeredWallAt] = [renewedAt, renewedWallAt];
+  }
+
+  private every(ms: number, work: () => void): void {
+    this.timers.push(setInterval(work, ms));
+  }
+
+  private report(error: unknown): void {
+    this.parts.onError(error, 'renewing the lease');
+  }
+}
+
+const NO_THREAD =
+  'The connection settings hold functions or streams, which cannot be handed to a thread: the heartbeat runs on the ' +
+  'main loop, every 5 s at the latest, and a handler that blocks it for longer than the lease loses its jobs.';
+
+const blocked = (ms: number): string =>
+  `The event loop was blocked for ${Math.round(ms / 1000)} s. Move long computations to a worker thread, or let go of ` +
+  'the loop between parts of them.';
