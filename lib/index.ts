@@ -50,7 +50,7 @@ export {
   type WorkerPoolOptions,
 } from './jobs.factory.js';
 export { WorkerPool, type WorkerPoolState, type WorkerPoolStats } from './worker/worker.pool.js';
-export type { CircuitState } from './worker/settle.circuit.js';
+export type { CircuitState } from './worker/circuit.breaker.js';
 export { JobQueue, type JobQueueOptions, type JobQueueStats } from './worker/job.queue.js';
 export { OnJobEvent, type OnJobEventOptions } from './decorators/on-job-event.decorator.js';
 export type { JobEventFields, JobEventType } from './interfaces/event.interface.js';

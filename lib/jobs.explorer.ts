@@ -12,7 +12,7 @@ import type { PayloadSchema } from './interfaces/task.interface.js';
 import type { PayloadValidator } from './manager/payload.validator.js';
 import type { TaskRegistry } from './manager/task.registry.js';
 import { eventType, type JobEvents } from './monitoring/job.events.js';
-import { faultOf, option, refuse, section } from './validation.js';
+import { faultOf, option, throwIfAny, section } from './validation.js';
 import { rules } from './validation.rules.js';
 
 export interface JobsExplorerParts {
@@ -63,7 +63,7 @@ export class JobsExplorer {
    * @throws DuplicateTaskError, or InvalidOptionsError listing every fault of the decorations found
    */
   explore(): TaskRegistry {
-    refuse([...this.instanceFaults(), ...this.exploreNew()]);
+    throwIfAny([...this.instanceFaults(), ...this.exploreNew()]);
     this.warnOfUntyped();
     return this.parts.tasks;
   }
@@ -73,7 +73,7 @@ export class JobsExplorer {
     this.made = true;
     const faults = this.exploreNew();
     if (this.missingClasses().length) faults.push(...(await this.exploreScopedFactories()));
-    refuse([...faults, ...this.handlerFaults(), ...this.subscriberFaults()]);
+    throwIfAny([...faults, ...this.handlerFaults(), ...this.subscriberFaults()]);
     this.warnOfUntyped();
   }
 

@@ -4,16 +4,16 @@ import type { Mask, TaskOptions, TaskPayloads } from './interfaces/task.interfac
 import { ambientTransactionOf } from './jobs.ambient.js';
 import { openDatabase, openManager } from './jobs.connection.js';
 import { checkPoolParts, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
-import { CronScheduler } from './maintenance/cron.scheduler.js';
+import { CronScheduler } from './worker/cron.scheduler.js';
 import type { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry, type TaskDefinition } from './manager/task.registry.js';
 import { JobEvents } from './monitoring/job.events.js';
 import { JobMask } from './monitoring/job.mask.js';
-import { faultOf, isRecord, refuse } from './validation.js';
+import { faultOf, isRecord, throwIfAny } from './validation.js';
 import { rules } from './validation.rules.js';
 import type { JobContext } from './worker/job.context.js';
-import { SingleRun } from './worker/work.once.js';
+import { SingleRun } from './worker/single.run.js';
 import { WorkerPool, type WorkerPoolParts } from './worker/worker.pool.js';
 
 /** What managers made here know of tasks, so that pools made later can tell them. */
@@ -83,7 +83,7 @@ export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId, mask } = parts;
   const settings = resolveWorkerOptions(options, unknownTasks);
   const definitions = Object.entries(tasks).map(([task, plain]) => definitionOf(task, plain));
-  refuse(definitions.flatMap(faultsOf));
+  throwIfAny(definitions.flatMap(faultsOf));
   const registry = new TaskRegistry();
   for (const definition of definitions) {
     registry.add(definition);

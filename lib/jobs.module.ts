@@ -17,9 +17,9 @@ import { InvalidOptionsError } from './jobs.errors.js';
 import type { ResolvedOptions } from './jobs.options.js';
 import { PoolOrchestrator, startLast, type ManagerOrchestrator } from './jobs.orchestrator.js';
 import { coreProviders, ownPool, readOptions, tokensOf } from './jobs.providers.js';
-import { faultOf, isRecord, option, refuse, section } from './validation.js';
+import { faultOf, isRecord, option, throwIfAny, section } from './validation.js';
 import { rules } from './validation.rules.js';
-import { maintenanceSchedule } from './maintenance/maintenance.schedule.js';
+import { maintenanceSchedule } from './jobs.maintenance.js';
 import type { WorkerPool } from './worker/worker.pool.js';
 
 /** For `useClass` and `useExisting` of `forRootAsync`. */
@@ -72,7 +72,7 @@ export class JobsModule {
   /** Nest's. @throws InvalidOptionsError where the class is imported and no module calls `forRoot` or `forRootAsync` */
   constructor(@Inject(ModulesContainer) modules: ModulesContainer) {
     if ([...modules.values()].some(({ metatype }) => metatype === JobsCoreModule)) return;
-    refuse(['Expected imports: [JobsModule.forRoot()], or forRootAsync(…), got JobsModule without a call.']);
+    throwIfAny(['Expected imports: [JobsModule.forRoot()], or forRootAsync(…), got JobsModule without a call.']);
   }
 
   /**
@@ -80,7 +80,7 @@ export class JobsModule {
    * database (NoConnectionError), a schema that is behind while `migrate` is off, and two handlers for one task.
    */
   static forRoot(options: JobsModuleOptions = {}): DynamicModule {
-    return layOut({ name: options?.name, isGlobal: options?.isGlobal, useFactory: () => options });
+    return defineModule({ name: options?.name, isGlobal: options?.isGlobal, useFactory: () => options });
   }
 
   /**
@@ -93,13 +93,15 @@ export class JobsModule {
    * })
    */
   static forRootAsync(options: JobsModuleAsyncOptions): DynamicModule {
-    if (!isRecord(options)) refuse(faultOf('the options of forRootAsync', options, () => 'an object'));
-    refuse(asyncOptions.check(options, ''));
-    return layOut(options);
+    if (!isRecord(options)) throwIfAny(faultOf('the options of forRootAsync', options, () => 'an object'));
+    throwIfAny(asyncOptions.check(options, ''));
+    return defineModule(options);
   }
 }
 
-function layOut(source: { [K in keyof JobsModuleAsyncOptions]: JobsModuleAsyncOptions[K] | undefined }): DynamicModule {
+function defineModule(source: {
+  [K in keyof JobsModuleAsyncOptions]: JobsModuleAsyncOptions[K] | undefined;
+}): DynamicModule {
   const { name = DEFAULT_INSTANCE, isGlobal = true, imports = [] } = source;
   const tokens = tokensOf(name);
   const core: DynamicModule = {

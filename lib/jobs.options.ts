@@ -15,7 +15,7 @@ import type {
 } from './interfaces/jobs-options.interface.js';
 import type { Mask } from './interfaces/task.interface.js';
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
-import { attempts, priority, workerIdFaults } from './manager/call.arguments.js';
+import { attempts, priority, workerIdFaults } from './manager/arguments.js';
 import { cronRules, taskCron } from './manager/cron.arguments.js';
 import { JobEvents } from './monitoring/job.events.js';
 import {
@@ -24,7 +24,7 @@ import {
   mapOf,
   option,
   orFalse,
-  refuse,
+  throwIfAny,
   required,
   section,
   show,
@@ -38,7 +38,7 @@ const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 const MIB = 1_048_576;
 /** Crashed workers are looked for at each beat, so that must not be rare. */
-const LONGEST_KEEPALIVE_MS = 10_000;
+const MAX_KEEPALIVE_MS = 10_000;
 const DEFAULT_MAX_CRASHES = 3;
 
 const milliseconds = (min = 0, max = MAX_MS): Rule => rules.integer(min, max);
@@ -187,7 +187,7 @@ const poolParts = section(
 /** The parts of a pool outside Nest, its options aside. @throws InvalidOptionsError listing every fault */
 export function checkPoolParts(parts: object): void {
   const { workerId } = Object(parts) as { workerId?: unknown };
-  refuse([...poolParts.check(parts, ''), ...(workerId === undefined ? [] : workerIdFaults(workerId))]);
+  throwIfAny([...poolParts.check(parts, ''), ...(workerId === undefined ? [] : workerIdFaults(workerId))]);
 }
 
 /** How to reach the database, and what to do there at start. */
@@ -209,7 +209,7 @@ export interface ResolvedOptions extends ConnectionSettings {
 /** The settings of a module's instance, with every default filled in. @throws InvalidOptionsError listing every fault */
 export function resolveOptions(options: JobsModuleOptions = {}): ResolvedOptions {
   const worker = options?.worker === false ? undefined : options?.worker;
-  refuse([...moduleOptions.check(options, ''), ...connectionConflicts(options), ...workerConflicts(worker)]);
+  throwIfAny([...moduleOptions.check(options, ''), ...connectionConflicts(options), ...workerConflicts(worker)]);
   const settings = moduleOptions.read(options);
   return {
     name: settings.name,
@@ -226,7 +226,7 @@ export function resolveOptions(options: JobsModuleOptions = {}): ResolvedOptions
 export function resolveManagerOptions(
   options: JobManagerOptions = {},
 ): ConnectionSettings & { manager: ManagerSettings } {
-  refuse([...managerOptions.check(options, ''), ...connectionConflicts(options)]);
+  throwIfAny([...managerOptions.check(options, ''), ...connectionConflicts(options)]);
   const settings = managerOptions.read(options);
   return { ...pick(settings, CONNECTION), manager: managerSettings(settings, DEFAULT_MAX_CRASHES) };
 }
@@ -236,7 +236,7 @@ export function resolveWorkerOptions(
   options: WorkerOptions = {},
   unknownTasks: 'leave' | 'exhaust' = 'leave',
 ): WorkerSettings {
-  refuse([...workerOptions.check(options, 'worker'), ...workerConflicts(options)]);
+  throwIfAny([...workerOptions.check(options, 'worker'), ...workerConflicts(options)]);
   return workerSettings(workerOptions.read(options), unknownTasks);
 }
 
@@ -260,7 +260,7 @@ function workerSettings(settings: Settings<typeof WORKER>, unknownTasks: 'leave'
   return {
     ...settings,
     maxPollIntervalMs: settings.maxPollIntervalMs ?? pollIntervalMs,
-    keepaliveMs: settings.keepaliveMs ?? Math.min(LONGEST_KEEPALIVE_MS, Math.round(leaseMs * 0.7)),
+    keepaliveMs: settings.keepaliveMs ?? Math.min(MAX_KEEPALIVE_MS, Math.round(leaseMs * 0.7)),
     unknownTasks,
   };
 }

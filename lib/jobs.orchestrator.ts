@@ -11,7 +11,7 @@ import {
 import type { ModulesContainer } from '@nestjs/core';
 import type { JobsExplorer } from './jobs.explorer.js';
 import type { LazyTasks } from './jobs.lazy.js';
-import type { MaintenanceDuties } from './maintenance/maintenance.duties.js';
+import type { Maintenance } from './worker/maintenance.js';
 import type { JobManager } from './manager/job.manager.js';
 import type { WorkerPool } from './worker/worker.pool.js';
 
@@ -25,7 +25,7 @@ export interface ManagerOrchestratorParts {
   explorer: JobsExplorer;
   /** Null where a spec has put a stub in the manager's place. */
   jobs: JobManager | null;
-  duties: MaintenanceDuties | null;
+  duties: Maintenance | null;
   lazy: LazyTasks | null;
 }
 

@@ -11,10 +11,10 @@ import { HandlerBinder } from './jobs.handlers.js';
 import { LazyTasks } from './jobs.lazy.js';
 import { resolveOptions, resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { ManagerOrchestrator } from './jobs.orchestrator.js';
-import { CronScheduler } from './maintenance/cron.scheduler.js';
-import { MaintenanceDuties } from './maintenance/maintenance.duties.js';
+import { CronScheduler } from './worker/cron.scheduler.js';
+import { Maintenance } from './worker/maintenance.js';
 import { InvalidOptionsError } from './jobs.errors.js';
-import { refuse, show } from './validation.js';
+import { throwIfAny, show } from './validation.js';
 import { JobManager } from './manager/job.manager.js';
 import { PayloadValidator } from './manager/payload.validator.js';
 import { TaskRegistry } from './manager/task.registry.js';
@@ -22,7 +22,7 @@ import { createNoopEvents, JobEvents } from './monitoring/job.events.js';
 import { JobMask } from './monitoring/job.mask.js';
 import { JobLogger } from './monitoring/job.logger.js';
 import { JobQueue } from './worker/job.queue.js';
-import { SingleRun } from './worker/work.once.js';
+import { SingleRun } from './worker/single.run.js';
 import { WorkerPool } from './worker/worker.pool.js';
 
 /** The tokens of an instance's parts. */
@@ -35,7 +35,7 @@ export const tokensOf = (name: string) => ({
   jobs: getJobsToken(JobManager, name),
   pool: getJobsToken(WorkerPool, name),
   queue: getJobsToken(JobQueue, name),
-  duties: getJobsToken(MaintenanceDuties, name),
+  duties: getJobsToken(Maintenance, name),
   schedule: `millrace:${name}:schedule`,
   orchestrator: getJobsToken(ManagerOrchestrator, name),
 });
@@ -45,9 +45,9 @@ export function coreProviders(name: string): Provider[] {
   const { options, validator, events, explorer, tasks, jobs, pool, queue, duties, schedule, orchestrator } =
     tokensOf(name);
   return [
-    made(validator, () => new PayloadValidator()),
-    made(events, makeEvents, options),
-    made(
+    provider(validator, () => new PayloadValidator()),
+    provider(events, makeEvents, options),
+    provider(
       explorer,
       makeExplorer,
       options,
@@ -57,13 +57,13 @@ export function coreProviders(name: string): Provider[] {
       ModulesContainer,
       ExternalContextCreator,
     ),
-    made(tasks, (found: JobsExplorer) => found.explore(), explorer),
-    made(jobs, makeManager, options, tasks, validator, ModulesContainer),
-    made(pool, makePool, options, jobs, tasks, validator, events),
-    made(queue, (started: WorkerPool | null) => ownPool(started)?.queue ?? null, pool),
-    made(duties, makeDuties, options, jobs, events),
-    made(schedule, ({ maintenance }: ResolvedOptions) => maintenance, options),
-    made(
+    provider(tasks, (found: JobsExplorer) => found.explore(), explorer),
+    provider(jobs, makeManager, options, tasks, validator, ModulesContainer),
+    provider(pool, makePool, options, jobs, tasks, validator, events),
+    provider(queue, (started: WorkerPool | null) => ownPool(started)?.queue ?? null, pool),
+    provider(duties, makeDuties, options, jobs, events),
+    provider(schedule, ({ maintenance }: ResolvedOptions) => maintenance, options),
+    provider(
       orchestrator,
       makeOrchestrator,
       options,
@@ -79,7 +79,7 @@ export function coreProviders(name: string): Provider[] {
   ];
 }
 
-const made = (provide: InjectionToken, useFactory: FactoryProvider['useFactory'], ...inject: InjectionToken[]) => ({
+const provider = (provide: InjectionToken, useFactory: FactoryProvider['useFactory'], ...inject: InjectionToken[]) => ({
   provide,
   useFactory,
   inject,
@@ -94,7 +94,7 @@ export function readOptions(options: JobsModuleOptions, name: string, isGlobal: 
   const late = (['name', 'isGlobal'] as const).filter(
     (key) => options[key] !== undefined && options[key] !== layout[key],
   );
-  refuse(late.map((key) => `Expected ${key} beside useFactory in forRootAsync, got it among the options.`));
+  throwIfAny(late.map((key) => `Expected ${key} beside useFactory in forRootAsync, got it among the options.`));
   return resolveOptions(Array.isArray(options) ? options : { ...options, name });
 }
 
@@ -165,7 +165,7 @@ const makeOrchestrator = (
   tasks: TaskRegistry,
   validator: PayloadValidator,
   given: JobEvents,
-  duties: MaintenanceDuties | null,
+  duties: Maintenance | null,
   loader: LazyModuleLoader,
 ): ManagerOrchestrator => {
   if (!isOpenManager(jobs)) return new ManagerOrchestrator({ explorer, jobs: null, duties: null, lazy: null });
@@ -178,8 +178,8 @@ const makeOrchestrator = (
   return new ManagerOrchestrator({ explorer, jobs, duties, lazy });
 };
 
-const makeDuties = ({ worker }: ResolvedOptions, jobs: JobManager, events: JobEvents): MaintenanceDuties | null =>
-  worker && isOpenManager(jobs) ? new MaintenanceDuties(jobs, ownEvents(events)) : null;
+const makeDuties = ({ worker }: ResolvedOptions, jobs: JobManager, events: JobEvents): Maintenance | null =>
+  worker && isOpenManager(jobs) ? new Maintenance(jobs, ownEvents(events)) : null;
 
 const ownEvents = (events: JobEvents): JobEvents => (events instanceof JobEvents ? events : createNoopEvents());
 

@@ -5,7 +5,7 @@ import { type PlainTasks, poolPartsOf, type WorkerPoolOptions } from './jobs.fac
 import { resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { tokensOf } from './jobs.providers.js';
 import type { JobManager } from './manager/job.manager.js';
-import { TestBench } from './manager/test.bench.js';
+import { TestDatabase } from './manager/test.bench.js';
 import { assertionError, matchingJobs, type EnqueuedFilter } from './testing/enqueued.jobs.js';
 import { JobDrainer, type DrainOptions, type RanJob } from './testing/job.drainer.js';
 import { PoolRunningError } from './testing/testing.errors.js';
@@ -66,7 +66,7 @@ export class JobsTesting {
   readonly jobs: JobManager;
   /** What was added through the manager, in order, even where the transaction rolled back. */
   readonly added: AddedJob[] = [];
-  private readonly bench: TestBench;
+  private readonly bench: TestDatabase;
   private readonly drainer: JobDrainer;
   private readonly unobserve: () => void;
   private mode: 'manual' | 'throw' | 'record' = 'manual';
@@ -77,7 +77,7 @@ export class JobsTesting {
     private readonly pool: WorkerPool | null,
   ) {
     this.jobs = parts.jobs;
-    this.bench = new TestBench(parts.jobs);
+    this.bench = new TestDatabase(parts.jobs);
     this.drainer = new JobDrainer(parts);
     this.unobserve = this.bench.observeAdds((add, inTransaction) => this.add(add, inTransaction));
   }

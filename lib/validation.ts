@@ -134,7 +134,7 @@ export function refuseCall(faults: string[]): void {
 }
 
 /** @throws InvalidOptionsError if there is any fault */
-export function refuse(faults: string[]): void {
+export function throwIfAny(faults: string[]): void {
   if (faults.length) throw new InvalidOptionsError(faults);
 }
 

@@ -66,15 +66,14 @@ function packageOf(specifier: string): string {
   return specifier.startsWith('node:') ? specifier : /^(@[^/]+\/)?[^/]+/.exec(specifier)![0];
 }
 
-type Room =
-  'leaves' | 'storage' | 'statements' | 'manager' | 'worker' | 'maintenance' | 'wiring' | 'embedded' | 'testing';
+type Room = 'leaves' | 'storage' | 'statements' | 'manager' | 'worker' | 'wiring' | 'embedded' | 'testing';
 
 /** In which room of the house a file lives. Files of no folder are wiring, which may use everything. */
 function roomOf(file: string): Room {
-  if (/^(interfaces\/|jobs\.errors\.ts|database\.refusals\.ts|timers\.ts|validation\.|monitoring\/)/.test(file))
+  if (/^(interfaces\/|jobs\.errors\.ts|database\.refusals\.ts|timing\.ts|validation\.|monitoring\/)/.test(file))
     return 'leaves';
   if (file.startsWith('storage/statements/')) return 'statements';
-  const folder = /^(storage|manager|worker|maintenance|testing)\//.exec(file)?.[1];
+  const folder = /^(storage|manager|worker|testing)\//.exec(file)?.[1];
   if (folder) return folder as Room;
   if (/^embedded(\.ts|\/)/.test(file)) return 'embedded';
   if (/^(testing|cli)\.ts/.test(file)) return 'testing';
@@ -89,7 +88,6 @@ const ALLOWED: Record<Room, (target: Room, file: string) => boolean> = {
   worker: (to, file) =>
     ['leaves', 'manager', 'worker'].includes(to) ||
     /^storage\/(database\.errors|job\.news|job\.notifier)\.ts$/.test(file),
-  maintenance: (to) => ['leaves', 'manager', 'maintenance'].includes(to),
   embedded: (to) => ['leaves', 'embedded'].includes(to),
   testing: (to) => to !== 'statements',
   wiring: (to) => !['statements', 'embedded', 'testing'].includes(to),
@@ -117,10 +115,8 @@ describe('the house', () => {
     expect([...new Set(users)].toSorted()).toEqual(['manager', 'statements']);
   });
 
-  it('keeps Nest to the wiring, the decorators and the binding of crons', () => {
-    const allowed = (file: string): boolean =>
-      roomOf(file) === 'wiring' || file === 'maintenance/maintenance.schedule.ts';
-    const wrong = outside.filter(({ from, to }) => to.startsWith('@nestjs/') && !allowed(from));
+  it('keeps Nest to the wiring and the decorators', () => {
+    const wrong = outside.filter(({ from, to }) => to.startsWith('@nestjs/') && roomOf(from) !== 'wiring');
     expect(wrong.map(describeImport)).toEqual([]);
   });
 

@@ -17,11 +17,12 @@ import { toDate } from '../storage/row.types.js';
 import * as statements from '../storage/statements/claims-by-hand.js';
 import { check } from '../validation.js';
 import { rules } from '../validation.rules.js';
-import { callOptions, checkWorkerId, claimedJobs } from './call.arguments.js';
+import { pause } from '../timing.js';
+import { callOptions, checkWorkerId, claimedJobs } from './arguments.js';
 import { exactJson } from './exact.json.js';
 import type { JobInspector } from './job.inspector.js';
 import type { JobSettlement } from './job.settlement.js';
-import { repeatInDoubt } from './repeat.in.doubt.js';
+import { retryUntilKnown } from './repeat.in.doubt.js';
 import { byHand } from './worker.registry.js';
 
 const MAX_PAUSE_MS = 1_000;
@@ -48,7 +49,7 @@ export class ClaimsByHand {
     const requests = jobs.map((job, index) => ({ job, outcome: outcomeOf(job, index), executionTimeMs }));
     const claimer = byHand(workerId, this.settings.lockTimeoutMs);
     const settle = (repeated: boolean) => this.settlement.settle(claimer, requests, { repeated });
-    const { results: settled, late } = await repeatInDoubt((repeated) =>
+    const { results: settled, late } = await retryUntilKnown((repeated) =>
       retryOnContention(() => settle(repeated), this.database.isBound),
     );
     const results = [...settled, ...((await late) ?? [])];
@@ -69,7 +70,7 @@ export class ClaimsByHand {
       if (row.cancel_requested) throw new InvalidStatusError(jobId, cancelledBy(row.cancel_reason), 'claimed');
       if (row.expired) throw new LeaseExpiredError(jobId);
       if (pauseMs > MAX_PAUSE_MS) throw new JobHeldError([jobId]);
-      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+      await pause(pauseMs);
     }
   }
 

@@ -1,7 +1,7 @@
 // What a crontab may consist of, scheduled by hand or declared by a task.
 import { check, faultOf, option, required, section, type Option, type Rule } from '../validation.js';
 import { MAX_MS, rules } from '../validation.rules.js';
-import { JOB_OPTIONS, taskFaults } from './call.arguments.js';
+import { JOB_OPTIONS, taskFaults } from './arguments.js';
 import { isSchedule, isTimeZone } from './cron.slots.js';
 
 /** The id becomes part of a tag, which has 1,000 bytes at most. */

@@ -8,7 +8,7 @@ const MINUTE_MS = 60 * SECOND_MS;
 const HOUR_MS = 60 * MINUTE_MS;
 const DAY_MS = 24 * HOUR_MS;
 /** Clocks are put back by two hours at most. */
-const LONGEST_REPEAT_MS = 3 * HOUR_MS;
+const MAX_REPEAT_MS = 3 * HOUR_MS;
 /** Making a formatter costs more than a thousand uses. */
 const formats = new Map<string, Intl.DateTimeFormat>();
 
@@ -96,8 +96,8 @@ function nextOfEveryHour(time: CronTime, timeZone: string, after: number): numbe
 
 /** If the clocks are about to go back, times come again that `after` has passed. */
 function firstAfterClocksGoBack(time: CronTime, timeZone: string, after: number): number | null {
-  if (offsetOf(after + LONGEST_REPEAT_MS, timeZone) >= offsetOf(after, timeZone)) return null;
-  const change = changeBetween(after, after + LONGEST_REPEAT_MS, timeZone);
+  if (offsetOf(after + MAX_REPEAT_MS, timeZone) >= offsetOf(after, timeZone)) return null;
+  const change = changeBetween(after, after + MAX_REPEAT_MS, timeZone);
   const wall = nextWall(time, wallOf(change, timeZone) - SECOND_MS);
   return instantsOf(wall, timeZone).at(-1) ?? null;
 }

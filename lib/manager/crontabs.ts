@@ -9,20 +9,21 @@ import type { Database, Statement } from '../storage/database.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import * as statements from '../storage/statements/crontabs.js';
 import { check } from '../validation.js';
+import { pause } from '../timing.js';
 import { tryBriefly } from './brief.lock.js';
 import { checkCron, cronRules } from './cron.arguments.js';
 import { CrontabLockedError } from './crontab.errors.js';
 import { digestOf } from './digest.js';
 import { lastSlotBetween, nextSlot, slotsBetween } from './cron.slots.js';
 import type { JobAdder } from './job.adder.js';
-import { opened, sealed, shown, type JobCipher } from './job.cipher.js';
+import { openValue, sealText, reveal, type JobCipher } from './job.cipher.js';
 import type { JobPreparer } from './job.preparer.js';
 import type { TaskDefinition } from './task.registry.js';
 
 /** A slot is fired up to this late without a backfill: pools look twice a minute, and restarts take a while. */
 export const GRACE_MS = 60_000;
 /** Slots that are made up for in one transaction. */
-const MOST_AT_ONCE = 100;
+const MAX_AT_ONCE = 100;
 /** What scheduling by hand does where some transaction holds the crontab's row. */
 const TRIES = 10;
 const PAUSE_MS = 150;
@@ -80,7 +81,7 @@ export class Crontabs {
   async schedule(spec: AnyCronSpec): Promise<CronInfo> {
     checkCron(spec);
     const { id, values } = await this.prepare(spec);
-    const [row] = await this.patiently(id, statements.putCrontab, values);
+    const [row] = await this.runWithLockRetries(id, statements.putCrontab, values);
     this.changed();
     return this.describe(row as statements.CrontabRow);
   }
@@ -88,7 +89,7 @@ export class Crontabs {
   /** @throws CrontabLockedError */
   async unschedule(id: string): Promise<boolean> {
     check({ id: [id, cronRules.id] });
-    const dropped = await this.patiently(id, statements.dropCrontab, [id]);
+    const dropped = await this.runWithLockRetries(id, statements.dropCrontab, [id]);
     this.changed();
     return dropped.length > 0;
   }
@@ -111,7 +112,7 @@ export class Crontabs {
    * What is due now, in no order, so that processes do not queue up for the same rows; and when to look again. Slots are
    * due for `graceMs` in any case.
    */
-  async look(graceMs = GRACE_MS): Promise<CronOutlook> {
+  async poll(graceMs = GRACE_MS): Promise<CronOutlook> {
     const rows = await this.database.run(statements.listCronTimings, []);
     const readAt = performance.now();
     const known = this.upcoming;
@@ -140,7 +141,7 @@ export class Crontabs {
       const jobs = await this.adder.addMany(specs, { manager: executor, notify: true });
       await this.database.run(statements.advanceCrontab, [id, slots.at(-1), jobs.at(-1)?.id ?? null], executor);
       const fired = jobs.map((job, index) => ({ slot: toDate(slots[index] as number), job }));
-      return { fired, more: slots.length === MOST_AT_ONCE, held: false };
+      return { fired, more: slots.length === MAX_AT_ONCE, held: false };
     });
   }
 
@@ -164,7 +165,7 @@ export class Crontabs {
     // Before the first await: the caller's objects may say something else afterwards.
     const optionsText = JSON.stringify(options);
     const { row, json } = await this.preparer.check(this.preparer.take(task, payload, options));
-    const stored = sealed(this.cipher, row.task, 'crontab', id, json);
+    const stored = sealText(this.cipher, row.task, 'crontab', id, json);
     const values = [id, row.task, schedule, timeZone, stored, optionsText, backfillMs, overlap];
     const content = JSON.stringify(values.with(4, json));
     // Whatever is encrypted must not be guessed from its digest.
@@ -178,14 +179,14 @@ export class Crontabs {
   }
 
   /** Tries for some seconds, each time waiting 100 ms at most. */
-  private async patiently<Row>(id: string, statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
+  private async runWithLockRetries<Row>(id: string, statement: Statement<Row>, values: unknown[]): Promise<Row[]> {
     for (let tries = 1; tries <= TRIES; tries++) {
       const rows = await tryBriefly(this.database, statement, values).catch((error: unknown) => {
         // The caller's own transaction, which the first try has aborted.
         throw tries > 1 && error instanceof TransactionOverError ? new CrontabLockedError(id) : error;
       });
       if (rows) return rows;
-      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+      await pause(PAUSE_MS);
     }
     throw new CrontabLockedError(id);
   }
@@ -219,7 +220,7 @@ const openFrom = ({ open_since, now, backfill_ms }: statements.CronTimingRow, gr
 /** Where one job at a time is wanted, the last slot stands for all that were missed. */
 function dueSlots(row: statements.CrontabRow, graceMs: number): number[] {
   const from = openFrom(row, graceMs);
-  if (row.overlap === 'queue') return slotsBetween(row.schedule, row.time_zone, from, row.now, MOST_AT_ONCE);
+  if (row.overlap === 'queue') return slotsBetween(row.schedule, row.time_zone, from, row.now, MAX_AT_ONCE);
   const slot = lastSlotBetween(row.schedule, row.time_zone, from, row.now);
   return slot === null ? [] : [slot];
 }
@@ -227,7 +228,7 @@ function dueSlots(row: statements.CrontabRow, graceMs: number): number[] {
 /** @throws DecryptionError */
 const jobOf = ({ id, task, options, ...row }: statements.CrontabRow, cipher: JobCipher | undefined): JobSpec => {
   const { tags = [], ...others } = options;
-  const payload = opened(cipher, row.payload, 'crontab', id);
+  const payload = openValue(cipher, row.payload, 'crontab', id);
   return { ...others, task, payload, tags: [...tags, `cron:${id}`] };
 };
 
@@ -253,7 +254,7 @@ const toCronInfo = (
   task: row.task,
   schedule: row.schedule,
   timeZone: row.time_zone,
-  payload: shown(() => opened(cipher, row.payload, 'crontab', row.id)),
+  payload: reveal(() => openValue(cipher, row.payload, 'crontab', row.id)),
   options: row.options,
   backfillMs: Number(row.backfill_ms),
   overlap: row.overlap,

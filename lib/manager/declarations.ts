@@ -19,7 +19,7 @@ export interface DeclarationsParts {
   /** Concurrencies of queues by name. */
   queues: Readonly<Record<string, number>>;
   /** Tells pools that jobs of these queues may run. */
-  tell: (queues: string[]) => Promise<void>;
+  publish: (queues: string[]) => Promise<void>;
 }
 
 export class Declarations {
@@ -65,7 +65,7 @@ export class Declarations {
 
   /** Each apart: one that some session holds is tried again by pools every half minute. */
   private async writeQueues(release: string | null): Promise<void> {
-    const { database, tell } = this.parts;
+    const { database, publish: tell } = this.parts;
     const names = [...this.limits.keys()];
     const limits = names.map((name) => this.limits.get(name) ?? null);
     const stale = (await tryBriefly(database, findUndeclaredQueues, [names, limits, release])) ?? [];

@@ -46,7 +46,7 @@ import {
   toAddedJob,
 } from './prepared.jobs.js';
 import type { NewsPublisher } from './news.publisher.js';
-import { inTermsOfDoubt, repeatInDoubt } from './repeat.in.doubt.js';
+import { inTermsOfDoubt, retryUntilKnown } from './repeat.in.doubt.js';
 
 interface Target<Connection = CallerTransaction> {
   /** The caller's connection; none: a commit of our own. */
@@ -67,7 +67,7 @@ interface Insertion {
 
 export class JobAdder {
   private readonly batcher: AddBatcher<AddedJob> = new AddBatcher((jobs) =>
-    repeatInDoubt(() => this.batcher.send(() => this.insert(jobs))),
+    retryUntilKnown(() => this.batcher.send(() => this.insert(jobs))),
   );
 
   constructor(
@@ -144,7 +144,9 @@ export class JobAdder {
   private async addApart(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const children = jobs.filter(isChild);
     const others = new Set<string>();
-    const added = await repeatInDoubt((repeated) => this.addOwn(jobs, children, { patient: false, repeated, others }));
+    const added = await retryUntilKnown((repeated) =>
+      this.addOwn(jobs, children, { patient: false, repeated, others }),
+    );
     // Parents, and holders of keys, may have ended while the jobs were on their way. Committed is committed: the sweep finds them.
     if (children.length) await this.promoter.resolve(parentsOf(children)).catch(() => undefined);
     if (others.size) await this.follow([...others]).catch(() => undefined);

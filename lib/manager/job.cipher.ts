@@ -8,7 +8,7 @@ import { DecryptionError } from '../jobs.errors.js';
  * Where an encrypted value belongs: the name of a field, then what tells whose it is. Authenticated with the value.
  * A payload is bound to its job's id and task, everything else to its job's id.
  */
-export type Place = readonly [field: string, ...owner: (string | null)[]];
+export type Binding = readonly [field: string, ...owner: (string | null)[]];
 
 /**
  * What is stored in the place of a JSON value. The mark is a negative zero, which JSON has and JSON.stringify never
@@ -56,7 +56,7 @@ export class JobCipher {
   }
 
   /** The envelope of a text, as JSON. */
-  seal(place: Place, text: string, bound?: 'task'): string {
+  seal(place: Binding, text: string, bound?: 'task'): string {
     const iv = randomBytes(IV_BYTES);
     const cipher = createCipheriv(ALGORITHM, this.keys.get(this.keyId)!, iv, { authTagLength: TAG_BYTES });
     cipher.setAAD(additionalData(this.keyId, place));
@@ -71,7 +71,7 @@ export class JobCipher {
   }
 
   /** @throws DecryptionError */
-  open(place: Place, { key: keyId, data }: Envelope): string {
+  open(place: Binding, { key: keyId, data }: Envelope): string {
     const key = this.keys.get(keyId);
     if (!key) throw unknownKey(keyId, [...this.keys.keys()]);
     try {
@@ -92,11 +92,11 @@ export class JobCipher {
   }
 }
 
-const additionalData = (keyId: string, place: Place): Buffer =>
+const additionalData = (keyId: string, place: Binding): Buffer =>
   Buffer.from(JSON.stringify(['millrace', keyId, ...place]));
 
 /** Where a job's payload belongs; `bound` as its envelope says. */
-export const payloadPlace = (jobId: string, task: string, bound?: string): Place => [
+export const payloadBinding = (jobId: string, task: string, bound?: string): Binding => [
   'payload',
   bound === 'task' ? null : jobId,
   task,
@@ -108,18 +108,18 @@ export const isSealed = (value: unknown): value is Envelope =>
   Object.is((value as Envelope).$encrypted, -0);
 
 /** A value as it was before it was encrypted; any other one as it is. @throws DecryptionError */
-export function opened<T>(cipher: JobCipher | undefined, value: T, field: string, jobId: string): T {
+export function openValue<T>(cipher: JobCipher | undefined, value: T, field: string, jobId: string): T {
   return isSealed(value) ? (openJson(cipher, [field, jobId], value) as T) : value;
 }
 
 /** The same for a job's payload. @throws DecryptionError */
-export function openedPayload<T>(cipher: JobCipher | undefined, payload: T, jobId: string, task: string): T {
+export function openPayload<T>(cipher: JobCipher | undefined, payload: T, jobId: string, task: string): T {
   if (!isSealed(payload)) return payload;
-  return openJson(cipher, payloadPlace(jobId, task, payload.bound), payload) as T;
+  return openJson(cipher, payloadBinding(jobId, task, payload.bound), payload) as T;
 }
 
 /** For looking at jobs: what cannot be decrypted here is an `EncryptedValue`. */
-export function shown(open: () => unknown): unknown {
+export function reveal(open: () => unknown): unknown {
   try {
     return open();
   } catch (error) {
@@ -129,16 +129,16 @@ export function shown(open: () => unknown): unknown {
 }
 
 /** The text in an envelope. @throws DecryptionError */
-export function openText(cipher: JobCipher | undefined, place: Place, envelope: unknown): string {
+export function openText(cipher: JobCipher | undefined, place: Binding, envelope: unknown): string {
   if (!cipher) throw unknownKey((envelope as Envelope).key, []);
   return cipher.open(place, envelope as Envelope);
 }
 
-const openJson = (cipher: JobCipher | undefined, place: Place, envelope: Envelope): unknown =>
+const openJson = (cipher: JobCipher | undefined, place: Binding, envelope: Envelope): unknown =>
   JSON.parse(openText(cipher, place, envelope)) as unknown;
 
 /** JSON text as it is stored: encrypted where the task is covered. */
-export const sealed = (
+export const sealText = (
   cipher: JobCipher | undefined,
   task: string,
   field: string,

@@ -22,17 +22,17 @@ import {
   nextPlainPriority,
   type ClaimedText,
 } from '../storage/statements/claim-jobs.js';
-import { seeTasks } from '../storage/statements/prune-jobs.js';
+import { rememberTasks } from '../storage/statements/prune-jobs.js';
 import { registerQueues } from '../storage/statements/queues.js';
 import { claimsOfTheDead, endIncarnations } from '../storage/statements/workers.js';
 import { advance, inTurn, joinLooks, microseconds, type JobPosition } from './claim.cursor.js';
-import { isSealed, opened, openedPayload, type JobCipher } from './job.cipher.js';
+import { isSealed, openValue, openPayload, type JobCipher } from './job.cipher.js';
 import { readableStart, toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
 import { hasAdvanced, LaneMemory, type Turns } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
-import type { SchemaGuard } from './schema.guard.js';
+import type { SchemaCheck } from './schema.check.js';
 
 /** How long a job waits that this process cannot decrypt, for one that can. */
 const UNREADABLE_MS = 60_000;
@@ -66,7 +66,7 @@ export class JobClaims {
     private readonly database: Database,
     private readonly settlement: JobSettlement,
     private readonly cipher: JobCipher | undefined,
-    private readonly schemaGuard: SchemaGuard,
+    private readonly schemaGuard: SchemaCheck,
     /** After so many crashes in a row a job is exhausted. */
     private readonly maxCrashes: number,
   ) {}
@@ -174,7 +174,7 @@ export class JobClaims {
   }
 
   /** Names of tasks are noted again when they are met again. */
-  forgetTasks(): void {
+  clearRememberedTasks(): void {
     this.seenTasks.clear();
   }
 
@@ -306,7 +306,7 @@ export class JobClaims {
     }
     if (refused.length) await this.settlement.settleAtLast(claimer, refused);
     inTurn(read.jobs);
-    await this.seeTasks(read.jobs);
+    await this.rememberTasks(read.jobs);
     return read;
   }
 
@@ -322,19 +322,19 @@ export class JobClaims {
     weigh(job, text.length);
     if (told.length < 11) return { job, runAt: told[3], error: unreadable(new Error('its payload is gone')) };
     try {
-      if (isSealed(job.payload)) job.payload = openedPayload(this.cipher, job.payload, job.id, job.task);
-      if (isSealed(job.previous)) job.previous = opened(this.cipher, job.previous, 'partial', job.id);
+      if (isSealed(job.payload)) job.payload = openPayload(this.cipher, job.payload, job.id, job.task);
+      if (isSealed(job.previous)) job.previous = openValue(this.cipher, job.previous, 'partial', job.id);
       return { job, runAt: told[3] };
     } catch (error) {
       return { job, runAt: told[3], error };
     }
   }
 
-  private async seeTasks(jobs: ClaimedJob[]): Promise<void> {
+  private async rememberTasks(jobs: ClaimedJob[]): Promise<void> {
     let fresh: Set<string> | null = null;
     for (const { task } of jobs) if (!this.seenTasks.has(task)) (fresh ??= new Set()).add(task);
     if (!fresh) return;
-    await this.database.run(seeTasks, [[...fresh]]);
+    await this.database.run(rememberTasks, [[...fresh]]);
     for (const task of fresh) this.seenTasks.add(task);
   }
 }

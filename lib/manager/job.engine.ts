@@ -7,7 +7,8 @@ import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
 import { JobNotifier } from '../storage/job.notifier.js';
 import { TransactionSource } from '../storage/transaction.source.js';
-import { AttemptRecords } from './attempt.records.js';
+import { settledWithin } from '../timing.js';
+import { AttemptStore } from './attempt.store.js';
 import { Crontabs } from './crontabs.js';
 import { Declarations } from './declarations.js';
 import { JobAdder } from './job.adder.js';
@@ -23,7 +24,7 @@ import { JobWaiter } from './job.waiter.js';
 import { lanesOfQueue } from './lane.names.js';
 import { NewsPublisher } from './news.publisher.js';
 import type { PayloadValidator } from './payload.validator.js';
-import { SchemaGuard } from './schema.guard.js';
+import { SchemaCheck } from './schema.check.js';
 import type { TaskRegistry } from './task.registry.js';
 import { WorkerRegistry } from './worker.registry.js';
 
@@ -60,7 +61,7 @@ export class JobEngine {
   readonly revival: JobRevival;
   readonly inspector: JobInspector;
   /** What a running attempt writes before it ends. */
-  readonly attempts: AttemptRecords;
+  readonly attempts: AttemptStore;
   readonly adder: JobAdder;
   readonly retention: JobRetention;
   readonly crontabs: Crontabs;
@@ -78,7 +79,7 @@ export class JobEngine {
     const cipher = settings.encryption ? new JobCipher(settings.encryption) : undefined;
     this.cipher = cipher;
     this.waiter = new JobWaiter(database, cipher);
-    const schemaGuard = new SchemaGuard(database.schema);
+    const schemaGuard = new SchemaCheck(database.schema);
     this.publisher = new NewsPublisher(database);
     this.promoter = new JobPromoter(database, settings, this.publisher, (id, path) => this.failCircle(id, path));
     const notice = (ids: Set<string>): void => this.waiter.notice(ids);
@@ -87,14 +88,14 @@ export class JobEngine {
     this.registry = new WorkerRegistry(database, settings, this.claims, this.settlement, this.promoter, schemaGuard);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
     this.inspector = new JobInspector(database, cipher);
-    this.attempts = new AttemptRecords(database, cipher);
+    this.attempts = new AttemptStore(database, cipher);
     this.transactions = new TransactionSource(database);
     const preparer = new JobPreparer(settings, tasks, validator, cipher);
     this.adder = new JobAdder(database, preparer, this.promoter, this.publisher, ambient, cipher);
     this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
     const tell = (names: string[]): Promise<void> => this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
-    this.declarations = new Declarations({ database, crontabs: this.crontabs, queues: settings.queues, tell });
+    this.declarations = new Declarations({ database, crontabs: this.crontabs, queues: settings.queues, publish: tell });
   }
 
   /** The engine inside a transaction: all it does is part of it. */
@@ -139,15 +140,12 @@ export class JobEngine {
 
   /** Resolves when nothing is on its way to the database, or after so long. */
   private async idle(ms: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const deadline = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
     const ended = async (): Promise<void> => {
       await this.adder.idle();
       await this.publisher.idle();
       await this.attempts.idle();
     };
-    await Promise.race([ended(), deadline]);
-    clearTimeout(timer);
+    await settledWithin(ms, ended());
   }
 
   private async failCircle(id: string, path: string[]): Promise<void> {

@@ -33,14 +33,14 @@ import type {
 } from '../interfaces/job.interface.js';
 import type { JobSpecs, PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError, NoHandlersError } from '../jobs.errors.js';
-import { patiently, retryOnContention } from '../storage/contention.js';
+import { withLockRetries, retryOnContention } from '../storage/contention.js';
 import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
-import { check, refuse } from '../validation.js';
+import { check, throwIfAny } from '../validation.js';
 import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
-import { callOptions, checkAdd, checkAddMany, checkWorkerId, copyOf } from './call.arguments.js';
+import { callOptions, checkAdd, checkAddMany, checkWorkerId, copyOf } from './arguments.js';
 import { ClaimsByHand, resultsByHand } from './claims.by.hand.js';
 import { JobEdits } from './job.edits.js';
 import { JobEngine } from './job.engine.js';
@@ -70,7 +70,7 @@ export class JobManager {
   private readonly edits: JobEdits;
 
   constructor(engine: JobEngine) {
-    if (!(engine instanceof JobEngine)) refuse([CONSTRUCTOR]);
+    if (!(engine instanceof JobEngine)) throwIfAny([CONSTRUCTOR]);
     this.engine = engine;
     const { database, settings, settlement, inspector, promoter, publisher, revival } = engine;
     const { retentionMs } = settings.history;
@@ -277,7 +277,7 @@ export class JobManager {
     check({ ids: [ids, rules.uuids] });
     const { inspector, revival } = this.engine;
     const asked = [...ids];
-    return inspector.findAll(await this.patiently((executor) => revival.retry(asked, executor)));
+    return inspector.findAll(await this.inPatientTransaction((executor) => revival.retry(asked, executor)));
   }
 
   /**
@@ -288,7 +288,7 @@ export class JobManager {
     check({}, [callOptions.replayFailedJobs, window]);
     const { task, maxAttempts } = window;
     const [from, to] = [window.from ?? ALWAYS[0], window.to ?? ALWAYS[1]];
-    return this.patiently(async (manager) => {
+    return this.inPatientTransaction(async (manager) => {
       const taken = await this.engine.revival.takeToReplay(
         [from.toISOString(), to.toISOString(), task ?? null],
         manager,
@@ -315,7 +315,7 @@ export class JobManager {
   async forceUnlockQueues(queueNames?: string[]): Promise<QueueState[]> {
     check({ queueNames: [queueNames, rules.optional(rules.laneNames)] });
     const asked = copyOf(queueNames);
-    await patiently(this.engine.database.isBound)(() => this.engine.promoter.sweepNow());
+    await withLockRetries(this.engine.database.isBound)(() => this.engine.promoter.sweepNow());
     const names = (await this.engine.database.run(lanes.findQueues, [asked])).map(({ name }) => name);
     await this.engine.publisher.publish(...newsOf(names.map(lanesOfQueue)));
     return (await this.engine.database.run(lanes.listQueues, [names])).map(toQueueState);
@@ -327,7 +327,7 @@ export class JobManager {
    */
   async resetLockedJobs(options: { lockTimeoutMs?: number | undefined } = {}): Promise<number> {
     check({}, [callOptions.resetLockedJobs, options]);
-    const doing = patiently(this.engine.database.isBound);
+    const doing = withLockRetries(this.engine.database.isBound);
     const reset = await this.engine.registry.resetExpired(options.lockTimeoutMs ?? null, doing);
     const rescued = await this.engine.registry.rescue(undefined, doing);
     await doing(() => this.engine.promoter.sweepNow());
@@ -338,7 +338,7 @@ export class JobManager {
   async purgeJobs(options: { status: JobStatus; olderThanMs: number }): Promise<number> {
     check({}, [callOptions.purgeJobs, options]);
     const { status, olderThanMs } = options;
-    return this.patiently((executor) => this.engine.revival.purge(status, olderThanMs, executor));
+    return this.inPatientTransaction((executor) => this.engine.revival.purge(status, olderThanMs, executor));
   }
 
   // Queues and rate limits
@@ -391,7 +391,7 @@ export class JobManager {
   /** Starts the next window of every limit whose window has passed. Returns how many. Claims do so by themselves. */
   async refillRateLimits(): Promise<number> {
     const { database } = this.engine;
-    const [row] = await patiently(database.isBound)(() => database.run(limits.refillRateLimits, []));
+    const [row] = await withLockRetries(database.isBound)(() => database.run(limits.refillRateLimits, []));
     return row?.refilled ?? 0;
   }
 
@@ -439,7 +439,7 @@ export class JobManager {
     check({}, [callOptions.gcTaskIdentifiers, options]);
     const keepSinceMs = options.keepSinceMs ?? this.engine.settings.taskIdentifierRetentionMs;
     const [row] = await this.engine.database.run(garbage.pruneTasks, [keepSinceMs]);
-    this.engine.claims.forgetTasks();
+    this.engine.claims.clearRememberedTasks();
     return row?.pruned ?? 0;
   }
 
@@ -550,7 +550,7 @@ export class JobManager {
   }
 
   /** One transaction, for as long as others' locks are in its way. @throws RowsHeldError after some seconds */
-  private patiently<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
+  private inPatientTransaction<T>(work: (executor: QueryExecutor) => Promise<T>): Promise<T> {
     return retryOnContention(() => this.engine.database.transaction(work), this.engine.database.isBound);
   }
 }

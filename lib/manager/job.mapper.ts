@@ -15,7 +15,7 @@ import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/workers.js';
 import type { QueueRow } from '../storage/statements/queues.js';
 import type { RateLimitRow } from '../storage/statements/rate-limits.js';
-import { isSealed, opened, openedPayload, shown, type JobCipher } from './job.cipher.js';
+import { isSealed, openValue, openPayload, reveal, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
 
 /** What cannot be decrypted is shown as an `EncryptedValue`. */
@@ -47,10 +47,10 @@ export const toJob = (row: JobRow, cipher: JobCipher | undefined): Job => ({
 });
 
 const shownPayload = (payload: unknown, id: string, task: string, cipher: JobCipher | undefined): unknown =>
-  isSealed(payload) ? shown(() => openedPayload(cipher, payload, id, task)) : payload;
+  isSealed(payload) ? reveal(() => openPayload(cipher, payload, id, task)) : payload;
 
 const shownField = <T>(value: T, field: string, id: string, cipher: JobCipher | undefined): T =>
-  isSealed(value) ? (shown(() => opened(cipher, value, field, id)) as T) : value;
+  isSealed(value) ? (reveal(() => openValue(cipher, value, field, id)) as T) : value;
 
 const NOTHING_EXTRA: ClaimExtra = {
   lastError: null,

@@ -7,7 +7,7 @@ import type { PayloadSchema, TaskToken } from '../interfaces/task.interface.js';
 import { PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
 import type { NewJob } from '../storage/statements/add-jobs.js';
 import { newJobId } from './job.id.js';
-import { EncryptedValue, payloadPlace, type JobCipher } from './job.cipher.js';
+import { EncryptedValue, payloadBinding, type JobCipher } from './job.cipher.js';
 import { lossIn } from './json.loss.js';
 import type { PayloadValidator } from './payload.validator.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -84,7 +84,7 @@ export class JobPreparer {
   private seal(cipher: JobCipher, row: NewJob, json: string): string | undefined {
     if (!cipher.covers(row.task)) return undefined;
     const bound = row.job_key_mode === 'preserve_run_at' ? 'task' : undefined;
-    return cipher.seal(payloadPlace(row.id, row.task, bound), json, bound);
+    return cipher.seal(payloadBinding(row.id, row.task, bound), json, bound);
   }
 
   private toJson(task: string, payload: unknown): string {

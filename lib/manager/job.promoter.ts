@@ -8,6 +8,7 @@ import type { News } from '../storage/job.news.js';
 import * as statements from '../storage/statements/end-jobs.js';
 import type { EndedRow } from '../storage/statements/settle-jobs.js';
 import { findDutyPosition, moveDuty, takeDuty, type DutyPosition } from '../storage/statements/workers.js';
+import { pause } from '../timing.js';
 import { circlesIn } from './dependency.circles.js';
 import { lanesOfQueue } from './lane.names.js';
 import type { NewsPublisher } from './news.publisher.js';
@@ -25,7 +26,7 @@ export interface Freed {
 /** Pools ask every 3.6 to 4.4 s: one pool alone sweeps each time, many together hardly more often. */
 const SWEEP_MS = 3_000;
 const FIRST_PAUSE_MS = 2;
-const LONGEST_PAUSE_MS = 50;
+const MAX_PAUSE_MS = 50;
 const BEFORE_ANY_ID = '00000000-0000-0000-0000-000000000000';
 
 export class JobPromoter {
@@ -135,8 +136,8 @@ export class JobPromoter {
       const cancelled = rows.filter(({ became }) => became === 'cancelled').map(({ id }) => id);
       const isHeld = rows.some(({ became }) => became === 'held');
       // Parents that end at once meet at the child: for some milliseconds. What is held for longer is found by the sweep.
-      if (isHeld && pauseMs < LONGEST_PAUSE_MS && !executor) {
-        await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + Math.random())));
+      if (isHeld && pauseMs < MAX_PAUSE_MS && !executor) {
+        await pause(pauseMs * (0.5 + Math.random()));
         pauseMs *= 2;
         ended = [...ended, ...cancelled];
       } else ended = cancelled;

@@ -6,6 +6,7 @@ import { isContention } from '../storage/database.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 import * as partitions from '../storage/statements/partitions.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
+import { pause } from '../timing.js';
 import { tryBriefly } from './brief.lock.js';
 
 const DAY_MS = 86_400_000;
@@ -14,9 +15,9 @@ const LEAD_MS = 3 * DAY_MS;
 /** So many partitions make up the retention: the more, the sooner they go, and the more each plan costs. */
 const PARTS = 6;
 /** Their bodies move while everybody waits: about 100 ms. */
-const MOST_WANTED = 20_000;
+const MAX_WANTED = 20_000;
 /** The default is read while everybody waits: about a second, if it ever is so large. */
-const MOST_BYTES = 1024 ** 3;
+const MAX_BYTES = 1024 ** 3;
 /** Rows of so many pages go in one transaction: 8 MB. */
 const PAGES = 1_000;
 /** Each try makes others wait for 100 ms at most. */
@@ -88,9 +89,9 @@ export class JobRetention {
     at: Date | null,
   ): Promise<void> {
     for (;;) {
-      const values = [table, aheadMs, LEAD_MS, widthMs, MOST_BYTES, at];
-      const [row] = await this.patiently(partitions.makePartition, values, `a new one of ${table}`);
-      if (row?.hindrance) this.say(row.hindrance, 'rows go one by one; see docs/operations.md');
+      const values = [table, aheadMs, LEAD_MS, widthMs, MAX_BYTES, at];
+      const [row] = await this.runWithLockRetries(partitions.makePartition, values, `a new one of ${table}`);
+      if (row?.hindrance) this.logOnce(row.hindrance, 'rows go one by one; see docs/operations.md');
       if (!row?.made) return;
       this.changed = true;
     }
@@ -99,7 +100,7 @@ export class JobRetention {
   private async dropHistory(at: Date | null): Promise<number> {
     let records = 0;
     for (;;) {
-      const [row] = await this.patiently(partitions.dropHistoryPartition, [at], 'expired ones of job_history');
+      const [row] = await this.runWithLockRetries(partitions.dropHistoryPartition, [at], 'expired ones of job_history');
       if (!row) return records;
       records += row.records;
       this.changed = true;
@@ -116,7 +117,7 @@ export class JobRetention {
   }
 
   private async removeBodies(at: Date | null): Promise<void> {
-    for (const partition of await this.list(partitions.oldBodyPartitions, [MOST_WANTED, at])) {
+    for (const partition of await this.list(partitions.oldBodyPartitions, [MAX_WANTED, at])) {
       if (await this.dropBodies(partition, at)) continue;
       // Where all jobs leave records, nearly all of them are still asked for, unless the partition could have been dropped.
       if (this.history.keep !== 'all' || this.refused || this.heldUp.has(partition.name))
@@ -132,8 +133,8 @@ export class JobRetention {
     at: Date | null,
   ): Promise<boolean> {
     if (!droppable || this.refused) return false;
-    if (!(await this.unlessHeld(partitions.forgetNotesOfRange, [lower, upper, MOST_WANTED]))) return false;
-    const [row] = await this.patiently(partitions.dropBodyPartition, [name, MOST_WANTED, at], name);
+    if (!(await this.unlessHeld(partitions.forgetNotesOfRange, [lower, upper, MAX_WANTED]))) return false;
+    const [row] = await this.runWithLockRetries(partitions.dropBodyPartition, [name, MAX_WANTED, at], name);
     if (typeof row?.moved !== 'number') return false;
     this.changed = true;
     return true;
@@ -168,7 +169,7 @@ export class JobRetention {
   }
 
   /** Tries until the locks are free, for some seconds. Nothing where they never were, or where the role may not. */
-  private async patiently<Row>(statement: Statement<Row>, values: unknown[], what: string): Promise<Row[]> {
+  private async runWithLockRetries<Row>(statement: Statement<Row>, values: unknown[], what: string): Promise<Row[]> {
     for (let tries = 1; ; tries++) {
       try {
         return await this.database.run(statement, values);
@@ -176,10 +177,10 @@ export class JobRetention {
         if (error instanceof MissingPrivilegesError) return this.refuse(error);
         if (!isContention(error)) throw error;
         if (tries >= this.tries) break;
-        await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+        await pause(PAUSE_MS);
       }
     }
-    this.say(`${statement.name} never got its locks`, `${this.tries} tries; the next collection tries again`);
+    this.logOnce(`${statement.name} never got its locks`, `${this.tries} tries; the next collection tries again`);
     this.heldUp.add(what);
     // The same transaction is in the way of the others.
     this.tries = TRIES_AGAIN;
@@ -188,11 +189,11 @@ export class JobRetention {
 
   private refuse(error: MissingPrivilegesError): [] {
     this.refused = true;
-    this.say('This role may not make or drop partitions, so rows go one by one', error.message);
+    this.logOnce('This role may not make or drop partitions, so rows go one by one', error.message);
     return [];
   }
 
-  private say(what: string, more: string): void {
+  private logOnce(what: string, more: string): void {
     if (this.said.has(what)) return;
     this.said.add(what);
     this.debug(`${what}: ${more}`);

@@ -19,7 +19,8 @@ import {
   type EndedRow,
   type EndKind,
 } from '../storage/statements/settle-jobs.js';
-import { sealed, type JobCipher } from './job.cipher.js';
+import { pause } from '../timing.js';
+import { sealText, type JobCipher } from './job.cipher.js';
 import { freedBy, newsOf, type JobPromoter } from './job.promoter.js';
 import { lanesOfQueue } from './lane.names.js';
 import { LateSettles } from './late.settles.js';
@@ -61,7 +62,7 @@ export interface FoundClaim {
 }
 
 const FIRST_PAUSE_MS = 5;
-const LONGEST_PAUSE_MS = 1_000;
+const MAX_PAUSE_MS = 1_000;
 /** An operator's call waits so long for what an open transaction holds. */
 const PATIENCE_MS = 10_000;
 
@@ -131,7 +132,7 @@ export class JobSettlement {
       const settled = await this.settleOne(database, claimer, this.encrypted([request]));
       if (settled.held.length && performance.now() < deadline) {
         await pause(pauseMs);
-        pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
+        pauseMs = Math.min(MAX_PAUSE_MS, pauseMs * 2);
         continue;
       }
       if (settled.held.length) throw new JobHeldError([request.job.id]);
@@ -181,7 +182,7 @@ export class JobSettlement {
       if (!open.length || !patient) break;
       if (performance.now() > deadline) throw new JobHeldError([...held]);
       await pause(pauseMs);
-      pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
+      pauseMs = Math.min(MAX_PAUSE_MS, pauseMs * 2);
     }
     return ended;
   }
@@ -331,7 +332,7 @@ export class JobSettlement {
     if (!cipher) return requests;
     return requests.map((request) => {
       const { job, outcome } = request;
-      const seal = (field: string, text: string): string => sealed(cipher, job.task, field, job.id, text);
+      const seal = (field: string, text: string): string => sealText(cipher, job.task, field, job.id, text);
       if (outcome.kind === 'completed' && outcome.result !== null)
         return { ...request, outcome: { ...outcome, result: seal('result', outcome.result) } };
       if (outcome.kind === 'partial')
@@ -340,8 +341,6 @@ export class JobSettlement {
     });
   }
 }
-
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 const environmentOf = ({ leaseMs }: Claimer): string | null =>
   leaseMs === null ? null : JSON.stringify(executionEnvironment());

@@ -6,8 +6,8 @@ import { isContention, isStatementTimeout, mayAnswerSoon } from '../storage/data
 import type { Database } from '../storage/database.js';
 import { findResults } from '../storage/statements/inspect-jobs.js';
 import { findEnded } from '../storage/statements/wait-jobs.js';
-import { after } from '../timers.js';
-import { opened, type JobCipher } from './job.cipher.js';
+import { after } from '../timing.js';
+import { openValue, type JobCipher } from './job.cipher.js';
 import { toJob } from './job.mapper.js';
 
 export interface WaitOptions {
@@ -204,7 +204,7 @@ const mayPass = (error: unknown): boolean => mayAnswerSoon(error) || isContentio
 /** @throws DecryptionError for a result that cannot be decrypted */
 const toResult = (row: ResultRow, cipher: JobCipher | undefined): JobResult => ({
   status: row.status,
-  result: row.status === 'completed' ? opened(cipher, row.result ?? null, 'result', row.id) : null,
+  result: row.status === 'completed' ? openValue(cipher, row.result ?? null, 'result', row.id) : null,
   error: row.status === 'completed' ? null : row.last_error,
   job: toJob(row, cipher),
 });

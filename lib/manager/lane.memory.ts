@@ -40,17 +40,17 @@ const MAX_TOLD = 100;
 export const MAX_POSITIONS = 100;
 const MAX_TURNS = 100;
 const FIRST_HELD_MS = 5;
-const LONGEST_HELD_MS = 1_000;
+const MAX_HELD_MS = 1_000;
 /** Looking at everything that took 1 ms may be repeated after so many, and is after 5 s: half a per cent of the time. */
 const PERIOD_PER_COST = 200;
-const LONGEST_PERIOD_MS = 5_000;
+const MAX_PERIOD_MS = 5_000;
 /** Where that would be more than five per cent of the time, it is repeated later, and in any case after so long. */
 const LEAST_PERIOD_PER_COST = 20;
-const LONGEST_DEAR_PERIOD_MS = 30_000;
+const MAX_DEAR_PERIOD_MS = 30_000;
 /** Among tens of thousands of lanes even that is too much for a pool that hears the news: one per cent of the time is enough. */
 const VERY_DEAR_MS = 1_000;
 const PERIOD_PER_VERY_DEAR_COST = 100;
-const LONGEST_VERY_DEAR_PERIOD_MS = 600_000;
+const MAX_VERY_DEAR_PERIOD_MS = 600_000;
 /** The cheapest of so many looks at everything counts: one that had to wait, or was the first, tells nothing of the next. */
 const COSTS = 3;
 /** What became due shortly before a look may have been committed after it. */
@@ -185,7 +185,7 @@ export class LaneMemory {
   }
 
   /** Something in lanes that begin like these may run; null: in any. */
-  tell(lanes: string[] | null): void {
+  noteRunnable(lanes: string[] | null): void {
     if (!lanes) {
       this.forgotInFlight = true;
       return this.forget();
@@ -197,13 +197,13 @@ export class LaneMemory {
     }
     const told = new Set(lanes);
     for (const place of this.positions.keys()) if (beginsLike(place, told)) this.positions.delete(place);
-    this.passes.tell(told);
+    this.passes.noteRunnable(told);
     // Too much is told to be listed.
     if (this.told.size > MAX_TOLD) this.startOver();
   }
 
   /** A place in the queue became free: its lanes are looked at, but nothing has come to stand before their positions. */
-  tellFreed(queue: string): void {
+  noteFreed(queue: string): void {
     const lanes = lanesOfQueue(queue);
     if (this.stretches.length) this.told.add(lanes);
     this.toldInFlight?.add(lanes);
@@ -211,8 +211,8 @@ export class LaneMemory {
   }
 
   /** A place in the job's queue became free, or the job comes back. */
-  tellOf(job: ClaimedJob): void {
-    this.tell([job.queue === null ? laneOf(job) : lanesOfQueue(job.queue)]);
+  noteReturned(job: ClaimedJob): void {
+    this.noteRunnable([job.queue === null ? laneOf(job) : lanesOfQueue(job.queue)]);
   }
 
   forget(): void {
@@ -222,7 +222,7 @@ export class LaneMemory {
 
   /** The next look comes after a pause that grows. */
   private hold(): void {
-    this.heldMs = Math.min(LONGEST_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2));
+    this.heldMs = Math.min(MAX_HELD_MS, Math.max(FIRST_HELD_MS, this.heldMs * 2));
     this.heldUntil = performance.now() + this.heldMs;
   }
 
@@ -233,9 +233,9 @@ export class LaneMemory {
     const isVeryDear = this.hearsNews && costMs > VERY_DEAR_MS;
     return Math.max(
       this.periodMs,
-      Math.min(LONGEST_PERIOD_MS, costMs * PERIOD_PER_COST),
-      Math.min(LONGEST_DEAR_PERIOD_MS, costMs * LEAST_PERIOD_PER_COST),
-      isVeryDear ? Math.min(LONGEST_VERY_DEAR_PERIOD_MS, costMs * PERIOD_PER_VERY_DEAR_COST) : 0,
+      Math.min(MAX_PERIOD_MS, costMs * PERIOD_PER_COST),
+      Math.min(MAX_DEAR_PERIOD_MS, costMs * LEAST_PERIOD_PER_COST),
+      isVeryDear ? Math.min(MAX_VERY_DEAR_PERIOD_MS, costMs * PERIOD_PER_VERY_DEAR_COST) : 0,
     );
   }
 

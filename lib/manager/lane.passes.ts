@@ -12,7 +12,7 @@ export interface Position {
 const MAX_PASSES = 1_000;
 /** A walk that took 1 ms may be repeated after 20, and is after so long. */
 const PERIOD_PER_COST = 20;
-const LONGEST_PERIOD_MS = 30_000;
+const MAX_PERIOD_MS = 30_000;
 
 export class LanePasses {
   private readonly passes = new Map<string, Position>();
@@ -42,12 +42,12 @@ export class LanePasses {
     if (this.passes.size > MAX_PASSES) this.drop(this.passes.keys().next().value!);
     if (wasOpen || passed.length) this.costMs += ms;
     if (!wasOpen || this.open.size) return;
-    this.keptUntil = performance.now() + Math.min(LONGEST_PERIOD_MS, this.costMs * PERIOD_PER_COST);
+    this.keptUntil = performance.now() + Math.min(MAX_PERIOD_MS, this.costMs * PERIOD_PER_COST);
     this.costMs = 0;
   }
 
   /** Something in lanes that begin like these may run. */
-  tell(lanes: Set<string>): void {
+  noteRunnable(lanes: Set<string>): void {
     for (const place of this.passes.keys()) if (beginsLike(place, lanes)) this.drop(place);
   }
 

@@ -1,5 +1,6 @@
 // Settles of what open transactions hold: each by itself, all in turn, on one connection, however many there are.
 import type { Claimer, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import { pause } from '../timing.js';
 
 interface LateSettle {
   claimer: Claimer;
@@ -9,7 +10,7 @@ interface LateSettle {
 }
 
 const FIRST_PAUSE_MS = 5;
-const LONGEST_PAUSE_MS = 1_000;
+const MAX_PAUSE_MS = 1_000;
 
 export class LateSettles {
   private waiting: LateSettle[] = [];
@@ -27,7 +28,7 @@ export class LateSettles {
   }
 
   private async tryAll(): Promise<void> {
-    for (let pauseMs = FIRST_PAUSE_MS; this.waiting.length; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+    for (let pauseMs = FIRST_PAUSE_MS; this.waiting.length; pauseMs = Math.min(MAX_PAUSE_MS, pauseMs * 2)) {
       await pause(pauseMs);
       for (const entry of this.waiting.splice(0)) {
         if (await this.tryOne(entry)) pauseMs = FIRST_PAUSE_MS;
@@ -48,5 +49,3 @@ export class LateSettles {
     return true;
   }
 }
-
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

@@ -4,6 +4,7 @@ import type { QueryExecutor } from '../interfaces/job.interface.js';
 import type { Database } from '../storage/database.js';
 import { toMessages, type News } from '../storage/job.news.js';
 import { publishNews } from '../storage/statements/add-jobs.js';
+import { pause } from '../timing.js';
 
 const PAUSE_MS = 5;
 const MAX_LANES = 100;
@@ -73,7 +74,7 @@ export class NewsPublisher {
     for (let news = this.take(); news.length; news = this.take()) {
       const messages = [...new Set(news.flatMap(toMessages))];
       await this.database.run(publishNews, [this.database.channel, messages]).catch(() => undefined);
-      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+      await pause(PAUSE_MS);
     }
     this.inFlight = null;
   }

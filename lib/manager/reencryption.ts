@@ -3,7 +3,7 @@
 import { DecryptionError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { SEALED_COLUMNS, type SealedColumn, type SealedRow } from '../storage/statements/reencrypt.js';
-import { ENVELOPE_START, type JobCipher, payloadPlace, type Place, SEALED_LINE } from './job.cipher.js';
+import { ENVELOPE_START, type JobCipher, payloadBinding, type Binding, SEALED_LINE } from './job.cipher.js';
 
 export interface ReencryptOptions {
   /** Values that are read and written at once. Default 500. */
@@ -80,14 +80,14 @@ function startsOf({ field }: SealedColumn, cipher: JobCipher): [any: string, pre
 function renewed(cipher: JobCipher, field: SealedColumn['field'], { owner, part, task, sealed }: SealedRow): string {
   const prefix = field === 'log' ? SEALED_LINE : '';
   const envelope = JSON.parse(sealed.slice(prefix.length)) as Parameters<JobCipher['open']>[1];
-  const place = field === 'payload' ? payloadPlace(owner, task!, envelope.bound) : placeOf(field, owner, part);
+  const place = field === 'payload' ? payloadBinding(owner, task!, envelope.bound) : bindingOf(field, owner, part);
   const text = cipher.open(place, envelope);
   // Now the id is known: the payload is bound to it, whatever it was bound to before.
-  return prefix + cipher.seal(field === 'payload' ? payloadPlace(owner, task!) : place, text);
+  return prefix + cipher.seal(field === 'payload' ? payloadBinding(owner, task!) : place, text);
 }
 
 /** What an attempt reported is the same value, whether the next one reads it from the job or the history shows it. */
-function placeOf(field: SealedColumn['field'], owner: string, part: string | null): Place {
+function bindingOf(field: SealedColumn['field'], owner: string, part: string | null): Binding {
   if (field === 'step') return [`step ${part}`, owner];
   return [field === 'previous' ? 'partial' : field, owner];
 }

@@ -7,16 +7,17 @@ import {
   UnknownRateLimitError,
 } from '../jobs.errors.js';
 import { mayAnswerSoon } from '../storage/database.errors.js';
+import { pause } from '../timing.js';
 
 /** While it is certain that nothing has happened, the caller learns soon that the database is away. */
 const REPEATS = 2;
 /** A connection that broke leaves a question, which is worth some seconds. */
 const REPEATS_IN_DOUBT = 6;
 const FIRST_PAUSE_MS = 50;
-const LONGEST_PAUSE_MS = 1_500;
+const MAX_PAUSE_MS = 1_500;
 
 /** Adds are idempotent by id, settles are fenced. `repeat`: an earlier try may have gone through. */
-export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): Promise<T> {
+export async function retryUntilKnown<T>(work: (repeat: boolean) => Promise<T>): Promise<T> {
   let inDoubt = false;
   for (let repeat = 0; ; repeat++) {
     try {
@@ -29,8 +30,8 @@ export async function repeatInDoubt<T>(work: (repeat: boolean) => Promise<T>): P
       }
       inDoubt ||= error.inDoubt;
       if (repeat === (inDoubt ? REPEATS_IN_DOUBT : REPEATS)) throw inDoubt ? unknown(error) : error;
-      const ceiling = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 4 ** repeat);
-      await new Promise((resolve) => setTimeout(resolve, ceiling * (0.75 + Math.random() / 4)));
+      const ceiling = Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 4 ** repeat);
+      await pause(ceiling * (0.75 + Math.random() / 4));
     }
   }
 }

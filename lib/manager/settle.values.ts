@@ -1,7 +1,7 @@
 // What settles are as values of their statements, and their rows as results.
 import type { SettledStatus, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import { errorText } from '../monitoring/error.text.js';
+import { serializeError } from '../monitoring/error.text.js';
 import { toDateOrNull } from '../storage/row.types.js';
 import type { CompletedRow, EndedAttempt, EndedRow, EndKind } from '../storage/statements/settle-jobs.js';
 import { freedBy, type Freed } from './job.promoter.js';
@@ -47,7 +47,7 @@ export function resultsOf(requests: SettleRequest[]): (string | null)[] | null {
 
 export function toEndedAttempt(request: SettleRequest): EndedAttempt {
   const { job, outcome } = request;
-  const error = 'error' in outcome ? errorText(outcome.error) : null;
+  const error = 'error' in outcome ? serializeError(outcome.error) : null;
   const reason = outcome.kind === 'cancelled' ? outcome.reason : null;
   return {
     id: job.id,
@@ -56,7 +56,7 @@ export function toEndedAttempt(request: SettleRequest): EndedAttempt {
     delay_ms: 'delayMs' in outcome ? outcome.delayMs : 0,
     permanent: outcome.kind === 'permanent',
     execution_time_ms: millisecondsOf(request),
-    error_message: error?.message ?? (reason === null ? null : errorText(reason).message),
+    error_message: error?.message ?? (reason === null ? null : serializeError(reason).message),
     error_stack: error?.stack ?? null,
     partial_results: outcome.kind === 'partial' ? (outcome.sealed ?? JSON.stringify(outcome.partialResults)) : null,
   };

@@ -16,7 +16,7 @@ export type AddObserver = (add: () => Promise<AddedJob[]>, inTransaction: boolea
 const CLEAR = section({ configuration: option(rules.flag, false) });
 const observersOf = new WeakMap<JobAdder, Set<AddObserver>>();
 
-export class TestBench {
+export class TestDatabase {
   private readonly database: Database;
   private readonly adder: JobAdder;
 
@@ -52,13 +52,13 @@ export class TestBench {
 
   /** Hears of every add through this manager, by whatever method, until the returned function is called. */
   observeAdds(observer: AddObserver): () => void {
-    const observers = observersOf.get(this.adder) ?? this.openUp();
+    const observers = observersOf.get(this.adder) ?? this.observeAdder();
     observers.add(observer);
     return () => void observers.delete(observer);
   }
 
   /** Wraps the adder once for all observers, so that they may come and go in any order. */
-  private openUp(): Set<AddObserver> {
+  private observeAdder(): Set<AddObserver> {
     const { adder } = this;
     const observers = new Set<AddObserver>();
     const observed = (add: () => Promise<AddedJob[]>, inTransaction: boolean): Promise<AddedJob[]> =>

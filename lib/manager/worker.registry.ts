@@ -12,7 +12,7 @@ import { tryBriefly } from './brief.lock.js';
 import type { JobClaims } from './job.claims.js';
 import { executionEnvironment, type JobSettlement } from './job.settlement.js';
 import type { JobPromoter } from './job.promoter.js';
-import type { SchemaGuard } from './schema.guard.js';
+import type { SchemaCheck } from './schema.check.js';
 
 /** A claim by name. */
 export interface ClaimName {
@@ -45,7 +45,7 @@ export class WorkerRegistry {
     private readonly claims: JobClaims,
     private readonly settlement: JobSettlement,
     private readonly promoter: JobPromoter,
-    readonly schemaGuard: SchemaGuard,
+    readonly schemaGuard: SchemaCheck,
   ) {}
 
   /** How long a claim by hand holds, in ms, unless it says otherwise. */

@@ -25,9 +25,9 @@ export interface ErrorText {
 }
 
 /** Message and stack of anything at all: errors, strings, undefined, objects with hostile getters, cyclic causes. */
-export function errorText(error: unknown): ErrorText {
+export function serializeError(error: unknown): ErrorText {
   const stack = attempt(() => stackOf(error, new Set(), 0));
-  return { message: describe(error, true), stack: stack === undefined ? null : storable(stack, MAX_STACK) };
+  return { message: describe(error, true), stack: stack === undefined ? null : storableText(stack, MAX_STACK) };
 }
 
 /** The message for the log: with the reasons inside an error, but without PostgreSQL's details, which show values. */
@@ -36,7 +36,7 @@ export const errorMessage = (error: unknown): string => describe(error, false);
 function describe(error: unknown, withDetail: boolean): string {
   const walk: Walk = { seen: new Set(), withDetail };
   const message = attempt(() => messageOf(error, walk, 0)) ?? 'unknown error (it could not be described)';
-  return storable(message, MAX_MESSAGE);
+  return storableText(message, MAX_MESSAGE);
 }
 
 function messageOf(error: unknown, walk: Walk, depth: number): string {
@@ -137,7 +137,7 @@ function attempt<T>(describe: () => T): T | undefined {
 }
 
 /** PostgreSQL's text knows neither NUL nor lone surrogates. */
-export const storable = (text: string, max: number): string =>
+export const storableText = (text: string, max: number): string =>
   text
     .slice(0, max)
     .replaceAll('\0', '\uFFFD')

@@ -7,7 +7,7 @@ import type { Mask, MaskedPart } from '../interfaces/task.interface.js';
 /** Stands in the place of what is masked. */
 export const MASKED = '[masked]';
 /** Shorter values turn up everywhere by chance: replacing them would make texts unreadable and hide nothing. */
-const SHORTEST_SECRET = 4;
+const MIN_SECRET = 4;
 const DEEPEST = 100;
 
 type Fields = Partial<JobEventFields[keyof JobEventFields]> & { job?: Job };
@@ -135,7 +135,7 @@ function withoutPath(value: unknown, paths: string[][], depth: number): unknown 
 
 /** Texts and numbers that a value holds and its masked form does not. */
 function noteSecrets(value: unknown, kept: Set<string>, secrets: Set<string>): void {
-  for (const leaf of leavesOf(value)) if (leaf.length >= SHORTEST_SECRET && !kept.has(leaf)) secrets.add(leaf);
+  for (const leaf of leavesOf(value)) if (leaf.length >= MIN_SECRET && !kept.has(leaf)) secrets.add(leaf);
 }
 
 function leavesOf(value: unknown, depth = 0): string[] {

@@ -85,23 +85,23 @@ export function watchConnections(pool: pg.Pool): () => void {
   opened.set(pool, connections);
   const onConnect = (client: pg.PoolClient): void => {
     connections.add(client);
-    client.on('error', ignore);
+    client.on('error', noop);
     client.once('end', () => connections.delete(client));
   };
   pool.on('connect', onConnect);
   return () => void pool.off('connect', onConnect);
 }
 
-const ignore = (): void => undefined;
+const noop = (): void => undefined;
 
 /**
  * Ends a pool and waits until its connections have closed. Those whose peer does not answer, which would keep the process for
  * minutes, are cut: pg's pool asks the server to end them and forgets them.
  */
-export async function endOrCut(pool: pg.Pool, end: () => Promise<void>): Promise<void> {
+export async function endWithin(pool: pg.Pool, end: () => Promise<void>): Promise<void> {
   const { _clients: clients } = pool as unknown as { _clients?: pg.ClientBase[] };
   const connections = new Set([...(clients ?? []), ...(opened.get(pool) ?? [])]);
-  const timer = setTimeout(() => connections.forEach(cut), GOODBYE_MS);
+  const timer = setTimeout(() => connections.forEach(destroySocket), GOODBYE_MS);
   try {
     await end();
     await Promise.all([...connections].map((client) => closed(client)));
@@ -125,6 +125,6 @@ async function closed(client: pg.ClientBase): Promise<void> {
 }
 
 /** Hangs up. */
-export function cut(client: pg.ClientBase): void {
+export function destroySocket(client: pg.ClientBase): void {
   streamOf(client)?.destroy();
 }

@@ -1,12 +1,11 @@
 // Calls that others' locks may get in the way of, and that do no harm when they are repeated.
 import { JobHeldError } from '../jobs.errors.js';
+import { jittered, pause } from '../timing.js';
 import { isContention, isLockTimeout } from './database.errors.js';
 
 const FIRST_PAUSE_MS = 10;
-const LONGEST_PAUSE_MS = 1_000;
+const MAX_PAUSE_MS = 1_000;
 const PATIENCE_MS = 10_000;
-
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
  * Repeats what gave up waiting for a lock, for 10 s. No connection waits meanwhile. `once`: inside a caller's transaction a
@@ -18,12 +17,12 @@ export async function retryOnContention<T>(
   once = false,
   deadline = performance.now() + PATIENCE_MS,
 ): Promise<T> {
-  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(MAX_PAUSE_MS, pauseMs * 2)) {
     try {
       return await work();
     } catch (error) {
       if (once || !isContention(error) || performance.now() > deadline) throw error;
-      await pause(pauseMs * (0.5 + Math.random() / 2));
+      await pause(jittered(pauseMs));
     }
   }
 }
@@ -35,7 +34,7 @@ export type Doing = <T>(step: () => Promise<T>) => Promise<T>;
 export const once: Doing = (step) => step();
 
 /** Repeats steps as retryOnContention does, for 10 s in all. */
-export function patiently(inTransaction: boolean): Doing {
+export function withLockRetries(inTransaction: boolean): Doing {
   const deadline = performance.now() + PATIENCE_MS;
   return (step) => retryOnContention(step, inTransaction, deadline);
 }
@@ -47,7 +46,7 @@ export function patiently(inTransaction: boolean): Doing {
 export async function retryHeld(ids: string[], work: (ids: string[]) => Promise<string[]>): Promise<void> {
   const deadline = performance.now() + PATIENCE_MS;
   let held = await work(ids);
-  for (let pauseMs = FIRST_PAUSE_MS / 2; held.length; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+  for (let pauseMs = FIRST_PAUSE_MS / 2; held.length; pauseMs = Math.min(MAX_PAUSE_MS, pauseMs * 2)) {
     if (performance.now() > deadline) throw new JobHeldError(held);
     await pause(pauseMs);
     held = await work(held);

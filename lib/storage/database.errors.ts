@@ -93,6 +93,9 @@ export const isStatementTimeout = (error: unknown): boolean => codeOf(error) ===
 /** Whether a statement gave up waiting for another transaction's lock. */
 export const isLockTimeout = (error: unknown): boolean => codeOf(error) === LOCK_TIMEOUT;
 
+/** The longest pause before what failed with it is tried again: a lock costs the database nothing, and is gone from one moment to the next. */
+export const maxPauseMs = (error: unknown): number | undefined => (isLockTimeout(error) ? 1_000 : undefined);
+
 export const isDeadlock = (error: unknown): boolean => codeOf(error) === '40P01';
 
 /** Whether another transaction's locks were in the way: the statement gave up, or was chosen to end a deadlock. */
@@ -255,7 +258,7 @@ interface PgClient {
  * @throws TransactionOverError where the executor's transaction is known to have ended, InvalidArgumentError where it is
  *   known to be none: each statement would commit by itself, some of them on connections of their own
  */
-export function refuseIfOver(executor: QueryExecutor): void {
+export function assertOpen(executor: QueryExecutor): void {
   const runner = (executor as Manager).queryRunner ?? (executor as Runner);
   if (typeof runner.isReleased === 'boolean' && (runner.isReleased || !runner.isTransactionActive)) {
     throw over('a TypeORM runner whose transaction has ended (a missing await, perhaps)');

@@ -6,17 +6,18 @@ import pg from 'pg';
 import type { DataSource } from '../interfaces/typeorm.interface.js';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
+import { answeredWithin, pause } from '../timing.js';
 import {
   isConflict,
   isOfConnection,
   isRefused,
   mayAnswerSoon,
   refuseEnded,
-  refuseIfOver,
+  assertOpen,
   translateError,
 } from './database.errors.js';
 import { awaitedTables, holdTables } from './awaited.tables.js';
-import { endOrCut, poolConfig, portable, singleConnection, watchConnections } from './connection.settings.js';
+import { endWithin, poolConfig, portable, singleConnection, watchConnections } from './connection.settings.js';
 import { CallerTransaction } from './caller.transaction.js';
 import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
@@ -49,7 +50,7 @@ interface Compiled {
 }
 
 const RETRY_CONNECT_MS = 250;
-const LONGEST_RETRY_CONNECT_MS = 2_000;
+const MAX_RETRY_CONNECT_MS = 2_000;
 const REPEATS = 3;
 /** What the last of the tries at start gets for an answer. */
 const LAST_TRY_MS = 250;
@@ -137,7 +138,7 @@ export class Database {
     const target = call?.executor ?? executor;
     const query_timeout = this.sessions.patienceOn(target, statement);
     try {
-      refuseIfOver(target);
+      assertOpen(target);
       const tables = awaitedTables(statement);
       if (tables) await runOn(target, { ...this.compile(holdTables).plain, values: tables, query_timeout });
       if (!call || !within) return await runOn<Row>(target, { ...plain, values, query_timeout });
@@ -191,7 +192,7 @@ export class Database {
     const deadline = performance.now() + timeoutMs;
     let last: DatabaseUnavailableError | undefined;
     for (let failures = 0; ; failures++) {
-      const retryMs = Math.min(LONGEST_RETRY_CONNECT_MS, RETRY_CONNECT_MS * 2 ** failures) * (0.75 + Math.random() / 4);
+      const retryMs = Math.min(MAX_RETRY_CONNECT_MS, RETRY_CONNECT_MS * 2 ** failures) * (0.75 + Math.random() / 4);
       try {
         return await within(timeoutMs && Math.max(LAST_TRY_MS, deadline - performance.now()), work());
       } catch (error) {
@@ -226,7 +227,7 @@ export class Database {
   async close(): Promise<void> {
     if (this.bound) return;
     if (!this.ownsPool) return this.stopHearing();
-    await (this.closing ??= endOrCut(this.pool, () => this.pool.end()));
+    await (this.closing ??= endWithin(this.pool, () => this.pool.end()));
   }
 
   /** Logged by mistake, it shows no connection string. */
@@ -281,19 +282,13 @@ export class Database {
   }
 }
 
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
 /** 25, 100, 400 ms, with jitter. */
 const pauseBefore = (failures: number): Promise<void> => pause(25 * 4 ** failures * (0.5 + Math.random()));
 
 /** A network that swallows everything must not make a start wait for longer than it was told to. 0: for ever. */
 async function within<T>(ms: number, work: Promise<T>): Promise<T> {
   if (!ms) return work;
-  let timer: NodeJS.Timeout | undefined;
-  const silence = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new DatabaseUnavailableError('The database does not answer.')), ms);
-  });
-  return Promise.race([work, silence]).finally(() => clearTimeout(timer));
+  return answeredWithin(ms, work, () => new DatabaseUnavailableError('The database does not answer.'));
 }
 
 function atStart(error: DatabaseUnavailableError, waitedMs: number): DatabaseUnavailableError {

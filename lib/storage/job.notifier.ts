@@ -1,12 +1,13 @@
 // Hears of new jobs: one LISTEN connection of its own, which reconnects by itself. Polling is correct without it, so
 // nothing here ever fails a pool.
 import pg from 'pg';
-import { cut, singleConnection } from './connection.settings.js';
+import { backoffMs } from '../timing.js';
+import { destroySocket, singleConnection } from './connection.settings.js';
 import { quoteIdentifier } from './database.js';
 import { readMessage, type News } from './job.news.js';
 
 const FIRST_RETRY_MS = 250;
-const LONGEST_RETRY_MS = 30_000;
+const MAX_RETRY_MS = 30_000;
 /** A connection may die silently, so it is asked now and then. */
 const CHECK_INTERVAL_MS = 30_000;
 const CHECK_TIMEOUT_MS = 10_000;
@@ -43,7 +44,7 @@ export class JobNotifier {
     if (this.timer) clearTimeout(this.timer);
     this.timer = null;
     // A server that does not answer must not hold up the end of the process.
-    const timer = setTimeout(() => this.opening && cut(this.opening), STOP_MS);
+    const timer = setTimeout(() => this.opening && destroySocket(this.opening), STOP_MS);
     await this.connecting;
     clearTimeout(timer);
     const client = this.client;
@@ -78,8 +79,8 @@ export class JobNotifier {
     this.failures = 0;
     this.schedule(CHECK_INTERVAL_MS, () => void this.check(client));
     // What was told while nothing listened is found now.
-    this.tell({ kind: 'all' });
-    this.tell({ kind: 'ended', ids: [] });
+    this.publish({ kind: 'all' });
+    this.publish({ kind: 'ended', ids: [] });
   }
 
   private async listen(): Promise<pg.Client> {
@@ -87,7 +88,7 @@ export class JobNotifier {
     this.opening = client;
     client.on('error', (error) => this.lose(client, error));
     client.on('end', () => this.lose(client, new Error('The LISTEN connection ended: Connection terminated')));
-    client.on('notification', ({ payload }) => this.tell(readMessage(payload ?? '')));
+    client.on('notification', ({ payload }) => this.publish(readMessage(payload ?? '')));
     try {
       await client.connect();
       await client.query({
@@ -101,7 +102,7 @@ export class JobNotifier {
     }
   }
 
-  private tell(news: News): void {
+  private publish(news: News): void {
     for (const handler of this.subscribers) handler(news);
   }
 
@@ -116,8 +117,7 @@ export class JobNotifier {
     if (this.stopped) return;
     // Node's complaint about a URL carries the URL.
     this.onError(error instanceof Error && 'input' in error ? new Error(error.message) : error);
-    const ceiling = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** Math.min(this.failures++, 20));
-    this.schedule(ceiling * (0.5 + Math.random() / 2), () => void this.connect());
+    this.schedule(backoffMs(this.failures++, MAX_RETRY_MS, FIRST_RETRY_MS), () => void this.connect());
   }
 
   private async check(client: pg.Client): Promise<void> {
@@ -137,7 +137,7 @@ export class JobNotifier {
 
 /** Closes the connection, and destroys its socket if the server does not answer. Never rejects. */
 async function end(client: pg.Client): Promise<void> {
-  const timer = setTimeout(() => cut(client), STOP_MS);
+  const timer = setTimeout(() => destroySocket(client), STOP_MS);
   await client.end().catch(() => undefined);
   clearTimeout(timer);
 }

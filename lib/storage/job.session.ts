@@ -4,7 +4,8 @@
 import pg from 'pg';
 import type { DataSource, EntityManager } from '../interfaces/typeorm.interface.js';
 import { DatabaseUnavailableError, TransactionOverError } from '../jobs.errors.js';
-import { cut } from './connection.settings.js';
+import { answeredWithin, settledWithin } from '../timing.js';
+import { destroySocket } from './connection.settings.js';
 import { SessionWatch } from './session.watch.js';
 
 type QueryRunner = ReturnType<DataSource['createQueryRunner']>;
@@ -75,11 +76,11 @@ export class JobSession {
     const client = await connected(runner, patienceMs, signal);
     const session = new JobSession(dataSource, runner, client);
     try {
-      if (!origins.has(client)) origins.set(client, await answered(originOf(client)));
-      await answered(runner.startTransaction());
-      refuseReadOnly(await answered(client.query(MARK)));
+      if (!origins.has(client)) origins.set(client, await withAnswerTimeout(originOf(client)));
+      await withAnswerTimeout(runner.startTransaction());
+      refuseReadOnly(await withAnswerTimeout(client.query(MARK)));
     } catch (error) {
-      await session.hangUp();
+      await session.destroyClient();
       throw error;
     }
     session.onReleased = onReleased;
@@ -99,9 +100,9 @@ export class JobSession {
     const now = await this.assertOpen();
     const { settings } = origins.get(this.client)!;
     if (DISTURBING.every((name) => now[name] === settings[name])) return work();
-    await answered(this.client.query(SET_LOCAL, valuesOf(settings)));
+    await withAnswerTimeout(this.client.query(SET_LOCAL, valuesOf(settings)));
     const result = await work();
-    await answered(this.client.query(SET_LOCAL, valuesOf(now)));
+    await withAnswerTimeout(this.client.query(SET_LOCAL, valuesOf(now)));
     return result;
   }
 
@@ -113,7 +114,7 @@ export class JobSession {
     if (runner.isReleased || !runner.isTransactionActive) throw endedByHandler();
     if (depthOf(runner) > 1) throw nestedOpen();
     const reading = this.client.query<Settings & { attempt: string | null }>(READ_MARK);
-    const { rows } = await answered(reading).catch((error: unknown) => {
+    const { rows } = await withAnswerTimeout(reading).catch((error: unknown) => {
       this.isForeign = false;
       throw watch.explain(error);
     });
@@ -127,7 +128,7 @@ export class JobSession {
   async commit(): Promise<void> {
     this.ending = true;
     try {
-      await answered(this.runner.commitTransaction());
+      await withAnswerTimeout(this.runner.commitTransaction());
       if (this.watch.lastEnd === 'ROLLBACK') throw this.watch.explain(new TransactionOverError(ROLLED_BACK));
     } catch (error) {
       await this.destroy();
@@ -142,7 +143,7 @@ export class JobSession {
     this.ending = true;
     if (this.isForeign || depthOf(this.runner) > 1) return this.destroy();
     try {
-      await answered(this.runner.rollbackTransaction());
+      await withAnswerTimeout(this.runner.rollbackTransaction());
     } catch {
       return this.destroy();
     }
@@ -152,7 +153,7 @@ export class JobSession {
   /** Cuts the connection, whatever it is doing; PostgreSQL rolls back. Never rejects. */
   async destroy(): Promise<void> {
     if (this.runner.isReleased) this.released();
-    else await this.hangUp();
+    else await this.destroyClient();
   }
 
   /** Commit, rollback and release are the library's; savepoints are the handler's. */
@@ -188,7 +189,7 @@ export class JobSession {
     const { restore } = origins.get(client)!;
     try {
       if (restore) {
-        const [prepared] = (await answered(client.query(CLEAN + restore))) as unknown as pg.QueryResult[];
+        const [prepared] = (await withAnswerTimeout(client.query(CLEAN + restore))) as unknown as pg.QueryResult[];
         if (prepared!.rows.length || watch.hasLostStatements || watch.isBusy) return await this.destroy();
       }
       watch.end();
@@ -200,12 +201,10 @@ export class JobSession {
   }
 
   /** Cuts the connection and waits until its pool knows: it must not be handed out again. */
-  private async hangUp(): Promise<void> {
+  private async destroyClient(): Promise<void> {
     const ended = new Promise((resolve) => this.client.once('end', resolve));
-    cut(this.client);
-    let timer: NodeJS.Timeout | undefined;
-    await Promise.race([ended, new Promise((resolve) => (timer = setTimeout(resolve, HANG_UP_MS)))]);
-    clearTimeout(timer);
+    destroySocket(this.client);
+    await settledWithin(HANG_UP_MS, ended);
     this.watch.end();
     if (!this.runner.isReleased) await this.releaseRunner();
     this.released();
@@ -273,14 +272,10 @@ function restoring({ login, role, settings }: OriginRow): string {
 const valuesOf = (settings: Settings): string[] => DISTURBING.map((name) => settings[name]);
 
 /** No word for a minute: the connection is dead, and what became of the statement is to be found out on another. */
-async function answered<T>(work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const silence = new Promise<never>((_, reject) => {
-    const error = new DatabaseUnavailableError('The database does not answer.');
-    error.inDoubt = true;
-    timer = setTimeout(() => reject(error), ANSWER_MS);
-  });
-  return Promise.race([work, silence]).finally(() => clearTimeout(timer));
+async function withAnswerTimeout<T>(work: Promise<T>): Promise<T> {
+  return answeredWithin(ANSWER_MS, work, () =>
+    Object.assign(new DatabaseUnavailableError('The database does not answer.'), { inDoubt: true }),
+  );
 }
 
 /** 1 in a transaction, more in savepoints. */

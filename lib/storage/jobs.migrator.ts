@@ -4,8 +4,9 @@ import type pg from 'pg';
 import type { DataSource } from '../interfaces/typeorm.interface.js';
 import type { PgPoolOptions } from '../interfaces/connection.interface.js';
 import { InvalidOptionsError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
-import { option, refuse, section } from '../validation.js';
+import { option, throwIfAny, section } from '../validation.js';
 import { rules } from '../validation.rules.js';
+import { pause } from '../timing.js';
 import { retryOnContention } from './contention.js';
 import { isContention } from './database.errors.js';
 import { Database } from './database.js';
@@ -227,7 +228,7 @@ export class JobsMigrator {
       } catch (error) {
         if (!isContention(error)) throw error;
         if (tries === LOCK_TRIES) throw this.blocked(migration, error);
-        await new Promise((resolve) => setTimeout(resolve, LOCK_PAUSE_MS * Math.random()));
+        await pause(LOCK_PAUSE_MS * Math.random());
       }
     }
   }
@@ -315,7 +316,7 @@ const migratorOptions = section({
 });
 
 function openDatabase(asked: JobsMigratorOptions): Database {
-  refuse(migratorOptions.check(asked, ''));
+  throwIfAny(migratorOptions.check(asked, ''));
   const { connection, dataSource, schema = 'jobs' } = asked;
   const options = { schema, preparedStatements: false };
   if (connection && !dataSource) return Database.fromConnection(connection, options);

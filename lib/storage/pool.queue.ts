@@ -13,7 +13,7 @@ export class PoolQueue {
   connect(): Promise<pg.PoolClient> {
     return new Promise((resolve, reject) => {
       this.waiting.add(reject);
-      this.timer ??= setInterval(() => this.look(), LOOK_MS).unref();
+      this.timer ??= setInterval(() => this.poll(), LOOK_MS).unref();
       this.pool.connect().then(
         (client) => {
           if (this.waiting.delete(reject)) resolve(client);
@@ -27,7 +27,7 @@ export class PoolQueue {
     });
   }
 
-  private look(): void {
+  private poll(): void {
     if (this.pool.ending) {
       for (const reject of this.waiting) reject(new Error('Cannot use a pool after calling end on the pool'));
       this.waiting.clear();

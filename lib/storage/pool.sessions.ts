@@ -94,7 +94,7 @@ export class PoolSessions {
    */
   query(query: pg.QueryConfig, limited: pg.QueryConfig | null): Promise<pg.QueryResult> {
     return this.lend(async (client) => {
-      const { isFit, isLimited } = this.known.get(client) ?? (await this.look(client));
+      const { isFit, isLimited } = this.known.get(client) ?? (await this.inspect(client));
       if (isFit && (isLimited || limited)) return client.query(isLimited ? query : limited!);
       return this.within(client, LIMIT, () => client.query(query));
     });
@@ -128,7 +128,7 @@ export class PoolSessions {
    * Sets up a session of the library's own, in the same round trip. One behind a pooler is not: what is set there holds for
    * others. See pooler.ts on how it is told apart.
    */
-  private async look(client: pg.PoolClient): Promise<Session> {
+  private async inspect(client: pg.PoolClient): Promise<Session> {
     const { processID } = client as { processID?: number | null };
     const isDirect = this.isOwn && processID ? `pg_catalog.pg_backend_pid() = ${processID}` : 'false';
     const limit = `case when ${isDirect} then pg_catalog.set_config('lock_timeout', '${MAX_LOCK_WAIT}', false) end`;

@@ -1,7 +1,8 @@
 // After a failure one caller at a time tries again, after longer and longer pauses, until one try goes through.
+import { backoffMs } from '../timing.js';
 
 const FIRST_MS = 100;
-const LONGEST_MS = 10_000;
+const MAX_MS = 10_000;
 
 export class Probing {
   private failures = 0;
@@ -40,8 +41,7 @@ export class Probing {
   }
 
   private pause(): void {
-    const ms = Math.min(LONGEST_MS, FIRST_MS * 2 ** Math.min(this.failures, 20));
-    this.nextAt = performance.now() + ms * (0.5 + Math.random() / 2);
+    this.nextAt = performance.now() + backoffMs(this.failures, MAX_MS, FIRST_MS);
   }
 
   private async sleep(ms: number, signal: AbortSignal): Promise<void> {

@@ -3,7 +3,7 @@
 import pg from 'pg';
 import type { DataSource } from '../interfaces/typeorm.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError, MissingPackageError } from '../jobs.errors.js';
-import { endOrCut, watchConnections } from './connection.settings.js';
+import { endWithin, watchConnections } from './connection.settings.js';
 import type { Database } from './database.js';
 import { JobSession } from './job.session.js';
 import { Probing } from './probing.js';
@@ -57,7 +57,7 @@ export class TransactionSource {
   async close(): Promise<void> {
     const own = this.database.dataSource ? null : await this.source?.catch(() => null);
     this.source = null;
-    if (own) await endOrCut(poolOf(own), () => own.destroy());
+    if (own) await endWithin(poolOf(own), () => own.destroy());
   }
 
   private async prepareOwn(slots: number): Promise<void> {

@@ -16,7 +16,7 @@ export interface EnqueuedFilter extends Partial<Omit<Job, 'task' | 'payload'>> {
 
 /** Jobs that wait to run, for whatever reason. */
 const WAITING = ['available', 'scheduled', 'blocked', 'snoozed'];
-const MOST_LISTED = 20;
+const MAX_LISTED = 20;
 const SHOWN: InspectOptions = { depth: 6, breakLength: Infinity, compact: true };
 
 /** Waiting jobs that match, or jobs of the status that the filter names. The filter must have no faults. */
@@ -70,8 +70,8 @@ export function assertionError({ filter, times, found, jobs, added }: Disappoint
 
 function listOf(jobs: Job[]): string {
   if (!jobs.length) return 'Nothing is enqueued.';
-  const lines = jobs.slice(0, MOST_LISTED).map((job, index) => `  ${index + 1}. ${describe(job)}`);
-  const more = jobs.length > MOST_LISTED ? [`  … and ${jobs.length - MOST_LISTED} more`] : [];
+  const lines = jobs.slice(0, MAX_LISTED).map((job, index) => `  ${index + 1}. ${describe(job)}`);
+  const more = jobs.length > MAX_LISTED ? [`  … and ${jobs.length - MAX_LISTED} more`] : [];
   return ['Enqueued are:', ...lines, ...more].join('\n');
 }
 

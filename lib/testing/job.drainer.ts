@@ -7,7 +7,7 @@ import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
 import { InvalidArgumentError, ShutdownError } from '../jobs.errors.js';
 import { GRACE_MS } from '../manager/crontabs.js';
 import { passIntoScopes } from '../monitoring/async.scope.js';
-import { after } from '../timers.js';
+import { after } from '../timing.js';
 import { JobRunner } from '../worker/job.runner.js';
 import { newWorkerId } from '../worker/worker.identity.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
@@ -161,7 +161,7 @@ export class JobDrainer {
     await this.declare();
     const { crontabs } = this.parts.jobs.engine;
     const graceMs = GRACE_MS + this.travelledMs;
-    for (const id of (await crontabs.look(graceMs)).due) await this.fireCrontab(id, graceMs);
+    for (const id of (await crontabs.poll(graceMs)).due) await this.fireCrontab(id, graceMs);
     this.travelledMs = 0;
   }
 

@@ -2,7 +2,7 @@
 // that checks nothing.
 import { inspect, types } from 'node:util';
 import type { Job } from '../interfaces/job.interface.js';
-import { JOB_STATUSES, taskFaults } from '../manager/call.arguments.js';
+import { JOB_STATUSES, taskFaults } from '../manager/arguments.js';
 import { isRecord, option, section, type Option, type Rule } from '../validation.js';
 import { INT4_MAX, rules } from '../validation.rules.js';
 import { isMatcher } from './enqueued.jobs.js';

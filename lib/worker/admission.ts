@@ -2,14 +2,14 @@
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
 import type { TaskRoom } from './claim.group.js';
-import { InProgress } from './in.progress.js';
-import { Isolation } from './isolation.js';
+import { SwapList } from './swap.list.js';
+import { CrashQuarantine } from './crash.quarantine.js';
 import { TaskSlots } from './task.slots.js';
 
 export class Admission {
-  readonly isolation: Isolation;
+  readonly quarantine: CrashQuarantine;
   private readonly slots: TaskSlots;
-  private readonly running = new InProgress<ClaimedJob>();
+  private readonly running = new SwapList<ClaimedJob>();
 
   constructor(
     tasks: TaskRegistry,
@@ -17,7 +17,7 @@ export class Admission {
     /** While the lease holds and outcomes can be written. */
     private readonly mayStart: () => boolean,
   ) {
-    this.isolation = new Isolation(maxCrashes);
+    this.quarantine = new CrashQuarantine(maxCrashes);
     this.slots = new TaskSlots(tasks);
   }
 
@@ -43,7 +43,7 @@ export class Admission {
   /** A job has ended. `suspect`: another suspect may be claimed now; `slot`: others of its task may start. */
   leave(job: ClaimedJob): { suspect: boolean; slot: boolean } {
     this.running.delete(job);
-    return { suspect: this.isolation.leave(job), slot: this.slots.giveBack(job.task) };
+    return { suspect: this.quarantine.leave(job), slot: this.slots.giveBack(job.task) };
   }
 
   /** Tasks with a limit, and how many of each may start beside those that wait. */

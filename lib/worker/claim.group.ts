@@ -78,8 +78,8 @@ export class ClaimGroup {
   }
 
   /** Something in lanes that begin like these may run; null: in any. */
-  tell(lanes: string[] | null): void {
-    this.lanes.tell(lanes);
+  noteRunnable(lanes: string[] | null): void {
+    this.lanes.noteRunnable(lanes);
     this.told = true;
   }
 }

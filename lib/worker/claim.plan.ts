@@ -52,28 +52,28 @@ export class ClaimPlan {
   }
 
   /** Whether the news may concern jobs that could be claimed. */
-  hear(news: News): boolean {
-    if (news.kind === 'lanes') this.tell(news.lanes);
-    else if (news.kind === 'all') this.tell(null);
+  onNews(news: News): boolean {
+    if (news.kind === 'lanes') this.noteRunnable(news.lanes);
+    else if (news.kind === 'all') this.noteRunnable(null);
     if (news.kind === 'jobs' || news.kind === 'all') {
-      for (const group of this.groups.values()) group.scan.tell(news.kind === 'jobs' ? news.priorities : null);
+      for (const group of this.groups.values()) group.scan.noteDue(news.kind === 'jobs' ? news.priorities : null);
     }
     return news.kind === 'jobs' || news.kind === 'lanes' || news.kind === 'all';
   }
 
   /** Something in lanes that begin like these may run; null: in any. */
-  tell(lanes: string[] | null): void {
-    for (const group of this.groups.values()) group.tell(lanes);
+  noteRunnable(lanes: string[] | null): void {
+    for (const group of this.groups.values()) group.noteRunnable(lanes);
   }
 
   /** A completion frees a place in the queue: the next look, whenever it comes, looks there. */
-  tellFreed(queue: string): void {
-    for (const group of this.groups.values()) group.lanes.tellFreed(queue);
+  noteFreed(queue: string): void {
+    for (const group of this.groups.values()) group.lanes.noteFreed(queue);
   }
 
   /** A place in the job's queue became free, or the job comes back: the next look, whenever it comes, looks there. */
-  tellOf(job: ClaimedJob): void {
-    for (const group of this.groups.values()) group.lanes.tellOf(job);
+  noteReturned(job: ClaimedJob): void {
+    for (const group of this.groups.values()) group.lanes.noteReturned(job);
   }
 
   /** The poll interval has passed: everything is looked at, told or not. */

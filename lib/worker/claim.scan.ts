@@ -2,8 +2,8 @@
 // came late, and soon when a claim came back short.
 import type { CursorPosition, PlainClaimResult, QuietStretch } from '../interfaces/claim.interface.js';
 
-const SHORTEST_PERIOD_MS = 2_000;
-const LONGEST_PERIOD_MS = 30_000;
+const MIN_PERIOD_MS = 2_000;
+const MAX_PERIOD_MS = 30_000;
 /** A sweep that took 1 ms may be repeated after 20: at most five per cent of the time goes into sweeping. */
 const PERIOD_PER_COST = 20;
 /** Reading from the start what was told of, or, while claims come back full, everything: about one per cent of the time each. */
@@ -67,7 +67,7 @@ export class ClaimScan {
   }
 
   /** Something of these priorities may be due where nothing was; null: of any. */
-  tell(priorities: number[] | null): void {
+  noteDue(priorities: number[] | null): void {
     this.expire();
     this.toldInFlight = true;
     if (!priorities) this.quiet = null;
@@ -100,7 +100,7 @@ export class ClaimScan {
 
   /** Full claims pass what was released behind their position. */
   private get periodMs(): number {
-    return Math.min(LONGEST_PERIOD_MS, Math.max(SHORTEST_PERIOD_MS, this.sweepCostMs * RARE_PERIOD_PER_COST));
+    return Math.min(MAX_PERIOD_MS, Math.max(MIN_PERIOD_MS, this.sweepCostMs * RARE_PERIOD_PER_COST));
   }
 
   private untell(): void {

@@ -1,6 +1,6 @@
 // Timeouts of all running jobs on one timer: a timer for each job would cost more than many a job.
 import { outsideOfScopes } from '../monitoring/async.scope.js';
-import { InProgress } from './in.progress.js';
+import { SwapList } from './swap.list.js';
 
 export interface Deadline {
   readonly at: number;
@@ -8,7 +8,7 @@ export interface Deadline {
 }
 
 export class Deadlines {
-  private readonly pending = new InProgress<Deadline>();
+  private readonly pending = new SwapList<Deadline>();
   private timer: NodeJS.Timeout | null = null;
   private timerAt = Infinity;
 

@@ -1,4 +1,4 @@
-// The main thread's side of heartbeat.mjs.
+// The main thread's side of heartbeat.worker.mjs.
 import { Worker } from 'node:worker_threads';
 import type { HeartbeatPlan, HeartbeatReport } from '../interfaces/claim.interface.js';
 
@@ -28,16 +28,16 @@ export class HeartbeatThread {
 
   constructor(private readonly parts: HeartbeatThreadParts) {
     const { plan, keepaliveMs } = parts;
-    this.moved();
+    this.markAlive();
     // Not in one expression, which webpack would rewrite: so it takes the file along as it is.
-    const script = new URL('./heartbeat.mjs', import.meta.url);
+    const script = new URL('./heartbeat.worker.mjs', import.meta.url);
     this.worker = new Worker(script, {
       workerData: { ...plan, keepaliveMs, patienceMs: PATIENCE_MS, shared: this.clock.buffer },
       resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MB },
       execArgv: [],
     });
     this.worker.unref();
-    this.worker.on('message', (message: Message) => this.hear(message));
+    this.worker.on('message', (message: Message) => this.onMessage(message));
     this.worker.on('error', (error) => this.fail(error));
     this.exited = new Promise((resolve) => this.worker.once('exit', () => resolve()));
     void this.exited.then(() => this.fail(new Error('The thread of the heartbeat has ended.')));
@@ -54,7 +54,7 @@ export class HeartbeatThread {
   }
 
   /** The main loop is alive. */
-  moved(): void {
+  markAlive(): void {
     Atomics.store(this.clock, 0, BigInt(monotonicMs()));
   }
 
@@ -66,7 +66,7 @@ export class HeartbeatThread {
     clearTimeout(timer);
   }
 
-  private hear(message: Message): void {
+  private onMessage(message: Message): void {
     if (this.ending) return;
     if ('failure' in message) {
       const { failure, code } = message;

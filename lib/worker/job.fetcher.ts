@@ -174,7 +174,7 @@ export class JobFetcher {
       ...this.claimer,
       ...this.plan.filterOf(group),
       worstPriority: this.buffer.headPriority,
-      maxCrashes: this.options.isolation?.claimableCrashes ?? null,
+      maxCrashes: this.options.quarantine?.claimableCrashes ?? null,
       queue: group.queue,
       limit: wanted,
       share,

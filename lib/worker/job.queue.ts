@@ -5,15 +5,14 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
 import type { News } from '../storage/job.news.js';
-import { isLockTimeout } from '../storage/database.errors.js';
-import { backoffMs, pause } from './backoff.js';
-import { settledWithin } from '../timers.js';
+import { isLockTimeout, maxPauseMs } from '../storage/database.errors.js';
+import { backoffMs, pause, settledWithin } from '../timing.js';
 import type { ClaimGroup } from './claim.group.js';
 import { ClaimPlan } from './claim.plan.js';
 import { FreedPlaces } from './freed.places.js';
 import { JobBuffer } from './job.buffer.js';
 import { JobFetcher, type Claimed } from './job.fetcher.js';
-import { LostClaims } from './lost.claims.js';
+import { ClaimReconciler } from './claim.reconciler.js';
 import { PollTimer } from './poll.timer.js';
 import { checkQueueOptions, type JobQueueOptions } from './queue.options.js';
 import { Takers } from './takers.js';
@@ -39,7 +38,7 @@ const TURN = 100;
 const STOP_JOIN_MS = 5_000;
 const LOOK_AGAIN_MS = 50;
 /** Of so many limited queues is it known that their settles are worth a look at lanes. */
-const MOST_LIMITED = 1_000;
+const MAX_LIMITED = 1_000;
 /**
  * new → running → stopped. While running, one fetch at a time:
  * asleep → (woken) → claiming → asleep, or claiming again while there is more.
@@ -49,7 +48,7 @@ export class JobQueue {
   private readonly buffer: JobBuffer;
   private readonly plan: ClaimPlan;
   private readonly fetcher: JobFetcher;
-  private readonly lost: LostClaims;
+  private readonly reconciler: ClaimReconciler;
   private readonly takers = new Takers();
   private readonly counters: JobQueueStats = { fetched: 0, dispatched: 0, staleDropped: 0, refetchCount: 0, errors: 0 };
   /** Settles of this pool have freed them, and it may fill them itself. */
@@ -87,7 +86,7 @@ export class JobQueue {
       pollMs: this.poll.shortestMs,
     });
     const all = held ? (): ClaimedJob[] => [...this.buffer.jobs(), ...held()] : null;
-    this.lost = new LostClaims(options.jobs.engine, () => this.fetcher.claimer.holder, all);
+    this.reconciler = new ClaimReconciler(options.jobs.engine, () => this.fetcher.claimer.holder, all);
   }
 
   /** Jobs in the buffer. */
@@ -101,7 +100,7 @@ export class JobQueue {
 
   /** Whether the database may hold claims of this pool that the pool does not know of: a claim's answer was lost. */
   get inDoubt(): boolean {
-    return this.lost.suspected || this.claiming || this.fetcher.looking;
+    return this.reconciler.suspected || this.claiming || this.fetcher.looking;
   }
 
   stats(): JobQueueStats {
@@ -114,7 +113,7 @@ export class JobQueue {
       throw new AlreadyRunningError('Expected a queue that does not run, got one that does.');
     if (this.state === 'stopped') throw new StoppedError('A stopped queue cannot start again; make a new one.');
     this.state = 'running';
-    this.unsubscribe = this.options.notifier?.subscribe((news) => this.hear(news)) ?? null;
+    this.unsubscribe = this.options.notifier?.subscribe((news) => this.onNews(news)) ?? null;
     this.loop = this.run();
     return this;
   }
@@ -139,8 +138,8 @@ export class JobQueue {
     if (!ended) void claims.then(() => this.giveBack(this.buffer.takeAll()));
     await inTime(this.giveBack(left));
     // A database that is just coming back may need more than one try.
-    while (ended && this.lost.isUnsettled && performance.now() < deadline) {
-      await inTime(this.lost.isDue ? this.lookForLost() : pause(LOOK_AGAIN_MS));
+    while (ended && this.reconciler.isUnsettled && performance.now() < deadline) {
+      await inTime(this.reconciler.isDue ? this.lookForLost() : pause(LOOK_AGAIN_MS));
     }
     return left;
   }
@@ -181,15 +180,15 @@ export class JobQueue {
   /** A settle of this pool has freed a place in the job's queue: if it does not fill it at once, others should. */
   placeFreed(job: ClaimedJob): void {
     this.noteFreed(job.queue!);
-    this.plan.tellOf(job);
-    if (!this.takers.length || this.state !== 'running') return void this.tellFreed();
+    this.plan.noteReturned(job);
+    if (!this.takers.length || this.state !== 'running') return void this.reportFreed();
     this.tellLanes([]);
     this.wake();
   }
 
   /** A settle of this pool puts the job off: what looked at its lane before the commit has not seen it. */
   comesBack(job: ClaimedJob): void {
-    this.plan.tellOf(job);
+    this.plan.noteReturned(job);
   }
 
   /**
@@ -207,7 +206,7 @@ export class JobQueue {
     if (this.state !== 'running' || this.fetcher.looking || this.failures > 0 || !this.takers.length) return null;
     const [planned, ...others] = this.plan.next();
     if (!planned || others.length || this.options.mayClaim?.() === false) return null;
-    for (const { job } of requests) if (job.queue !== null) this.plan.tellFreed(job.queue);
+    for (const { job } of requests) if (job.queue !== null) this.plan.noteFreed(job.queue);
     const end = this.fetcher.beginLook();
     return this.settleAndFill(planned.group, requests, () => {
       end();
@@ -224,14 +223,14 @@ export class JobQueue {
   /** Takes these claims out of the buffer: they are over, or to be cancelled. */
   drop(claims: { id: string; fence: string }[]): ClaimedJob[] {
     const dropped = this.buffer.takeClaims(claims);
-    for (const job of dropped) this.options.isolation?.leave(job);
+    for (const job of dropped) this.options.quarantine?.leave(job);
     return dropped;
   }
 
   /** Takes everything out of the buffer: the pool was taken for dead, and others have these jobs. */
   dropAll(): void {
     this.fetcher.forget();
-    for (const job of this.buffer.takeAll()) this.options.isolation?.leave(job);
+    for (const job of this.buffer.takeAll()) this.options.quarantine?.leave(job);
   }
 
   /** Jobs in the buffer. */
@@ -255,7 +254,7 @@ export class JobQueue {
     while (this.state === 'running') {
       await this.fetcher.lookEnds();
       this.woken = false;
-      if (this.lost.isDue) await this.lookForLost();
+      if (this.reconciler.isDue) await this.lookForLost();
       else if (this.comparing) await this.compare();
       const pauseMs = this.mayFetch() ? await this.fetch() : this.poll.ms;
       if (this.state === 'running' && pauseMs > 0 && !this.woken && (await this.poll.sleep(pauseMs))) this.plan.poll();
@@ -297,7 +296,7 @@ export class JobQueue {
     if (failure) return this.pauseAfterFailure(failure.reason);
     this.failures = 0;
     this.lookAt = Math.min(Infinity, ...plan.map(({ group }) => group.lookAt));
-    this.tellFreed();
+    this.reportFreed();
     if (!this.turn) this.serve();
     const more = found.some((result) => result.more && (result.jobs.length > 0 || this.takers.length > 0));
     return this.pauseAfter(
@@ -308,12 +307,12 @@ export class JobQueue {
 
   private pauseAfterFailure(error: unknown): number {
     this.counters.errors++;
-    this.lost.suspect(); // Also where a lock was in the way: an earlier claim of the round may have gone through.
+    this.reconciler.suspect(); // Also where a lock was in the way: an earlier claim of the round may have gone through.
     this.options.onError?.(error, 'claiming jobs');
     // The connection pool was closed: nothing can be claimed any more.
     if (error instanceof StoppedError) void this.stop();
     this.woken = false;
-    return backoffMs(this.failures++, error);
+    return backoffMs(this.failures++, maxPauseMs(error));
   }
 
   private async acceptAll(claims: PromiseSettledResult<Claimed[]>): Promise<Claimed[]> {
@@ -328,12 +327,12 @@ export class JobQueue {
 
   /** Never rejects. */
   private async lookForLost(): Promise<void> {
-    await this.lost.look().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
+    await this.reconciler.poll().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
   }
 
   private async compare(): Promise<void> {
     this.comparing = false;
-    await this.lost.compare().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
+    await this.reconciler.compare().catch((error: unknown) => this.options.onError?.(error, 'looking for lost claims'));
   }
 
   private async settleAndFill(group: ClaimGroup, requests: SettleRequest[], end: () => void): Promise<FillingAnswer> {
@@ -341,9 +340,9 @@ export class JobQueue {
       const { answer, look } = await this.fetcher.settleAndLook(group, requests);
       for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job.queue!);
       this.noteLook(look);
-      const isLeft = this.tellFreed();
+      const isLeft = this.reportFreed();
       // One lane alone does not fill them all: others of the queue may.
-      if (look.report?.unknown.length || (isLeft && !look.report)) this.plan.tell([]);
+      if (look.report?.unknown.length || (isLeft && !look.report)) this.plan.noteRunnable([]);
       this.lookAt = group.lookAt;
       if (look.unreadable) this.options.onError?.(look.unreadable, 'reading claimed jobs');
       const jobs = await this.withoutExtraSuspects(look.jobs);
@@ -354,7 +353,7 @@ export class JobQueue {
       };
       return { ...answer, results, begin };
     } catch (error) {
-      if (!isLockTimeout(error)) this.lost.suspect();
+      if (!isLockTimeout(error)) this.reconciler.suspect();
       end();
       if (!isLockTimeout(error)) throw error;
       return {
@@ -376,25 +375,25 @@ export class JobQueue {
   }
 
   /** What other processes, or this one, have told. */
-  private hear(news: News): void {
-    if (!this.plan.hear(news)) return;
+  private onNews(news: News): void {
+    if (!this.plan.onNews(news)) return;
     if (news.kind !== 'jobs') this.lookAt = -Infinity;
     this.wake();
   }
 
   private tellLanes(lanes: string[] | null): void {
-    this.plan.tell(lanes);
+    this.plan.noteRunnable(lanes);
     this.lookAt = -Infinity;
   }
 
   private noteFreed(queue: string): void {
     this.freed.add(queue);
-    if (this.limited.size >= MOST_LIMITED) this.limited.clear();
+    if (this.limited.size >= MAX_LIMITED) this.limited.clear();
     this.limited.add(queue);
   }
 
   /** Places that this pool has freed and not filled: others may. Returns whether there are any. */
-  private tellFreed(): boolean {
+  private reportFreed(): boolean {
     const lanes = this.freed.take();
     if (!lanes.length) return false;
     void this.options.jobs.engine.publisher.publish({ kind: 'lanes', lanes }).catch(() => undefined);
@@ -403,7 +402,7 @@ export class JobQueue {
 
   /** They go back before the first one may start: a crash would be blamed on all that the pool holds. */
   private async withoutExtraSuspects(jobs: ClaimedJob[]): Promise<ClaimedJob[]> {
-    const extra = this.options.isolation?.take(jobs) ?? [];
+    const extra = this.options.quarantine?.take(jobs) ?? [];
     if (!extra.length) return jobs;
     await this.giveBack(extra);
     return jobs.filter((job) => !extra.includes(job));
@@ -470,12 +469,12 @@ export class JobQueue {
   }
 
   private async giveBack(jobs: ClaimedJob[]): Promise<void> {
-    for (const job of jobs) this.options.isolation?.leave(job);
+    for (const job of jobs) this.options.quarantine?.leave(job);
     try {
       await this.options.jobs.engine.settlement.release(this.fetcher.claimer, jobs);
     } catch (error) {
       // As long as our heartbeat goes on, no other pool would get them.
-      this.lost.suspect();
+      this.reconciler.suspect();
       this.counters.errors++;
       this.options.onError?.(error, 'giving jobs back');
     }

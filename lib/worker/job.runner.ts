@@ -18,7 +18,7 @@ import { withReason } from '../storage/database.errors.js';
 import { openScope } from '../monitoring/async.scope.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { Deadlines, type Deadline } from './deadlines.js';
-import { InProgress } from './in.progress.js';
+import { SwapList } from './swap.list.js';
 import { JobContext } from './job.context.js';
 import { isVerdict, readReturned, readThrown, type Attempt, type DelayOf } from './outcome.js';
 import { RunningAttempt } from './running.attempt.js';
@@ -43,7 +43,7 @@ type Ended = Attempt & { thrown: boolean };
 
 export class JobRunner {
   private readonly deadlines = new Deadlines();
-  private readonly running = new InProgress<RunningAttempt>();
+  private readonly running = new SwapList<RunningAttempt>();
   private readonly transactions = new Set<JobTransaction>();
 
   constructor(private readonly parts: JobRunnerParts) {}

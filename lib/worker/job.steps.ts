@@ -2,9 +2,9 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { ClaimedJob, PartialResults, QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidArgumentError, StepResultError } from '../jobs.errors.js';
-import type { AttemptRecords, Claim, Step } from '../manager/attempt.records.js';
+import type { AttemptStore, Claim, Step } from '../manager/attempt.store.js';
 import { exactJson, MAX_JSON_BYTES } from '../manager/exact.json.js';
-import { backoffMs, pause } from './backoff.js';
+import { backoffMs, pause } from '../timing.js';
 
 /** The fence of a job that was never claimed before. */
 const FIRST_CLAIM = '1';
@@ -43,7 +43,7 @@ export class JobSteps {
   private hasSaved = false;
 
   constructor(
-    private readonly records: AttemptRecords,
+    private readonly records: AttemptStore,
     private readonly attempt: AttemptOfSteps,
   ) {}
 

@@ -6,18 +6,18 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { StoppedError } from '../jobs.errors.js';
 import type { JobEngine } from '../manager/job.engine.js';
 import type { JobEvents } from '../monitoring/job.events.js';
-import { isDataFault, isStatementTimeout } from '../storage/database.errors.js';
-import { backoffMs } from './backoff.js';
+import { isDataFault, isStatementTimeout, maxPauseMs } from '../storage/database.errors.js';
+import { backoffMs } from '../timing.js';
 import type { FillingAnswer } from './job.queue.js';
-import { SettleCircuit } from './settle.circuit.js';
+import { CircuitBreaker } from './circuit.breaker.js';
 
 const MAX_BATCH = 1_000;
 /** Outcomes that wait to be written before slots stop taking more: the database is away or slow. */
-const MOST_PENDING = 2_000;
-const MOST_PENDING_BYTES = 32 * 1024 * 1024;
+const MAX_PENDING = 2_000;
+const MAX_PENDING_BYTES = 32 * 1024 * 1024;
 
 export class OutcomeBatcher {
-  readonly circuit: SettleCircuit;
+  readonly circuit: CircuitBreaker;
   private gathered: SettleRequest[] = [];
   private inFlight: Promise<void> | null = null;
   private writing: SettleRequest[] = [];
@@ -39,7 +39,7 @@ export class OutcomeBatcher {
     private readonly onUnwritten: (requests: SettleRequest[], error: unknown) => void = (_requests, error) =>
       this.report(error),
   ) {
-    this.circuit = new SettleCircuit((state, openMs, error) => {
+    this.circuit = new CircuitBreaker((state, openMs, error) => {
       const unwritten = this.pending;
       if (state === 'open') events.emit('circuit.open', this.workerId, { error, unwritten });
       else events.emit('circuit.closed', this.workerId, { openMs, unwritten });
@@ -58,7 +58,7 @@ export class OutcomeBatcher {
 
   /** Whether so much waits to be written that slots should wait too. */
   get isFull(): boolean {
-    return this.pending > MOST_PENDING || this.resultBytes > MOST_PENDING_BYTES;
+    return this.pending > MAX_PENDING || this.resultBytes > MAX_PENDING_BYTES;
   }
 
   add(request: SettleRequest): void {
@@ -139,7 +139,7 @@ export class OutcomeBatcher {
         if (isDataFault(error)) return this.settleApart(batch, error);
         if (isStatementTimeout(error) && batch.length > 1) return this.settleHalves(batch);
         this.circuit.failed(error);
-        await this.pause(backoffMs(failures, error));
+        await this.pause(backoffMs(failures, maxPauseMs(error)));
       }
     }
   }

@@ -2,7 +2,7 @@
 import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { PartialResults } from '../interfaces/job.interface.js';
 import { CancelJob, PermanentFailure } from '../jobs.errors.js';
-import { callOptions } from '../manager/call.arguments.js';
+import { callOptions } from '../manager/arguments.js';
 import { exactJson } from '../manager/exact.json.js';
 import { check, type Rule } from '../validation.js';
 import { rules } from '../validation.rules.js';

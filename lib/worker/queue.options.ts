@@ -3,12 +3,12 @@ import type { Claimer } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
-import { workerIdFaults } from '../manager/call.arguments.js';
+import { workerIdFaults } from '../manager/arguments.js';
 import type { JobNotifier } from '../storage/job.notifier.js';
-import { check, isRecord, option, refuse, required, section, type Rule } from '../validation.js';
+import { check, isRecord, option, throwIfAny, required, section, type Rule } from '../validation.js';
 import { rules } from '../validation.rules.js';
 import type { TaskRoom } from './claim.group.js';
-import type { Isolation } from './isolation.js';
+import type { CrashQuarantine } from './crash.quarantine.js';
 
 export interface JobQueueOptions {
   jobs: JobManager;
@@ -43,7 +43,7 @@ export interface JobQueueOptions {
    */
   admit?: ((job: ClaimedJob) => boolean) | undefined;
   /** Default: none; every job may run beside any other. */
-  isolation?: Isolation | undefined;
+  quarantine?: CrashQuarantine | undefined;
   /** Asked before each claim; `false`: claim nothing for now, until `wake()`. Default: always. */
   mayClaim?: (() => boolean) | undefined;
   /**
@@ -78,7 +78,7 @@ const queueOptions = section({
   claimer: given(rules.callable),
   taskRooms: given(rules.callable),
   admit: given(rules.callable),
-  isolation: given(rules.anything),
+  quarantine: given(rules.anything),
   mayClaim: given(rules.callable),
   held: given(rules.callable),
   onError: given(rules.callable),
@@ -87,7 +87,7 @@ const queueOptions = section({
 /** @throws InvalidOptionsError listing every fault */
 export function checkQueueOptions(options: JobQueueOptions): JobQueueOptions {
   const faults = queueOptions.check(options, '');
-  refuse(faults.length ? faults : workerIdFaults(options.workerId));
+  throwIfAny(faults.length ? faults : workerIdFaults(options.workerId));
   return options;
 }
 

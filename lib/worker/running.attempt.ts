@@ -3,17 +3,16 @@
 import type { AsyncResource } from 'node:async_hooks';
 import type { ClaimedJob, PartialResults } from '../interfaces/job.interface.js';
 import { AttemptOverError } from '../jobs.errors.js';
-import type { Claim } from '../manager/attempt.records.js';
+import type { Claim } from '../manager/attempt.store.js';
 import { JobManager } from '../manager/job.manager.js';
 import type { JobTransaction } from '../manager/job.transaction.js';
 import { openScope } from '../monitoring/async.scope.js';
-import { settledWithin } from '../timers.js';
+import { MAX_TIMER_MS, settledWithin } from '../timing.js';
 import { JobSteps, type Completion } from './job.steps.js';
 import { trackedJobs } from './tracked.jobs.js';
 
 /** Steps under way whose time is over get so long to notice that the signal has aborted. */
 const GRACE_MS = 1_000;
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** A promise that knows whether anything waits for it. */
 class Watched<T> extends Promise<T> {
@@ -173,7 +172,7 @@ export class RunningAttempt implements Claim {
   }
 
   private idle(ms: number): Promise<boolean> {
-    return settledWithin(Math.min(LONGEST_TIMER_MS, Math.max(0, ms)), this.allEnded());
+    return settledWithin(Math.min(MAX_TIMER_MS, Math.max(0, ms)), this.allEnded());
   }
 
   private async guarded<T>(work: () => Promise<T>): Promise<T> {

@@ -1,6 +1,6 @@
 // Slots, and others, that wait for a job, first come, first served.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import { after } from '../timers.js';
+import { after } from '../timing.js';
 
 interface Taker {
   resolve: (job: ClaimedJob | null) => void;

@@ -20,13 +20,13 @@ import type { CheckedClaim } from '../manager/worker.registry.js';
 import type { News } from '../storage/job.news.js';
 import type { JobNotifier } from '../storage/job.notifier.js';
 import { Admission } from './admission.js';
-import { settledWithin } from '../timers.js';
+import { settledWithin } from '../timing.js';
 import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
-import { LeaseKeeper } from './lease.keeper.js';
+import { Heartbeat } from './heartbeat.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
 import { checkWait, queueSettingsOf } from './queue.options.js';
-import type { CircuitState } from './settle.circuit.js';
+import type { CircuitState } from './circuit.breaker.js';
 import { newWorkerId, WorkerIdentity } from './worker.identity.js';
 
 /** What adds jobs by the clock for as long as a pool runs. */
@@ -64,8 +64,8 @@ const ABORT_GRACE_MS = 1_000;
 /** What a database that answers, but slowly, gets beyond the grace period for the last outcomes. */
 const FLUSH_MS = 3_000;
 /** What a claim that is under way, and giving the buffer back, may take of it. */
-const LONGEST_JOIN_MS = 5_000;
-const SHORTEST_JOIN_MS = 2_000;
+const MAX_JOIN_MS = 5_000;
+const MIN_JOIN_MS = 2_000;
 /** What the rest of the end may take: a network that swallows everything must not hold up the process. */
 const LAST_STEPS_MS = 2_000;
 
@@ -81,7 +81,7 @@ export class WorkerPool {
   private readonly identity: WorkerIdentity;
   private readonly runner: JobRunner;
   private readonly batcher: OutcomeBatcher;
-  private readonly keeper: LeaseKeeper;
+  private readonly keeper: Heartbeat;
   private readonly notifier: JobNotifier | null;
   private readonly admission: Admission;
   private readonly counters = { completed: 0, failed: 0, errors: 0 };
@@ -114,7 +114,7 @@ export class WorkerPool {
       events,
       () => identity.claimer,
       (result) => this.count(result),
-      () => this.goOn(),
+      () => this.onCircuitChange(),
       (batch) => this.queue.settleAndClaim(batch),
       (requests, error) => this.reportUnwritten(requests, error),
     );
@@ -164,7 +164,7 @@ export class WorkerPool {
       this.terminate();
       throw error;
     }
-    this.notifier?.subscribe((news) => this.hear(news));
+    this.notifier?.subscribe((news) => this.onNews(news));
     await this.notifier?.start();
     this.queue.start();
     this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
@@ -228,7 +228,7 @@ export class WorkerPool {
     const deadline = performance.now() + timeoutMs + ABORT_GRACE_MS;
     void this.keeper.leave();
     const scheduled = this.parts.scheduler?.stop();
-    const emptied = this.queue.stop(Math.min(LONGEST_JOIN_MS, Math.max(SHORTEST_JOIN_MS, timeoutMs)));
+    const emptied = this.queue.stop(Math.min(MAX_JOIN_MS, Math.max(MIN_JOIN_MS, timeoutMs)));
     void this.abortAfter(timeoutMs);
     await emptied;
     const idle = await settledWithin(Math.max(0, deadline - performance.now()), Promise.all(this.slots));
@@ -297,7 +297,7 @@ export class WorkerPool {
   }
 
   /** What other processes tell of claims and parents. */
-  private hear(news: News): void {
+  private onNews(news: News): void {
     if (news.kind === 'parents') {
       const { jobs } = this.parts;
       void jobs.engine.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
@@ -350,13 +350,13 @@ export class WorkerPool {
       admit: (job) => this.admission.admit(job),
       mayClaim,
       held: () => this.held(),
-      isolation: this.admission.isolation,
+      quarantine: this.admission.quarantine,
     });
   }
 
-  private makeKeeper(onError: (error: unknown, context: string) => void): LeaseKeeper {
+  private makeKeeper(onError: (error: unknown, context: string) => void): Heartbeat {
     const { jobs, tasks, options } = this.parts;
-    return new LeaseKeeper({
+    return new Heartbeat({
       engine: jobs.engine,
       identity: this.identity,
       options,
@@ -371,7 +371,7 @@ export class WorkerPool {
       },
       onBeat: () => {
         this.queue.compareSoon();
-        this.goOn();
+        this.onCircuitChange();
       },
       onSchemaTooNew: (error) => this.retire(error),
       onError,
@@ -389,7 +389,7 @@ export class WorkerPool {
   }
 
   /** The circuit has opened or closed. */
-  private goOn(): void {
+  private onCircuitChange(): void {
     if (this.circuit !== 'closed') return;
     this.queue.serve();
     this.queue.wake();

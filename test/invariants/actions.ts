@@ -179,7 +179,7 @@ export async function completeAndClaim(
   memory = new LaneMemory(Infinity),
 ): Promise<CompletedAndClaimed> {
   const [{ worker, job }] = claims as [HeldClaim];
-  for (const { job: ended } of claims) if (ended.queue !== null) memory.tellFreed(ended.queue);
+  for (const { job: ended } of claims) if (ended.queue !== null) memory.noteFreed(ended.queue);
   const next = asked.alone ? memory.nextAfter(job) : null;
   const look = lookAt(worker, asked, memory);
   const values = jobs.engine.claims.valuesAfterSettle(look, next);

@@ -50,6 +50,6 @@ export class Memories {
   private hear(news: News): void {
     if (news.kind === 'parents') for (const id of news.ids) this.heard.add(id);
     if (news.kind !== 'lanes' && news.kind !== 'all') return;
-    for (const memory of this.all.values()) memory.tell(news.kind === 'all' ? null : news.lanes);
+    for (const memory of this.all.values()) memory.noteRunnable(news.kind === 'all' ? null : news.lanes);
   }
 }

@@ -171,7 +171,7 @@ const CALLS: Record<string, (scene: Scene) => Promise<unknown>> = {
     expect(claimed.map(({ queue }) => queue)).toContain(null);
   },
   'claim a job of the same task': async () => {
-    jobs.engine.claims.forgetTasks();
+    jobs.engine.claims.clearRememberedTasks();
     await jobs.addJob('x', 1, { queue: 'other-q', priority: -5 });
     expect(await claimAsPool(jobs, LIVING, { limit: 1, taskIdentifiers: ['x'] })).toHaveLength(1);
   },

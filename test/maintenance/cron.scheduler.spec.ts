@@ -18,7 +18,7 @@ import {
   Task,
   type WorkerPool,
 } from '../../lib/index.js';
-import { CronScheduler } from '../../lib/maintenance/cron.scheduler.js';
+import { CronScheduler } from '../../lib/worker/cron.scheduler.js';
 import type { Crontabs } from '../../lib/manager/crontabs.js';
 import { poolPartsOf } from '../../lib/jobs.factory.js';
 import type { TaskDeclarations } from '../../lib/manager/declarations.js';
@@ -488,7 +488,7 @@ describe('the scheduler', () => {
   });
 
   it('is cut short in its sleep by stop, and looks no more', async () => {
-    const look = jest.spyOn(jobs.engine.crontabs, 'look');
+    const look = jest.spyOn(jobs.engine.crontabs, 'poll');
     const scheduler = schedulerOf(jobs);
     await scheduler.start(WORKER);
     await eventually(() => look.mock.results.length === 1);

@@ -3,7 +3,7 @@ import { DiscoveryModule, DiscoveryService, ModuleRef } from '@nestjs/core';
 import { Cron, CronExpression, ScheduleModule, SchedulerRegistry } from '@nestjs/schedule';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { createNoopEvents, getJobsToken, JobManager, JobsModule, type JobsModuleOptions } from '../../lib/index.js';
-import { MaintenanceDuties } from '../../lib/maintenance/maintenance.duties.js';
+import { Maintenance } from '../../lib/worker/maintenance.js';
 import { applicationsOnOneDatabase, type Applications } from '../support/app.js';
 
 /** A little after the second, so that starting takes no tick. */
@@ -168,7 +168,7 @@ describe('the maintenance crons', () => {
       refillRateLimits: async () => void log.push('refill'),
       registry: { schemaGuard: { refusal: null } },
     } as unknown as JobManager;
-    const duties = new MaintenanceDuties(jobs, createNoopEvents());
+    const duties = new Maintenance(jobs, createNoopEvents());
     void duties.collectGarbage();
     const stopped = duties.stop().then(() => log.push('stopped'));
     finish();

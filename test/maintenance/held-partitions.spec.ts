@@ -7,7 +7,7 @@ import {
   type JobManager,
   PartitionsHeldError,
 } from '../../lib/index.js';
-import { MaintenanceDuties } from '../../lib/maintenance/maintenance.duties.js';
+import { Maintenance } from '../../lib/worker/maintenance.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, type TestManager, WORKER } from '../support/manager.js';
 
@@ -18,13 +18,13 @@ let test: TestManager;
 let jobs: JobManager;
 let dump: pg.Client;
 let events: CollectingJobEvents;
-let duties: MaintenanceDuties;
+let duties: Maintenance;
 
 beforeEach(async () => {
   test = await createTestManager();
   jobs = test.jobs;
   events = createCollectingEvents();
-  duties = new MaintenanceDuties(jobs, events, 20);
+  duties = new Maintenance(jobs, events, 20);
   dump = new pg.Client({ connectionString: test.url, application_name: 'nightly dump' });
   await dump.connect();
   // Partitions whose time is over, with an expired record and its job's body.

@@ -181,7 +181,7 @@ describe('the full look', () => {
     const ran: unknown[] = [];
     for (let n = 0; n < 150; n++) {
       await fill(`q${n}`, 1);
-      memory.tell([`q${n}\u001f`]);
+      memory.noteRunnable([`q${n}\u001f`]);
     }
     await test.sql(`update jobs.jobs set run_at = run_at - interval '1 hour'`);
     for (let n = 0; n < 150; n++) ran.push(...(await took(1)));
@@ -214,7 +214,7 @@ describe('a look', () => {
     await test.sql(`update jobs.jobs set run_at = run_at - interval '1 hour'`);
     expect(await took(8)).toEqual([]);
     await test.sql('truncate jobs.rate_limit_windows');
-    memory.tell(['q\u001f', 'q\u001f\u001fx']);
+    memory.noteRunnable(['q\u001f', 'q\u001f\u001fx']);
     expect(await took(8)).toHaveLength(2);
   });
 });
@@ -250,14 +250,14 @@ describe('a lane whose head is for other pools', () => {
     while ((await look(1, mine)).more);
     await show(first!.id);
     expect(await took(1, mine)).toEqual([]);
-    memory.tell(['q']);
+    memory.noteRunnable(['q']);
     expect(await took(1, mine)).toEqual(['q']);
 
     memory.next(1);
     await hide(second!.id);
     memory.forget();
     const passing = look(1, mine);
-    memory.tell(['q']);
+    memory.noteRunnable(['q']);
     expect((await passing).jobs).toEqual([]);
     await show(second!.id);
     expect(await took(1, mine)).toEqual(['q']);

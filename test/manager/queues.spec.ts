@@ -82,7 +82,7 @@ describe('a queue that is declared nowhere', () => {
     expect(await claimAsPool(jobs, 'pool-of-places', { memory })).toEqual([]);
     await test.sql('update jobs.jobs set locked_by = null, locked_at = null, fence = 0 where id = $1', [vanished!.id]);
     await test.sql(`update jobs.jobs set run_at = run_at + interval '1 hour' where id = $1`, [vanished!.id]);
-    memory.tell(['serial']);
+    memory.noteRunnable(['serial']);
     expect(await claimAsPool(jobs, 'pool-of-places', { memory })).toEqual([]);
     expect(payloads(await claimAsPool(jobs, 'pool-of-places', { memory }))).toEqual(['next']);
   });

@@ -9,7 +9,7 @@ import {
   StoppedError,
   UnknownRateLimitError,
 } from '../../lib/index.js';
-import { repeatInDoubt } from '../../lib/manager/repeat.in.doubt.js';
+import { retryUntilKnown } from '../../lib/manager/repeat.in.doubt.js';
 
 const lostAnswer = (): DatabaseUnavailableError =>
   Object.assign(new DatabaseUnavailableError('The connection broke.'), { inDoubt: true });
@@ -30,7 +30,7 @@ it.each([
   ['the server had a fault of its own', withCode('XX000')],
   ['a row was in the way', withCode('23505')],
 ])('a call whose answer was lost before %s is in doubt', async (_what, error) => {
-  await expect(repeatInDoubt(failingWith(lostAnswer(), error))).rejects.toMatchObject({
+  await expect(retryUntilKnown(failingWith(lostAnswer(), error))).rejects.toMatchObject({
     code: 'ERR_JOBS_DATABASE_UNAVAILABLE',
     inDoubt: true,
     cause: error,
@@ -39,14 +39,14 @@ it.each([
 
 it('a call whose answer was lost, and which is then refused for a reason of its own, was not done', async () => {
   const refusal = new UnknownRateLimitError(['limit']);
-  await expect(repeatInDoubt(failingWith(lostAnswer(), refusal))).rejects.toBe(refusal);
+  await expect(retryUntilKnown(failingWith(lostAnswer(), refusal))).rejects.toBe(refusal);
 });
 
 it('a call that fails without any doubt says why', async () => {
   const error = withCode('57014');
-  await expect(repeatInDoubt(failingWith(error))).rejects.toBe(error);
+  await expect(retryUntilKnown(failingWith(error))).rejects.toBe(error);
 });
 
 it('a call that a closed manager refuses says so', async () => {
-  await expect(repeatInDoubt(failingWith(new StoppedError('The manager was closed.')))).rejects.toThrow(StoppedError);
+  await expect(retryUntilKnown(failingWith(new StoppedError('The manager was closed.')))).rejects.toThrow(StoppedError);
 });

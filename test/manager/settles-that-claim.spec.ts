@@ -56,7 +56,7 @@ it('a queue that no claim has met before is looked at by the next claim', async 
   const first = await claim(1);
   expect(await claim(1)).toEqual([]);
   await add('b', [3]);
-  memory.tell(['b\x1f']);
+  memory.noteRunnable(['b\x1f']);
   // Nothing is taken before what may be better.
   expect(payloads(await completeAnd(first, 2, false))).toEqual([]);
   expect(new Set(payloads(await claim(2)))).toEqual(new Set([2, 3]));

@@ -41,7 +41,7 @@ export const CLAIMS = [
   },
   {
     name: 'asking for the held claims with each heartbeat',
-    edits: [{ file: 'lib/worker/lease.keeper.ts', find: 'void this.checkClaims();', put: '' }],
+    edits: [{ file: 'lib/worker/heartbeat.ts', find: 'void this.checkClaims();', put: '' }],
     checks: [{ spec: LOST_CLAIMS, only: 'with the next heartbeat' }],
   },
   {

@@ -12,7 +12,7 @@ import {
   MissingPrivilegesError,
   type RoleKind,
 } from '../../lib/index.js';
-import { MaintenanceDuties } from '../../lib/maintenance/maintenance.duties.js';
+import { Maintenance } from '../../lib/worker/maintenance.js';
 import { asPool } from '../support/pool.claims.js';
 import { SEQUENCES_WITH_RIGHTS, TABLES_WITH_RIGHTS } from '../../lib/storage/role.rights.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
@@ -364,7 +364,7 @@ describe('a process that works', () => {
 
   it('looks after everything that maintenance does', async () => {
     const events = new JobEvents();
-    const duties = new MaintenanceDuties(await managerOf('worker'), events);
+    const duties = new Maintenance(await managerOf('worker'), events);
     await duties.refillRateLimits();
     await duties.resetLockedJobs();
     await duties.collectGarbage();

@@ -29,7 +29,7 @@ describe('a priority that was told of', () => {
   it('is read from its start by the next claim, the others from where they were', () => {
     const scan = scanOf(-10, 0);
     expect(prioritiesOf(scan)).toEqual([-10, 0]);
-    scan.tell([-10]);
+    scan.noteDue([-10]);
     expect(prioritiesOf(scan)).toEqual([0]);
     scan.learn(result([at(0)]), 1, 10);
     expect(prioritiesOf(scan)).toEqual([-10, 0]);
@@ -38,17 +38,17 @@ describe('a priority that was told of', () => {
   it('while a claim is under way is read from its start by the next one', () => {
     const scan = new ClaimScan();
     scan.next();
-    scan.tell([0]);
+    scan.noteDue([0]);
     scan.learn(result([at(0)]), 1, 10);
     expect(prioritiesOf(scan)).toEqual([]);
   });
 
   it('is read from its start no more often than is affordable, and then without being told again', () => {
     const scan = scanOf(0);
-    scan.tell([0]);
+    scan.noteDue([0]);
     expect(prioritiesOf(scan)).toEqual([]);
     scan.learn(result([at(0)]), 10, 10);
-    scan.tell(null);
+    scan.noteDue(null);
     expect(prioritiesOf(scan)).toEqual([0]);
     jest.advanceTimersByTime(1_000);
     expect(prioritiesOf(scan)).toEqual([]);

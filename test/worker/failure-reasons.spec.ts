@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { BadRequestException, HttpException } from '@nestjs/common';
 import { createCollectingEvents, createWorkerPool, PermanentFailure, type WorkerPool } from '../../lib/index.js';
-import { errorMessage, errorText } from '../../lib/monitoring/error.text.js';
+import { errorMessage, serializeError } from '../../lib/monitoring/error.text.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 
 const pgError = Object.assign(new Error('duplicate key value violates unique constraint "users_email"'), {
@@ -103,13 +103,13 @@ describe('the reason of a failed attempt', () => {
   it('is found however hostile the error is', () => {
     const cyclic = new AggregateError([], 'around');
     cyclic.errors.push(cyclic, Object.assign(new Error('inner'), { cause: cyclic }));
-    expect(errorText(cyclic).message).toBe('around: inner');
+    expect(serializeError(cyclic).message).toBe('around: inner');
     const hostile = new Proxy(new Error('x'), {
       get: () => {
         throw new Error('no');
       },
     });
-    expect(errorText(hostile).message).toBe('unknown error (it could not be described)');
+    expect(serializeError(hostile).message).toBe('unknown error (it could not be described)');
   });
 });
 

@@ -10,7 +10,7 @@ import {
   type PlainTask,
   type WorkerPool,
 } from '../../lib/index.js';
-import { MaintenanceDuties } from '../../lib/maintenance/maintenance.duties.js';
+import { Maintenance } from '../../lib/worker/maintenance.js';
 import { SCHEMA_VERSION } from '../../lib/storage/jobs.migrator.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
@@ -87,7 +87,7 @@ describe('a pool under whose feet a newer release migrates the schema', () => {
     await migrateToNext(SCHEMA_VERSION + 1);
     await pool.join();
     await expect(jobs.getJobs(WORKER)).rejects.toThrow(SchemaTooNewError);
-    await new MaintenanceDuties(jobs, events).collectGarbage();
+    await new Maintenance(jobs, events).collectGarbage();
     expect(await test.sql('select from jobs.job_history')).toHaveLength(1);
   });
 

@@ -56,7 +56,7 @@ export const pruneWorkers = statement(
 );
 
 /** $1 names seen by this process. */
-export const seeTasks = statement(
+export const rememberTasks = statement(
   'see_tasks',
   (schema) => `
   select ${schema}.see_tasks($1::text[])`,
