@@ -5,7 +5,7 @@ import { type PlainTasks, poolPartsOf, type WorkerPoolOptions } from './jobs.fac
 import { resolveWorkerOptions, type ResolvedOptions } from './jobs.options.js';
 import { tokensOf } from './jobs.providers.js';
 import type { JobManager } from './manager/job.manager.js';
-import { TestDatabase } from './manager/test.bench.js';
+import { TestDatabase } from './testing/test.database.js';
 import { assertionError, matchingJobs, type EnqueuedFilter } from './testing/enqueued.jobs.js';
 import { JobDrainer, type DrainOptions, type RanJob } from './testing/job.drainer.js';
 import { PoolRunningError } from './testing/testing.errors.js';

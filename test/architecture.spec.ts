@@ -89,7 +89,7 @@ const ALLOWED: Record<Room, (target: Room, file: string) => boolean> = {
     ['leaves', 'manager', 'worker'].includes(to) ||
     /^storage\/(database\.errors|job\.news|job\.notifier)\.ts$/.test(file),
   embedded: (to) => ['leaves', 'embedded'].includes(to),
-  testing: (to) => to !== 'statements',
+  testing: (to, file) => to !== 'statements' || /\/(testing|inspect-jobs)\.ts$/.test(file),
   wiring: (to) => !['statements', 'embedded', 'testing'].includes(to),
 };
 
@@ -110,9 +110,11 @@ describe('the house', () => {
     expect(wrong.map(describeImport)).toEqual([]);
   });
 
-  it('keeps SQL statements to the manager', () => {
+  it('keeps SQL statements to the manager, and those for specs to the testing kit', () => {
     const users = inside.filter(({ to }) => roomOf(to) === 'statements').map(({ from }) => roomOf(from));
-    expect([...new Set(users)].toSorted()).toEqual(['manager', 'statements']);
+    expect([...new Set(users)].toSorted()).toEqual(['manager', 'statements', 'testing']);
+    const ofSpecs = inside.filter(({ to }) => to === 'storage/statements/testing.ts').map(({ from }) => from);
+    expect(ofSpecs).toEqual(['testing/test.database.ts']);
   });
 
   it('keeps Nest to the wiring and the decorators', () => {

@@ -1,7 +1,7 @@
 // Natural batching of adds: while an insert is in flight, the next ones gather, and go together when it is back.
 // No caller waits longer than it would alone, and fifty concurrent callers cost a few inserts.
 import { DatabaseUnavailableError, RowsHeldError, StoppedError } from '../jobs.errors.js';
-import { retryOnContention } from '../storage/contention.js';
+import { retryOnContention } from '../storage/retry.js';
 import type { PreparedJob } from './job.preparer.js';
 
 /** Inserts jobs in one statement: all or, by throwing, none. */

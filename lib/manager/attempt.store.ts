@@ -2,7 +2,7 @@
 // claim, so that a worker that has lost the job cannot write over the one that has it now.
 import type { ClaimedJob, JobLogEntry, Page, PageRequest, QueryExecutor } from '../interfaces/job.interface.js';
 import { LeaseLostError } from '../jobs.errors.js';
-import { retryHeld, retryOnContention } from '../storage/contention.js';
+import { retryHeld, retryOnContention } from '../storage/retry.js';
 import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
 import * as attempts from '../storage/statements/attempts.js';

@@ -11,7 +11,6 @@ import {
   RevisionConflictError,
   WrongOwnerError,
 } from '../jobs.errors.js';
-import { retryOnContention } from '../storage/contention.js';
 import type { Database } from '../storage/database.js';
 import { toDate } from '../storage/row.types.js';
 import * as statements from '../storage/statements/claims-by-hand.js';
@@ -22,7 +21,7 @@ import { callOptions, checkWorkerId, claimedJobs } from './arguments.js';
 import { exactJson } from './exact.json.js';
 import type { JobInspector } from './job.inspector.js';
 import type { JobSettlement } from './job.settlement.js';
-import { retryUntilKnown } from './repeat.in.doubt.js';
+import { retryOnContention, retryUntilKnown } from '../storage/retry.js';
 import { byHand } from './worker.registry.js';
 
 const MAX_PAUSE_MS = 1_000;

@@ -46,7 +46,7 @@ import {
   toAddedJob,
 } from './prepared.jobs.js';
 import type { NewsPublisher } from './news.publisher.js';
-import { inTermsOfDoubt, retryUntilKnown } from './repeat.in.doubt.js';
+import { inTermsOfDoubt, retryUntilKnown } from '../storage/retry.js';
 
 interface Target<Connection = CallerTransaction> {
   /** The caller's connection; none: a commit of our own. */

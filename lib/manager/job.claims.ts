@@ -15,7 +15,7 @@ import type {
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { UnreadableJobError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
-import { nullIfLocked, once, retryOnContention } from '../storage/contention.js';
+import { nullIfLocked, once, retryOnContention } from '../storage/retry.js';
 import {
   claimLaneJobs,
   claimPlainJobs,

@@ -1,7 +1,7 @@
 // What an operator changes of given jobs: cancels them, or gives them another run-at, priority or number of attempts. What
 // another session holds is tried again for a while.
 import type { Job } from '../interfaces/job.interface.js';
-import { retryHeld } from '../storage/contention.js';
+import { retryHeld } from '../storage/retry.js';
 import type { Database } from '../storage/database.js';
 import * as edits from '../storage/statements/edit-jobs.js';
 import type { JobInspector } from './job.inspector.js';

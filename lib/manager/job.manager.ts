@@ -33,7 +33,7 @@ import type {
 } from '../interfaces/job.interface.js';
 import type { JobSpecs, PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError, NoHandlersError } from '../jobs.errors.js';
-import { withLockRetries, retryOnContention } from '../storage/contention.js';
+import { withLockRetries, retryOnContention } from '../storage/retry.js';
 import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';

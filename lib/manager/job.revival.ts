@@ -2,7 +2,7 @@
 // for good.
 import type { JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import { JobKeyConflictError } from '../jobs.errors.js';
-import { retryOnContention } from '../storage/contention.js';
+import { retryOnContention } from '../storage/retry.js';
 import type { Database } from '../storage/database.js';
 import * as dependencies from '../storage/statements/dependencies.js';
 import * as edits from '../storage/statements/edit-jobs.js';

@@ -3,7 +3,7 @@
 import type { Claimer, HeartbeatPlan, HeartbeatReport, WorkerRegistration } from '../interfaces/claim.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
-import { once, retryOnContention, type Doing } from '../storage/contention.js';
+import { once, retryOnContention, type Doing } from '../storage/retry.js';
 import type { ReachabilityListener } from '../storage/reachability.js';
 import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
 import { SURROUNDINGS } from '../storage/pool.sessions.js';

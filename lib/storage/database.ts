@@ -23,7 +23,7 @@ import { PoolSessions } from './pool.sessions.js';
 import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
-import { retryOnContention } from './contention.js';
+import { retryOnContention } from './retry.js';
 import { failTransaction, markTransaction, type Statement } from './statement.js';
 
 export { statement, type Statement, type StatementTraits } from './statement.js';

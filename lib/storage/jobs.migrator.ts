@@ -7,7 +7,7 @@ import { InvalidOptionsError, MissingPrivilegesError, SchemaOutdatedError, Schem
 import { option, throwIfAny, section } from '../validation.js';
 import { rules } from '../validation.rules.js';
 import { pause } from '../timing.js';
-import { retryOnContention } from './contention.js';
+import { retryOnContention } from './retry.js';
 import { isContention } from './database.errors.js';
 import { Database } from './database.js';
 import { MIGRATIONS, readSql, type Migration } from './migration.files.js';

@@ -9,7 +9,7 @@ import {
   StoppedError,
   UnknownRateLimitError,
 } from '../../lib/index.js';
-import { retryUntilKnown } from '../../lib/manager/repeat.in.doubt.js';
+import { retryUntilKnown } from '../../lib/storage/retry.js';
 
 const lostAnswer = (): DatabaseUnavailableError =>
   Object.assign(new DatabaseUnavailableError('The connection broke.'), { inDoubt: true });

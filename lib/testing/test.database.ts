@@ -6,9 +6,9 @@ import { listJobs } from '../storage/statements/inspect-jobs.js';
 import { clearConfiguration, clearJobs, moveTimes } from '../storage/statements/testing.js';
 import { check, option, section } from '../validation.js';
 import { MAX_MS, rules } from '../validation.rules.js';
-import type { JobAdder } from './job.adder.js';
-import type { JobManager } from './job.manager.js';
-import { toJob } from './job.mapper.js';
+import type { JobAdder } from '../manager/job.adder.js';
+import type { JobManager } from '../manager/job.manager.js';
+import { toJob } from '../manager/job.mapper.js';
 
 /** Stands around an add: runs it, and may do something about what was added before the caller is told. */
 export type AddObserver = (add: () => Promise<AddedJob[]>, inTransaction: boolean) => Promise<AddedJob[]>;
@@ -21,7 +21,6 @@ export class TestDatabase {
   private readonly adder: JobAdder;
 
   constructor(private readonly jobs: JobManager) {
-    // Private to users, and of no use to them; but this is the manager's own house.
     this.database = jobs.engine.database;
     this.adder = jobs.engine.adder;
   }
