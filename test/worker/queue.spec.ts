@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import {
   AlreadyRunningError,
   createCollectingEvents,
@@ -243,8 +244,16 @@ describe('waking', () => {
 
   it('so does the commit of a transaction that added a job', async () => {
     await start();
-    const manager = { query: (text: string, values?: unknown[]) => test.sql(text, values) };
-    await jobs.addJob('x', 1, { manager });
+    const client = new pg.Client(test.url);
+    await client.connect();
+    try {
+      await client.query('begin');
+      await jobs.addJob('x', 1, { manager: client });
+      expect(events.ofType('job.completed')).toEqual([]);
+      await client.query('commit');
+    } finally {
+      await client.end();
+    }
     expect(await completed(1)).toBe(true);
   });
 
