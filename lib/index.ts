@@ -39,6 +39,7 @@ export { EncryptedValue } from './manager/job.cipher.js';
 export type { Reencryption, ReencryptOptions } from './manager/reencryption.js';
 export type { WaitOptions } from './manager/job.waiter.js';
 export type * from './interfaces/job.interface.js';
+export type * from './interfaces/report.interface.js';
 export type * from './interfaces/job.graph.interface.js';
 export type * from './interfaces/cron.interface.js';
 export {

@@ -1,5 +1,6 @@
 // What the calls of a JobManager may be given: every object of options by the names and rules of its parts.
-import type { AddJobOptions, ClaimedJob, ClaimOptions, HistoryFilter, JobFilter } from '../interfaces/job.interface.js';
+import type { AddJobOptions, ClaimedJob, ClaimOptions } from '../interfaces/job.interface.js';
+import type { HistoryFilter, JobFilter } from '../interfaces/report.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
 import { InvalidWorkerIdError } from '../jobs.errors.js';
 import { faultOf, isRecord, listOf, option, refuseCall, required, section, show, type Rule } from '../validation.js';

@@ -1,6 +1,7 @@
 // What running attempts leave behind before they end: steps, progress, log lines. Each is written in the name of a
 // claim, so that a worker that has lost the job cannot write over the one that has it now.
-import type { ClaimedJob, JobLogEntry, Page, PageRequest, QueryExecutor } from '../interfaces/job.interface.js';
+import type { ClaimedJob, JobLogEntry, QueryExecutor } from '../interfaces/job.interface.js';
+import type { Page, PageRequest } from '../interfaces/report.interface.js';
 import { LeaseLostError } from '../jobs.errors.js';
 import { retryHeld, retryOnContention } from '../storage/retry.js';
 import type { Database } from '../storage/database.js';

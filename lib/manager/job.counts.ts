@@ -1,5 +1,6 @@
 // Counts for people, from one grouped scan.
-import type { JobCounts, JobStatus } from '../interfaces/job.interface.js';
+import type { JobStatus } from '../interfaces/job.interface.js';
+import type { JobCounts } from '../interfaces/report.interface.js';
 import type { CountRow } from '../storage/statements/inspect-jobs.js';
 
 const STATUSES: JobStatus[] = [

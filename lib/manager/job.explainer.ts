@@ -1,5 +1,6 @@
 // Why is this job not running? The obstacle that comes first, in one sentence and in fields.
-import type { ExplainReason, Job, JobExplanation } from '../interfaces/job.interface.js';
+import type { Job } from '../interfaces/job.interface.js';
+import type { ExplainReason, JobExplanation } from '../interfaces/report.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { ExplainRow } from '../storage/statements/inspect-jobs.js';
 

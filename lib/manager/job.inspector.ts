@@ -1,16 +1,15 @@
 // What people look at: jobs, attempts, logs, counts, workers. Reads alone; JobManager has checked the arguments.
+import type { Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type {
   HistoryFilter,
   HistoryRecord,
-  Job,
   JobCounts,
   JobExplanation,
   JobFilter,
   Page,
   PageRequest,
-  QueryExecutor,
   WorkerInfo,
-} from '../interfaces/job.interface.js';
+} from '../interfaces/report.interface.js';
 import type { JobGraph } from '../interfaces/job.graph.interface.js';
 import { JobNotFoundError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';

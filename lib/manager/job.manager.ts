@@ -10,27 +10,29 @@ import type {
   ClaimedJob,
   ClaimOptions,
   CompleteOptions,
+  Job,
+  JobLogEntry,
+  JobSpec,
+  JobStatus,
+  PartialResults,
+  QueryExecutor,
+  SettleReport,
+  WorkedOnce,
+} from '../interfaces/job.interface.js';
+import type {
   HistoryFilter,
   HistoryRecord,
-  Job,
   JobCounts,
   JobExplanation,
   JobFilter,
-  JobLogEntry,
-  JobSpec,
   JobResult,
-  JobStatus,
   Page,
   PageRequest,
-  PartialResults,
-  QueryExecutor,
   QueueState,
   RateLimit,
   ReplayWindow,
-  SettleReport,
-  WorkedOnce,
   WorkerInfo,
-} from '../interfaces/job.interface.js';
+} from '../interfaces/report.interface.js';
 import type { JobSpecs, PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError, NoHandlersError } from '../jobs.errors.js';
 import { withLockRetries, retryOnContention } from '../storage/retry.js';

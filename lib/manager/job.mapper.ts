@@ -1,13 +1,6 @@
 // Rows become what users see, and a job becomes the spec of its replay.
-import type {
-  ClaimedJob,
-  HistoryRecord,
-  Job,
-  JobSpec,
-  QueueState,
-  RateLimit,
-  WorkerInfo,
-} from '../interfaces/job.interface.js';
+import type { ClaimedJob, Job, JobSpec } from '../interfaces/job.interface.js';
+import type { HistoryRecord, QueueState, RateLimit, WorkerInfo } from '../interfaces/report.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
 import type { ClaimedText, ClaimExtra } from '../storage/statements/claim-jobs.js';

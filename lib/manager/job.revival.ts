@@ -6,6 +6,7 @@ import { retryOnContention } from '../storage/retry.js';
 import type { Database } from '../storage/database.js';
 import * as dependencies from '../storage/statements/dependencies.js';
 import * as edits from '../storage/statements/edit-jobs.js';
+import * as revivals from '../storage/statements/revive-jobs.js';
 import { newsOf, type JobPromoter } from './job.promoter.js';
 import type { NewsPublisher } from './news.publisher.js';
 
@@ -24,18 +25,18 @@ export class JobRevival {
    * @throws JobKeyConflictError where another live job holds a key of theirs
    */
   async retry(asked: string[], executor: QueryExecutor): Promise<edits.EditedRow[]> {
-    const proposed = await this.database.run(edits.findRetryable, [asked], executor);
+    const proposed = await this.database.run(revivals.findRetryable, [asked], executor);
     const keys = await this.lockKeys(proposed, executor);
     await this.database.run(edits.lockJobs, [asked], executor);
     await this.database.run(edits.keepBodies, [asked], executor);
     // Of those whose keys are locked, what may come back now that it cannot change.
-    const jobs = (await this.database.run(edits.findRetryable, [asked], executor)).filter(
+    const jobs = (await this.database.run(revivals.findRetryable, [asked], executor)).filter(
       ({ job_key }) => job_key === null || keys.has(job_key),
     );
     await this.takeKeys(jobs, executor);
     const ids = jobs.map(({ id }) => id);
-    const rows = await this.database.run(edits.retryJobs, [ids], executor);
-    await this.database.run(edits.forgetSuccessors, [ids], executor);
+    const rows = await this.database.run(revivals.retryJobs, [ids], executor);
+    await this.database.run(revivals.forgetSuccessors, [ids], executor);
     await this.database.run(dependencies.relinkParents, [ids], executor);
     const parents = await this.database.run(dependencies.findParentsOf, [ids], executor);
     await this.promoter.resolve(
@@ -54,8 +55,8 @@ export class JobRevival {
   async reschedule(ids: string[], changes: [unknown, unknown, number | null]): Promise<edits.EditedRow[]> {
     const { database } = this;
     const most = changes[2];
-    const find = (executor?: QueryExecutor): Promise<edits.RetryableRow[]> =>
-      most === null ? Promise.resolve([]) : database.run(edits.findRevivable, [ids, most], executor);
+    const find = (executor?: QueryExecutor): Promise<revivals.RetryableRow[]> =>
+      most === null ? Promise.resolve([]) : database.run(revivals.findRevivable, [ids, most], executor);
     const proposed = await find();
     if (!proposed.length) return database.run(edits.rescheduleJobs, [ids, ...changes, []]);
     const revive = async (executor: QueryExecutor): Promise<edits.EditedRow[]> => {
@@ -63,7 +64,7 @@ export class JobRevival {
       const jobs = (await find(executor)).filter(({ job_key }) => keys.has(job_key!));
       await this.takeKeys(jobs, executor);
       const rows = await database.run(edits.rescheduleJobs, [ids, ...changes, [...keys]], executor);
-      await database.run(edits.forgetSuccessors, [jobs.map(({ id }) => id)], executor);
+      await database.run(revivals.forgetSuccessors, [jobs.map(({ id }) => id)], executor);
       return rows;
     };
     return retryOnContention(() => database.transaction(revive), database.isBound);
@@ -82,33 +83,33 @@ export class JobRevival {
    * themselves.
    */
   async takeToReplay(window: unknown[], executor: QueryExecutor): Promise<{ id: string }[]> {
-    const found = (await this.database.run(edits.findJobsToReplay, window, executor)).map(({ id }) => id);
+    const found = (await this.database.run(revivals.findJobsToReplay, window, executor)).map(({ id }) => id);
     // Nothing owns such a key: a row whose job is unknown is free.
-    await this.database.run(edits.claimFreeKeys, [found, found.map(() => NO_JOB)], executor);
-    await this.database.run(edits.lockKeys, [found], executor);
-    return this.database.run(edits.takeJobsToReplay, [found], executor);
+    await this.database.run(revivals.claimFreeKeys, [found, found.map(() => NO_JOB)], executor);
+    await this.database.run(revivals.lockKeys, [found], executor);
+    return this.database.run(revivals.takeJobsToReplay, [found], executor);
   }
 
   /** Before the jobs: this is the order of locks. Returns the keys. */
-  private async lockKeys(jobs: edits.RetryableRow[], executor: QueryExecutor): Promise<Set<string>> {
+  private async lockKeys(jobs: revivals.RetryableRow[], executor: QueryExecutor): Promise<Set<string>> {
     const keyed = jobs.filter(({ job_key }) => job_key !== null);
     const keys = keyed.map(({ job_key }) => job_key!);
     if (!keyed.length) return new Set();
     // A key that is free again before it is locked has no row any more, and is claimed again.
     const wanted = new Set(keys);
     for (let locked = 0; locked < wanted.size;) {
-      await this.database.run(edits.claimFreeKeys, [keys, keyed.map(({ id }) => id)], executor);
-      locked = (await this.database.run(edits.lockKeys, [keys], executor)).length;
+      await this.database.run(revivals.claimFreeKeys, [keys, keyed.map(({ id }) => id)], executor);
+      locked = (await this.database.run(revivals.lockKeys, [keys], executor)).length;
     }
     return wanted;
   }
 
   /** Once they are locked. A key is had by one job at most, of those that come back together as well. */
-  private async takeKeys(jobs: edits.RetryableRow[], executor: QueryExecutor): Promise<void> {
+  private async takeKeys(jobs: revivals.RetryableRow[], executor: QueryExecutor): Promise<void> {
     const keyed = jobs.filter(({ job_key }) => job_key !== null);
     const keys = keyed.map(({ job_key }) => job_key!);
     const taken = keyed.filter((row, at) => row.taken || keys.indexOf(row.job_key!) < at).map((row) => row.job_key!);
     if (taken.length) throw new JobKeyConflictError([...new Set(taken)]);
-    if (keys.length) await this.database.run(edits.takeKeys, [keys, keyed.map(({ id }) => id)], executor);
+    if (keys.length) await this.database.run(revivals.takeKeys, [keys, keyed.map(({ id }) => id)], executor);
   }
 }

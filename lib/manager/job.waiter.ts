@@ -1,6 +1,6 @@
 // Waits for jobs to end, wherever they run: one loop asks the database for the jobs whose turn has come, at once for
 // those that this process settles itself. Payloads and results are read once, when a job has ended.
-import type { JobResult } from '../interfaces/job.interface.js';
+import type { JobResult } from '../interfaces/report.interface.js';
 import { JobNotFoundError, StoppedError, WaitTimeoutError } from '../jobs.errors.js';
 import { isContention, isStatementTimeout, mayAnswerSoon } from '../storage/database.errors.js';
 import type { Database } from '../storage/database.js';

@@ -1,5 +1,5 @@
 // Pages by keyset: a cursor names the last item seen, so pages stay stable while jobs come and go.
-import type { Page, PageRequest } from '../interfaces/job.interface.js';
+import type { Page, PageRequest } from '../interfaces/report.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import { isMalformed } from '../storage/database.errors.js';
 import { check, option, section } from '../validation.js';

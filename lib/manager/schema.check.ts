@@ -1,7 +1,7 @@
 // What becomes of a process under whose feet a newer release has changed the schema: it claims and tidies up no more,
 // instead of guessing what its statements mean now.
 import { SchemaTooNewError } from '../jobs.errors.js';
-import { tooNew } from '../storage/jobs.migrator.js';
+import { tooNew } from '../storage/schema.version.js';
 
 export class SchemaCheck {
   /** Null while this release can work with the schema. Never taken back: a process goes on by being started again. */

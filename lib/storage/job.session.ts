@@ -7,40 +7,20 @@ import { DatabaseUnavailableError, TransactionOverError } from '../jobs.errors.j
 import { answeredWithin, settledWithin } from '../timing.js';
 import { destroySocket } from './connection.settings.js';
 import { SessionWatch } from './session.watch.js';
+import { DISTURBING, type Settings, SETTINGS, type Origin, originOf } from './session.origin.js';
 
 type QueryRunner = ReturnType<DataSource['createQueryRunner']>;
 
-/** Settings of the handler's that must not hold for the library's own statements. */
-const DISTURBING = ['role', 'statement_timeout', 'lock_timeout'] as const;
-type Settings = Record<(typeof DISTURBING)[number], string>;
-
 /** Ends with the transaction, whatever ends it; being no queries, they leave the isolation level to the handler. */
 const MARK = `set local millrace.attempt = 'open'; show transaction_read_only`;
-const SETTINGS = DISTURBING.map((name) => `pg_catalog.current_setting('${name}') as ${name}`).join(', ');
 const READ_MARK = `select pg_catalog.current_setting('millrace.attempt', true) as attempt, ${SETTINGS}`;
 /** All that outlives a transaction, except prepared statements, which the driver knows by name. */
 const CLEAN =
   'select from pg_catalog.pg_prepared_statements where from_sql limit 1; close all; unlisten *; ' +
   'select pg_catalog.pg_advisory_unlock_all(); discard temp; ';
-const ORIGIN =
-  `select pg_catalog.pg_backend_pid() as pid, session_user::text as login, ${SETTINGS}, ` +
-  `(select pg_catalog.json_object_agg(name, setting) from pg_catalog.pg_settings where source = 'session') as settings`;
 const SET_LOCAL = `select ${DISTURBING.map((name, index) => `pg_catalog.set_config('${name}', $${index + 1}, true)`).join(', ')}`;
 const ANSWER_MS = 60_000;
 const HANG_UP_MS = 1_000;
-
-interface OriginRow extends Settings {
-  pid: number;
-  login: string;
-  settings: Record<string, string> | null;
-}
-
-/** How a connection came: what its application has set on it. */
-interface Origin {
-  settings: Settings;
-  /** SQL that brings it back there; null: a pooler stands between, and cleans up itself. */
-  restore: string | null;
-}
 
 const origins = new WeakMap<pg.ClientBase, Origin>();
 
@@ -251,22 +231,6 @@ function refuseReadOnly(results: unknown): void {
   const shown = (results as pg.QueryResult<{ transaction_read_only: string }>[])[1];
   if (shown?.rows[0]?.transaction_read_only !== 'on') return;
   throw Object.assign(new Error('the transaction is read-only'), { code: '25006' });
-}
-
-async function originOf(client: pg.PoolClient): Promise<Origin> {
-  const row = (await client.query<OriginRow>(ORIGIN)).rows[0]!;
-  const { processID } = client as { processID?: number | null };
-  return { settings: row, restore: processID && processID !== row.pid ? null : restoring(row) };
-}
-
-function restoring({ login, role, settings }: OriginRow): string {
-  const set = Object.entries(settings ?? {}).map(
-    ([name, value]) => `select pg_catalog.set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(value)}, false)`,
-  );
-  const asRole = role === 'none' ? 'none' : pg.escapeIdentifier(role);
-  return [`set session authorization ${pg.escapeIdentifier(login)}`, `set role ${asRole}`, 'reset all', ...set].join(
-    '; ',
-  );
 }
 
 const valuesOf = (settings: Settings): string[] => DISTURBING.map((name) => settings[name]);

@@ -12,15 +12,7 @@ import { isContention } from './database.errors.js';
 import { Database } from './database.js';
 import { MIGRATIONS, readSql, type Migration } from './migration.files.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
-
-/** The version of the schema that this version of the library works with. */
-export const SCHEMA_VERSION = MIGRATIONS.at(-1)!.version;
-
-/** The highest version in the table of migrations that this version of the library cannot work with, or null. */
-export const newerSchema = (quotedSchema: string): string => `
-  select max(m.version) from ${quotedSchema}.migrations m
-  where m.version > ${SCHEMA_VERSION}
-    and coalesce((to_jsonb(m) ->> 'compatible_from')::integer, m.version) > ${SCHEMA_VERSION}`;
+import { SCHEMA_VERSION, newerSchema, renamed, tooNew } from './schema.version.js';
 
 /**
  * How long a migration waits for a table that others use. Statements that queue behind it wait as long as it does, so
@@ -298,15 +290,6 @@ export class JobsMigrator {
 }
 
 const TIMEOUTS = ['statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout'];
-
-const renamed = (schema: string): string =>
-  `Expected schema "${schema}" to be the one that its functions were made in: it has been renamed. Run the migrations, which ` +
-  'set it right: migrate: true, or JobsMigrator.migrate().';
-
-/** What a process says that meets a schema which it does not know. */
-export const tooNew = (schema: string, version: number): string =>
-  `Expected schema "${schema}" at version ${SCHEMA_VERSION} or one that is compatible with it, got ${version}: a newer ` +
-  'millrace has migrated it. Update this process to that release, or give it a schema of its own.';
 
 const migratorOptions = section({
   connection: option(rules.anything, undefined),

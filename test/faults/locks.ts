@@ -6,6 +6,7 @@ import * as byHand from '../../lib/storage/statements/claims-by-hand.js';
 import * as crontabs from '../../lib/storage/statements/crontabs.js';
 import * as dependencies from '../../lib/storage/statements/dependencies.js';
 import * as edits from '../../lib/storage/statements/edit-jobs.js';
+import * as revivals from '../../lib/storage/statements/revive-jobs.js';
 import * as ends from '../../lib/storage/statements/end-jobs.js';
 import * as inspections from '../../lib/storage/statements/inspect-jobs.js';
 import * as partitions from '../../lib/storage/statements/partitions.js';
@@ -31,6 +32,7 @@ const modules = [
   crontabs,
   dependencies,
   edits,
+  revivals,
   ends,
   inspections,
   partitions,

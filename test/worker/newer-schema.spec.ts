@@ -11,7 +11,7 @@ import {
   type WorkerPool,
 } from '../../lib/index.js';
 import { Maintenance } from '../../lib/worker/maintenance.js';
-import { SCHEMA_VERSION } from '../../lib/storage/jobs.migrator.js';
+import { SCHEMA_VERSION } from '../../lib/storage/schema.version.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 

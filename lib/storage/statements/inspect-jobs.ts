@@ -1,5 +1,6 @@
 // Looking at jobs without touching them. None of this has an index on the hot table: lists walk the bodies by id.
-import type { HistoryStatus, PartialResults } from '../../interfaces/job.interface.js';
+import type { PartialResults } from '../../interfaces/job.interface.js';
+import type { HistoryStatus } from '../../interfaces/report.interface.js';
 import { statement } from '../database.js';
 import { anyJobColumns, joinLiveAndLast, ms, type JobRow } from './job-columns.js';
 

@@ -1,6 +1,6 @@
 // Incarnations of workers: their beginning, their heartbeat and their end, and what keeps claims and holders in agreement.
 import { statement } from '../database.js';
-import { newerSchema, SCHEMA_VERSION } from '../jobs.migrator.js';
+import { newerSchema, SCHEMA_VERSION } from '../schema.version.js';
 import { ms } from './job-columns.js';
 
 /**

@@ -1,0 +1,153 @@
+// What the library tells about jobs: their history, where they stand and why, what waits, and who works.
+import type { JobStatus, Job, PartialResults } from './job.interface.js';
+
+export type HistoryStatus = 'started' | 'completed' | 'failed' | 'partial_success' | 'snoozed' | 'cancelled';
+
+/** One attempt of one job. */
+export interface HistoryRecord {
+  jobId: string;
+  correlationId: string;
+  task: string;
+  payload: unknown;
+  workerId: string | null;
+  status: HistoryStatus;
+  startedAt: Date | null;
+  completedAt: Date | null;
+  /** How long the job was due before it was claimed. */
+  queueTimeMs: number | null;
+  executionTimeMs: number | null;
+  attempt: number;
+  errorMessage: string | null;
+  errorStack: string | null;
+  partialResults: PartialResults | null;
+  result: unknown;
+  executionEnvironment: Record<string, unknown> | null;
+  expiresAt: Date | null;
+}
+
+export interface RateLimit {
+  key: string;
+  /** Claims allowed in each window. */
+  capacity: number;
+  intervalMs: number;
+  availableTokens: number;
+  lastRefillAt: Date;
+}
+
+export interface QueueState {
+  name: string;
+  /** `Infinity`: no limit. */
+  concurrency: number;
+  paused: boolean;
+  running: number;
+  waiting: number;
+  /** The worker that claimed from the queue last, while a job of it runs. */
+  lockedBy: string | null;
+}
+
+export interface WorkerInfo {
+  id: string;
+  host: string;
+  pid: number;
+  concurrency: number;
+  startedAt: Date;
+  heartbeatAt: Date;
+  running: number;
+  tasks: string[];
+}
+
+export interface Page<T> {
+  items: T[];
+  /** Hand it in for the next page; `null` on the last one. */
+  cursor: string | null;
+}
+
+export interface PageRequest {
+  /** 1 to 1,000. Default 50. */
+  limit?: number | undefined;
+  cursor?: string | null | undefined;
+}
+
+export interface JobFilter {
+  task?: string | undefined;
+  queue?: string | undefined;
+  status?: JobStatus | undefined;
+  tag?: string | undefined;
+  groupId?: string | undefined;
+  flag?: string | undefined;
+  /** Created at or after. */
+  from?: Date | undefined;
+  /** Created before. */
+  to?: Date | undefined;
+  /** Text contained in the payload, the task's name or the last error, in any case. */
+  search?: string | undefined;
+}
+
+export interface HistoryFilter {
+  jobId?: string | undefined;
+  task?: string | undefined;
+  status?: Exclude<HistoryStatus, 'started'> | undefined;
+  workerId?: string | undefined;
+  /** Finished at or after. */
+  from?: Date | undefined;
+  /** Finished before. */
+  to?: Date | undefined;
+}
+
+export interface JobCounts {
+  byStatus: Record<JobStatus, number>;
+  /** Live jobs per task. */
+  byTask: Record<string, number>;
+  /** Live jobs per queue. */
+  byQueue: Record<string, number>;
+  /** How long the oldest job that could run has been due; `null` where none is due. */
+  oldestDueAgeMs: number | null;
+}
+
+export type ExplainReason =
+  | 'running'
+  | 'future'
+  | 'snoozed'
+  | 'queue_busy'
+  | 'queue_paused'
+  | 'no_tokens'
+  | 'parents'
+  | 'job_key'
+  | 'no_handler'
+  | 'no_taker'
+  | 'no_worker'
+  | 'exhausted'
+  | 'cancelled'
+  | 'completed'
+  | 'ready';
+
+/** Why a job is not running. */
+export interface JobExplanation {
+  status: JobStatus;
+  reason: ExplainReason;
+  /** One sentence for people. */
+  message: string;
+  /** When the obstacle goes away by itself, where that is known. */
+  until: Date | null;
+  /** Ids of the jobs in its way. */
+  blockedBy: string[];
+}
+
+/** How a job ended, as `waitForJob` reports it. */
+export interface JobResult {
+  status: JobStatus;
+  result: unknown;
+  error: string | null;
+  job: Job;
+}
+
+/** Which exhausted jobs `replayFailedJobs` adds again, and with how many attempts. */
+export interface ReplayWindow {
+  /** Exhausted at or after. Default: ever. */
+  from?: Date | undefined;
+  /** Exhausted before. */
+  to?: Date | undefined;
+  task?: string | undefined;
+  /** Default: as many as the old job had. */
+  maxAttempts?: number | undefined;
+}
