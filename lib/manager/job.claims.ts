@@ -66,14 +66,14 @@ export class JobClaims {
     private readonly database: Database,
     private readonly settlement: JobSettlement,
     private readonly cipher: JobCipher | undefined,
-    private readonly schemaGuard: SchemaCheck,
+    private readonly schemaCheck: SchemaCheck,
     /** After so many crashes in a row a job is exhausted. */
     private readonly maxCrashes: number,
   ) {}
 
   /** A batch of jobs without limits. */
   async claimPlain(request: PlainClaim): Promise<PlainClaimResult> {
-    this.schemaGuard.assertKnown();
+    this.schemaCheck.assertKnown();
     const rows = await this.database.run(claimPlainJobs, [
       request.holder,
       request.limit,
@@ -230,7 +230,7 @@ export class JobClaims {
 
   /** A claim of lanes as its statement takes it. */
   laneValues(request: LaneClaim): unknown[] {
-    this.schemaGuard.assertKnown();
+    this.schemaCheck.assertKnown();
     const { memory } = request;
     return [
       request.holder,

@@ -79,13 +79,13 @@ export class JobEngine {
     const cipher = settings.encryption ? new JobCipher(settings.encryption) : undefined;
     this.cipher = cipher;
     this.waiter = new JobWaiter(database, cipher);
-    const schemaGuard = new SchemaCheck(database.schema);
+    const schemaCheck = new SchemaCheck(database.schema);
     this.publisher = new NewsPublisher(database);
     this.promoter = new JobPromoter(database, settings, this.publisher, (id, path) => this.failCircle(id, path));
     const notice = (ids: Set<string>): void => this.waiter.notice(ids);
     this.settlement = new JobSettlement(database, settings, tasks, cipher, this.promoter, this.publisher, notice);
-    this.claims = new JobClaims(database, this.settlement, cipher, schemaGuard, settings.maxCrashes);
-    this.registry = new WorkerRegistry(database, settings, this.claims, this.settlement, this.promoter, schemaGuard);
+    this.claims = new JobClaims(database, this.settlement, cipher, schemaCheck, settings.maxCrashes);
+    this.registry = new WorkerRegistry(database, settings, this.claims, this.settlement, this.promoter, schemaCheck);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
     this.inspector = new JobInspector(database, cipher);
     this.attempts = new AttemptStore(database, cipher);

@@ -45,7 +45,7 @@ export class WorkerRegistry {
     private readonly claims: JobClaims,
     private readonly settlement: JobSettlement,
     private readonly promoter: JobPromoter,
-    readonly schemaGuard: SchemaCheck,
+    readonly schemaCheck: SchemaCheck,
   ) {}
 
   /** How long a claim by hand holds, in ms, unless it says otherwise. */
@@ -59,7 +59,7 @@ export class WorkerRegistry {
     const { tasks, takesAnyTask = false, queues = null, forbiddenFlags = null } = takes;
     const filter = [tasks, takesAnyTask, queues, forbiddenFlags];
     const values = [id, label, host, pid, concurrency, leaseMs, ...filter, environment];
-    this.schemaGuard.learn((await this.database.run(statements.registerWorker, values))[0]?.newer_schema ?? null);
+    this.schemaCheck.learn((await this.database.run(statements.registerWorker, values))[0]?.newer_schema ?? null);
   }
 
   /** Renews the leases of all that an incarnation holds. */

@@ -6,9 +6,10 @@ import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { SchemaTooNewError } from '../jobs.errors.js';
 import type { JobEngine } from '../manager/job.engine.js';
 import type { CheckedClaim, ClaimName } from '../manager/worker.registry.js';
-import { isLockTimeout, maxPauseMs } from '../storage/database.errors.js';
+import { maxPauseMs } from '../storage/database.errors.js';
 import { backoffMs, pause } from '../timing.js';
 import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
+import { DUTY_MS, SharedDuties } from './shared.duties.js';
 import type { WorkerIdentity } from './worker.identity.js';
 
 export interface HeartbeatParts {
@@ -39,11 +40,6 @@ const PULSE_MS = 1_000;
 /** Without a thread the beat must be frequent, to survive a loop that is busy now and then. */
 const MAX_BEAT_WITHOUT_THREAD_MS = 5_000;
 const WORTH_A_WARNING_MS = 5_000;
-/** How often the duties that all pools share are looked at; a sweep is due every 4 s, an audit every minute. */
-const DUTY_MS = 4_000;
-/** In this order: the claims of dead workers come first. */
-const DUTIES = ['rescue', 'sweep', 'audit'] as const;
-type Duty = (typeof DUTIES)[number];
 
 export class Heartbeat {
   private thread: HeartbeatThread | null = null;
@@ -54,25 +50,26 @@ export class Heartbeat {
   private timers: NodeJS.Timeout[] = [];
   private beating: Promise<void> | null = null;
   private looking: Promise<void> | null = null;
-  private readonly onDuty = new Map<Duty, Promise<void>>();
-  /** Duties that locks of others were in the way of, the last time. */
-  private readonly heldUp = new Set<Duty>();
   private beginning: Promise<void> | null = null;
   private leaving: Promise<void> | null = null;
-  private rescueIsDue = false;
   private registeredAt = 0;
   private registeredWallAt = 0;
   private holdsUntil = -Infinity;
   private holdsUntilWall = -Infinity;
   private pulseAt = 0;
 
-  constructor(private readonly parts: HeartbeatParts) {}
+  private readonly duties: SharedDuties;
+
+  constructor(private readonly parts: HeartbeatParts) {
+    const { engine, options, onError } = parts;
+    this.duties = new SharedDuties(engine.registry, options.maxCrashes, onError);
+  }
 
   async start(): Promise<void> {
     await this.register();
     this.pulseAt = monotonicMs();
     this.every(PULSE_MS, () => this.pulse());
-    this.every(DUTY_MS * (0.9 + Math.random() / 5), () => this.doDuties());
+    this.every(DUTY_MS * (0.9 + Math.random() / 5), () => this.duties.perform());
     // Before the first job is claimed: it may block the loop at once, and for long.
     this.startBeating();
   }
@@ -109,7 +106,7 @@ export class Heartbeat {
       this.thread?.stop(),
       this.beating,
       this.looking,
-      ...this.onDuty.values(),
+      this.duties.stop(),
       this.beginning,
       this.leaving,
     ]);
@@ -180,13 +177,10 @@ export class Heartbeat {
 
   private read({ expired, held, needsRescue, newerSchema }: HeartbeatReport): void {
     if (this.stopped) return;
-    const { schemaGuard } = this.parts.engine.registry;
-    schemaGuard.learn(newerSchema);
-    if (schemaGuard.refusal) this.parts.onSchemaTooNew(schemaGuard.refusal);
-    if (needsRescue) {
-      this.rescueIsDue = true;
-      this.doDuties();
-    }
+    const { schemaCheck } = this.parts.engine.registry;
+    schemaCheck.learn(newerSchema);
+    if (schemaCheck.refusal) this.parts.onSchemaTooNew(schemaCheck.refusal);
+    if (needsRescue) this.duties.rescueSoon();
     if (expired) return this.reregister();
     this.noteLease();
     // A transaction holds the incarnation's row for longer than its lease: another one can claim meanwhile.
@@ -255,40 +249,6 @@ export class Heartbeat {
     }
   }
 
-  /** What pools do for each other. Each goes on by itself: none waits for another that is slow, or fails with it. */
-  private doDuties(): void {
-    if (this.stopped || this.parts.engine.registry.schemaGuard.refusal) return;
-    for (const duty of DUTIES) {
-      if (this.onDuty.has(duty)) continue;
-      const done = this.perform(duty)
-        .then(() => void this.heldUp.delete(duty))
-        .catch((error: unknown) => this.reportDuty(duty, error))
-        .finally(() => this.onDuty.delete(duty));
-      this.onDuty.set(duty, done);
-    }
-  }
-
-  /** What a lock is in the way of comes again in some seconds, and is told of once. */
-  private reportDuty(duty: Duty, error: unknown): void {
-    const isHeld = isLockTimeout(error);
-    if (!isHeld || !this.heldUp.has(duty)) this.parts.onError(error, 'sweeping');
-    if (isHeld) this.heldUp.add(duty);
-    else this.heldUp.delete(duty);
-  }
-
-  private async perform(duty: Duty): Promise<void> {
-    const { engine, options } = this.parts;
-    if (duty !== 'rescue') return engine.registry[duty](options.maxCrashes);
-    if (!this.rescueIsDue) return;
-    this.rescueIsDue = false;
-    try {
-      await engine.registry.rescue(options.maxCrashes);
-    } catch (error) {
-      this.rescueIsDue = true;
-      throw error;
-    }
-  }
-
   private async register(): Promise<void> {
     const { engine, identity, options, tasks } = this.parts;
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
@@ -298,7 +258,7 @@ export class Heartbeat {
     const { incarnation: id, label } = identity;
     const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
     await engine.registry.register({ id, label, host, pid: process.pid, concurrency, leaseMs, ...takes });
-    engine.registry.schemaGuard.assertKnown();
+    engine.registry.schemaCheck.assertKnown();
     [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
     this.noteLease();
   }

@@ -3,15 +3,8 @@ import type { Claimer, Outcome } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema } from '../interfaces/task.interface.js';
-import {
-  DatabaseUnavailableError,
-  JobTimeoutError,
-  LeaseLostError,
-  ShutdownError,
-  UnknownTaskError,
-} from '../jobs.errors.js';
+import { JobTimeoutError, ShutdownError, UnknownTaskError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
-import { JobTransaction } from '../manager/job.transaction.js';
 import type { PayloadValidator } from '../manager/payload.validator.js';
 import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
 import { withReason } from '../storage/database.errors.js';
@@ -20,9 +13,9 @@ import type { JobEvents } from '../monitoring/job.events.js';
 import { Deadlines, type Deadline } from './deadlines.js';
 import { SwapList } from './swap.list.js';
 import { JobContext } from './job.context.js';
-import { isVerdict, readReturned, readThrown, type Attempt, type DelayOf } from './outcome.js';
+import { ended, isVerdict, readReturned, readThrown, type Attempt, type DelayOf, type Ended } from './outcome.js';
 import { RunningAttempt } from './running.attempt.js';
-import { putOff, settleInside } from './transactional.settle.js';
+import { TransactionalRun } from './transactional.run.js';
 
 export interface JobRunnerParts {
   jobs: JobManager;
@@ -38,15 +31,14 @@ export interface JobRunnerParts {
   onBegin?: (error: unknown) => void;
 }
 
-/** An attempt whose handler has ended: by an answer, or by throwing. */
-type Ended = Attempt & { thrown: boolean };
-
 export class JobRunner {
   private readonly deadlines = new Deadlines();
   private readonly running = new SwapList<RunningAttempt>();
-  private readonly transactions = new Set<JobTransaction>();
+  private readonly transactional: TransactionalRun;
 
-  constructor(private readonly parts: JobRunnerParts) {}
+  constructor(private readonly parts: JobRunnerParts) {
+    this.transactional = new TransactionalRun(parts);
+  }
 
   /**
    * Never rejects. Resolves when the handler, and all that the library does for it, has ended or has run out of its time.
@@ -77,7 +69,7 @@ export class JobRunner {
   /** Cuts the transactions of attempts that were left behind: they would keep their connections, and whatever closes those. */
   async stop(): Promise<void> {
     this.deadlines.clear();
-    await Promise.all([...this.transactions].map((transaction) => transaction.destroy()));
+    await this.transactional.stop();
   }
 
   private begin(running: RunningAttempt): Promise<Attempt> {
@@ -104,68 +96,12 @@ export class JobRunner {
       if ('error' in checked) return ended(job, { kind: 'permanent', error: checked.error }, startedAt);
       payload = checked.payload;
     }
-    if (definition.options.transactional) return this.runInTransaction(running, definition, payload, startedAt);
-    return this.attempt(running, definition, payload, startedAt);
-  }
-
-  /** What the handler writes through `ctx.manager` is committed together with the job's settling, or not at all. */
-  private async runInTransaction(
-    running: RunningAttempt,
-    definition: TaskDefinition,
-    payload: unknown,
-    startedAt: number,
-  ): Promise<Attempt> {
-    const { job } = running;
-    try {
-      running.transaction = await this.beginTransaction(running);
-    } catch (error) {
-      return ended(job, this.readNotBegun(error, running, definition), startedAt);
-    }
-    const { transaction } = running;
-    this.transactions.add(transaction);
-    try {
-      return await this.runWithin(transaction, running, definition, payload, startedAt);
-    } finally {
-      this.transactions.delete(transaction);
-    }
-  }
-
-  private async runWithin(
-    transaction: JobTransaction,
-    running: RunningAttempt,
-    definition: TaskDefinition,
-    payload: unknown,
-    startedAt: number,
-  ): Promise<Attempt> {
-    const { job } = running;
-    const attempt = await this.attempt(running, definition, payload, startedAt);
-    if (!attempt.thrown && !running.leftBehind) {
-      const report = (error: unknown): void => this.parts.onError(error, `settling job ${job.id} in its transaction`);
-      return settleInside(transaction, this.parts.claimer(), attempt, this.delayOf(job, definition), report);
-    }
-    // A handler that was left behind must not go on writing in a transaction that ends without it.
-    await (running.leftBehind || isLeftBehind(running) ? transaction.destroy() : transaction.rollback());
-    return attempt;
-  }
-
-  private async beginTransaction(running: RunningAttempt) {
-    const onFailure = (error: unknown): void => this.reportBegin(error, running);
-    const transaction = await JobTransaction.begin(this.parts.jobs.engine, running.signal, onFailure);
-    this.parts.onBegin?.(null);
-    return transaction;
-  }
-
-  private reportBegin(error: unknown, { job }: RunningAttempt): void {
-    this.parts.onError(error, `beginning the transaction of job ${job.id}`);
-    this.parts.onBegin?.(error);
-  }
-
-  /** Nothing has begun: the attempt does not count, and the job comes back after a while. */
-  private readNotBegun(error: unknown, running: RunningAttempt, definition: TaskDefinition): Outcome {
-    if (running.isAborted) return this.readFailure(running.abortReason, running, definition);
-    // The database's absence has been told with each try.
-    if (!(error instanceof DatabaseUnavailableError)) this.reportBegin(error, running);
-    return putOff(error);
+    if (!definition.options.transactional) return this.attempt(running, definition, payload, startedAt);
+    return this.transactional.run(running, startedAt, {
+      attempt: () => this.attempt(running, definition, payload, startedAt),
+      readFailure: (error) => this.readFailure(error, running, definition),
+      delayOf: this.delayOf(job, definition),
+    });
   }
 
   /** Calls the handler. One promise and a few closures for each job: at this rate, what is allocated is what costs. */
@@ -303,15 +239,8 @@ export class JobRunner {
   }
 }
 
-function ended(job: ClaimedJob, outcome: Outcome, startedAt: number, thrown = false): Ended {
-  return { job, outcome, executionTimeMs: performance.now() - startedAt, settled: null, thrown };
-}
-
 const isThenable = (answer: unknown): answer is PromiseLike<unknown> =>
   typeof (answer as PromiseLike<unknown> | null | undefined)?.then === 'function';
-
-const isLeftBehind = ({ abortReason }: RunningAttempt): boolean =>
-  abortReason instanceof JobTimeoutError || abortReason instanceof LeaseLostError;
 
 const unknownTask = (task: string): UnknownTaskError =>
   new UnknownTaskError(

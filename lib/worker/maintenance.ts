@@ -115,7 +115,7 @@ export class Maintenance {
   private async run(context: string, steps: (() => Promise<unknown>)[]): Promise<void> {
     if (performance.now() < this.restUntil) return;
     try {
-      for (const step of steps) if (!this.stopped && !this.jobs.engine.registry.schemaGuard.refusal) await step();
+      for (const step of steps) if (!this.stopped && !this.jobs.engine.registry.schemaCheck.refusal) await step();
       this.failures = 0;
     } catch (error) {
       this.restUntil = performance.now() + backoffMs(this.failures++, MAX_REST_MS, FIRST_REST_MS);

@@ -1,6 +1,6 @@
 // What a handler's answer means. Whatever it returns or throws becomes an Outcome here and nowhere else.
 import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
-import type { PartialResults } from '../interfaces/job.interface.js';
+import type { ClaimedJob, PartialResults } from '../interfaces/job.interface.js';
 import { CancelJob, PermanentFailure } from '../jobs.errors.js';
 import { callOptions } from '../manager/arguments.js';
 import { exactJson } from '../manager/exact.json.js';
@@ -15,6 +15,13 @@ const MAX_RESULT_BYTES = 1_048_576;
 export interface Attempt extends SettleRequest {
   /** What its own transaction has made of the job; null: it has yet to be settled. */
   settled: SettleResult | null;
+}
+
+/** One whose handler has ended: by an answer, or by throwing. */
+export type Ended = Attempt & { thrown: boolean };
+
+export function ended(job: ClaimedJob, outcome: Outcome, startedAt: number, thrown = false): Ended {
+  return { job, outcome, executionTimeMs: performance.now() - startedAt, settled: null, thrown };
 }
 
 interface PartialSuccess {

@@ -166,7 +166,7 @@ describe('the maintenance crons', () => {
       gcJobHistory: () => new Promise<void>((resolve) => (finish = () => (log.push('history'), resolve()))),
       gcJobQueues: async () => void log.push('queues'),
       refillRateLimits: async () => void log.push('refill'),
-      registry: { schemaGuard: { refusal: null } },
+      engine: { registry: { schemaCheck: { refusal: null } } },
     } as unknown as JobManager;
     const duties = new Maintenance(jobs, createNoopEvents());
     void duties.collectGarbage();

@@ -59,7 +59,7 @@ export const CLAIMS = [
     name: 'failing a transactional attempt that has ended its own claim',
     edits: [
       {
-        file: 'lib/worker/transactional.settle.ts',
+        file: 'lib/worker/transactional.run.ts',
         find: 'return failed(endedItself(attempt.job.id));',
         put: 'return { ...attempt, settled: result };',
       },
