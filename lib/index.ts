@@ -63,7 +63,8 @@ export {
   type JobEvent,
   type JobEventHandler,
 } from './monitoring/job.events.js';
-export { JobsMigrator, type JobsMigratorOptions } from './storage/jobs.migrator.js';
+export { JobsMigrator } from './storage/jobs.migrator.js';
+export { type JobsMigratorOptions } from './storage/migrator.options.js';
 export { PackageFilesMissingError } from './storage/migration.files.js';
 export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';

@@ -1,7 +1,6 @@
-// Claiming: for a pool, plain jobs in batches and jobs of lanes for its free slots; by hand, the best jobs there are.
+// Claiming for a pool: plain jobs in batches, and jobs of lanes for its free slots. Claims by hand are made of the same.
 import type {
   Claimer,
-  ClaimFilter,
   ClaimResult,
   LaneClaim,
   LaneClaimResult,
@@ -15,22 +14,16 @@ import type {
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { UnreadableJobError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
-import { nullIfLocked, once, retryOnContention } from '../storage/retry.js';
-import {
-  claimLaneJobs,
-  claimPlainJobs,
-  nextPlainPriority,
-  type ClaimedText,
-} from '../storage/statements/claim-jobs.js';
+import { nullIfLocked } from '../storage/retry.js';
+import { claimLaneJobs, claimPlainJobs, type ClaimedText } from '../storage/statements/claim-jobs.js';
 import { rememberTasks } from '../storage/statements/prune-jobs.js';
 import { registerQueues } from '../storage/statements/queues.js';
-import { claimsOfTheDead, endIncarnations } from '../storage/statements/workers.js';
 import { advance, inTurn, joinLooks, microseconds, type JobPosition } from './claim.cursor.js';
 import { isSealed, openValue, openPayload, type JobCipher } from './job.cipher.js';
 import { readableStart, toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
-import { hasAdvanced, LaneMemory, type Turns } from './lane.memory.js';
+import { hasAdvanced } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
 import type { SchemaCheck } from './schema.check.js';
 
@@ -38,16 +31,6 @@ import type { SchemaCheck } from './schema.check.js';
 const UNREADABLE_MS = 60_000;
 /** Lanes that one claim looks at: a look of 1 to 2 ms. */
 const MAX_HOPS = 200;
-/** So often do claims by hand try what others hold, with twice as many jobs to spare each time. */
-const TRIES = 7;
-const BEST_PRIORITY = -2_147_483_648;
-const BEFORE_ANY_PRIORITY = BEST_PRIORITY - 1;
-/** Most KiB that one claim by hand reads, except the first payload. */
-const MAX_KIB = 64 * 1024;
-
-/** A claim by hand. */
-export type HandClaim = Claimer & Omit<ClaimFilter, 'worstPriority' | 'otherTasks'>;
-
 interface Read extends ClaimResult {
   positions: (JobPosition & { lane: string })[];
   claimedAt: number | null;
@@ -57,18 +40,12 @@ interface Read extends ClaimResult {
 
 export class JobClaims {
   private readonly seenTasks = new Set<string>();
-  /** Claims by hand take turns between plain jobs and lanes. */
-  private lanesFirst = false;
-  /** Where turns go on over the lanes, from one claim by hand to the next. */
-  private readonly turns: Turns = new Map();
 
   constructor(
     private readonly database: Database,
     private readonly settlement: JobSettlement,
     private readonly cipher: JobCipher | undefined,
     private readonly schemaCheck: SchemaCheck,
-    /** After so many crashes in a row a job is exhausted. */
-    private readonly maxCrashes: number,
   ) {}
 
   /** A batch of jobs without limits. */
@@ -119,107 +96,9 @@ export class JobClaims {
     }
   }
 
-  /**
-   * Claims by hand, without a cursor: best priority first; plain jobs and lanes of one priority share, and take turns at
-   * being first. With `queues`: in their order.
-   * @throws RowsHeldError where another session has locked a table as a whole for 10 s, and nothing was claimed before
-   */
-  async claimExactly(request: HandClaim, queues: string[] | null, batchSize: number): Promise<ClaimedJob[]> {
-    const jobs: ClaimedJob[] = [];
-    const claim = async (): Promise<void> => {
-      for (const queue of queues ?? [])
-        await this.claimAllLanes({ ...request, worstPriority: null }, queue, batchSize, jobs);
-      if (!queues) await this.claimBest(request, batchSize, jobs);
-    };
-    const { isBound } = this.database;
-    await retryOnContention(() => claim().catch(nullIfLocked(() => jobs.length > 0 && !isBound)), isBound);
-    return queues ? jobs : inTurn(jobs);
-  }
-
-  private async claimBest(request: HandClaim, batchSize: number, jobs: ClaimedJob[]): Promise<void> {
-    const left = (): number => batchSize - jobs.length;
-    const fromLanes = (limit: number, worstPriority: number | null): Promise<void> =>
-      this.claimAllLanes({ ...request, worstPriority }, null, jobs.length + limit, jobs);
-    const fromPlain = (limit: number, worstPriority: number): Promise<void> =>
-      this.claimAllPlain({ ...request, worstPriority }, jobs.length + limit, jobs);
-    this.lanesFirst = !this.lanesFirst;
-    for (let best = await this.nextPlainPriority(BEFORE_ANY_PRIORITY); best !== null && left() > 0;) {
-      if (best > BEST_PRIORITY) await fromLanes(left(), best - 1);
-      await fromPlain(this.lanesFirst ? Math.floor(left() / 2) : Math.ceil(left() / 2), best);
-      await fromLanes(left(), best);
-      await fromPlain(left(), best);
-      best = await this.nextPlainPriority(best);
-    }
-    await fromLanes(left(), null);
-  }
-
-  /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
-  async rescue(maxCrashes = this.maxCrashes, doing = once): Promise<number> {
-    await doing(() => this.database.run(endIncarnations, [null]));
-    let rescued = 0;
-    for (;;) {
-      const claims = await doing(() => this.database.run(claimsOfTheDead, [maxCrashes]));
-      const left = claims.filter(({ has_left }) => has_left);
-      const lost = claims.filter(({ has_left }) => !has_left);
-      const spared = new Set(lost.filter(({ is_spared }) => is_spared).map(({ id }) => id));
-      const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
-      const ended = [
-        ...(await doing(() => this.settlement.end(left, 'released', null, { patient: false }))),
-        ...(await doing(() => this.settlement.end(lost, kindOf, 'worker died', { maxCrashes, patient: false }))),
-      ];
-      rescued += ended.length;
-      // What open transactions of frozen processes hold comes later.
-      if (ended.length < 1_000) return rescued;
-    }
-  }
-
   /** Names of tasks are noted again when they are met again. */
   clearRememberedTasks(): void {
     this.seenTasks.clear();
-  }
-
-  /** Repeats claims until there are so many, or they bring nothing more: what one look passes costs a further one. */
-  private async claimAllLanes(
-    request: HandClaim & { worstPriority: number | null },
-    queue: string | null,
-    upto: number,
-    jobs: ClaimedJob[],
-  ): Promise<void> {
-    const memory = new LaneMemory(Infinity, queue === null ? this.turns : undefined);
-    let tries = 0;
-    while (jobs.length < upto) {
-      const wanted = upto - jobs.length;
-      const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
-      const { share: _share, ...state } = memory.next(wanted);
-      const found = await this.claimLanes({ ...base, memory: state, share: wanted });
-      memory.learn(found);
-      jobs.push(...found.jobs);
-      // What others hold is tried once more, with some to spare; where they hold all of those, with ever more.
-      tries++;
-      const { held = [], crowded = [] } = found.report ?? {};
-      const isHeld = (held.length > 0 && tries === 1) || (crowded.length > 0 && tries <= TRIES);
-      if (!found.jobs.length && !found.more && !isHeld) break;
-    }
-  }
-
-  private async claimAllPlain(
-    request: HandClaim & { worstPriority: number | null },
-    upto: number,
-    jobs: ClaimedJob[],
-  ): Promise<void> {
-    let cursor: PlainClaim['cursor'] = [];
-    while (jobs.length < upto) {
-      const wanted = upto - jobs.length;
-      const base = { ...request, otherTasks: null, limit: wanted, maxKib: MAX_KIB, cursor, quiet: null };
-      const found = await this.claimPlain(base);
-      jobs.push(...found.jobs);
-      cursor = found.cursor;
-      if (!found.jobs.length) break;
-    }
-  }
-
-  private async nextPlainPriority(after: number): Promise<number | null> {
-    return (await this.database.run(nextPlainPriority, [after]))[0]?.priority ?? null;
   }
 
   /** `unregistered`: queues whose names others hold, so that nothing waits for them. */

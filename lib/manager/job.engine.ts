@@ -11,6 +11,7 @@ import { settledWithin } from '../timing.js';
 import { AttemptStore } from './attempt.store.js';
 import { Crontabs } from './crontabs.js';
 import { Declarations } from './declarations.js';
+import { ExactClaims } from './exact.claims.js';
 import { JobAdder } from './job.adder.js';
 import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
@@ -56,6 +57,8 @@ export class JobEngine {
   /** Settles, and ends of claims. */
   readonly settlement: JobSettlement;
   readonly claims: JobClaims;
+  /** Claims by hand. */
+  readonly exactClaims: ExactClaims;
   /** Incarnations and their heartbeats. */
   readonly registry: WorkerRegistry;
   readonly revival: JobRevival;
@@ -84,8 +87,9 @@ export class JobEngine {
     this.promoter = new JobPromoter(database, settings, this.publisher, (id, path) => this.failCircle(id, path));
     const notice = (ids: Set<string>): void => this.waiter.notice(ids);
     this.settlement = new JobSettlement(database, settings, tasks, cipher, this.promoter, this.publisher, notice);
-    this.claims = new JobClaims(database, this.settlement, cipher, schemaCheck, settings.maxCrashes);
-    this.registry = new WorkerRegistry(database, settings, this.claims, this.settlement, this.promoter, schemaCheck);
+    this.claims = new JobClaims(database, this.settlement, cipher, schemaCheck);
+    this.exactClaims = new ExactClaims(database, this.claims);
+    this.registry = new WorkerRegistry(database, settings, this.settlement, this.promoter, schemaCheck);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
     this.inspector = new JobInspector(database, cipher);
     this.attempts = new AttemptStore(database, cipher);

@@ -138,7 +138,7 @@ export class JobManager {
     const { batchSize = 1, leaseMs = this.engine.settings.lockTimeoutMs } = options;
     const [taskIdentifiers, forbiddenFlags] = [copyOf(options.taskIdentifiers), copyOf(options.forbiddenFlags)];
     const claim = { ...byHand(workerId, leaseMs), taskIdentifiers, forbiddenFlags };
-    return this.engine.claims.claimExactly(claim, copyOf(options.queues), batchSize);
+    return this.engine.exactClaims.claim(claim, copyOf(options.queues), batchSize);
   }
 
   /**

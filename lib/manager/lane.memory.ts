@@ -10,6 +10,7 @@ import type {
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { LanePasses, type Position } from './lane.passes.js';
+import { SweepCosts } from './sweep.costs.js';
 import {
   beginsLike,
   comparePlaces,
@@ -41,18 +42,6 @@ export const MAX_POSITIONS = 100;
 const MAX_TURNS = 100;
 const FIRST_HELD_MS = 5;
 const MAX_HELD_MS = 1_000;
-/** Looking at everything that took 1 ms may be repeated after so many, and is after 5 s: half a per cent of the time. */
-const PERIOD_PER_COST = 200;
-const MAX_PERIOD_MS = 5_000;
-/** Where that would be more than five per cent of the time, it is repeated later, and in any case after so long. */
-const LEAST_PERIOD_PER_COST = 20;
-const MAX_DEAR_PERIOD_MS = 30_000;
-/** Among tens of thousands of lanes even that is too much for a pool that hears the news: one per cent of the time is enough. */
-const VERY_DEAR_MS = 1_000;
-const PERIOD_PER_VERY_DEAR_COST = 100;
-const MAX_VERY_DEAR_PERIOD_MS = 600_000;
-/** The cheapest of so many looks at everything counts: one that had to wait, or was the first, tells nothing of the next. */
-const COSTS = 3;
 /** What became due shortly before a look may have been committed after it. */
 const COMMIT_MS = 100;
 
@@ -67,12 +56,8 @@ export class LaneMemory {
   /** How far the database's clock is ahead of performance.now(). */
   private clockLead = 0;
   private forgottenAt = -Infinity;
-  /** What the last looks at everything have cost, and the present one so far; null: none is under way. */
-  private costs: number[] = Array.from({ length: COSTS }, () => 0);
-  private sweepMs: number | null = 0;
+  private readonly costs: SweepCosts;
   private spares: LaneMemoryState['spares'] = [];
-  /** The last look has seen so many lanes that it could not get through all of them. */
-  private walking = false;
   private wanted = 0;
   private heldMs = 0;
   private heldUntil = Infinity;
@@ -86,11 +71,13 @@ export class LaneMemory {
 
   constructor(
     /** Everything is looked at again after so long, at the earliest. */
-    private readonly periodMs: number,
+    periodMs: number,
     private readonly turns: Turns = new Map(),
     /** Whether it is told of what begins to be claimable. */
-    private readonly hearsNews = false,
-  ) {}
+    hearsNews = false,
+  ) {
+    this.costs = new SweepCosts(periodMs, hearsNews);
+  }
 
   /** When a look may find more than the last one did: a window begins, or what others held may be free. ms from now. */
   get nextInMs(): number {
@@ -102,7 +89,7 @@ export class LaneMemory {
   next(wanted: number): LaneMemoryState & { share: number } {
     const now = performance.now();
     this.wanted = wanted;
-    if (now - this.forgottenAt > this.fullPeriodMs) this.startOver();
+    if (now - this.forgottenAt > this.costs.periodMs) this.startOver();
     this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
     this.heldUntilBefore = this.heldUntil;
     this.heldUntil = Infinity;
@@ -125,8 +112,7 @@ export class LaneMemory {
     if (!report || claimedAt === null) return;
     this.clockLead = claimedAt - performance.now();
     this.lookedAt = claimedAt;
-    this.countCost(report.ms, more);
-    this.walking = report.more && taken.length < this.wanted;
+    this.costs.count(report.ms, more, report.more && taken.length < this.wanted);
     // A look that went through everything has looked at what was told before it.
     if (!report.more) this.told = inFlight;
     const due = report.more ? (report.due ?? []) : [];
@@ -178,7 +164,7 @@ export class LaneMemory {
    */
   nextAfter(job: ClaimedJob): NextInLane | null {
     if (job.queue === null || job.rateLimitKey !== null) return null;
-    if (performance.now() - this.forgottenAt > this.fullPeriodMs) return null;
+    if (performance.now() - this.forgottenAt > this.costs.periodMs) return null;
     const { priority } = job;
     const lane = laneOf(job);
     return { priority, lane, ...this.positions.get(placeInWalk(priority, lane)) };
@@ -226,19 +212,6 @@ export class LaneMemory {
     this.heldUntil = performance.now() + this.heldMs;
   }
 
-  private get fullPeriodMs(): number {
-    // One that is under way, and is not through all lanes, costs at least what it has cost so far: begun again, it would
-    // never come to its end.
-    const costMs = Math.max(Math.min(...this.costs), this.walking ? (this.sweepMs ?? 0) : 0);
-    const isVeryDear = this.hearsNews && costMs > VERY_DEAR_MS;
-    return Math.max(
-      this.periodMs,
-      Math.min(MAX_PERIOD_MS, costMs * PERIOD_PER_COST),
-      Math.min(MAX_DEAR_PERIOD_MS, costMs * LEAST_PERIOD_PER_COST),
-      isVeryDear ? Math.min(MAX_VERY_DEAR_PERIOD_MS, costMs * PERIOD_PER_VERY_DEAR_COST) : 0,
-    );
-  }
-
   /** The next look goes through everything; what it may not take it passes as before, as long as that is affordable. */
   private startOver(): void {
     this.stretches = [];
@@ -246,15 +219,7 @@ export class LaneMemory {
     this.positions.clear();
     this.passes.startOver();
     this.forgottenAt = performance.now();
-    this.sweepMs = 0;
-  }
-
-  private countCost(costMs: number, more: boolean): void {
-    if (this.sweepMs === null) return;
-    this.sweepMs += costMs;
-    if (more) return;
-    this.costs = [...this.costs.slice(1), this.sweepMs];
-    this.sweepMs = null;
+    this.costs.begin();
   }
 
   /** Joins a stretch with those that it touches. */

@@ -3,13 +3,12 @@
 import type { Claimer, HeartbeatPlan, HeartbeatReport, WorkerRegistration } from '../interfaces/claim.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database } from '../storage/database.js';
-import { once, retryOnContention, type Doing } from '../storage/retry.js';
+import { once, retryOnContention } from '../storage/retry.js';
 import type { ReachabilityListener } from '../storage/reachability.js';
 import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
 import { SURROUNDINGS } from '../storage/pool.sessions.js';
 import * as statements from '../storage/statements/workers.js';
 import { tryBriefly } from './brief.lock.js';
-import type { JobClaims } from './job.claims.js';
 import { executionEnvironment, type JobSettlement } from './job.settlement.js';
 import type { JobPromoter } from './job.promoter.js';
 import type { SchemaCheck } from './schema.check.js';
@@ -42,7 +41,6 @@ export class WorkerRegistry {
   constructor(
     private readonly database: Database,
     private readonly settings: ManagerSettings,
-    private readonly claims: JobClaims,
     private readonly settlement: JobSettlement,
     private readonly promoter: JobPromoter,
     readonly schemaCheck: SchemaCheck,
@@ -122,8 +120,23 @@ export class WorkerRegistry {
   }
 
   /** Ends the claims of incarnations that have not been heard of for their lease. Returns how many. */
-  rescue(maxCrashes?: number, doing?: Doing): Promise<number> {
-    return this.claims.rescue(maxCrashes, doing);
+  async rescue(maxCrashes = this.settings.maxCrashes, doing = once): Promise<number> {
+    await doing(() => this.database.run(statements.endIncarnations, [null]));
+    let rescued = 0;
+    for (;;) {
+      const claims = await doing(() => this.database.run(statements.claimsOfTheDead, [maxCrashes]));
+      const left = claims.filter(({ has_left }) => has_left);
+      const lost = claims.filter(({ has_left }) => !has_left);
+      const spared = new Set(lost.filter(({ is_spared }) => is_spared).map(({ id }) => id));
+      const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
+      const ended = [
+        ...(await doing(() => this.settlement.end(left, 'released', null, { patient: false }))),
+        ...(await doing(() => this.settlement.end(lost, kindOf, 'worker died', { maxCrashes, patient: false }))),
+      ];
+      rescued += ended.length;
+      // What open transactions of frozen processes hold comes later.
+      if (ended.length < 1_000) return rescued;
+    }
   }
 
   /** Claims by hand whose lease has run out. Returns how many were taken away. */

@@ -1,11 +1,7 @@
 // Brings the library's schema up to date, or takes it down again: plain SQL files, each in one transaction under one
 // advisory lock, so that any number of processes may start at once.
 import type pg from 'pg';
-import type { DataSource } from '../interfaces/typeorm.interface.js';
-import type { PgPoolOptions } from '../interfaces/connection.interface.js';
-import { InvalidOptionsError, MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
-import { option, throwIfAny, section } from '../validation.js';
-import { rules } from '../validation.rules.js';
+import { MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { pause } from '../timing.js';
 import { retryOnContention } from './retry.js';
 import { isContention } from './database.errors.js';
@@ -13,6 +9,7 @@ import { Database } from './database.js';
 import { MIGRATIONS, readSql, type Migration } from './migration.files.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
 import { SCHEMA_VERSION, newerSchema, renamed, tooNew } from './schema.version.js';
+import { type JobsMigratorOptions, openDatabase } from './migrator.options.js';
 
 /**
  * How long a migration waits for a table that others use. Statements that queue behind it wait as long as it does, so
@@ -21,17 +18,6 @@ import { SCHEMA_VERSION, newerSchema, renamed, tooNew } from './schema.version.j
 const LOCK_TIMEOUT_MS = 2_000;
 const LOCK_TRIES = 60;
 const LOCK_PAUSE_MS = 1_000;
-
-export interface JobsMigratorOptions {
-  /** A PostgreSQL URL or a `pg` pool configuration. */
-  connection?: string | PgPoolOptions | undefined;
-  /** An initialised TypeORM DataSource. */
-  dataSource?: DataSource | undefined;
-  /** Default 'jobs'. */
-  schema?: string | undefined;
-  /** Keep trying for so long while the database cannot be reached. Default 0: fail at once. */
-  waitForDatabaseMs?: number | undefined;
-}
 
 /**
  * Installs, updates and removes the library's tables, in a schema of their own.
@@ -290,21 +276,3 @@ export class JobsMigrator {
 }
 
 const TIMEOUTS = ['statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout'];
-
-const migratorOptions = section({
-  connection: option(rules.anything, undefined),
-  dataSource: option(rules.dataSource, undefined),
-  schema: option(rules.schema, 'jobs'),
-  waitForDatabaseMs: option(rules.timer(), 0),
-});
-
-function openDatabase(asked: JobsMigratorOptions): Database {
-  throwIfAny(migratorOptions.check(asked, ''));
-  const { connection, dataSource, schema = 'jobs' } = asked;
-  const options = { schema, preparedStatements: false };
-  if (connection && !dataSource) return Database.fromConnection(connection, options);
-  if (dataSource && !connection) return Database.fromDataSource(dataSource, options);
-  throw new InvalidOptionsError([
-    `Expected JobsMigrator to get either connection or dataSource, got ${connection ? 'both' : 'neither'}.`,
-  ]);
-}

@@ -187,7 +187,7 @@ export class JobDrainer {
     while (this.adding.size) await Promise.all(this.adding);
     const { jobs, options } = this.parts;
     const filter = { taskIdentifiers: this.tasksToTake(tasks), forbiddenFlags: options.forbiddenFlags };
-    return (await jobs.engine.claims.claimExactly({ ...this.claimer, ...filter }, queues ?? options.queues, 1))[0];
+    return (await jobs.engine.exactClaims.claim({ ...this.claimer, ...filter }, queues ?? options.queues, 1))[0];
   }
 
   private tasksToTake(chosen: string[] | undefined): string[] | null {

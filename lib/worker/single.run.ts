@@ -40,7 +40,7 @@ export class SingleRun {
     this.assertOpen();
     const workerId = `${hostname().slice(0, 12)}-once-${randomUUID()}`;
     const claim = { ...byHand(workerId, LEASE_MS), taskIdentifiers: [...tasks.names()], forbiddenFlags: null };
-    const [job] = await jobs.engine.claims.claimExactly(claim, queues, 1);
+    const [job] = await jobs.engine.exactClaims.claim(claim, queues, 1);
     if (!job) return null;
     if (!this.closing) return this.work(job, workerId);
     await jobs.engine.settlement.release(byHand(workerId, LEASE_MS), [job]);

@@ -64,7 +64,7 @@ export const READINESS = [
     edits: [
       {
         file: 'lib/manager/lane.memory.ts',
-        find: 'if (now - this.forgottenAt > this.fullPeriodMs) this.startOver();',
+        find: 'if (now - this.forgottenAt > this.costs.periodMs) this.startOver();',
         put: '',
       },
     ],
