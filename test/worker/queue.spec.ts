@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import pg from 'pg';
 import {
   AlreadyRunningError,
@@ -12,6 +12,7 @@ import {
   type JobManager,
   type JobQueueOptions,
 } from '../../lib/index.js';
+import { PollTimer } from '../../lib/worker/poll.timer.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 
@@ -204,17 +205,13 @@ describe('JobQueue (create-queue)', () => {
 
 describe('idle polling (max-poll-interval)', () => {
   it('backs off from pollIntervalMs towards maxPollIntervalMs, and is back at once when there is work', async () => {
-    const polls: number[] = [];
-    const claim = jobs.engine.claims.claimPlain.bind(jobs.engine.claims);
-    jobs.engine.claims.claimPlain = (request) => {
-      polls.push(performance.now());
-      return claim(request);
-    };
+    const pauses = jest.spyOn(PollTimer.prototype, 'sleep');
     const queue = create({ pollIntervalMs: 10, maxPollIntervalMs: 3_600_000 });
     queue.start();
-    await eventually(() => polls.length >= 8);
-    const gaps = polls.slice(1).map((at, index) => at - polls[index]!);
-    expect(gaps[6]).toBeGreaterThan(10 * Math.min(...gaps.slice(0, 3)));
+    await eventually(() => pauses.mock.calls.length >= 8);
+    const [first, ...others] = pauses.mock.calls.map(([ms]) => ms);
+    pauses.mockRestore();
+    expect(others[6]).toBeGreaterThan(10 * first!);
     await add(1);
     expect(await queue.takeJob(60_000)).not.toBeNull();
   });
