@@ -14,7 +14,8 @@ import { faultOf, isRecord, throwIfAny } from './validation.js';
 import { rules } from './validation.rules.js';
 import type { JobContext } from './worker/job.context.js';
 import { SingleRun } from './worker/single.run.js';
-import { WorkerPool, type WorkerPoolParts } from './worker/worker.pool.js';
+import type { WorkerPoolParts } from './worker/pool.engine.js';
+import { WorkerPool } from './worker/worker.pool.js';
 
 /** What managers made here know of tasks, so that pools made later can tell them. */
 const tasksOf = new WeakMap<JobManager, TaskRegistry>();

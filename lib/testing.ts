@@ -11,7 +11,8 @@ import { JobDrainer, type DrainOptions, type RanJob } from './testing/job.draine
 import { PoolRunningError } from './testing/testing.errors.js';
 import { testingFilter, testingOptions } from './testing/testing.arguments.js';
 import { check, isRecord } from './validation.js';
-import type { WorkerPool, WorkerPoolParts } from './worker/worker.pool.js';
+import type { WorkerPoolParts } from './worker/pool.engine.js';
+import type { WorkerPool } from './worker/worker.pool.js';
 
 export type { EnqueuedFilter } from './testing/enqueued.jobs.js';
 export type { DrainOptions, RanJob } from './testing/job.drainer.js';

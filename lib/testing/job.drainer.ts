@@ -11,7 +11,7 @@ import { after } from '../timing.js';
 import { JobRunner } from '../worker/job.runner.js';
 import { newWorkerId } from '../worker/worker.identity.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
-import type { WorkerPoolParts } from '../worker/worker.pool.js';
+import type { WorkerPoolParts } from '../worker/pool.engine.js';
 import { EndlessDrainError } from './testing.errors.js';
 
 /** Which jobs `drain` runs, and when it gives up. */

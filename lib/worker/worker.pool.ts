@@ -1,52 +1,10 @@
-// N slots that take jobs from the local buffer, run them, and hand their outcomes to the batcher.
-import { hostname } from 'node:os';
-import type { SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
-import type { ClaimedJob } from '../interfaces/job.interface.js';
-import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
-import {
-  AlreadyRunningError,
-  CancelJob,
-  LeaseLostError,
-  OutcomesUnwrittenError,
-  type SchemaTooNewError,
-  ShutdownError,
-  StoppedError,
-} from '../jobs.errors.js';
-import type { JobManager } from '../manager/job.manager.js';
-import type { PayloadValidator } from '../manager/payload.validator.js';
-import type { TaskRegistry } from '../manager/task.registry.js';
-import type { JobEvents } from '../monitoring/job.events.js';
-import type { CheckedClaim } from '../manager/worker.registry.js';
-import type { News } from '../storage/job.news.js';
-import type { JobNotifier } from '../storage/job.notifier.js';
-import { Admission } from './admission.js';
+// N slots that take jobs from the local buffer, run them, and hand their outcomes to the batcher; and how they start and stop.
+import { AlreadyRunningError, type SchemaTooNewError, ShutdownError, StoppedError } from '../jobs.errors.js';
 import { settledWithin } from '../timing.js';
-import { JobQueue } from './job.queue.js';
-import { JobRunner } from './job.runner.js';
-import { Heartbeat } from './heartbeat.js';
-import { OutcomeBatcher } from './outcome.batcher.js';
-import { checkWait, queueSettingsOf } from './queue.options.js';
+import type { JobQueue } from './job.queue.js';
+import { PoolEngine, type WorkerPoolParts } from './pool.engine.js';
+import { checkWait } from './queue.options.js';
 import type { CircuitState } from './circuit.breaker.js';
-import { newWorkerId, WorkerIdentity } from './worker.identity.js';
-
-/** What adds jobs by the clock for as long as a pool runs. */
-export interface PoolScheduler {
-  start(workerId: string): Promise<void>;
-  /** Tasks have been added. */
-  declare(): Promise<void>;
-  /** Never rejects. */
-  stop(): Promise<void>;
-}
-
-export interface WorkerPoolParts {
-  jobs: JobManager;
-  tasks: TaskRegistry;
-  validator: PayloadValidator;
-  events: JobEvents;
-  options: WorkerSettings;
-  workerId?: string;
-  scheduler?: PoolScheduler;
-}
 
 export type WorkerPoolState = 'new' | 'running' | 'terminated';
 
@@ -78,13 +36,7 @@ export class WorkerPool {
   /** The label that people know this pool by. */
   readonly workerId: string;
   readonly queue: JobQueue;
-  private readonly identity: WorkerIdentity;
-  private readonly runner: JobRunner;
-  private readonly batcher: OutcomeBatcher;
-  private readonly keeper: Heartbeat;
-  private readonly notifier: JobNotifier | null;
-  private readonly admission: Admission;
-  private readonly counters = { completed: 0, failed: 0, errors: 0 };
+  private readonly engine: PoolEngine;
   private readonly ended: Promise<void>;
   private markEnded!: () => void;
   private current: WorkerPoolState = 'new';
@@ -97,28 +49,12 @@ export class WorkerPool {
   private slots: Promise<void>[] = [];
 
   constructor(private readonly parts: WorkerPoolParts) {
-    const { tasks, events, options } = parts;
-    const { engine } = parts.jobs;
-    const workerId = (this.workerId = parts.workerId ?? newWorkerId(hostname()));
-    const identity = (this.identity = new WorkerIdentity(workerId));
-    const onError = (error: unknown, context: string): void => this.report(error, context);
-    const onDeaf = (error: unknown): void => onError(error, 'listening for jobs');
-    this.notifier = options.listen ? engine.createNotifier(onDeaf) : null;
-    const mayStart = (): boolean => this.circuit === 'closed' && this.keeper.holds;
-    this.admission = new Admission(tasks, options.maxCrashes, mayStart);
-    this.queue = this.makeQueue(mayStart, onError);
-    const onBegin = (error: unknown): void => this.hearOfBegin(error);
-    this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError, onBegin });
-    this.batcher = new OutcomeBatcher(
-      engine,
-      events,
-      () => identity.claimer,
-      (result) => this.count(result),
-      () => this.onCircuitChange(),
-      (batch) => this.queue.settleAndClaim(batch),
-      (requests, error) => this.reportUnwritten(requests, error),
-    );
-    this.keeper = this.makeKeeper(onError);
+    this.engine = new PoolEngine(parts, {
+      retire: (reason) => this.retire(reason),
+      abandon: (error, context) => this.abandon(error, context),
+    });
+    this.workerId = this.engine.workerId;
+    this.queue = this.engine.queue;
     this.ended = new Promise((resolve) => (this.markEnded = resolve));
   }
 
@@ -135,16 +71,16 @@ export class WorkerPool {
    * it goes on by itself with the first that goes through (`half-open`: a settle is being tried).
    */
   get circuit(): CircuitState {
-    return this.batcher.circuit.state;
+    return this.engine.circuit;
   }
 
   /** Slots that run a job now. */
   get activeWorkers(): number {
-    return this.admission.size;
+    return this.engine.admission.size;
   }
 
   stats(): WorkerPoolStats {
-    return { active: this.admission.size, unwritten: this.batcher.pending, ...this.counters };
+    return { active: this.engine.admission.size, unwritten: this.engine.batcher.pending, ...this.engine.counters };
   }
 
   /** Resolves to the pool. @throws AlreadyRunningError, StoppedError once terminated, DatabaseUnavailableError */
@@ -154,18 +90,18 @@ export class WorkerPool {
     if (this.current === 'terminated') throw new StoppedError('A terminated pool cannot start again; make a new one.');
     this.current = 'running';
     this.leaveManager = this.parts.jobs.engine.watchOver(() => this.stop());
-    this.unwatch = this.watchDatabase();
+    this.unwatch = this.engine.watchDatabase();
     try {
       await this.prepareTransactions();
       await this.parts.scheduler?.start(this.workerId);
-      await this.keeper.start();
+      await this.engine.heartbeat.start();
     } catch (error) {
       await this.parts.scheduler?.stop();
       this.terminate();
       throw error;
     }
-    this.notifier?.subscribe((news) => this.onNews(news));
-    await this.notifier?.start();
+    this.engine.notifier?.subscribe((news) => this.engine.onNews(news));
+    await this.engine.notifier?.start();
     this.queue.start();
     this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
     this.parts.events.emit('pool.start', this.workerId, { concurrency: this.parts.options.concurrency });
@@ -204,7 +140,7 @@ export class WorkerPool {
   /** Tasks were found after the start: writes down what they declare. */
   async declareTasks(): Promise<void> {
     await this.parts.scheduler?.declare();
-    if (this.current === 'running' && !this.stopping) await this.keeper.describe();
+    if (this.current === 'running' && !this.stopping) await this.engine.heartbeat.describe();
   }
 
   private async prepareTransactions(): Promise<void> {
@@ -226,7 +162,7 @@ export class WorkerPool {
 
   private async drain(timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs + ABORT_GRACE_MS;
-    void this.keeper.leave();
+    void this.engine.heartbeat.leave();
     const scheduled = this.parts.scheduler?.stop();
     const emptied = this.queue.stop(Math.min(MAX_JOIN_MS, Math.max(MIN_JOIN_MS, timeoutMs)));
     void this.abortAfter(timeoutMs);
@@ -235,40 +171,40 @@ export class WorkerPool {
     const written = await this.flush(deadline);
     const lastSteps = async (): Promise<void> => {
       await scheduled;
-      await this.keeper.stop(idle && written && !this.queue.inDoubt);
-      await this.notifier?.stop();
+      await this.engine.heartbeat.stop(idle && written && !this.queue.inDoubt);
+      await this.engine.notifier?.stop();
     };
     await settledWithin(LAST_STEPS_MS, lastSteps());
-    await this.runner.stop();
+    await this.engine.runner.stop();
     this.terminate();
     this.parts.events.emit('pool.stop', this.workerId, { forced: this.forced });
   }
 
   /** Waits for the last outcomes to be written, and says which could not be. Where settles fail, until the deadline. */
   private async flush(deadline: number): Promise<boolean> {
-    const flushed = this.batcher.flush();
+    const flushed = this.engine.batcher.flush();
     if (await settledWithin(Math.max(0, deadline - performance.now()), flushed)) return true;
     if (this.circuit === 'closed' && (await settledWithin(FLUSH_MS, flushed))) return true;
-    const left = this.batcher.giveUp();
-    if (left.length) this.reportUnwritten(left, null);
+    const left = this.engine.batcher.giveUp();
+    if (left.length) this.engine.reportUnwritten(left, null);
     return left.length === 0;
   }
 
   /** What runs may still settle; the rest is for processes that know the schema. */
   private retire(reason: SchemaTooNewError): void {
     if (this.stopping) return;
-    this.report(reason, 'checking the schema; the pool stops');
+    this.engine.report(reason, 'checking the schema; the pool stops');
     this.interrupt();
   }
 
   private async abortAfter(timeoutMs: number): Promise<void> {
     const finished = await settledWithin(timeoutMs, Promise.all(this.slots));
-    if (!finished) this.runner.abortAll(() => new ShutdownError('The worker pool is stopping.'));
+    if (!finished) this.engine.runner.abortAll(() => new ShutdownError('The worker pool is stopping.'));
   }
 
   private terminate(): void {
     this.current = 'terminated';
-    this.batcher.giveUp();
+    this.engine.batcher.giveUp();
     this.unwatch?.();
     this.leaveManager?.();
     this.markEnded();
@@ -280,132 +216,12 @@ export class WorkerPool {
       const job = this.queue.tryTakeJob() ?? (await this.queue.takeJob(Infinity));
       if (!job) return;
       this.parts.events.emit('job.started', this.workerId, { job });
-      const attempt = await this.runner.run(job);
-      this.leave(job);
-      if (attempt.settled) this.batcher.announce([attempt], [attempt.settled]);
-      else this.batcher.add(attempt);
-      if (this.batcher.isFull) await this.batcher.flush();
+      const attempt = await this.engine.runner.run(job);
+      this.engine.leave(job);
+      if (attempt.settled) this.engine.batcher.announce([attempt], [attempt.settled]);
+      else this.engine.batcher.add(attempt);
+      if (this.engine.batcher.isFull) await this.engine.batcher.flush();
     }
-  }
-
-  private leave(job: ClaimedJob): void {
-    const freed = this.admission.leave(job);
-    if (freed.suspect) this.queue.lookAgain();
-    if (!freed.slot) return;
-    this.queue.serve();
-    this.queue.wake();
-  }
-
-  /** What other processes tell of claims and parents. */
-  private onNews(news: News): void {
-    if (news.kind === 'parents') {
-      const { jobs } = this.parts;
-      void jobs.engine.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
-    }
-    if (news.kind !== 'ended' && news.kind !== 'cancelled') return;
-    const mine = [...this.queue.jobs(), ...this.admission.all()].some(({ id }) => news.ids.includes(id));
-    if (news.kind === 'cancelled' && mine) {
-      for (const id of news.ids) this.runner.abort(id, cancelled(news.reason));
-    }
-    if (mine || !news.ids.length) void this.keeper.checkClaims();
-  }
-
-  /** Claims that have ended elsewhere, or are asked to end: running ones are aborted, waiting ones never start. */
-  private endClaims(claims: CheckedClaim[]): void {
-    const dropped = new Set(this.queue.drop(claims));
-    for (const { id, fence, standing, reason } of claims) {
-      this.runner.abort(id, standing === 'gone' ? new LeaseLostError(id) : cancelled(reason), fence);
-      if (standing === 'gone') continue;
-      const waiting = [...dropped].find((job) => job.id === id && job.fence === fence);
-      if (waiting) this.batcher.add({ job: waiting, outcome: { kind: 'cancelled', reason }, executionTimeMs: 0 });
-    }
-    if (dropped.size) this.queue.wake();
-  }
-
-  private count({ job, status, hasFreedPlace }: SettleResult): void {
-    if (hasFreedPlace) this.queue.placeFreed(job);
-    if (status === 'retrying' || status === 'snoozed') this.queue.comesBack(job);
-    if (status === 'completed') this.counters.completed++;
-    else if (status === 'retrying' || status === 'exhausted') this.counters.failed++;
-  }
-
-  private hearOfBegin(error: unknown): void {
-    const { circuit } = this.batcher;
-    if (error === null) circuit.begun();
-    else circuit.beginFailed(error);
-  }
-
-  private makeQueue(mayClaim: () => boolean, onError: (error: unknown, context: string) => void): JobQueue {
-    const { jobs, tasks, options } = this.parts;
-    return new JobQueue({
-      ...queueSettingsOf(options),
-      jobs,
-      workerId: this.workerId,
-      notifier: this.notifier,
-      // Evaluated late: Nest finds handlers only after it has created this pool.
-      taskIdentifiers: () => options.taskIdentifiers ?? (this.takesAnyTask ? null : tasks.names()),
-      claimer: () => this.identity.claimer,
-      taskRooms: () => this.admission.rooms(() => this.queue.jobs()),
-      onError,
-      admit: (job) => this.admission.admit(job),
-      mayClaim,
-      held: () => this.held(),
-      quarantine: this.admission.quarantine,
-    });
-  }
-
-  private makeKeeper(onError: (error: unknown, context: string) => void): Heartbeat {
-    const { jobs, tasks, options } = this.parts;
-    return new Heartbeat({
-      engine: jobs.engine,
-      identity: this.identity,
-      options,
-      tasks: () => options.taskIdentifiers ?? tasks.names(),
-      takesAnyTask: this.takesAnyTask,
-      held: () => [...this.queue.jobs(), ...this.held()],
-      onClaims: (claims) => this.endClaims(claims),
-      onTooLate: () => this.runner.abortAll((job) => new LeaseLostError(job.id)),
-      onDeath: () => {
-        this.runner.abortAll((job) => new LeaseLostError(job.id));
-        this.queue.dropAll();
-      },
-      onBeat: () => {
-        this.queue.compareSoon();
-        this.onCircuitChange();
-      },
-      onSchemaTooNew: (error) => this.retire(error),
-      onError,
-    });
-  }
-
-  private get takesAnyTask(): boolean {
-    const { taskIdentifiers, unknownTasks } = this.parts.options;
-    return !taskIdentifiers && unknownTasks === 'exhaust';
-  }
-
-  /** Jobs that run, and those whose outcome is not written yet. */
-  private held(): ClaimedJob[] {
-    return [...this.admission.all(), ...this.batcher.held().map(({ job }) => job)];
-  }
-
-  /** The circuit has opened or closed. */
-  private onCircuitChange(): void {
-    if (this.circuit !== 'closed') return;
-    this.queue.serve();
-    this.queue.wake();
-  }
-
-  private watchDatabase(): () => void {
-    const { jobs, events } = this.parts;
-    return jobs.engine.registry.watchDatabase({
-      lost: (error) => events.emit('database.lost', this.workerId, { error }),
-      back: (downMs, failures) => events.emit('database.back', this.workerId, { downMs, failures }),
-    });
-  }
-
-  private reportUnwritten(requests: SettleRequest[], error: unknown): void {
-    this.report(new OutcomesUnwrittenError(requests.map(({ job }) => job.id)), 'stopping');
-    if (error !== null) this.report(error, 'settling outcomes');
   }
 
   /** Neither a claim nor an outcome can go through any more: said once, and the pool ends. */
@@ -415,12 +231,4 @@ export class WorkerPool {
     this.parts.events.emit('worker.error', this.workerId, { error, context: `${context}; the pool stops` });
     void this.shutDown(0, true);
   }
-
-  private report(error: unknown, context: string): void {
-    this.counters.errors++;
-    if (error instanceof StoppedError) return this.abandon(error, context);
-    this.parts.events.emit('worker.error', this.workerId, { error, context });
-  }
 }
-
-const cancelled = (reason: string | null): CancelJob => new CancelJob(reason ?? 'the job was cancelled');
