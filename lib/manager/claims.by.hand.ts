@@ -20,6 +20,7 @@ import { pause } from '../timing.js';
 import { callOptions, checkWorkerId, claimedJobs } from './arguments.js';
 import { exactJson } from './exact.json.js';
 import type { JobInspector } from './job.inspector.js';
+import type { ClaimEnds } from './claim.ends.js';
 import type { JobSettlement } from './job.settlement.js';
 import { retryOnContention, retryUntilKnown } from '../storage/retry.js';
 import { byHand } from './worker.registry.js';
@@ -31,6 +32,7 @@ export class ClaimsByHand {
     private readonly database: Database,
     private readonly settings: ManagerSettings,
     private readonly settlement: JobSettlement,
+    private readonly ends: ClaimEnds,
     private readonly inspector: JobInspector,
   ) {}
 
@@ -75,7 +77,7 @@ export class ClaimsByHand {
 
   async revoke(jobId: string, revision: number): Promise<Job> {
     const found = await this.database.run(statements.findClaimAt, [jobId, revision]);
-    const ended = await this.settlement.end(found, 'revoked', 'lease revoked');
+    const ended = await this.ends.end(found, 'revoked', 'lease revoked');
     const job = await this.inspector.find(jobId);
     if (ended.length && job) return job;
     if (!job) throw new JobNotFoundError(jobId);

@@ -9,6 +9,7 @@ import { JobNotifier } from '../storage/job.notifier.js';
 import { TransactionSource } from '../storage/transaction.source.js';
 import { settledWithin } from '../timing.js';
 import { AttemptStore } from './attempt.store.js';
+import { ClaimEnds } from './claim.ends.js';
 import { Crontabs } from './crontabs.js';
 import { Declarations } from './declarations.js';
 import { ExactClaims } from './exact.claims.js';
@@ -54,8 +55,10 @@ export class JobEngine {
   readonly publisher: NewsPublisher;
   /** What ends leave to others. */
   readonly promoter: JobPromoter;
-  /** Settles, and ends of claims. */
+  /** What holders say of their attempts. */
   readonly settlement: JobSettlement;
+  /** What others do to claims. */
+  readonly ends: ClaimEnds;
   readonly claims: JobClaims;
   /** Claims by hand. */
   readonly exactClaims: ExactClaims;
@@ -87,9 +90,10 @@ export class JobEngine {
     this.promoter = new JobPromoter(database, settings, this.publisher, (id, path) => this.failCircle(id, path));
     const notice = (ids: Set<string>): void => this.waiter.notice(ids);
     this.settlement = new JobSettlement(database, settings, tasks, cipher, this.promoter, this.publisher, notice);
+    this.ends = new ClaimEnds(database, settings.history, this.promoter, this.publisher);
     this.claims = new JobClaims(database, this.settlement, cipher, schemaCheck);
     this.exactClaims = new ExactClaims(database, this.claims);
-    this.registry = new WorkerRegistry(database, settings, this.settlement, this.promoter, schemaCheck);
+    this.registry = new WorkerRegistry(database, settings, this.ends, this.promoter, schemaCheck);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
     this.inspector = new JobInspector(database, cipher);
     this.attempts = new AttemptStore(database, cipher);
@@ -154,6 +158,6 @@ export class JobEngine {
 
   private async failCircle(id: string, path: string[]): Promise<void> {
     const reason = `it waits for itself: ${path.join(' → ')}`;
-    await this.settlement.end([{ id, fence: null }], 'doomed', reason, { patient: false });
+    await this.ends.end([{ id, fence: null }], 'doomed', reason, { patient: false });
   }
 }

@@ -76,7 +76,7 @@ export class JobManager {
     this.engine = engine;
     const { database, settings, settlement, inspector, promoter, publisher, revival } = engine;
     const { retentionMs } = settings.history;
-    this.byHand = new ClaimsByHand(database, settings, settlement, inspector);
+    this.byHand = new ClaimsByHand(database, settings, settlement, engine.ends, inspector);
     this.edits = new JobEdits({ database, promoter, publisher, revival, inspector, retentionMs });
   }
 
@@ -244,7 +244,7 @@ export class JobManager {
   async permanentlyFailJobs(ids: string[], reason = 'failed by an operator'): Promise<Job[]> {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.reason] });
     const jobs = [...new Set(ids)].map((id) => ({ id, fence: null }));
-    return this.engine.inspector.findAll(await this.engine.settlement.end(jobs, 'doomed', reason));
+    return this.engine.inspector.findAll(await this.engine.ends.end(jobs, 'doomed', reason));
   }
 
   /**
@@ -310,7 +310,7 @@ export class JobManager {
   async forceUnlockJobs(workerIds?: string[]): Promise<Job[]> {
     check({ workerIds: [workerIds, rules.optional(rules.names)] });
     const found = await this.engine.database.run(byHandClaims.findClaimsOf, [copyOf(workerIds)]);
-    return this.engine.inspector.findAll(await this.engine.settlement.end(found, 'unlocked', 'force-unlocked'));
+    return this.engine.inspector.findAll(await this.engine.ends.end(found, 'unlocked', 'force-unlocked'));
   }
 
   /** Frees places in queues that no running job takes, and wakes pools that wait for one. Maintenance does so too. */

@@ -1,6 +1,5 @@
 // Settling: outcomes become parameters of the two settling statements, and their rows become results; ends by others go the
 // same way. A job that an open transaction holds is settled by itself, later, and keeps nothing else waiting.
-import { hostname } from 'node:os';
 import type { Claimer, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
@@ -15,19 +14,18 @@ import {
   endWithin,
   findSettled,
   type CompletedRow,
-  type EndedAttempt,
-  type EndedRow,
-  type EndKind,
 } from '../storage/statements/settle-jobs.js';
 import { pause } from '../timing.js';
 import { sealText, type JobCipher } from './job.cipher.js';
-import { freedBy, newsOf, type JobPromoter } from './job.promoter.js';
+import { newsOf, type JobPromoter } from './job.promoter.js';
 import { lanesOfQueue } from './lane.names.js';
 import { LateSettles } from './late.settles.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { retryDelayMs } from './retry.policy.js';
 import {
+  environmentOf,
   isCompleted,
+  keepingOf,
   laneOfWaiting,
   lost,
   millisecondsOf,
@@ -39,31 +37,15 @@ import {
 } from './settle.values.js';
 import type { TaskRegistry } from './task.registry.js';
 
-export { isCertainlyRolledBack, isDataFault, isStatementTimeout, withReason } from '../storage/database.errors.js';
-
-/** What the settling process is, for the history of claims made by hand (a pool's is in its row of workers). */
-export const executionEnvironment = (): Record<string, unknown> => ({
-  host: hostname(),
-  pid: process.pid,
-  node: process.version,
-  platform: `${process.platform}-${process.arch}`,
-});
-
 export interface SettleAnswer {
   results: SettleResult[];
   /** What an open transaction holds: it resolves when it has let go. */
   late: Promise<SettleResult[]> | null;
 }
 
-/** A claim as an operator found it; without a fence, the job as it stands. */
-export interface FoundClaim {
-  id: string;
-  fence: string | null;
-}
-
 const FIRST_PAUSE_MS = 5;
 const MAX_PAUSE_MS = 1_000;
-/** An operator's call waits so long for what an open transaction holds. */
+/** An attempt's own transaction waits so long for what another one holds. */
 const PATIENCE_MS = 10_000;
 
 export class JobSettlement {
@@ -157,36 +139,6 @@ export class JobSettlement {
     await late;
   }
 
-  /**
-   * Ends claims without their holder's word, one apart from the other, and tells their holders. What an open transaction holds
-   * is tried again for some seconds.
-   * @throws JobHeldError where that was not enough; the others have ended
-   */
-  async end(
-    found: FoundClaim[],
-    kind: EndKind | ((claim: FoundClaim) => EndKind),
-    reason: string | null,
-    { maxCrashes = null, patient = true }: { maxCrashes?: number | null; patient?: boolean } = {},
-  ): Promise<EndedRow[]> {
-    const ended: EndedRow[] = [];
-    let open = found;
-    for (let pauseMs = FIRST_PAUSE_MS, deadline = performance.now() + PATIENCE_MS; open.length;) {
-      const rows = await this.endNow(open, kind, reason, maxCrashes).catch((error: unknown) => {
-        // A table is locked as a whole.
-        if (!patient || this.database.isBound || !isLockTimeout(error)) throw error;
-        return open.map(({ id }) => ({ id, became: 'held' }) as EndedRow);
-      });
-      const held = new Set(rows.filter(({ became }) => became === 'held').map(({ id }) => id));
-      ended.push(...rows.filter(({ became }) => !['held', 'lost', 'unchanged'].includes(became)));
-      open = open.filter(({ id }) => held.has(id));
-      if (!open.length || !patient) break;
-      if (performance.now() > deadline) throw new JobHeldError([...held]);
-      await pause(pauseMs);
-      pauseMs = Math.min(MAX_PAUSE_MS, pauseMs * 2);
-    }
-    return ended;
-  }
-
   /** Until the next attempt of a job that failed, in ms; false: never. A task's own policy wins. */
   retryDelayMs(job: Job, error: unknown, policy = this.tasks.get(job.task)?.options.retry): number | false {
     return retryDelayMs(job.attempts, error, this.settings.retry, policy);
@@ -243,43 +195,10 @@ export class JobSettlement {
       claimer.leaseMs === null ? null : claimer.holder,
       claimer.label,
       JSON.stringify(requests.map(toEndedAttempt)),
-      ...this.keeping,
+      ...keepingOf(this.settings.history),
       environmentOf(claimer),
       null,
     ];
-  }
-
-  private async endNow(
-    found: FoundClaim[],
-    kind: EndKind | ((claim: FoundClaim) => EndKind),
-    reason: string | null,
-    maxCrashes: number | null,
-  ): Promise<EndedRow[]> {
-    const input = found.map((claim): EndedAttempt => ({
-      id: claim.id,
-      fence: claim.fence,
-      kind: typeof kind === 'string' ? kind : kind(claim),
-      error_message: reason,
-    }));
-    const values = [null, null, JSON.stringify(input), ...this.keeping, null, maxCrashes];
-    const rows = await this.database.run(endAttempts, values);
-    const ended = rows.filter(({ became }) => !['held', 'lost', 'unchanged'].includes(became));
-    await this.promoter.promote(freedBy(ended));
-    const running = ended.filter(({ holder }) => holder != null).map(({ id }) => id);
-    await this.publisher.publish(
-      ...(running.length ? [{ kind: 'ended', ids: running } as const] : []),
-      ...newsOf(ended.flatMap(({ queue }) => (queue === null ? [] : [lanesOfQueue(queue)]))),
-      ...newsOf(
-        ended.flatMap(({ became, lane }) => (became === 'available' || became === 'released' ? [lane ?? null] : [])),
-      ),
-    );
-    return rows;
-  }
-
-  /** Whether failures and snoozes leave a record, and how long records are kept. */
-  private get keeping(): [failures: boolean, snoozes: boolean, retentionMs: number] {
-    const { keep, retentionMs } = this.settings.history;
-    return [keep !== 'none', keep === 'all', retentionMs];
   }
 
   /** Of requests that match nothing: what an earlier call, whose commit's fate was unknown, has already settled. */
@@ -341,6 +260,3 @@ export class JobSettlement {
     });
   }
 }
-
-const environmentOf = ({ leaseMs }: Claimer): string | null =>
-  leaseMs === null ? null : JSON.stringify(executionEnvironment());

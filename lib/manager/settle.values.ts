@@ -1,6 +1,8 @@
 // What settles are as values of their statements, and their rows as results.
-import type { SettledStatus, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
+import { hostname } from 'node:os';
+import type { Claimer, SettledStatus, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import { serializeError } from '../monitoring/error.text.js';
 import { toDateOrNull } from '../storage/row.types.js';
 import type { CompletedRow, EndedAttempt, EndedRow, EndKind } from '../storage/statements/settle-jobs.js';
@@ -96,3 +98,24 @@ export function toSettled(requests: SettleRequest[], rows: EndedRow[], deviation
   }
   return settled;
 }
+
+/** What the settling process is, for the history of claims made by hand (a pool's is in its row of workers). */
+export const executionEnvironment = (): Record<string, unknown> => ({
+  host: hostname(),
+  pid: process.pid,
+  node: process.version,
+  platform: `${process.platform}-${process.arch}`,
+});
+
+export const environmentOf = ({ leaseMs }: Claimer): string | null =>
+  leaseMs === null ? null : JSON.stringify(executionEnvironment());
+
+/** Whether failures and snoozes leave a record, and how long records are kept. */
+export const keepingOf = ({
+  keep,
+  retentionMs,
+}: ManagerSettings['history']): [failures: boolean, snoozes: boolean, retentionMs: number] => [
+  keep !== 'none',
+  keep === 'all',
+  retentionMs,
+];

@@ -9,9 +9,10 @@ import { findExpiredLeases } from '../storage/statements/claims-by-hand.js';
 import { SURROUNDINGS } from '../storage/pool.sessions.js';
 import * as statements from '../storage/statements/workers.js';
 import { tryBriefly } from './brief.lock.js';
-import { executionEnvironment, type JobSettlement } from './job.settlement.js';
+import type { ClaimEnds } from './claim.ends.js';
 import type { JobPromoter } from './job.promoter.js';
 import type { SchemaCheck } from './schema.check.js';
+import { executionEnvironment } from './settle.values.js';
 
 /** A claim by name. */
 export interface ClaimName {
@@ -41,7 +42,7 @@ export class WorkerRegistry {
   constructor(
     private readonly database: Database,
     private readonly settings: ManagerSettings,
-    private readonly settlement: JobSettlement,
+    private readonly ends: ClaimEnds,
     private readonly promoter: JobPromoter,
     readonly schemaCheck: SchemaCheck,
   ) {}
@@ -94,7 +95,7 @@ export class WorkerRegistry {
       ? await this.database.run(statements.unknownClaimsAnywhere, values)
       : await this.findUnknown(incarnation, values);
     if (!unknown.length) return 0;
-    return (await this.settlement.end(unknown, 'unknown', 'its holder does not know of the claim', { patient: false }))
+    return (await this.ends.end(unknown, 'unknown', 'its holder does not know of the claim', { patient: false }))
       .length;
   }
 
@@ -130,8 +131,8 @@ export class WorkerRegistry {
       const spared = new Set(lost.filter(({ is_spared }) => is_spared).map(({ id }) => id));
       const kindOf = ({ id }: { id: string }) => (spared.has(id) ? ('spared' as const) : ('crashed' as const));
       const ended = [
-        ...(await doing(() => this.settlement.end(left, 'released', null, { patient: false }))),
-        ...(await doing(() => this.settlement.end(lost, kindOf, 'worker died', { maxCrashes, patient: false }))),
+        ...(await doing(() => this.ends.end(left, 'released', null, { patient: false }))),
+        ...(await doing(() => this.ends.end(lost, kindOf, 'worker died', { maxCrashes, patient: false }))),
       ];
       rescued += ended.length;
       // What open transactions of frozen processes hold comes later.
@@ -144,7 +145,7 @@ export class WorkerRegistry {
     let reset = 0;
     for (;;) {
       const claims = await doing(() => this.database.run(findExpiredLeases, [lockTimeoutMs]));
-      const ended = await doing(() => this.settlement.end(claims, 'unlocked', 'lease expired', { patient: false }));
+      const ended = await doing(() => this.ends.end(claims, 'unlocked', 'lease expired', { patient: false }));
       reset += ended.length;
       if (ended.length < 1_000) return reset;
     }

@@ -32,7 +32,7 @@ export const CLAIMS = [
     name: 'telling the holder of a claim that others have ended, by NOTIFY',
     edits: [
       {
-        file: 'lib/manager/job.settlement.ts',
+        file: 'lib/manager/claim.ends.ts',
         find: `...(running.length ? [{ kind: 'ended', ids: running } as const] : []),`,
         put: '',
       },
@@ -48,7 +48,7 @@ export const CLAIMS = [
     name: 'aborting what runs for a claim that is over',
     edits: [
       {
-        file: 'lib/worker/worker.pool.ts',
+        file: 'lib/worker/pool.engine.ts',
         find: `this.runner.abort(id, standing === 'gone' ? new LeaseLostError(id) : cancelled(reason), fence);`,
         put: `if (standing !== 'gone') this.runner.abort(id, cancelled(reason), fence);`,
       },
@@ -101,15 +101,15 @@ export const CLAIMS = [
   },
   {
     name: 'dropping the buffer of a pool that was taken for dead',
-    edits: [{ file: 'lib/worker/worker.pool.ts', find: 'this.queue.dropAll();', put: '' }],
+    edits: [{ file: 'lib/worker/pool.engine.ts', find: 'this.queue.dropAll();', put: '' }],
     checks: [{ spec: LOST_CLAIMS, only: 'of what its buffer held' }],
   },
   {
     name: 'asking whether the lease holds before each claim and each job',
     edits: [
       {
-        file: 'lib/worker/worker.pool.ts',
-        find: "const mayStart = (): boolean => this.circuit === 'closed' && this.keeper.holds;",
+        file: 'lib/worker/pool.engine.ts',
+        find: "const mayStart = (): boolean => this.circuit === 'closed' && this.heartbeat.holds;",
         put: "const mayStart = (): boolean => this.circuit === 'closed';",
       },
     ],

@@ -114,7 +114,7 @@ export const READINESS = [
     name: 'leaving tasks at their own limit out of claims',
     edits: [
       {
-        file: 'lib/worker/worker.pool.ts',
+        file: 'lib/worker/pool.engine.ts',
         find: 'taskRooms: () => this.admission.rooms(() => this.queue.jobs()),',
         put: 'taskRooms: () => [],',
       },

@@ -1,0 +1,218 @@
+// Checked jobs become rows, in one statement where that is possible: plain jobs share one, job keys take their turns, and
+// children are linked with their parents.
+import type { AddedJob, QueryExecutor } from '../interfaces/job.interface.js';
+import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import type { Database, Statement } from '../storage/database.js';
+import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
+import {
+  addAlikeJobs,
+  addJobs,
+  addKeyedJobs,
+  findKeyOwners,
+  findMissingLimits,
+  type AddedRow,
+} from '../storage/statements/add-jobs.js';
+import { findCircleOf, findParents, keepParents, linkParents } from '../storage/statements/dependencies.js';
+import { findJobs } from '../storage/statements/inspect-jobs.js';
+import { circleOf, circleThrough } from './dependency.circles.js';
+import { toJob } from './job.mapper.js';
+import type { JobCipher } from './job.cipher.js';
+import type { JobPromoter } from './job.promoter.js';
+import type { PreparedJob } from './job.preparer.js';
+import {
+  CHUNK,
+  describe,
+  isAlike,
+  isPlain,
+  mayLink,
+  needsRounds,
+  pairsOf,
+  parametersOf,
+  parentsOf,
+  roundsOf,
+  toAddedJob,
+} from './prepared.jobs.js';
+import { inTermsOfDoubt } from '../storage/retry.js';
+
+/** On whose connection, and how it waits for keys that others hold. */
+export interface Insertion {
+  executor?: QueryExecutor;
+  /** A caller's transaction waits as long as its lock_timeout says. */
+  patient: boolean;
+  /** An earlier try may have gone through. */
+  repeated: boolean;
+  /** Collects the jobs that were replaced, and those behind whose keys the new ones wait. */
+  others: Set<string>;
+}
+
+export class JobInserter {
+  constructor(
+    private readonly database: Database,
+    private readonly promoter: JobPromoter,
+    private readonly cipher: JobCipher | undefined,
+  ) {}
+
+  insertAll(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
+    if (children.length) return this.insertChildren(jobs, children, how);
+    return jobs.some(needsRounds) ? this.insertKeyed(jobs, how) : this.insert(jobs, how.executor);
+  }
+
+  async insert(jobs: PreparedJob[], executor?: QueryExecutor): Promise<AddedJob[]> {
+    const added: AddedJob[] = [];
+    for (let start = 0; start < jobs.length; start += CHUNK) {
+      const chunk = jobs.slice(start, start + CHUNK);
+      const rows =
+        (await this.insertAlike(chunk, executor)) ?? (await this.database.run(addJobs, parametersOf(chunk), executor));
+      refuseMissing(rows);
+      const now = Number((rows[0] as { now: number }).now);
+      for (const job of chunk) added.push(toAddedJob(job, now));
+    }
+    return added;
+  }
+
+  /** Null where the jobs are not alike, or are there already: an add whose answer was lost is being repeated. */
+  private async insertAlike(jobs: PreparedJob[], executor: QueryExecutor | undefined) {
+    const first = jobs[0]!.row;
+    if (!jobs.every(({ row }) => isPlain(row) && isAlike(row, first))) return null;
+    const values = [
+      `{${jobs.map(({ row }) => row.id).join()}}`,
+      jobs.map(({ json, sealed }) => sealed ?? json).join('\n'),
+      first.task,
+      first.priority,
+      first.max_attempts,
+      first.run_at,
+      first.delay_ms,
+      jobs.some(({ row }) => row.payload_kib !== null) ? jobs.map(({ row }) => row.payload_kib) : null,
+    ];
+    try {
+      return await this.database.run(addAlikeJobs, values, executor);
+    } catch (error) {
+      if (executor || !isUniqueViolation(error)) throw error;
+      return null;
+    }
+  }
+
+  /**
+   * Pairs of a child and a parent are states: a parent that ends meanwhile is found by the next look. What was read of the
+   * parents before they were locked is a proposal. Those of jobs with a key are written where the key is taken.
+   */
+  private async insertChildren(jobs: PreparedJob[], children: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
+    const { executor } = how;
+    const parents = parentsOf(children);
+    const added = await this.insertKeyed(jobs, how);
+    const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
+    const pairs = pairsOf(children.filter(({ row }) => row.job_key === null));
+    if (pairs[0].length) await this.database.run(linkParents, pairs, executor);
+    await this.refuseUnknown(keepParents, parents, executor);
+    // Those that others have added wait in rows that must not be held until a caller commits.
+    await this.promoter.resolveFor(
+      parents,
+      linked.map(({ id }) => id),
+      executor,
+    );
+    await this.refuseCircles(linked, executor);
+    const stored = new Map(
+      (
+        await this.find(
+          added.map(({ id }) => id),
+          executor,
+        )
+      ).map((job) => [job.id, job]),
+    );
+    return added.map((job) => ({ ...job, ...stored.get(job.id), created: job.created }));
+  }
+
+  /** Jobs whose keys occur twice in one call take turns: each round has every key once. */
+  private async insertKeyed(jobs: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
+    const added = new Map<PreparedJob, AddedJob>();
+    const plain = jobs.filter(({ row }) => row.job_key === null);
+    (await this.insert(plain, how.executor)).forEach((job, index) => added.set(plain[index] as PreparedJob, job));
+    for (const round of roundsOf(jobs.filter(({ row }) => row.job_key !== null))) {
+      for (const [job, result] of await this.insertRound(round, how)) added.set(job, result);
+    }
+    return jobs.map((job) => added.get(job) as AddedJob);
+  }
+
+  private async insertRound(round: PreparedJob[], how: Insertion) {
+    const { executor, patient, repeated, others } = how;
+    const rows = await this.database
+      .run(addKeyedJobs, [...parametersOf(round), patient, repeated], executor)
+      .catch((error: unknown) => {
+        throw violates(error, 'no_job_waits_for_itself') ? new DependencyCircleError(circleOf(error)) : error;
+      });
+    refuseMissing(rows);
+    for (const { replaced, behind } of rows) for (const id of [replaced, behind]) if (id !== null) others.add(id);
+    return this.pair(round, rows, executor);
+  }
+
+  /** Keys may have kept older jobs, so each is read back. What is in the way of that makes no add look failed. */
+  private async pair(round: PreparedJob[], rows: AddedRow[], executor?: QueryExecutor) {
+    const ids = rows.map(({ id }) => id);
+    const found = await this.find(ids, executor).catch((error: unknown): AddedJob[] => {
+      if (executor) throw error;
+      if (!rows.every(({ created }) => created)) throw isContention(error) ? error : inTermsOfDoubt(error);
+      return round.map((job) => ({ ...toAddedJob(job, Date.now()), jobKey: job.row.job_key }));
+    });
+    const stored = new Map(found.map((job) => [job.id, job]));
+    const byRequest = new Map(rows.map((row) => [row.requested, row]));
+    return round.map((job): [PreparedJob, AddedJob] => {
+      const row = byRequest.get(job.row.id) as AddedRow;
+      // Another call of the transaction may have replaced it since.
+      return [job, { ...(stored.get(row.id) ?? toAddedJob(job, Date.now())), created: row.created }];
+    });
+  }
+
+  /** Before anything is written. */
+  async refuseAhead(jobs: PreparedJob[], children: PreparedJob[], executor: QueryExecutor): Promise<void> {
+    const limits = [...new Set(jobs.flatMap(({ row }) => row.rate_limit_key ?? []))];
+    if (limits.length) refuseMissing(await this.database.run(findMissingLimits, [limits], executor));
+    if (children.length) await this.refuseUnknown(findParents, parentsOf(children), executor);
+  }
+
+  /** Null where nothing of the call is stored. A key may have kept an older job, or a newer one may have replaced ours. */
+  async findAgain(jobs: PreparedJob[]): Promise<AddedJob[] | null> {
+    const known = new Map((await this.find(jobs.map(({ row }) => row.id))).map((job) => [job.id, job]));
+    if (!known.size) return null;
+    const keys = jobs.flatMap(({ row }) => (known.has(row.id) ? [] : (row.job_key ?? [])));
+    const holders = new Map((await this.findHolders(keys)).map((job) => [job.jobKey, job]));
+    return jobs.map(({ row, json }) => {
+      const job = known.get(row.id) ?? holders.get(row.job_key);
+      if (job) return { ...job, created: job.id === row.id };
+      return { ...describe(row, json, 'completed', Date.now(), Date.now()), created: true };
+    });
+  }
+
+  private async refuseUnknown(
+    find: Statement<{ id: string }>,
+    parents: string[],
+    executor: QueryExecutor | undefined,
+  ): Promise<void> {
+    const known = new Set((await this.database.run(find, [parents], executor)).map(({ id }) => id));
+    const unknown = parents.filter((id) => !known.has(id));
+    if (unknown.length) throw new UnknownParentError(unknown);
+  }
+
+  /** Only a key lets a job be known to others before it waits for them. */
+  private async refuseCircles(linked: { job: PreparedJob; id: string }[], executor?: QueryExecutor): Promise<void> {
+    const keyed = linked.filter(({ job }) => job.row.job_key !== null).map(({ id }) => id);
+    if (!keyed.length) return;
+    const circle = circleThrough(keyed, await this.database.run(findCircleOf, [keyed], executor));
+    if (circle) throw new DependencyCircleError(circle);
+  }
+
+  private async findHolders(keys: string[]): Promise<AddedJob[]> {
+    if (!keys.length) return [];
+    const owners = await this.database.run(findKeyOwners, [keys]);
+    return this.find(owners.map(({ job_id }) => job_id));
+  }
+
+  private async find(ids: string[], executor?: QueryExecutor): Promise<AddedJob[]> {
+    const rows = await this.database.run(findJobs, [ids], executor);
+    return rows.map((row) => ({ ...toJob(row, this.cipher), created: true }));
+  }
+}
+
+function refuseMissing(rows: { missing: string | null }[]): void {
+  const missing = rows.flatMap((row) => row.missing ?? []);
+  if (missing.length) throw new UnknownRateLimitError(missing);
+}
