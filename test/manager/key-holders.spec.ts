@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { setImmediate } from 'node:timers/promises';
 import pg from 'pg';
 import { JobKeyConflictError, type AddJobOptions, type ClaimedJob, type JobManager } from '../../lib/index.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
@@ -53,6 +54,28 @@ describe('a job that runs keeps its key from others', () => {
   });
 });
 
+it('two jobs that are added at once share no key that nothing owned any more', async () => {
+  const slowly = `create function jobs.linger() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$`;
+  const sleeping = `select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`;
+  const untilSleeping = async (count: number) => {
+    while ((await test.sql(sleeping)).length < count) await setImmediate();
+  };
+  await test.sql(`insert into jobs.job_keys values ('k', gen_random_uuid())`);
+  await Promise.all([jobs.counts(), jobs.counts()]);
+  await test.sql(slowly);
+  for (const table of ['job_keys', 'jobs'])
+    await test.sql(
+      `create trigger linger after insert on jobs.${table} for each statement execute function jobs.linger()`,
+    );
+  const one = add({ jobKey: 'k' });
+  await untilSleeping(1);
+  await test.sql(`select jobs.free_keys(array['k'])`);
+  const other = add({ jobKey: 'k' });
+  await untilSleeping(2);
+  await Promise.all([one, other]);
+  expect(await test.sql(`select from jobs.jobs where job_key = 'k'`)).toHaveLength(1);
+});
+
 describe('jobs of one key that come back', () => {
   it('are refused where two of them are retried by one call', async () => {
     const one = await add({ jobKey: 'k' });
@@ -100,6 +123,36 @@ describe('a child of a job whose key another one took', () => {
     const child = await add({ jobKey: 'k', dependsOn: [old.id] });
     await fail(running);
     expect([await statusOf(old), await statusOf(child)]).toEqual(['cancelled', 'cancelled']);
+  });
+
+  it.each(['cancel', 'run', 'wait'] as const)(
+    'waits for it where it took the key from another successor (onParentFailure %s)',
+    async (onParentFailure) => {
+      const { old, running } = await holderAndSuccessor();
+      const child = await add({ jobKey: 'k', dependsOn: [old.id], onParentFailure });
+      expect(child.status).toBe('blocked');
+      await complete(running);
+      expect(await jobs.getJobs(OTHER)).toMatchObject([{ id: child.id }]);
+    },
+  );
+
+  it('waits for the last of many that took the key one after the other', async () => {
+    const { old, running } = await holderAndSuccessor();
+    let last = old;
+    for (let i = 0; i < 120; i++) last = await add({ jobKey: 'k' });
+    const child = await add({ dependsOn: [old.id] });
+    expect(child.status).toBe('blocked');
+    await complete(running);
+    await complete(await claimOne());
+    expect([await statusOf(last), await statusOf(child)]).toEqual(['completed', 'available']);
+  });
+
+  it('waits for the last that took the key, where it has run for longer than replaced jobs are remembered', async () => {
+    const { old } = await holderAndSuccessor();
+    await add({ jobKey: 'k' });
+    await test.sql(`update jobs.job_replacements set replaced_at = clock_timestamp() - interval '2 h'`);
+    await jobs.gcJobHistory();
+    expect(await add({ dependsOn: [old.id] })).toMatchObject({ status: 'blocked' });
   });
 
   it('is held by no transaction that adds another child', async () => {

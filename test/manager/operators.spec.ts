@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import {
   InvalidArgumentError,
   InvalidStatusError,
@@ -25,6 +26,18 @@ afterAll(() => test.close());
 beforeEach(() =>
   test.sql('truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.workers, jobs.job_tasks'),
 );
+
+async function inTransaction(work: (client: pg.Client) => Promise<void>): Promise<void> {
+  const client = new pg.Client(test.url);
+  await client.connect();
+  try {
+    await client.query('begin');
+    await work(client);
+    await client.query('commit');
+  } finally {
+    await client.end();
+  }
+}
 
 const NOBODY = '00000000-0000-7000-8000-000000000000';
 
@@ -293,6 +306,35 @@ describe('purgeJobs', () => {
     expect(await jobs.findJob(id)).toMatchObject({ status: 'completed' });
     expect(await jobs.purgeJobs({ status: 'completed', olderThanMs: 0 })).toBe(1);
     await expect(jobs.purgeJobs({ status: 'running', olderThanMs: 0 })).rejects.toThrow(InvalidArgumentError);
+  });
+});
+
+describe('a purge', () => {
+  it('leaves an exhausted job to which a transaction adds a child, and removes the others', async () => {
+    const [held, free] = await jobs.addJobs([
+      { task: 'x', payload: 1 },
+      { task: 'x', payload: 2 },
+    ]);
+    await jobs.permanentlyFailJobs([held!.id, free!.id]);
+    await inTransaction(async (manager) => {
+      await jobs.addJob('y', 1, { manager, dependsOn: [held!.id], onParentFailure: 'wait' });
+      expect(await jobs.purgeJobs({ status: 'exhausted', olderThanMs: 0 })).toBe(1);
+    });
+    expect([await jobs.findJob(free!.id), (await jobs.findJob(held!.id))?.status]).toEqual([null, 'exhausted']);
+  });
+
+  it('leaves a completed job until its children know of it', async () => {
+    const parent = await jobs.addJob('x', 1);
+    const child = await jobs.addJob('y', 1, { dependsOn: [parent.id], priority: 5 });
+    const claimed = await jobs.getJobs(WORKER);
+    await inTransaction(async (client) => {
+      await client.query('select from jobs.jobs where id = $1 for update', [child.id]);
+      await jobs.completeJobs(WORKER, claimed, 1);
+      expect(await jobs.purgeJobs({ status: 'completed', olderThanMs: 0 })).toBe(0);
+    });
+    await jobs.engine.promoter.sweepNow();
+    expect((await jobs.findJob(child.id))?.status).toBe('available');
+    expect(await jobs.purgeJobs({ status: 'completed', olderThanMs: 0 })).toBe(1);
   });
 });
 

@@ -47,9 +47,9 @@ export const rescheduleJobs = statement<EditedRow>(
     for no key update skip locked
   ),
   locked as materialized (
-    select l.id from live l where l.id in (select id from bare) or l.id <> all(array(
+    select l.id from live l where l.id in (select id from bare) or l.id not in (
       select b.id from ${schema}.job_bodies b where b.id = any(array(select id from live))
-    ))
+    )
   ),
   held as materialized (select j.* from ${schema}.jobs j where j.id = any(array(select id from locked))),
   planned as materialized (
@@ -109,7 +109,8 @@ export const keepBodies = statement(
 );
 
 /**
- * Finished or exhausted jobs that ended so long ago, locked: those that others hold, perhaps to bring them back, are left.
+ * Finished or exhausted jobs that ended so long ago, locked: those that others hold, perhaps to bring them back or to add a
+ * child, are left.
  * An end in the future is one of now.
  * $1 status: exhausted, completed or cancelled, $2 ms since they ended. Indexes: jobs_exhausted; finished jobs are found by
  * their records.
@@ -123,6 +124,10 @@ export const lockPurged = statement<{ id: string }>(
       and least(j.updated_at, clock_timestamp()) <= clock_timestamp() - $2::bigint * interval '1 ms'
     order by j.id for update skip locked
   ),
+  bodies as materialized (
+    select b.id from ${schema}.job_bodies b where b.id = any(array(select id from exhausted))
+    order by b.id for update skip locked
+  ),
   finished as materialized (
     select b.id from ${schema}.job_bodies b
     where $1::text <> 'exhausted' and b.id = any(array(
@@ -131,13 +136,14 @@ export const lockPurged = statement<{ id: string }>(
     ))
     order by b.id for update skip locked
   )
-  select id from exhausted union all select id from finished`,
+  select id from bodies union all select id from finished`,
   { slow: 'any number of jobs may have ended' },
 );
 
 /**
- * Removes jobs and all that is known of them: of those that the statement before has locked, what has not come back since.
- * $1 ids, $2 status. Also returns which of them others wait for. Indexes: the primary keys, job_history_by_job.
+ * Removes jobs and all that is known of them: of those that the statement before has locked, what has not come back since. A job
+ * that has completed stays until its children know of it. $1 ids, $2 status. Also returns which of them others wait for.
+ * Indexes: the primary keys, job_history_by_job.
  */
 export const purgeJobs = statement<{ purged: number; parents: string[] | null; keys: string[] | null }>(
   'purge_jobs',
@@ -154,6 +160,7 @@ export const purgeJobs = statement<{ purged: number; parents: string[] | null; k
       and (
         select h.status::text from ${schema}.job_history h where h.job_id = b.id order by h.fence desc limit 1
       ) = $2
+      and ($2 <> 'completed' or not exists (select from ${schema}.job_dependencies d where d.parent_id = b.id))
   ),
   ids as materialized (select id from exhausted union select id from finished),
   records as (delete from ${schema}.job_history h using ids where h.job_id = ids.id),
