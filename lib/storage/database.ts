@@ -176,7 +176,7 @@ export class Database {
   /** The transaction that `executor` is in now: to run the statements of one call in. None for what is no executor. */
   join(executor: QueryExecutor | undefined): CallerTransaction | undefined {
     if (Object(executor) !== executor || !executor) return undefined;
-    return new CallerTransaction(executor, (mark, others) => this.runOn(executor, markTransaction, [mark, others]));
+    return new CallerTransaction(executor, (mark, underWay) => this.runOn(executor, markTransaction, [mark, underWay]));
   }
 
   /** Makes a caller's transaction fail: nothing of it can be committed. */

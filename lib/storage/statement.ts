@@ -1,4 +1,6 @@
 // What a statement of the library is: a name, a text, and how it behaves.
+import { COPY_LENGTH } from './call.marks.js';
+
 /** How a statement behaves when the connection is in trouble. */
 export interface StatementTraits {
   /** Reads, or sets what it sets already: where its answer was lost it is simply run again. */
@@ -39,23 +41,30 @@ export const statement = <Row>(
 /** How long a statement waits for a lock: for a row, and for a table that another session has locked as a whole. */
 export const MAX_LOCK_WAIT = '100ms';
 
-/** Longer than a transaction has calls under way at once: about 1,500. */
-const MAX_MARKS_LENGTH = 20_000;
+const MARKS = "pg_catalog.current_setting('millrace.calls', true)";
 
 /**
- * Names the transaction that it is run in, until that ends, or its savepoint is rolled back to. $1 the mark, without spaces,
- * $2 whether marks that are there must stay. Outside of a transaction the mark is gone at once.
+ * Names the transaction that it is run in, until that ends, or its savepoint is rolled back to. $1 the mark, $2 the marks of
+ * this process that must stay, apart by spaces; null: all of them. What is younger stays too: it was not known when this was
+ * asked for. So does what others have set. Outside of a transaction the mark is gone at once.
  */
 export const markTransaction = statement(
   'mark_transaction',
   () => `
-  select pg_catalog.set_config('millrace.calls', pg_catalog.right(pg_catalog.concat_ws(' ',
-    case when $2::boolean then pg_catalog.current_setting('millrace.calls', true) end, $1::text), ${MAX_MARKS_LENGTH}), true)`,
+  select pg_catalog.set_config('millrace.calls', pg_catalog.concat_ws(' ', case
+    when $2::text is null then pg_catalog.replace(${MARKS}, $1::text, '')
+    else (
+      select pg_catalog.string_agg(mark, ' ') from pg_catalog.unnest(pg_catalog.string_to_array(${MARKS}, ' ')) as mark
+      where mark <> $1::text and (
+        mark collate "C" > $1::text or pg_catalog.left(mark, ${COPY_LENGTH}) <> pg_catalog.left($1::text, ${COPY_LENGTH})
+        or mark = any(pg_catalog.string_to_array($2::text, ' '))
+      )
+    )
+  end, $1::text), true) is null`,
 );
 
 /** Whether the transaction has the mark, which is parameter `place`. */
-export const inCall = (place: number): string =>
-  `coalesce($${place}::text = any(pg_catalog.string_to_array(pg_catalog.current_setting('millrace.calls', true), ' ')), false)`;
+export const inCall = (place: number): string => `coalesce(pg_catalog.strpos(${MARKS}, $${place}::text) > 0, false)`;
 
 const REFUSED_HALF_WAY = 'millrace has refused a call of this transaction when a part of it was done: roll it back';
 

@@ -2,7 +2,13 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
-import { TransactionOverError, UnknownRateLimitError, type JobManager, type QueryExecutor } from '../../lib/index.js';
+import {
+  defineTask,
+  TransactionOverError,
+  UnknownRateLimitError,
+  type JobManager,
+  type QueryExecutor,
+} from '../../lib/index.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 
 let test: TestManager;
@@ -157,5 +163,91 @@ describe('on a pg client', () => {
     }) as never;
     await expect(jobs.addJob('x', 1n, { manager: client })).rejects.toThrow('BigInt');
     expect(underWay).toBe(0);
+  });
+
+  /** A task whose payloads are being checked until it is told to go on: its calls are under way so long. */
+  function checkedLater() {
+    let goOn: () => void = () => undefined;
+    const checked = new Promise<void>((resolve) => (goOn = resolve));
+    const validate = async (value: unknown) => {
+      await checked;
+      return { value };
+    };
+    const task = defineTask('checked', { '~standard': { version: 1 as const, vendor: 'spec', validate } });
+    const add = (): Promise<unknown> => {
+      const adding = jobs.addJob(task, 1, { manager: client });
+      adding.catch(() => undefined);
+      return adding;
+    };
+    return { add, goOn };
+  }
+
+  it.each(['rollback', 'commit'])(
+    'a call that %s has left behind refuses none of the next transaction',
+    async (end) => {
+      const { add, goOn } = checkedLater();
+      const left = add();
+      await client.query(end);
+      await client.query('begin');
+      await jobs.addJob('x', 'next', { manager: client });
+      await client.query('commit');
+      goOn();
+      await expect(left).rejects.toThrow(TransactionOverError);
+      expect(await stored()).toBe(1);
+    },
+  );
+
+  it('calls that a savepoint has left behind refuse none of the transaction around it', async () => {
+    await client.query('savepoint mine');
+    const all = Array.from({ length: 50 }, (_, n) =>
+      jobs.addJob('x', n, { manager: client, ...(n ? {} : refusedByLimit) }),
+    );
+    await expect(Promise.all(all)).rejects.toThrow(UnknownRateLimitError);
+    await client.query('rollback to mine');
+    await jobs.addJob('x', 'instead', { manager: client });
+    await client.query('commit');
+    await Promise.allSettled(all);
+    expect(await stored()).toBe(1);
+  });
+
+  it('a call in a savepoint that is rolled back is refused while one from before it is under way', async () => {
+    const { add, goOn } = checkedLater();
+    const around = add();
+    await client.query('savepoint mine');
+    const inside = add();
+    await client.query('rollback to mine');
+    goOn();
+    await expect(inside).rejects.toThrow(TransactionOverError);
+    await around;
+    await client.query('commit');
+    expect(await stored()).toBe(1);
+  });
+
+  it('two thousand calls, each through an executor of its own, are all in their transaction', async () => {
+    const executor = (): QueryExecutor => ({ query: (text: string, values?: unknown[]) => client.query(text, values) });
+    await Promise.all(Array.from({ length: 2_000 }, (_, n) => jobs.addJob('x', n, { manager: executor() })));
+    await client.query('commit');
+    expect(await stored()).toBe(2_000);
+  });
+
+  it('marks that another copy of the library has set stay', async () => {
+    await client.query(`set local millrace.calls = 'another'`);
+    await jobs.addJob('x', 1, { manager: client });
+    await jobs.addJob('x', 2, { manager: client });
+    const { rows } = await client.query(`select current_setting('millrace.calls') as marks`);
+    expect(rows[0].marks).toMatch(/^another [^ ]+$/);
+  });
+
+  it('calls of more turns than are told apart by name keep their marks', async () => {
+    const { add, goOn } = checkedLater();
+    const all: Promise<unknown>[] = [];
+    for (let turn = 0; turn < 250; turn++) {
+      all.push(add());
+      await client.query('select');
+    }
+    goOn();
+    await Promise.all(all);
+    await client.query('commit');
+    expect(await stored()).toBe(250);
   });
 });
