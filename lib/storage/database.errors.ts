@@ -96,6 +96,9 @@ export const isLockTimeout = (error: unknown): boolean => codeOf(error) === LOCK
 /** The longest pause before what failed with it is tried again: a lock costs the database nothing, and is gone from one moment to the next. */
 export const maxPauseMs = (error: unknown): number | undefined => (isLockTimeout(error) ? 1_000 : undefined);
 
+/** Whether something of that name is there already: a table, a function, a type or another object. */
+export const isDuplicateObject = (error: unknown): boolean => ['42P07', '42723', '42710'].includes(codeOf(error) ?? '');
+
 export const isDeadlock = (error: unknown): boolean => codeOf(error) === '40P01';
 
 /** Whether another transaction's locks were in the way: the statement gave up, or was chosen to end a deadlock. */

@@ -4,11 +4,11 @@ import type pg from 'pg';
 import { MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { pause } from '../timing.js';
 import { retryOnContention } from './retry.js';
-import { isContention } from './database.errors.js';
+import { isContention, isDuplicateObject } from './database.errors.js';
 import { Database } from './database.js';
 import { MIGRATIONS, readSql, type Migration } from './migration.files.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';
-import { SCHEMA_VERSION, newerSchema, renamed, tooNew } from './schema.version.js';
+import { newerSchema, renamed, SCHEMA_VERSION, takenBefore, tooNew, unrecorded } from './schema.version.js';
 import { type JobsMigratorOptions, openDatabase } from './migrator.options.js';
 
 /**
@@ -204,6 +204,7 @@ export class JobsMigrator {
       try {
         return await this.underLock((client) => this.apply(client, migration));
       } catch (error) {
+        if (isDuplicateObject(error)) throw await this.occupied(migration, error);
         if (!isContention(error)) throw error;
         if (tries === LOCK_TRIES) throw this.blocked(migration, error);
         await pause(LOCK_PAUSE_MS * Math.random());
@@ -227,6 +228,18 @@ export class JobsMigrator {
         'transactions that use them stay open. Find them in pg_stat_activity (xact_start), end them, and start again.',
       { cause },
     );
+  }
+
+  private async occupied({ name }: Migration, cause: unknown): Promise<SchemaOutdatedError> {
+    const { schema } = this.database;
+    const { rowCount } = await this.looking((client) =>
+      client.query(
+        `select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+         where n.nspname = $1 and p.proname = 'claim_plain_jobs'`,
+        [schema],
+      ),
+    );
+    return new SchemaOutdatedError(rowCount ? unrecorded(schema) : takenBefore(schema, name, cause), { cause });
   }
 
   private async versionOn(client: pg.ClientBase): Promise<number> {

@@ -18,3 +18,14 @@ export const renamed = (schema: string): string =>
 export const tooNew = (schema: string, version: number): string =>
   `Expected schema "${schema}" at version ${SCHEMA_VERSION} or one that is compatible with it, got ${version}: a newer ` +
   'millrace has migrated it. Update this process to that release, or give it a schema of its own.';
+
+/** What a migration says that finds the library's own objects, and no record of them. */
+export const unrecorded = (schema: string): string =>
+  `Expected schema "${schema}" to have a record of its migrations, got the library's tables without one, as a dump of the ` +
+  `structure alone leaves them (pg_dump -s). Restore the rows of "${schema}".migrations as well, or drop the schema and run ` +
+  'the migrations.';
+
+/** What a migration says that finds objects of others. */
+export const takenBefore = (schema: string, migration: string, cause: unknown): string =>
+  `Expected the names that migration ${migration} uses to be free in schema "${schema}", got: ` +
+  `${cause instanceof Error ? cause.message : String(cause)}. Give the library a schema of its own (option "schema").`;

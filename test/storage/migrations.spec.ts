@@ -54,6 +54,29 @@ describe('migrate (migrate)', () => {
     expect(applied.rows.map(({ version }) => version as number)).toEqual(shipped);
   });
 
+  it('says what to do with the structure of its tables alone, as a dump without data leaves it', async () => {
+    await migrating((migrator) => migrator.migrate());
+    await database.pool.query('delete from jobs.migrations');
+    const failure = await migrating((migrator) => migrator.migrate()).catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(SchemaOutdatedError);
+    expect((failure as Error).message).toMatch(/record of its migrations, .*pg_dump -s.*drop the schema/);
+    expect((await database.pool.query('select from jobs.migrations')).rowCount).toBe(0);
+  });
+
+  it.each([
+    ['a table', 'create table jobs.job_queues ()'],
+    ['a function', 'create function jobs.storable(at timestamptz) returns int language sql as $$ select 1 $$'],
+    ['a type', `create type jobs.job_outcome as enum ()`],
+  ])('says that names of its own are taken by others (%s), and leaves nothing half-done', async (_what, ddl) => {
+    await database.pool.query(`create schema jobs; ${ddl}`);
+    const objects = `select count(*)::int from pg_class where relnamespace = 'jobs'::regnamespace and relname <> 'migrations'`;
+    const before = (await database.pool.query(objects)).rows;
+    const failure = await migrating((migrator) => migrator.migrate()).catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(SchemaOutdatedError);
+    expect((failure as Error).message).toMatch(/to be free in schema "jobs", got: .*already exists.*schema of its own/);
+    expect((await database.pool.query(objects)).rows).toEqual(before);
+  });
+
   it('names each file of the folder once, in the order of the numbers', () => {
     const folder = new URL('../../lib/storage/migrations/', import.meta.url);
     const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.sql'));
