@@ -69,7 +69,7 @@ describe('migrate (migrate)', () => {
     ['a type', `create type jobs.job_outcome as enum ()`],
   ])('says that names of its own are taken by others (%s), and leaves nothing half-done', async (_what, ddl) => {
     await database.pool.query(`create schema jobs; ${ddl}`);
-    const objects = `select count(*)::int from pg_class where relnamespace = 'jobs'::regnamespace and relname <> 'migrations'`;
+    const objects = `select count(*)::int from pg_class where relnamespace = 'jobs'::regnamespace and relname !~ '^migrations'`;
     const before = (await database.pool.query(objects)).rows;
     const failure = await migrating((migrator) => migrator.migrate()).catch((error: unknown) => error);
     expect(failure).toBeInstanceOf(SchemaOutdatedError);
