@@ -102,6 +102,36 @@ describe('a child of a job whose key another one took', () => {
     expect([await statusOf(old), await statusOf(child)]).toEqual(['cancelled', 'cancelled']);
   });
 
+  it.each(['cancel', 'run', 'wait'] as const)(
+    'waits for it where it took the key from another successor (onParentFailure %s)',
+    async (onParentFailure) => {
+      const { old, running } = await holderAndSuccessor();
+      const child = await add({ jobKey: 'k', dependsOn: [old.id], onParentFailure });
+      expect(child.status).toBe('blocked');
+      await complete(running);
+      expect(await jobs.getJobs(OTHER)).toMatchObject([{ id: child.id }]);
+    },
+  );
+
+  it('waits for the last of many that took the key one after the other', async () => {
+    const { old, running } = await holderAndSuccessor();
+    let last = old;
+    for (let i = 0; i < 120; i++) last = await add({ jobKey: 'k' });
+    const child = await add({ dependsOn: [old.id] });
+    expect(child.status).toBe('blocked');
+    await complete(running);
+    await complete(await claimOne());
+    expect([await statusOf(last), await statusOf(child)]).toEqual(['completed', 'available']);
+  });
+
+  it('waits for the last that took the key, where it has run for longer than replaced jobs are remembered', async () => {
+    const { old } = await holderAndSuccessor();
+    await add({ jobKey: 'k' });
+    await test.sql(`update jobs.job_replacements set replaced_at = clock_timestamp() - interval '2 h'`);
+    await jobs.gcJobHistory();
+    expect(await add({ dependsOn: [old.id] })).toMatchObject({ status: 'blocked' });
+  });
+
   it('is held by no transaction that adds another child', async () => {
     const parent = await add();
     const child = await add({ dependsOn: [parent.id], onParentFailure: 'wait' });

@@ -157,6 +157,10 @@ begin
       delete from job_progress p where p.job_id = holder.id;
       delete from job_logs l where l.job_id = holder.id;
     end if;
+    -- What it has replaced itself is replaced by the new job from here on: nothing leads to a job that is not there.
+    if action = 'replace' then
+      update job_replacements r set new_id = spec.id, replaced_at = present where r.new_id = holder.id;
+    end if;
     if action in ('replace', 'follow') then
       insert into job_replacements (old_id, new_id) values (holder.id, spec.id)
       on conflict (old_id) do update set new_id = excluded.new_id, replaced_at = excluded.replaced_at;
