@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { setImmediate } from 'node:timers/promises';
 import pg from 'pg';
 import { JobKeyConflictError, type AddJobOptions, type ClaimedJob, type JobManager } from '../../lib/index.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
@@ -51,6 +52,28 @@ describe('a job that runs keeps its key from others', () => {
     await fail(running);
     expect([await statusOf(old), await statusOf(third)]).toEqual(['cancelled', 'available']);
   });
+});
+
+it('two jobs that are added at once share no key that nothing owned any more', async () => {
+  const slowly = `create function jobs.linger() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$`;
+  const sleeping = `select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`;
+  const untilSleeping = async (count: number) => {
+    while ((await test.sql(sleeping)).length < count) await setImmediate();
+  };
+  await test.sql(`insert into jobs.job_keys values ('k', gen_random_uuid())`);
+  await Promise.all([jobs.counts(), jobs.counts()]);
+  await test.sql(slowly);
+  for (const table of ['job_keys', 'jobs'])
+    await test.sql(
+      `create trigger linger after insert on jobs.${table} for each statement execute function jobs.linger()`,
+    );
+  const one = add({ jobKey: 'k' });
+  await untilSleeping(1);
+  await test.sql(`select jobs.free_keys(array['k'])`);
+  const other = add({ jobKey: 'k' });
+  await untilSleeping(2);
+  await Promise.all([one, other]);
+  expect(await test.sql(`select from jobs.jobs where job_key = 'k'`)).toHaveLength(1);
 });
 
 describe('jobs of one key that come back', () => {

@@ -2,8 +2,8 @@
 // on empty tables first and keep those plans, as those of a pool do that has been idle for a while.
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import type { Statement } from '../../lib/storage/database.js';
-import { addAlikeJobs, addJobs } from '../../lib/storage/statements/add-jobs.js';
+import { statement, type Statement } from '../../lib/storage/database.js';
+import { addAlikeJobs, addJobs, addKeyedJobs } from '../../lib/storage/statements/add-jobs.js';
 import { nextPlainPriority } from '../../lib/storage/statements/claim-jobs.js';
 import { findExpiredLeases } from '../../lib/storage/statements/claims-by-hand.js';
 import * as ends from '../../lib/storage/statements/end-jobs.js';
@@ -58,12 +58,18 @@ async function held(lanes: boolean): Promise<Held> {
 }
 
 const SOME = '{00000000-0000-7000-8000-000000000000}';
-const spec = `'[{"id":"' || gen_random_uuid() || '","task":"t","priority":0,"max_attempts":5}]'`;
+const specWith = (more = ''): string =>
+  `'[{"id":"' || gen_random_uuid() || '","task":"t","priority":0,"max_attempts":5${more}}]'`;
+/** What retries ask of each job. */
+const isKeyTaken = statement('is_key_taken', (schema) => `select ${schema}.is_key_taken($1::text, $2::uuid)`);
+const keyed = specWith(',"job_key":"k","job_key_mode":"replace"');
 
 /** What pools and callers run again and again beside claims and settles, prepared like theirs. Arguments in SQL. */
 const repeated: [Statement<unknown>, string][] = [
   [addAlikeJobs, `'{' || gen_random_uuid() || '}', '1', 't', 0, 5, null, null, null`],
-  [addJobs, `${spec}, '[1]'`],
+  [addJobs, `${specWith()}, '[1]'`],
+  [addKeyedJobs, `${keyed}, '[1]', false, false`],
+  [isKeyTaken, `'k', gen_random_uuid()`],
   [nextPlainPriority, '-5'],
   [findExpiredLeases, 'null'],
   [workers.heartbeat, `'${WORKER}'`],

@@ -103,7 +103,7 @@ begin
       select k.key from job_keys k where k.key = n.n limit 1 for update skip locked
     ) held
   );
-  delete from job_keys k where k.key = any(locked) and not exists (select from jobs j where j.id = k.job_id);
+  delete from job_keys k where k.key = any(locked) and (select j.id from jobs j where j.id = k.job_id limit 1) is null;
 end $$;
 
 -- The same for 2,000 keys behind `from_key`. Returns where to go on; null: the end is reached.
@@ -124,7 +124,7 @@ begin
     select k.key from unnest(seen) n cross join lateral (
       select k.key, k.job_id from job_keys k where k.key = n limit 1
     ) k
-    where not exists (select from jobs j where j.id = k.job_id)
+    where (select j.id from jobs j where j.id = k.job_id limit 1) is null
   ));
   return case when cardinality(seen) = 2000 then seen[2000] end;
 end $$;
@@ -180,7 +180,7 @@ $$;
 -- The live jobs that a key may belong to: those that have not failed for good, and its owner. Indexes: jobs_by_key, job_keys_pkey.
 create function holders_of(keys text[])
 returns table (key text, id uuid)
-language sql stable
+language sql stable rows 1
 set search_path from current
 set enable_seqscan = off
 set jit = off
@@ -210,8 +210,8 @@ set search_path from current
 set enable_seqscan = off
 as $$
   select exists (
-    select from holders_of(array[of_key]) h join jobs j on j.id = h.id
-    where h.id <> job and not (j.locked_by is not null and j.id < job)
+    select from holders_of(array[of_key]) h cross join lateral (select j.locked_by from jobs j where j.id = h.id limit 1) j
+    where h.id <> job and not (j.locked_by is not null and h.id < job)
   )
 $$;
 

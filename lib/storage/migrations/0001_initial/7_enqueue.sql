@@ -13,19 +13,23 @@
 -- were made. Only what a try changed in place (action update) leaves no id behind: there, what looks newer is left as it is.
 -- The pairs of a job and its parents are written here, where they are counted: they are those of the job that stays,
 -- whatever else of the call has its key.
--- Indexes: job_replacements_pkey, job_keys_pkey, jobs_by_key, jobs_pkey, job_bodies_pkey.
+-- Indexes: job_replacements_pkey, job_replacements_by_new, job_keys_pkey, jobs_by_key, jobs_pkey, job_bodies_pkey.
 create function add_keyed_jobs(asked json, payloads json, patient boolean, repeated boolean)
 returns table (requested uuid, id uuid, created boolean, missing text, replaced uuid, behind uuid)
 language plpgsql
 security definer
 set search_path from current
+set enable_seqscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
   present timestamptz := pg_catalog.clock_timestamp();
   spec record;
   holder record;
+  ids uuid[];
   keys text[];
+  locked integer;
   owner uuid;
   before_it uuid;
   waiting uuid[];
@@ -36,9 +40,8 @@ begin
     perform pg_catalog.set_config('lock_timeout'::text, '100ms'::text, true);
   end if;
   -- New jobs only: a caller must not write over what another job was.
-  if exists (
-    select from pg_catalog.json_to_recordset(asked) as spec(id uuid) join job_bodies b on b.id = spec.id
-  ) then
+  ids := array(select spec.id from pg_catalog.json_to_recordset(asked) as spec(id uuid));
+  if exists (select from job_bodies b where b.id = any(ids)) then
     raise exception 'a job with one of these ids exists already' using errcode = 'unique_violation';
   end if;
   return query
@@ -49,25 +52,33 @@ begin
     return;
   end if;
 
-  insert into job_keys (key, job_id)
-  select spec.job_key, spec.id from pg_catalog.json_to_recordset(asked) as spec(id uuid, job_key text) order by spec.job_key
-  on conflict (key) do nothing;
-  perform from job_keys k
-  where k.key in (select spec.job_key from pg_catalog.json_to_recordset(asked) as spec(job_key text))
-  order by k.key for update;
   keys := array(select spec.job_key from pg_catalog.json_to_recordset(asked) as spec(job_key text));
+  -- A key that nothing owns may go before it is locked, and is made again then.
+  loop
+    insert into job_keys (key, job_id)
+    select spec.job_key, spec.id from pg_catalog.json_to_recordset(asked) as spec(id uuid, job_key text) order by spec.job_key
+    on conflict (key) do nothing;
+    perform from job_keys k where k.key = any(keys) order by k.key for update;
+    get diagnostics locked = row_count;
+    exit when locked = pg_catalog.cardinality(keys);
+  end loop;
   -- A claim may be at one of them: what it has become is read by the statements that follow.
   if patient then
     waiting := array(
-      select j.id from holders_of(keys) h join jobs j on j.id = h.id where j.locked_by is null order by j.id for update of j
+      select j.id from (select h.id from holders_of(keys) h order by 1) h cross join lateral (
+        select j.id from jobs j where j.id = h.id and j.locked_by is null limit 1 for update
+      ) j
     );
   else
     waiting := array(
-      select j.id from holders_of(keys) h join jobs j on j.id = h.id where j.locked_by is null
-      order by j.id for update of j skip locked
+      select j.id from (select h.id from holders_of(keys) h order by 1) h cross join lateral (
+        select j.id from jobs j where j.id = h.id and j.locked_by is null limit 1 for update skip locked
+      ) j
     );
     if exists (
-      select from holders_of(keys) h join jobs j on j.id = h.id where j.locked_by is null and j.id <> all(waiting)
+      select from holders_of(keys) h cross join lateral (
+        select from jobs j where j.id = h.id and j.locked_by is null limit 1
+      ) j where h.id <> all(waiting)
     ) then
       raise exception 'jobs under these keys are held' using errcode = 'lock_not_available';
     end if;
@@ -89,7 +100,7 @@ begin
   loop
     select k.job_id into owner from job_keys k where k.key = spec.job_key;
     select j.id, j.id <> all(waiting) as running, j.parked into holder
-    from holders_of(array[spec.job_key]) h join jobs j on j.id = h.id
+    from holders_of(array[spec.job_key]) h cross join lateral (select * from jobs j where j.id = h.id limit 1) j
     order by j.id = owner desc, j.locked_by is not null desc, j.id desc limit 1;
     before_it := case when holder.running then holder.id else held_by(spec.job_key, holder.id) end;
 
