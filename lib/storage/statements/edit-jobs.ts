@@ -47,9 +47,9 @@ export const rescheduleJobs = statement<EditedRow>(
     for no key update skip locked
   ),
   locked as materialized (
-    select l.id from live l where l.id in (select id from bare) or l.id <> all(array(
+    select l.id from live l where l.id in (select id from bare) or l.id not in (
       select b.id from ${schema}.job_bodies b where b.id = any(array(select id from live))
-    ))
+    )
   ),
   held as materialized (select j.* from ${schema}.jobs j where j.id = any(array(select id from locked))),
   planned as materialized (

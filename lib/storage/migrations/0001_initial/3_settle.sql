@@ -421,7 +421,7 @@ begin
     union all
     select i.id, null, 'held', null, null, null, null, false, null, null
     from unnest(asked_ids, asked_fences) as i(id, fence)
-    where i.fence is null and i.id <> all(coalesce(held_ids, '{}')) and exists (select from jobs j where j.id = i.id);
+    where i.fence is null and i.id not in (select unnest(held_ids)) and exists (select from jobs j where j.id = i.id);
 
   perform give_back_places(place_queues, place_numbers);
 end $$;
@@ -461,7 +461,7 @@ begin
     )
     select h.id, case when h.locked_by is not null then 'running' else 'cancelled' end, h.job_key from held h
     union all
-    select j.id, 'held', null from jobs j where j.id = any(ids) and j.id <> all(held_ids);
+    select j.id, 'held', null from jobs j where j.id = any(ids) and j.id not in (select unnest(held_ids));
 end $$;
 
 -- Keeps what a step has returned, in the name of a claim. Returns whether the claim stands. It does not lock the job: in a

@@ -251,21 +251,23 @@ begin
     ) c
   );
   -- Children that are not live keep waiting for what may come back; others' rows are theirs.
-  select array_agg(d.parent_id), array_agg(d.child_id) into pair_parents, pair_children from (
+  select array_agg(d.parent_id), array_agg(d.child_id) into pair_parents, pair_children
+  from (select * from unnest(told_parents, told_children) as t(parent_id, child_id) order by t.child_id, t.parent_id) t
+  cross join lateral (
     select d.parent_id, d.child_id from job_dependencies d
-    where d.parent_id = any(told_parents) and d.child_id = any(told_children)
-    order by d.child_id, d.parent_id for update skip locked
+    where d.parent_id = t.parent_id and d.child_id = t.child_id limit 1 for update skip locked
   ) d;
 
   return query
     with pairs as materialized (
       select d.parent_id, d.child_id from unnest(pair_parents, pair_children) as d(parent_id, child_id)
-      where d.child_id = any(locked) or not exists (select from jobs j where j.id = d.child_id)
+      where d.child_id in (select unnest(locked)) or not exists (select from jobs j where j.id = d.child_id)
     ),
     verdicts as materialized (
       select v.*, v.ended is null or (v.ended = 'failed' and v.policy = 'wait') as stays from (
         select f.*, f.heir <> f.parent_id as is_moved, end_of_parent(f.heir) as ended,
-          coalesce((select b.on_parent_failure from job_bodies b where b.id = f.child_id), 'cancel') as policy
+          coalesce((select b.on_parent_failure from job_bodies b where b.id = f.child_id), 'cancel') as policy,
+          exists (select from job_dependencies d where d.parent_id = f.heir and d.child_id = f.child_id) as has_pair
         from (select p.*, heir_of(p.parent_id, p.child_id) as heir from pairs p) f
       ) v
     ),
@@ -277,18 +279,15 @@ begin
     forgotten as (
       delete from job_dependencies d using verdicts v
       where d.parent_id = v.parent_id and d.child_id = v.child_id and (v.is_moved or not v.stays)
-      returning d.parent_id, d.child_id
     ),
     children as materialized (
       select v.child_id, (array_agg(v.parent_id) filter (where v.ended = 'gone' or (v.ended = 'failed' and v.policy = 'cancel')))[1]
         as failed_parent,
-        -- The pairs that are left: those that the statement's snapshot shows, less those that go, more those that have come.
-        (select count(*) from job_dependencies d where d.child_id = v.child_id
-          and not exists (select from forgotten f where f.child_id = d.child_id and f.parent_id = d.parent_id))
-        + (select count(distinct m.heir) from verdicts m
-          where m.child_id = v.child_id and m.is_moved and m.stays
-            and not exists (select from job_dependencies d where d.child_id = m.child_id and d.parent_id = m.heir)) as unmet
-      from verdicts v where v.child_id = any(locked) group by v.child_id
+        -- The pairs that are left: those that the statement's snapshot shows, less those that go, more those that come.
+        (select count(*) from job_dependencies d where d.child_id = v.child_id)
+          - count(*) filter (where v.is_moved or not v.stays)
+          + count(distinct v.heir) filter (where v.is_moved and v.stays and not v.has_pair) as unmet
+      from verdicts v where v.child_id in (select unnest(locked)) group by v.child_id
     ),
     gone as (
       delete from jobs j using children c
@@ -315,15 +314,16 @@ begin
     union all
     select c.id, case when c.parked is null then 'released' else 'waiting' end, c.lane from counted c
     union all
-    select j.id, 'held', null from jobs j where j.id = any(told_children) and (
-      j.id <> all(locked) or exists (
-        select from job_dependencies d where d.child_id = j.id and d.parent_id = any(told_parents)
-          and not exists (
-            select from unnest(pair_parents, pair_children) as p(parent_id, child_id)
-            where p.parent_id = d.parent_id and p.child_id = d.child_id
-          )
-      )
-    );
+    select h.id, 'held', null from (
+      select t.child_id as id from unnest(told_children) as t(child_id)
+      where t.child_id not in (select unnest(locked))
+      union
+      select t.child_id from unnest(told_parents, told_children) as t(parent_id, child_id)
+      where (t.parent_id, t.child_id) not in (
+          select p.parent_id, p.child_id from unnest(pair_parents, pair_children) as p(parent_id, child_id)
+        )
+        and exists (select from job_dependencies d where d.parent_id = t.parent_id and d.child_id = t.child_id)
+    ) h where exists (select from jobs j where j.id = h.id);
 end $$;
 
 -- Pairs whose parent has ended, or was replaced, though the child was not told: the parents among the newest 2,000
