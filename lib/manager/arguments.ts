@@ -175,3 +175,6 @@ export function checkWorkerId(workerId: unknown): void {
 
 /** For what is read after the turn of the call: by then the caller may have changed its list. */
 export const copyOf = (list: string[] | null | undefined): string[] | null => (list ? [...list] : null);
+
+/** Ids of jobs as the database writes them, each once: what it answers is compared with them. */
+export const idsOf = (ids: string[]): string[] => [...new Set(ids.map((id) => id.toLowerCase()))];

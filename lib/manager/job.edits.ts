@@ -24,7 +24,7 @@ export class JobEdits {
 
   async cancel(ids: string[], reason: string | null): Promise<Job[]> {
     const rows: edits.CancelledRow[] = [];
-    await retryHeld([...new Set(ids)], async (open) => {
+    await retryHeld(ids, async (open) => {
       const found = await this.cancelNow(open, reason);
       rows.push(...found.filter(({ became }) => became !== 'held'));
       return found.filter(({ became }) => became === 'held').map(({ id }) => id);
@@ -39,7 +39,7 @@ export class JobEdits {
   async reschedule(ids: string[], changes: [unknown, unknown, number | null]): Promise<Job[]> {
     const { revival, publisher, promoter, inspector } = this.parts;
     const rows: edits.EditedRow[] = [];
-    await retryHeld([...new Set(ids)], async (open) => {
+    await retryHeld(ids, async (open) => {
       const found = await revival.reschedule(open, changes);
       rows.push(...found.filter(({ held }) => !held));
       return found.filter(({ held }) => held).map(({ id }) => id);

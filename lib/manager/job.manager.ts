@@ -42,7 +42,7 @@ import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { check, throwIfAny } from '../validation.js';
 import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
-import { callOptions, checkAdd, checkAddMany, checkWorkerId, copyOf } from './arguments.js';
+import { callOptions, checkAdd, checkAddMany, checkWorkerId, copyOf, idsOf } from './arguments.js';
 import { ClaimsByHand, resultsByHand } from './claims.by.hand.js';
 import { JobEdits } from './job.edits.js';
 import { JobEngine } from './job.engine.js';
@@ -243,7 +243,7 @@ export class JobManager {
   /** Exhausts jobs, waiting or running, whatever attempts are left. Returns those that were; others are not live. */
   async permanentlyFailJobs(ids: string[], reason = 'failed by an operator'): Promise<Job[]> {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.reason] });
-    const jobs = [...new Set(ids)].map((id) => ({ id, fence: null }));
+    const jobs = idsOf(ids).map((id) => ({ id, fence: null }));
     return this.engine.inspector.findAll(await this.engine.ends.end(jobs, 'doomed', reason));
   }
 
@@ -253,7 +253,7 @@ export class JobManager {
    */
   async cancelJobs(ids: string[], reason?: string): Promise<Job[]> {
     check({ ids: [ids, rules.uuids], reason: [reason, rules.optional(rules.reason)] });
-    return this.edits.cancel(ids, reason ?? null);
+    return this.edits.cancel(idsOf(ids), reason ?? null);
   }
 
   /**
@@ -267,7 +267,7 @@ export class JobManager {
   ): Promise<Job[]> {
     check({ ids: [ids, rules.uuids] }, [callOptions.rescheduleJobs, changes]);
     const { runAt, priority, maxAttempts } = changes;
-    return this.edits.reschedule(ids, [runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null]);
+    return this.edits.reschedule(idsOf(ids), [runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null]);
   }
 
   /**
@@ -278,7 +278,7 @@ export class JobManager {
   async retryJobs(ids: string[]): Promise<Job[]> {
     check({ ids: [ids, rules.uuids] });
     const { inspector, revival } = this.engine;
-    const asked = [...ids];
+    const asked = idsOf(ids);
     return inspector.findAll(await this.inPatientTransaction((executor) => revival.retry(asked, executor)));
   }
 
@@ -476,7 +476,7 @@ export class JobManager {
    */
   async jobGraph(id: string): Promise<JobGraph> {
     check({ id: [id, rules.uuid] });
-    return this.engine.inspector.graph(id);
+    return this.engine.inspector.graph(id.toLowerCase());
   }
 
   /** The attempts of a job, oldest first; the running one comes last, as `started`. */
@@ -516,7 +516,7 @@ export class JobManager {
    */
   async waitForJob(id: string, options: WaitOptions = {}): Promise<JobResult> {
     check({ id: [id, rules.uuid] }, [callOptions.waitForJob, options]);
-    return this.engine.waiter.wait(id, options);
+    return this.engine.waiter.wait(id.toLowerCase(), options);
   }
 
   /** The workers that are alive. */

@@ -6,6 +6,7 @@ import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema, TaskToken } from '../interfaces/task.interface.js';
 import { PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
 import type { NewJob } from '../storage/statements/add-jobs.js';
+import { idsOf } from './arguments.js';
 import { newJobId } from './job.id.js';
 import { EncryptedValue, payloadBinding, type JobCipher } from './job.cipher.js';
 import { lossIn } from './json.loss.js';
@@ -74,7 +75,7 @@ export class JobPreparer {
       flags: listOrNull(options.flags ?? defaults.flags),
       tags: listOrNull(options.tags),
       group_id: options.groupId ?? null,
-      depends_on: options.dependsOn?.length ? [...new Set(options.dependsOn)] : null,
+      depends_on: options.dependsOn?.length ? idsOf(options.dependsOn) : null,
       on_parent_failure: options.onParentFailure ?? null,
       payload_kib: null,
     };

@@ -254,7 +254,7 @@ export const CASES: Record<string, Case> = {
       false,
     ],
     waits: true,
-    locks: 'job_keys jobs job_dependencies job_bodies job_steps job_progress job_logs',
+    locks: 'job_keys jobs job_dependencies job_bodies job_steps job_progress job_logs job_replacements',
   },
   publish_news: { args: () => ['channel', ['x']] },
   find_key_owners: { args: () => [['k']] },

@@ -1,4 +1,5 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { setImmediate } from 'node:timers/promises';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import pg from 'pg';
 import {
   InvalidArgumentError,
@@ -307,6 +308,24 @@ describe('purgeJobs', () => {
     expect(await jobs.purgeJobs({ status: 'completed', olderThanMs: 0 })).toBe(1);
     await expect(jobs.purgeJobs({ status: 'running', olderThanMs: 0 })).rejects.toThrow(InvalidArgumentError);
   });
+});
+
+it('ids in capitals name the same jobs', async () => {
+  const parent = await jobs.addJob('x', 1);
+  const id = parent.id.toUpperCase();
+  const child = await jobs.addJob('y', 1, { dependsOn: [id, parent.id] });
+  expect(child).toMatchObject({ status: 'blocked', dependsOn: [parent.id] });
+  expect((await jobs.jobGraph(id)).nodes).toHaveLength(2);
+  let failing!: Promise<Job[]>;
+  await inTransaction(async (client) => {
+    await client.query('select from jobs.jobs where id = $1 for update', [parent.id]);
+    const tries = jest.spyOn(jobs.engine.database, 'run');
+    failing = jobs.permanentlyFailJobs([id]);
+    while (tries.mock.results.length < 2) await setImmediate();
+    tries.mockRestore();
+  });
+  expect(await failing).toMatchObject([{ id: parent.id, status: 'exhausted' }]);
+  expect(await jobs.waitForJob(id)).toMatchObject({ status: 'exhausted' });
 });
 
 describe('a purge', () => {
