@@ -7,7 +7,9 @@ import type { Database, Statement } from '../storage/database.js';
 import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
 import type { News } from '../storage/job.news.js';
 import {
+  addAlikeAndTell,
   addAlikeJobs,
+  addAndTell,
   addJobs,
   addKeyedJobs,
   findKeyOwners,
@@ -32,15 +34,15 @@ import type { JobPreparer, PreparedJob } from './job.preparer.js';
 import {
   CHUNK,
   describe,
-  isAlike,
   isChild,
   isOneStatement,
-  isPlain,
   mayLink,
   needsRounds,
+  newsAhead,
   newsOfAdded,
   pairsOf,
   parametersOf,
+  parametersOfAlike,
   parentsOf,
   roundsOf,
   toAddedJob,
@@ -131,6 +133,8 @@ export class JobAdder {
   private async addIn(executor: QueryExecutor, jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const children = jobs.filter(isChild);
     const how = { executor, patient: true, repeated: false, others: new Set<string>() };
+    const news = target.notify ? newsAhead(jobs) : null;
+    if (news) return this.insert(jobs, executor, this.publisher.parametersOf(news));
     if (!isOneStatement(jobs)) await this.refuseAhead(jobs, children, executor);
     const added = await this.insertAll(jobs, children, how).catch(async (error: unknown) => {
       // What was refused half-way must not be committed.
@@ -218,12 +222,15 @@ export class JobAdder {
     await this.publisher.publishIn(executor, [...ends, ...(notify ? newsOfAdded(added) : [])]);
   }
 
-  private async insert(jobs: PreparedJob[], executor?: QueryExecutor): Promise<AddedJob[]> {
+  /** `told`: what to tell with it, for one statement alone. */
+  private async insert(jobs: PreparedJob[], executor?: QueryExecutor, told: string[] = []): Promise<AddedJob[]> {
+    const statement = told.length ? addAndTell : addJobs;
     const added: AddedJob[] = [];
     for (let start = 0; start < jobs.length; start += CHUNK) {
       const chunk = jobs.slice(start, start + CHUNK);
       const rows =
-        (await this.insertAlike(chunk, executor)) ?? (await this.database.run(addJobs, parametersOf(chunk), executor));
+        (await this.insertAlike(chunk, executor, told)) ??
+        (await this.database.run(statement, [...parametersOf(chunk), ...told], executor));
       refuseMissing(rows);
       const now = Number((rows[0] as { now: number }).now);
       for (const job of chunk) added.push(toAddedJob(job, now));
@@ -232,21 +239,11 @@ export class JobAdder {
   }
 
   /** Null where the jobs are not alike, or are there already: an add whose answer was lost is being repeated. */
-  private async insertAlike(jobs: PreparedJob[], executor: QueryExecutor | undefined) {
-    const first = jobs[0]!.row;
-    if (!jobs.every(({ row }) => isPlain(row) && isAlike(row, first))) return null;
-    const values = [
-      `{${jobs.map(({ row }) => row.id).join()}}`,
-      jobs.map(({ json, sealed }) => sealed ?? json).join('\n'),
-      first.task,
-      first.priority,
-      first.max_attempts,
-      first.run_at,
-      first.delay_ms,
-      jobs.some(({ row }) => row.payload_kib !== null) ? jobs.map(({ row }) => row.payload_kib) : null,
-    ];
+  private async insertAlike(jobs: PreparedJob[], executor: QueryExecutor | undefined, told: string[]) {
+    const alike = parametersOfAlike(jobs);
+    if (!alike) return null;
     try {
-      return await this.database.run(addAlikeJobs, values, executor);
+      return await this.database.run(told.length ? addAlikeAndTell : addAlikeJobs, [...alike, ...told], executor);
     } catch (error) {
       if (executor || !isUniqueViolation(error)) throw error;
       return null;
