@@ -154,6 +154,16 @@ describe('on a pg client', () => {
     expect(await stored()).toBe(50);
   });
 
+  it('in one that was begun as read only, the refusal names that too', async () => {
+    await client.query('rollback');
+    await client.query('begin read only');
+    await expect(jobs.addJob('x', 1, { manager: client })).rejects.toThrow(
+      'a transaction of yours was begun as read only',
+    );
+    await client.query('rollback');
+    expect(await stored()).toBe(0);
+  });
+
   it('a refused call leaves nothing on its way when it rejects', async () => {
     let underWay = 0;
     const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
