@@ -11,7 +11,7 @@ import { tryBriefly } from './brief.lock.js';
 import type { JobCipher } from './job.cipher.js';
 import type { JobPromoter } from './job.promoter.js';
 import type { JobPreparer, PreparedJob } from './job.preparer.js';
-import { isChild, isOneStatement, needsRounds, newsOfAdded, parentsOf } from './prepared.jobs.js';
+import { isChild, isOneStatement, needsRounds, newsAhead, newsOfAdded, parentsOf } from './prepared.jobs.js';
 import { JobInserter, type Insertion } from './job.inserter.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { retryUntilKnown } from '../storage/retry.js';
@@ -91,6 +91,8 @@ export class JobAdder {
   private async addIn(executor: QueryExecutor, jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
     const children = jobs.filter(isChild);
     const how = { executor, patient: true, repeated: false, others: new Set<string>() };
+    const news = target.notify ? newsAhead(jobs) : null;
+    if (news) return this.inserter.insert(jobs, executor, this.publisher.parametersOf(news));
     if (!isOneStatement(jobs)) await this.inserter.refuseAhead(jobs, children, executor);
     const added = await this.inserter.insertAll(jobs, children, how).catch(async (error: unknown) => {
       // What was refused half-way must not be committed.

@@ -5,7 +5,9 @@ import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from
 import type { Database, Statement } from '../storage/database.js';
 import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
 import {
+  addAlikeAndTell,
   addAlikeJobs,
+  addAndTell,
   addJobs,
   addKeyedJobs,
   findKeyOwners,
@@ -22,12 +24,11 @@ import type { PreparedJob } from './job.preparer.js';
 import {
   CHUNK,
   describe,
-  isAlike,
-  isPlain,
   mayLink,
   needsRounds,
   pairsOf,
   parametersOf,
+  parametersOfAlike,
   parentsOf,
   roundsOf,
   toAddedJob,
@@ -57,12 +58,15 @@ export class JobInserter {
     return jobs.some(needsRounds) ? this.insertKeyed(jobs, how) : this.insert(jobs, how.executor);
   }
 
-  async insert(jobs: PreparedJob[], executor?: QueryExecutor): Promise<AddedJob[]> {
+  /** `told`: what to tell with it, for one statement alone. */
+  async insert(jobs: PreparedJob[], executor?: QueryExecutor, told: string[] = []): Promise<AddedJob[]> {
+    const statement = told.length ? addAndTell : addJobs;
     const added: AddedJob[] = [];
     for (let start = 0; start < jobs.length; start += CHUNK) {
       const chunk = jobs.slice(start, start + CHUNK);
       const rows =
-        (await this.insertAlike(chunk, executor)) ?? (await this.database.run(addJobs, parametersOf(chunk), executor));
+        (await this.insertAlike(chunk, executor, told)) ??
+        (await this.database.run(statement, [...parametersOf(chunk), ...told], executor));
       refuseMissing(rows);
       const now = Number((rows[0] as { now: number }).now);
       for (const job of chunk) added.push(toAddedJob(job, now));
@@ -71,21 +75,11 @@ export class JobInserter {
   }
 
   /** Null where the jobs are not alike, or are there already: an add whose answer was lost is being repeated. */
-  private async insertAlike(jobs: PreparedJob[], executor: QueryExecutor | undefined) {
-    const first = jobs[0]!.row;
-    if (!jobs.every(({ row }) => isPlain(row) && isAlike(row, first))) return null;
-    const values = [
-      `{${jobs.map(({ row }) => row.id).join()}}`,
-      jobs.map(({ json, sealed }) => sealed ?? json).join('\n'),
-      first.task,
-      first.priority,
-      first.max_attempts,
-      first.run_at,
-      first.delay_ms,
-      jobs.some(({ row }) => row.payload_kib !== null) ? jobs.map(({ row }) => row.payload_kib) : null,
-    ];
+  private async insertAlike(jobs: PreparedJob[], executor: QueryExecutor | undefined, told: string[]) {
+    const alike = parametersOfAlike(jobs);
+    if (!alike) return null;
     try {
-      return await this.database.run(addAlikeJobs, values, executor);
+      return await this.database.run(told.length ? addAlikeAndTell : addAlikeJobs, [...alike, ...told], executor);
     } catch (error) {
       if (executor || !isUniqueViolation(error)) throw error;
       return null;

@@ -30,8 +30,14 @@ export class NewsPublisher {
 
   /** In the transaction of `executor`, or in the one that the database is bound to. */
   async publishIn(executor: QueryExecutor | undefined, news: News[]): Promise<void> {
-    const messages = [...new Set(news.flatMap(toMessages))];
+    const messages = messagesOf(news);
     if (messages.length) await this.database.run(publishNews, [this.database.channel, messages], executor);
+  }
+
+  /** The same as parameters of a statement that tells it with what it does: a channel, and a JSON array; none: nothing to tell. */
+  parametersOf(news: News[]): [channel: string, messages: string] | [] {
+    const messages = messagesOf(news);
+    return messages.length ? [this.database.channel, JSON.stringify(messages)] : [];
   }
 
   async idle(): Promise<void> {
@@ -72,10 +78,12 @@ export class NewsPublisher {
     // One turn: what one change has to tell goes together.
     await Promise.resolve();
     for (let news = this.take(); news.length; news = this.take()) {
-      const messages = [...new Set(news.flatMap(toMessages))];
+      const messages = messagesOf(news);
       await this.database.run(publishNews, [this.database.channel, messages]).catch(() => undefined);
       await pause(PAUSE_MS);
     }
     this.inFlight = null;
   }
 }
+
+const messagesOf = (news: News[]): string[] => [...new Set(news.flatMap(toMessages))];

@@ -25,7 +25,7 @@ export const mayLink = ({ row }: PreparedJob, id: string): boolean =>
   row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
 
 /** Nothing but a task, a payload, and when and how often to try. */
-export const isPlain = (row: NewJob): boolean =>
+const isPlain = (row: NewJob): boolean =>
   row.timeout_ms === null &&
   row.queue === null &&
   row.rate_limit_key === null &&
@@ -35,7 +35,7 @@ export const isPlain = (row: NewJob): boolean =>
   row.group_id === null &&
   row.depends_on === null;
 
-export const isAlike = (row: NewJob, other: NewJob): boolean =>
+const isAlike = (row: NewJob, other: NewJob): boolean =>
   row.task === other.task &&
   row.priority === other.priority &&
   row.max_attempts === other.max_attempts &&
@@ -52,16 +52,34 @@ export function pairsOf(children: PreparedJob[]): [childIds: string[], parentIds
   return [children.flatMap(({ row }, index) => parents[index]!.map(() => row.id)), parents.flat()];
 }
 
+type Announced = Pick<AddedJob, 'status' | 'runAt' | 'queue' | 'rateLimitKey' | 'maxAttempts' | 'priority'>;
+
 /** Of what may run soon: where pools should look. */
-export function newsOfAdded(added: AddedJob[]): News[] {
+export function newsOfAdded(added: Announced[]): News[] {
   const soon = added.filter(({ status, runAt }) => {
     return status === 'available' || (status === 'scheduled' && runAt.getTime() - Date.now() < SOON_MS);
   });
-  const isPlain = (job: AddedJob): boolean => job.queue === null && job.rateLimitKey === null && job.maxAttempts > 1;
+  const isPlain = (job: Announced): boolean => job.queue === null && job.rateLimitKey === null && job.maxAttempts > 1;
   const priorities = [...new Set(soon.filter(isPlain).map(({ priority }) => priority))];
   return newsOf(
     soon.map((job) => (isPlain(job) ? null : laneOf(job))),
     priorities,
+  );
+}
+
+/** The same before they are added; null where that takes the database's clock, or more than one statement. */
+export function newsAhead(jobs: PreparedJob[]): News[] | null {
+  if (!isOneStatement(jobs) || jobs.some((job) => needsRounds(job) || job.row.run_at !== null)) return null;
+  const now = Date.now();
+  return newsOfAdded(
+    jobs.map(({ row }) => ({
+      status: row.delay_ms ? 'scheduled' : 'available',
+      runAt: toDate(now + (row.delay_ms ?? 0)),
+      queue: row.queue,
+      rateLimitKey: row.rate_limit_key,
+      maxAttempts: row.max_attempts,
+      priority: row.priority,
+    })),
   );
 }
 
@@ -79,6 +97,22 @@ export const parametersOf = (jobs: PreparedJob[]): [specs: string, payloads: str
   `[${jobs.map(({ row }) => compact(row)).join(',')}]`,
   `[${jobs.map(({ json, sealed }) => sealed ?? json).join(',')}]`,
 ];
+
+/** Null where the jobs are not alike. */
+export function parametersOfAlike(jobs: PreparedJob[]): unknown[] | null {
+  const first = jobs[0]!.row;
+  if (!jobs.every(({ row }) => isPlain(row) && isAlike(row, first))) return null;
+  return [
+    `{${jobs.map(({ row }) => row.id).join()}}`,
+    jobs.map(({ json, sealed }) => sealed ?? json).join('\n'),
+    first.task,
+    first.priority,
+    first.max_attempts,
+    first.run_at,
+    first.delay_ms,
+    jobs.some(({ row }) => row.payload_kib !== null) ? jobs.map(({ row }) => row.payload_kib) : null,
+  ];
+}
 
 export function roundsOf(jobs: PreparedJob[]): PreparedJob[][] {
   const rounds: PreparedJob[][] = [];

@@ -10,6 +10,8 @@ export const COPY_LENGTH = COPY.length;
 const underWay = new Map<string, number>();
 /** Where more are under way, looking for those that are over costs more than leaving them. */
 const MAX_LISTED = 200;
+/** Marks of calls that are over are dropped so seldom: most transactions have a few calls. */
+const DROP_ONE_IN = 64;
 let turns = 0;
 let ofThisTurn: string | null = null;
 
@@ -26,8 +28,11 @@ export function endCall(mark: string): void {
   else underWay.delete(mark);
 }
 
-/** Marks of calls under way, apart by spaces; null: too many to name. */
-export const marksUnderWay = (): string | null => (underWay.size > MAX_LISTED ? null : [...underWay.keys()].join(' '));
+/** Now and then, the marks of calls under way, apart by spaces: those of others may be dropped. Null: nothing is dropped. */
+export function marksToKeep(): string | null {
+  if (underWay.size > MAX_LISTED || Math.random() * DROP_ONE_IN >= 1) return null;
+  return [...underWay.keys()].join(' ');
+}
 
 function begin(): string {
   void Promise.resolve().then(() => (ofThisTurn = null));

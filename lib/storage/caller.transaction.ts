@@ -2,7 +2,7 @@
 // of the call must then run nowhere, neither by itself nor in the next transaction of the connection. So PostgreSQL is asked
 // to mark the transaction when the call is made, and what the call writes does nothing where the mark is not found.
 import type { QueryExecutor } from '../interfaces/job.interface.js';
-import { beginCall, endCall, marksUnderWay } from './call.marks.js';
+import { beginCall, endCall, marksToKeep } from './call.marks.js';
 
 /** Calls on one connection whose times overlap. They take turns: statements of two must not mix. */
 interface Overlap {
@@ -20,8 +20,8 @@ interface Marking {
 
 const overlaps = new WeakMap<object, Overlap>();
 
-/** Sets the mark. `underWay`: marks of this process that must stay; null: all of them. */
-export type SetMark = (mark: string, underWay: string | null) => Promise<unknown>;
+/** Sets the mark. `kept`: marks of this process that must stay; null: all of them. */
+export type SetMark = (mark: string, kept: string | null) => Promise<unknown>;
 
 /** What `executor` is in now. Statements that run on this run there or do nothing. */
 export class CallerTransaction implements QueryExecutor {
@@ -73,7 +73,7 @@ export class CallerTransaction implements QueryExecutor {
     const { overlap } = this;
     const mark = beginCall();
     if (overlap.marking?.mark === mark) return overlap.marking;
-    const done = setMark(mark, marksUnderWay());
+    const done = setMark(mark, marksToKeep());
     // A call that is refused before its turn does not look at it.
     done.catch(() => undefined);
     return (overlap.marking = { mark, done });

@@ -214,8 +214,9 @@ function ofServer({ error, code, message, cause }: Failure): JobsError | null {
   }
   if (code === READ_ONLY) {
     return new DatabaseUnavailableError(
-      `The database takes no writes: ${message}. It is a standby, a primary that was demoted, or the role has ` +
-        'default_transaction_read_only; "connection" must lead to the primary.',
+      `The database takes no writes: ${message}. It is a standby, a primary that was demoted, the role has ` +
+        'default_transaction_read_only, or a transaction of yours was begun as read only; "connection" must lead to the ' +
+        'primary.',
       cause,
     );
   }

@@ -24,7 +24,7 @@ import { Reachability } from './reachability.js';
 import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
 import { retryOnContention } from './retry.js';
-import { failTransaction, markTransaction, type Statement } from './statement.js';
+import { failTransaction, markAndDrop, markTransaction, type Statement } from './statement.js';
 
 export { statement, type Statement, type StatementTraits } from './statement.js';
 
@@ -176,7 +176,9 @@ export class Database {
   /** The transaction that `executor` is in now: to run the statements of one call in. None for what is no executor. */
   join(executor: QueryExecutor | undefined): CallerTransaction | undefined {
     if (Object(executor) !== executor || !executor) return undefined;
-    return new CallerTransaction(executor, (mark, underWay) => this.runOn(executor, markTransaction, [mark, underWay]));
+    return new CallerTransaction(executor, (mark, kept) =>
+      kept === null ? this.runOn(executor, markTransaction, [mark]) : this.runOn(executor, markAndDrop, [mark, kept]),
+    );
   }
 
   /** Makes a caller's transaction fail: nothing of it can be committed. */

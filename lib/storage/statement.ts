@@ -44,23 +44,30 @@ export const MAX_LOCK_WAIT = '100ms';
 const MARKS = "pg_catalog.current_setting('millrace.calls', true)";
 
 /**
- * Names the transaction that it is run in, until that ends, or its savepoint is rolled back to. $1 the mark, $2 the marks of
- * this process that must stay, apart by spaces; null: all of them. What is younger stays too: it was not known when this was
- * asked for. So does what others have set. Outside of a transaction the mark is gone at once.
+ * Names the transaction that it is run in, until that ends, or its savepoint is rolled back to. $1 the mark. Outside of a
+ * transaction it is gone at once. Other executors than pg's have this planned each time, so it is short.
  */
 export const markTransaction = statement(
   'mark_transaction',
   () => `
-  select pg_catalog.set_config('millrace.calls', pg_catalog.concat_ws(' ', case
-    when $2::text is null then pg_catalog.replace(${MARKS}, $1::text, '')
-    else (
-      select pg_catalog.string_agg(mark, ' ') from pg_catalog.unnest(pg_catalog.string_to_array(${MARKS}, ' ')) as mark
-      where mark <> $1::text and (
-        mark collate "C" > $1::text or pg_catalog.left(mark, ${COPY_LENGTH}) <> pg_catalog.left($1::text, ${COPY_LENGTH})
-        or mark = any(pg_catalog.string_to_array($2::text, ' '))
-      )
+  select pg_catalog.set_config('millrace.calls', case when pg_catalog.strpos(${MARKS}, $1::text) > 0 then ${MARKS}
+    else pg_catalog.concat_ws(' ', ${MARKS}, $1::text) end, true) is null`,
+);
+
+/**
+ * The same, and drops marks of calls that are over. $2 those of this process that are under way, apart by spaces. Younger ones
+ * stay too: they were not known when this was asked for. So do those that others have set.
+ */
+export const markAndDrop = statement(
+  'mark_and_drop',
+  () => `
+  select pg_catalog.set_config('millrace.calls', pg_catalog.concat_ws(' ', (
+    select pg_catalog.string_agg(mark, ' ') from pg_catalog.unnest(pg_catalog.string_to_array(${MARKS}, ' ')) as mark
+    where mark <> $1::text and (
+      mark collate "C" > $1::text or pg_catalog.left(mark, ${COPY_LENGTH}) <> pg_catalog.left($1::text, ${COPY_LENGTH})
+      or mark = any(pg_catalog.string_to_array($2::text, ' '))
     )
-  end, $1::text), true) is null`,
+  ), $1::text), true) is null`,
 );
 
 /** Whether the transaction has the mark, which is parameter `place`. */

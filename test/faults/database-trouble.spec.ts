@@ -292,8 +292,9 @@ describe('answers that are lost after the commit', () => {
     client.on('error', () => undefined);
     await client.connect();
     await client.query('begin');
-    proxy.loseAnswerTo('millrace_add_alike_jobs');
+    proxy.loseAnswerTo('millrace_add_alike_and_tell');
     await expect(jobs.addJob('count', 1, { manager: client })).rejects.toBeInstanceOf(DatabaseUnavailableError);
+    expect(proxy.lostThem).toBe(true);
     expect((await witness.counts()).byStatus.available).toBe(0);
   });
 

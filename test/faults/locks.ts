@@ -216,7 +216,7 @@ interface Case {
   waits?: true;
   /** It is the testing kit's, which has its database to itself: it may wait, in any order. */
   kit?: true;
-  /** It runs within transactions of the library alone, whose waits are limited. */
+  /** It runs within transactions alone: of the library, whose waits are limited, or of callers, which say how long they wait. */
   within?: true;
   /** It waits for rows: on the library's connections for 100 ms, in a caller's transaction for as long as that one says. */
   rows?: true;
@@ -244,6 +244,18 @@ export const CASES: Record<string, Case> = {
   add_alike_jobs: {
     args: ({ ids }) => [`{${ids.fresh}}`, '1', 't', 0, 5, null, null, null],
     waits: true,
+    locks: '',
+  },
+  add_and_tell: {
+    args: ({ ids }) => [jobOf(ids.fresh), '[1]', 'channel', '["x"]'],
+    waits: true,
+    within: true,
+    locks: '',
+  },
+  add_alike_and_tell: {
+    args: ({ ids }) => [`{${ids.fresh}}`, '1', 't', 0, 5, null, null, null, 'channel', '["x"]'],
+    waits: true,
+    within: true,
     locks: '',
   },
   add_keyed_jobs: {

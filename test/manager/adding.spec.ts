@@ -569,3 +569,72 @@ describe('several calls at once in one transaction of a pg client', () => {
     await client.query('rollback');
   });
 });
+
+describe('what an add in a caller’s transaction tells pools', () => {
+  let client: pg.Client;
+  let listener: pg.Client;
+  let heard: string[];
+  let toldAll: () => void = () => undefined;
+  /** The statements that went over the client. */
+  let sent: string[];
+  const executor: QueryExecutor = {
+    query: (text: string, values?: unknown[]) => {
+      sent.push(text);
+      return client.query(text, values);
+    },
+  };
+  const channel = (): string => jobs.engine.database.channel;
+
+  beforeEach(async () => {
+    [client, listener] = [new pg.Client(test.url), new pg.Client(test.url)];
+    [heard, sent] = [[], []];
+    await Promise.all([client.connect(), listener.connect()]);
+    listener.on('notification', ({ payload }) => (payload === 'end' ? toldAll() : void heard.push(payload ?? '')));
+    await listener.query(`listen ${channel()}`);
+    await client.query('begin');
+  });
+  afterEach(() => Promise.all([client.end(), listener.end()]));
+
+  /** All that was told before this. */
+  async function allHeard(): Promise<string[]> {
+    const ended = new Promise<void>((resolve) => (toldAll = resolve));
+    await test.sql('select pg_notify($1, $2)', [channel(), 'end']);
+    await ended;
+    return heard;
+  }
+
+  const soon = (): Date => new Date(Date.now() + 1_000);
+  it.each<[string, AddJobOptions, string[]]>([
+    ['of a plain job', {}, ['']],
+    ['of one that is due at once after a delay', { delayMs: 1_000 }, ['']],
+    ['of a job of another priority', { priority: 7 }, ['{"kind":"jobs","priorities":[7]}']],
+    ['of a job in a queue', { queue: 'mail' }, ['{"kind":"lanes","lanes":["mail\\u001f\\u001f"]}']],
+    ['of a job for later', { delayMs: 60_000 }, []],
+    ['that is to be silent', { notify: false }, []],
+  ])('%s goes with its one statement, and is heard with the commit', async (_what, options, news) => {
+    await jobs.addJob('x', 1, { ...options, manager: executor });
+    expect(sent).toHaveLength(2);
+    await client.query('commit');
+    expect(await allHeard()).toEqual(news);
+  });
+
+  it('waits for the database’s clock where the job has a time of its own', async () => {
+    await jobs.addJob('x', 1, { runAt: soon(), manager: executor });
+    expect(sent).toHaveLength(3);
+    await client.query('commit');
+    expect(await allHeard()).toEqual(['']);
+  });
+
+  it('is nothing where the add is refused', async () => {
+    const refused = jobs.addJob('x', 1, { rateLimitKey: 'unknown', manager: executor });
+    await expect(refused).rejects.toThrow(UnknownRateLimitError);
+    await client.query('commit');
+    expect(await allHeard()).toEqual([]);
+  });
+
+  it('is nothing where the transaction is rolled back', async () => {
+    await jobs.addJob('x', 1, { manager: executor });
+    await client.query('rollback');
+    expect(await allHeard()).toEqual([]);
+  });
+});

@@ -154,6 +154,16 @@ describe('on a pg client', () => {
     expect(await stored()).toBe(50);
   });
 
+  it('in one that was begun as read only, the refusal names that too', async () => {
+    await client.query('rollback');
+    await client.query('begin read only');
+    await expect(jobs.addJob('x', 1, { manager: client })).rejects.toThrow(
+      'a transaction of yours was begun as read only',
+    );
+    await client.query('rollback');
+    expect(await stored()).toBe(0);
+  });
+
   it('a refused call leaves nothing on its way when it rejects', async () => {
     let underWay = 0;
     const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
@@ -230,12 +240,15 @@ describe('on a pg client', () => {
     expect(await stored()).toBe(2_000);
   });
 
-  it('marks that another copy of the library has set stay', async () => {
+  it('marks of calls that have ended do not pile up, and those that another copy of the library has set stay', async () => {
     await client.query(`set local millrace.calls = 'another'`);
-    await jobs.addJob('x', 1, { manager: client });
-    await jobs.addJob('x', 2, { manager: client });
+    for (let n = 0; n < 1_000; n++) await jobs.addJob('x', n, { manager: client });
     const { rows } = await client.query(`select current_setting('millrace.calls') as marks`);
-    expect(rows[0].marks).toMatch(/^another [^ ]+$/);
+    const marks = (rows[0].marks as string).split(' ');
+    expect(marks).toContain('another');
+    expect(marks.length).toBeLessThan(1_000);
+    await client.query('commit');
+    expect(await stored()).toBe(1_000);
   });
 
   it('calls of more turns than are told apart by name keep their marks', async () => {

@@ -76,7 +76,13 @@ const missingRateLimits = (schema: string): string => `missing as materialized (
       and not exists (select from ${schema}.rate_limits r where r.key = s.rate_limit_key)
   )`;
 
-const addJobsIf = (schema: string, condition: string): string => `
+/** One more column, whose value tells other processes with the commit. `place`: of its parameters, a channel and a JSON array. */
+const telling = (place: number): string => `, (
+    select pg_catalog.count(pg_catalog.pg_notify($${place}::text, message))
+    from pg_catalog.json_array_elements_text($${place + 1}::text::json) as message
+  ) as told`;
+
+const addJobsIf = (schema: string, condition: string, told = ''): string => `
   with ${specsIf(condition)},
   ${missingRateLimits(schema)},
   bodies as (
@@ -93,10 +99,10 @@ const addJobsIf = (schema: string, condition: string): string => `
       s.rate_limit_key, s.flags, ${unmet}, case when s.depends_on is not null then 'parents' end
     from bodies join specs s using (id)
   )
-  select ${ms('clock.at')} as now, null as missing from clock
+  select ${ms('clock.at')} as now, null as missing${told} from clock
   where ${condition} and not exists (select from missing)
   union all
-  select null, key from missing`;
+  select null, key${told && ', null'} from missing`;
 
 /**
  * $1 specs, $2 payloads.
@@ -113,7 +119,17 @@ export const addJobs = statement<{ now: number; missing: string | null }>(
   },
 );
 
-const addAlikeJobsIf = (schema: string, condition: string): string => `
+/**
+ * The same in a caller's transaction, where a round trip is saved: what is added is told, unless it is refused. $3 channel,
+ * $4 messages, a JSON array.
+ */
+export const addAndTell = statement<{ now: number; missing: string | null }>(
+  'add_and_tell',
+  (schema) => addJobsIf(schema, 'true', telling(3)),
+  { withinText: (schema) => addJobsIf(schema, inCall(5), telling(3)) },
+);
+
+const addAlikeJobsIf = (schema: string, condition: string, told = ''): string => `
   with due as materialized (
     select coalesce($6::timestamptz, clock.at + $7::float8 * interval '1 ms', clock.at) as at, clock.at as present
     from (select clock_timestamp() as at) clock
@@ -128,7 +144,7 @@ const addAlikeJobsIf = (schema: string, condition: string): string => `
     select s.id, (select at from due), $4, $5, $5 = 1, ${schema}.lane_of(null, null, $5 = 1), coalesce(s.payload_kib, 0), $3
     from unnest($1::text::uuid[], $8::smallint[]) as s (id, payload_kib) where ${condition}
   )
-  select ${ms('present')} as now, null as missing from due where ${condition}`;
+  select ${ms('present')} as now, null as missing${told} from due where ${condition}`;
 
 /**
  * For first tries of jobs that differ in id and payload alone, and have no more than what is named here. $1 ids, $2
@@ -146,6 +162,13 @@ export const addAlikeJobs = statement<{ now: number; missing: null }>(
   from ${schema}.add_alike_jobs($1::text::uuid[], $2, $3, $4, $5::smallint, $6, $7, $8::smallint[]) now`,
     withinText: (schema) => addAlikeJobsIf(schema, inCall(9)),
   },
+);
+
+/** The same in a caller's transaction, as addAndTell. $9 channel, $10 messages, a JSON array. */
+export const addAlikeAndTell = statement<{ now: number; missing: null }>(
+  'add_alike_and_tell',
+  (schema) => addAlikeJobsIf(schema, 'true', telling(9)),
+  { withinText: (schema) => addAlikeJobsIf(schema, inCall(11), telling(9)) },
 );
 
 /**
