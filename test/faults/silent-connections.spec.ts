@@ -195,6 +195,18 @@ describe('calls', () => {
   }
 });
 
+describe('a start', () => {
+  it(
+    'fails at a question that has no answer',
+    async () => {
+      proxy.silenceAt('pg_backend_pid() as pid');
+      await expect(createJobManager({ connection: proxy.url })).rejects.toBeInstanceOf(DatabaseUnavailableError);
+      expect(proxy.lostThem).toBe(true);
+    },
+    LIMIT,
+  );
+});
+
 describe('every message', () => {
   let own: Database;
   let asked: Asked[];
