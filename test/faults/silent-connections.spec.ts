@@ -13,6 +13,7 @@ import {
   type WorkerPool,
 } from '../../lib/index.js';
 import { Database, statement } from '../../lib/storage/database.js';
+import { PoolQueue } from '../../lib/storage/pool.queue.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
 import { TcpProxy } from '../support/tcp.proxy.js';
 import { STATEMENTS } from './locks.js';
@@ -205,6 +206,20 @@ describe('a start', () => {
     },
     LIMIT,
   );
+});
+
+describe('a connection of a pool of the application, which sets no limit', () => {
+  it('is given up whose opening has no answer, so that others can be opened in its place', async () => {
+    const theirs = new pg.Pool({ connectionString: proxy.url, max: 1 });
+    const queue = new PoolQueue(theirs, SHORT_MS / 2);
+    proxy.swallow();
+    await expect(queue.connect()).rejects.toThrow('Connection terminated');
+    proxy.heal();
+    const client = await queue.connect();
+    expect((await client.query('select 1 as one')).rows).toEqual([{ one: 1 }]);
+    client.release();
+    await theirs.end();
+  });
 });
 
 describe('every message', () => {
