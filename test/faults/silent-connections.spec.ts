@@ -14,6 +14,7 @@ import {
 } from '../../lib/index.js';
 import { Database, statement } from '../../lib/storage/database.js';
 import { PoolQueue } from '../../lib/storage/pool.queue.js';
+import { TransactionSource } from '../../lib/storage/transaction.source.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
 import { TcpProxy } from '../support/tcp.proxy.js';
 import { STATEMENTS } from './locks.js';
@@ -219,6 +220,40 @@ describe('a connection of a pool of the application, which sets no limit', () =>
     expect((await client.query('select 1 as one')).rows).toEqual([{ one: 1 }]);
     client.release();
     await theirs.end();
+  });
+});
+
+describe('the DataSource of transactional tasks', () => {
+  let own: Database;
+  beforeEach(() => {
+    own = Database.fromConnection(proxy.url, { schema: 'jobs', preparedStatements: true });
+  });
+  afterEach(() => own.close());
+
+  it.each(['SELECT version()', 'current_schema'])(
+    'is given up that falls silent at %s while it is opened, and opened again',
+    async (text) => {
+      const source = new TransactionSource(own, SHORT_MS);
+      const before = proxy.connections;
+      proxy.silenceAt(text);
+      await expect(source.prepare(1)).rejects.toBeInstanceOf(DatabaseUnavailableError);
+      expect(proxy.lostThem).toBe(true);
+      await eventually(() => proxy.connections === before);
+      await source.prepare(1);
+      await source.close();
+    },
+    LIMIT,
+  );
+
+  it('does not keep up a close while it is opened', async () => {
+    const source = new TransactionSource(own);
+    const before = proxy.connections;
+    proxy.silenceAt('SELECT version()');
+    const opening = source.prepare(1).catch((error: unknown) => error);
+    await eventually(() => proxy.lostThem);
+    await source.close();
+    expect(await opening).toBeInstanceOf(DatabaseUnavailableError);
+    await eventually(() => proxy.connections === before);
   });
 });
 
