@@ -7,7 +7,7 @@ import type { SchemaTooNewError } from '../jobs.errors.js';
 import type { JobEngine } from '../manager/job.engine.js';
 import type { CheckedClaim, ClaimName } from '../manager/worker.registry.js';
 import { isLockTimeout, maxPauseMs } from '../storage/database.errors.js';
-import { backoffMs, pause } from '../timing.js';
+import { backoffMs, pause, wallClock } from '../timing.js';
 import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
 import type { WorkerIdentity } from './worker.identity.js';
 
@@ -79,7 +79,7 @@ export class Heartbeat {
 
   /** Whether the last lease that was granted still holds, by the monotonic clock and by the wall's. Asked before each job. */
   get holds(): boolean {
-    return performance.now() < this.holdsUntil && Date.now() < this.holdsUntilWall;
+    return performance.now() < this.holdsUntil && wallClock.now() < this.holdsUntilWall;
   }
 
   /** Asks now, instead of at the next beat, what has become of claims. Never rejects. */
@@ -168,7 +168,7 @@ export class Heartbeat {
 
   private async renew(): Promise<void> {
     const sentAt = monotonicMs();
-    const sentWallAt = Date.now();
+    const sentWallAt = wallClock.now();
     try {
       const report = await this.parts.engine.registry.heartbeat(this.parts.identity.incarnation);
       if (!report.expired && !report.held) [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
@@ -293,7 +293,7 @@ export class Heartbeat {
     const { engine, identity, options, tasks } = this.parts;
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
     const sentAt = monotonicMs();
-    const sentWallAt = Date.now();
+    const sentWallAt = wallClock.now();
     const host = hostname();
     const { incarnation: id, label } = identity;
     const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
