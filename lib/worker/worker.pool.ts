@@ -88,6 +88,7 @@ export class WorkerPool {
   private readonly ended: Promise<void>;
   private markEnded!: () => void;
   private current: WorkerPoolState = 'new';
+  private starting: Promise<unknown> | null = null;
   private stopping: Promise<void> | null = null;
   private forced = false;
   /** The connection pool was closed under this one. */
@@ -147,7 +148,10 @@ export class WorkerPool {
     return { active: this.admission.size, unwritten: this.batcher.pending, ...this.counters };
   }
 
-  /** Resolves to the pool. @throws AlreadyRunningError, StoppedError once terminated, DatabaseUnavailableError */
+  /**
+   * Resolves to the pool. Where it fails, or the pool is stopped meanwhile, nothing of it goes on.
+   * @throws AlreadyRunningError, StoppedError once terminated or stopped, DatabaseUnavailableError
+   */
   async start(): Promise<this> {
     if (this.current === 'running')
       throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
@@ -156,16 +160,11 @@ export class WorkerPool {
     this.leaveManager = this.parts.jobs.engine.watchOver(() => this.stop());
     this.unwatch = this.watchDatabase();
     try {
-      await this.prepareTransactions();
-      await this.parts.scheduler?.start(this.workerId);
-      await this.keeper.start();
+      await (this.starting = this.begin());
     } catch (error) {
-      await this.parts.scheduler?.stop();
-      this.terminate();
+      await this.undoStart();
       throw error;
     }
-    this.notifier?.subscribe((news) => this.onNews(news));
-    await this.notifier?.start();
     this.queue.start();
     this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
     this.parts.events.emit('pool.start', this.workerId, { concurrency: this.parts.options.concurrency });
@@ -207,6 +206,30 @@ export class WorkerPool {
     if (this.current === 'running' && !this.stopping) await this.keeper.describe();
   }
 
+  /** Each step may take long, and the pool be stopped before it ends. @throws StoppedError */
+  private async begin(): Promise<void> {
+    const { scheduler } = this.parts;
+    const steps = [
+      () => this.prepareTransactions(),
+      () => scheduler?.start(this.workerId),
+      () => this.keeper.start(),
+      () => this.notifier?.start(),
+    ];
+    this.notifier?.subscribe((news) => this.onNews(news));
+    for (const step of steps) {
+      await step();
+      if (this.stopping) throw new StoppedError('The pool was stopped while it started.');
+    }
+  }
+
+  /** A pool that is being stopped does so itself. */
+  private async undoStart(): Promise<void> {
+    if (this.stopping) return this.stopping;
+    const undone = [this.parts.scheduler?.stop(), this.keeper.stop(true), this.notifier?.stop()];
+    await settledWithin(LAST_STEPS_MS, Promise.all(undone));
+    this.terminate();
+  }
+
   private async prepareTransactions(): Promise<void> {
     const { jobs, tasks, options } = this.parts;
     const transactional = tasks.names().some((task) => tasks.get(task)?.options.transactional);
@@ -235,6 +258,7 @@ export class WorkerPool {
     const written = await this.flush(deadline);
     const lastSteps = async (): Promise<void> => {
       await scheduled;
+      await this.endStart();
       await this.keeper.stop(idle && written && !this.queue.inDoubt);
       await this.notifier?.stop();
     };
@@ -242,6 +266,15 @@ export class WorkerPool {
     await this.runner.stop();
     this.terminate();
     this.parts.events.emit('pool.stop', this.workerId, { forced: this.forced });
+  }
+
+  /** What a start under way begins after the scheduler was stopped ends as well. */
+  private async endStart(): Promise<void> {
+    const hasFailed = await this.starting?.then(
+      () => false,
+      () => true,
+    );
+    if (hasFailed) await this.parts.scheduler?.stop();
   }
 
   /** Waits for the last outcomes to be written, and says which could not be. Where settles fail, until the deadline. */
