@@ -52,7 +52,7 @@ export class PoolQueue {
     this.timer = null;
   }
 
-  /** The pool then fails what waits for them, whoever that is, and has room for others. */
+  /** The pool then fails what waits for them, and has room for others. */
   private cutSilentOpenings(): void {
     // With a limit of the application's, pg's pool does so itself.
     if (this.pool.options.connectionTimeoutMillis) return;

@@ -25,18 +25,10 @@ import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { Heartbeat } from './heartbeat.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
+import { PoolStart, type PoolScheduler } from './pool.start.js';
 import { checkWait, queueSettingsOf } from './queue.options.js';
 import type { CircuitState } from './circuit.breaker.js';
 import { newWorkerId, WorkerIdentity } from './worker.identity.js';
-
-/** What adds jobs by the clock for as long as a pool runs. */
-export interface PoolScheduler {
-  start(workerId: string): Promise<void>;
-  /** Tasks have been added. */
-  declare(): Promise<void>;
-  /** Never rejects. */
-  stop(): Promise<void>;
-}
 
 export interface WorkerPoolParts {
   jobs: JobManager;
@@ -83,12 +75,12 @@ export class WorkerPool {
   private readonly batcher: OutcomeBatcher;
   private readonly keeper: Heartbeat;
   private readonly notifier: JobNotifier | null;
+  private readonly starting: PoolStart;
   private readonly admission: Admission;
   private readonly counters = { completed: 0, failed: 0, errors: 0 };
   private readonly ended: Promise<void>;
   private markEnded!: () => void;
   private current: WorkerPoolState = 'new';
-  private starting: Promise<unknown> | null = null;
   private stopping: Promise<void> | null = null;
   private forced = false;
   /** The connection pool was closed under this one. */
@@ -120,6 +112,8 @@ export class WorkerPool {
       (requests, error) => this.reportUnwritten(requests, error),
     );
     this.keeper = this.makeKeeper(onError);
+    const { keeper, notifier } = this;
+    this.starting = new PoolStart({ workerId, keeper, notifier, scheduler: parts.scheduler });
     this.ended = new Promise((resolve) => (this.markEnded = resolve));
   }
 
@@ -159,10 +153,17 @@ export class WorkerPool {
     this.current = 'running';
     this.leaveManager = this.parts.jobs.engine.watchOver(() => this.stop());
     this.unwatch = this.watchDatabase();
+    this.notifier?.subscribe((news) => this.onNews(news));
     try {
-      await (this.starting = this.begin());
+      await this.starting.begin(
+        () => this.prepareTransactions(),
+        () => this.stopping !== null,
+      );
     } catch (error) {
-      await this.undoStart();
+      // A stop under way ends all of it.
+      if (!this.stopping) await settledWithin(LAST_STEPS_MS, this.starting.undo());
+      await this.stopping;
+      this.terminate();
       throw error;
     }
     this.queue.start();
@@ -206,30 +207,6 @@ export class WorkerPool {
     if (this.current === 'running' && !this.stopping) await this.keeper.describe();
   }
 
-  /** Each step may take long, and the pool be stopped before it ends. @throws StoppedError */
-  private async begin(): Promise<void> {
-    const { scheduler } = this.parts;
-    const steps = [
-      () => this.prepareTransactions(),
-      () => scheduler?.start(this.workerId),
-      () => this.keeper.start(),
-      () => this.notifier?.start(),
-    ];
-    this.notifier?.subscribe((news) => this.onNews(news));
-    for (const step of steps) {
-      await step();
-      if (this.stopping) throw new StoppedError('The pool was stopped while it started.');
-    }
-  }
-
-  /** A pool that is being stopped does so itself. */
-  private async undoStart(): Promise<void> {
-    if (this.stopping) return this.stopping;
-    const undone = [this.parts.scheduler?.stop(), this.keeper.stop(true), this.notifier?.stop()];
-    await settledWithin(LAST_STEPS_MS, Promise.all(undone));
-    this.terminate();
-  }
-
   private async prepareTransactions(): Promise<void> {
     const { jobs, tasks, options } = this.parts;
     const transactional = tasks.names().some((task) => tasks.get(task)?.options.transactional);
@@ -258,7 +235,7 @@ export class WorkerPool {
     const written = await this.flush(deadline);
     const lastSteps = async (): Promise<void> => {
       await scheduled;
-      await this.endStart();
+      await this.starting.ended();
       await this.keeper.stop(idle && written && !this.queue.inDoubt);
       await this.notifier?.stop();
     };
@@ -266,15 +243,6 @@ export class WorkerPool {
     await this.runner.stop();
     this.terminate();
     this.parts.events.emit('pool.stop', this.workerId, { forced: this.forced });
-  }
-
-  /** What a start under way begins after the scheduler was stopped ends as well. */
-  private async endStart(): Promise<void> {
-    const hasFailed = await this.starting?.then(
-      () => false,
-      () => true,
-    );
-    if (hasFailed) await this.parts.scheduler?.stop();
   }
 
   /** Waits for the last outcomes to be written, and says which could not be. Where settles fail, until the deadline. */

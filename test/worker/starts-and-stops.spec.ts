@@ -106,6 +106,7 @@ it('a pool that is stopped while it registers again leaves no thread', async () 
   held.letGo();
   await eventually(async () => (await jobs.workers()).length === 0);
   await eventually(() => threads() === before);
+  expect(pool.state).toBe('terminated');
 });
 
 it('a pool whose heartbeat gets no thread starts, beats on the main loop, and tries again', async () => {
