@@ -9,7 +9,6 @@ import { JobManager } from './manager/job.manager.js';
 import { Database } from './storage/database.js';
 import { JobsMigrator } from './storage/jobs.migrator.js';
 import { assertPackageFiles } from './storage/migration.files.js';
-import { isPooled } from './storage/pooler.js';
 
 /**
  * Connects and brings the schema up to date (or checks that it is), or closes again what it has opened.
@@ -28,7 +27,7 @@ export async function openDatabase(settings: ConnectionSettings, schema: string)
   try {
     const migrator = new JobsMigrator(database);
     await database.whenReachable(waitForDatabaseMs, async () => {
-      if (preparedStatements === null) database.named = !(await isPooled(database));
+      if (preparedStatements === null) database.named = !(await database.isPooled());
       await (migrate ? migrator.migrate() : migrator.assertCurrent());
     });
     return database;

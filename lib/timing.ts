@@ -3,6 +3,9 @@
 /** Node's timers fire at once beyond it (24.8 days), and know no Infinity. */
 export const MAX_TIMER_MS = 2 ** 31 - 1;
 
+/** The wall's clock, as it is when the library is loaded: what a spec puts in the place of `Date` later stops no pool. */
+export const wallClock = { now: Date.now };
+
 const FIRST_BACKOFF_MS = 100;
 const MAX_BACKOFF_MS = 10_000;
 

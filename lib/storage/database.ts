@@ -210,6 +210,11 @@ export class Database {
     }
   }
 
+  /** Whether a pooler stands between. @throws DatabaseUnavailableError */
+  isPooled(): Promise<boolean> {
+    return this.sessions.isPooled();
+  }
+
   /** Settings for a connection outside the pool. */
   connectionConfig(): pg.ClientConfig {
     return singleConnection(this.pool.options);

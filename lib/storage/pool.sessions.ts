@@ -125,8 +125,21 @@ export class PoolSessions {
   }
 
   /**
+   * Whether a pooler (PgBouncer and its like) is between this process and PostgreSQL. One that hands each transaction another
+   * connection may run a statement where it was never prepared. Such a pooler is recognised at once: it tells the client another
+   * process than the one that answers.
+   */
+  isPooled(): Promise<boolean> {
+    return this.lend(async (client) => {
+      const { rows } = await this.prelude<{ pid: number }>(client, 'select pg_catalog.pg_backend_pid() as pid');
+      const { processID } = client as { processID?: number | null };
+      return Boolean(processID) && processID !== rows[0]?.pid;
+    });
+  }
+
+  /**
    * Sets up a session of the library's own, in the same round trip. One behind a pooler is not: what is set there holds for
-   * others. See pooler.ts on how it is told apart.
+   * others.
    */
   private async inspect(client: pg.PoolClient): Promise<Session> {
     const { processID } = client as { processID?: number | null };

@@ -3,6 +3,7 @@
 import pg from 'pg';
 import type { DataSource } from '../interfaces/typeorm.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError, MissingPackageError } from '../jobs.errors.js';
+import { answeredWithin, settledWithin } from '../timing.js';
 import { endWithin, watchConnections } from './connection.settings.js';
 import type { Database } from './database.js';
 import { JobSession } from './job.session.js';
@@ -14,15 +15,25 @@ const RESERVED = 2;
 const PATIENCE_MS = 10_000;
 /** Of which the last try has so much at least. */
 const LEAST_PATIENCE_MS = 1_000;
+/** What TypeORM asks when it opens a DataSource has no limit of its own. */
+const OPEN_MS = 60_000;
+/** What a DataSource that is being opened gets before `close` cuts it off. */
+const CLOSE_MS = 2_000;
 
 export class TransactionSource {
   private source: Promise<DataSource> | null = null;
+  /** Gives up what is being opened. */
+  private giveUp: AbortController | null = null;
   private places = 0;
   private free = 0;
   private readonly waiting: (() => void)[] = [];
   private readonly probing = new Probing();
 
-  constructor(private readonly database: Database) {}
+  constructor(
+    private readonly database: Database,
+    /** For specs. */
+    private readonly openMs = OPEN_MS,
+  ) {}
 
   /**
    * Makes room for `slots` transactions at once. On a shared DataSource they are as many as its pool can spare; further
@@ -55,13 +66,17 @@ export class TransactionSource {
   }
 
   async close(): Promise<void> {
-    const own = this.database.dataSource ? null : await this.source?.catch(() => null);
+    if (this.database.dataSource || !this.source) return void (this.source = null);
+    const opened = this.source.catch(() => null);
     this.source = null;
+    if (!(await settledWithin(CLOSE_MS, opened))) this.giveUp?.abort();
+    const own = await opened;
     if (own) await endWithin(poolOf(own), () => own.destroy());
   }
 
   private async prepareOwn(slots: number): Promise<void> {
-    const source = (this.source ??= openOwn(this.database.connectionConfig()));
+    this.giveUp ??= new AbortController();
+    const source = (this.source ??= openOwn(this.database.connectionConfig(), this.openMs, this.giveUp.signal));
     try {
       const pool = poolOf(await source);
       this.addPlaces(slots);
@@ -69,6 +84,7 @@ export class TransactionSource {
     } catch (error) {
       // The next start, or the next workOnce, tries again.
       if (this.source === source) this.source = null;
+      this.giveUp = null;
       throw this.database.explain(error);
     }
   }
@@ -122,14 +138,34 @@ export class TransactionSource {
   }
 }
 
-async function openOwn(config: pg.ClientConfig): Promise<DataSource> {
+/** @throws DatabaseUnavailableError where the database does not answer within so many ms, or it is given up */
+async function openOwn(config: pg.ClientConfig, openMs: number, givenUp: AbortSignal): Promise<DataSource> {
   const typeorm = await import('typeorm').catch((cause: unknown) => {
     throw new MissingPackageError(['typeorm'], 'A transactional task', { cause });
   });
   const extra = { ...config, pipeline: undefined };
-  const dataSource = await new typeorm.DataSource({ type: 'postgres', extra }).initialize();
+  const dataSource = new typeorm.DataSource({ type: 'postgres', extra });
+  const opening = dataSource.initialize();
+  const cut = new Promise<never>((_, reject) => {
+    givenUp.addEventListener('abort', () => reject(silent()), { once: true });
+  });
+  try {
+    await answeredWithin(openMs, Promise.race([opening, cut]), silent);
+  } catch (error) {
+    hangUp(dataSource, opening);
+    throw error;
+  }
   watchConnections(poolOf(dataSource));
   return dataSource;
+}
+
+const silent = (): DatabaseUnavailableError => new DatabaseUnavailableError('The database does not answer.');
+
+/** Nothing of it may stay open, however far it has got. */
+function hangUp(dataSource: DataSource, opening: Promise<unknown>): void {
+  const pool = poolOf(dataSource) as pg.Pool | undefined;
+  if (pool) void endWithin(pool, () => pool.end()).catch(() => undefined);
+  void opening.then(() => dataSource.destroy()).catch(() => undefined);
 }
 
 const poolOf = (dataSource: DataSource): pg.Pool => (dataSource.driver as unknown as { master: pg.Pool }).master;

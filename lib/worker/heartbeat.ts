@@ -1,14 +1,14 @@
 // Keeps a pool's claims alive: one heartbeat for all its jobs, from a thread of its own where that is possible. It also
 // brings news (jobs to cancel, a lease that was taken away) and frees the jobs of workers that went silent.
 import { hostname } from 'node:os';
-import type { HeartbeatReport } from '../interfaces/claim.interface.js';
+import type { HeartbeatPlan, HeartbeatReport } from '../interfaces/claim.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { SchemaTooNewError } from '../jobs.errors.js';
 import type { JobEngine } from '../manager/job.engine.js';
 import type { CheckedClaim, ClaimName } from '../manager/worker.registry.js';
 import { maxPauseMs } from '../storage/database.errors.js';
-import { backoffMs, pause } from '../timing.js';
-import { HeartbeatThread, monotonicMs } from './heartbeat.thread.js';
+import { backoffMs, pause, wallClock } from '../timing.js';
+import { HeartbeatThread, monotonicMs, type HeartbeatThreadParts } from './heartbeat.thread.js';
 import { DUTY_MS, SharedDuties } from './shared.duties.js';
 import type { WorkerIdentity } from './worker.identity.js';
 
@@ -67,6 +67,7 @@ export class Heartbeat {
 
   async start(): Promise<void> {
     await this.register();
+    if (this.stopped) return;
     this.pulseAt = monotonicMs();
     this.every(PULSE_MS, () => this.pulse());
     this.every(DUTY_MS * (0.9 + Math.random() / 5), () => this.duties.perform());
@@ -76,7 +77,7 @@ export class Heartbeat {
 
   /** Whether the last lease that was granted still holds, by the monotonic clock and by the wall's. Asked before each job. */
   get holds(): boolean {
-    return performance.now() < this.holdsUntil && Date.now() < this.holdsUntilWall;
+    return performance.now() < this.holdsUntil && wallClock.now() < this.holdsUntilWall;
   }
 
   /** Asks now, instead of at the next beat, what has become of claims. Never rejects. */
@@ -117,13 +118,21 @@ export class Heartbeat {
   }
 
   private startBeating(): void {
-    const { engine, identity, options, onError } = this.parts;
+    if (this.stopped) return;
+    const { engine, identity, onError } = this.parts;
     const plan = engine.registry.planHeartbeat(identity.incarnation);
     if (!plan) {
       onError(new Error(NO_THREAD), 'starting the heartbeat');
       return this.beatHere();
     }
-    this.thread = new HeartbeatThread({
+    this.thread = this.makeThread(plan);
+    if (!this.thread) this.replaceThread();
+  }
+
+  /** Null where none can be made: the process may have no more, or not be allowed any. */
+  private makeThread(plan: HeartbeatPlan): HeartbeatThread | null {
+    const { engine, options } = this.parts;
+    const parts: HeartbeatThreadParts = {
       plan,
       keepaliveMs: options.keepaliveMs,
       onBeat: (report) => {
@@ -135,7 +144,13 @@ export class Heartbeat {
         this.report(engine.registry.explainFailure(error));
         if (fatal) this.replaceThread();
       },
-    });
+    };
+    try {
+      return new HeartbeatThread(parts);
+    } catch (error) {
+      this.parts.onError(error, 'starting the heartbeat');
+      return null;
+    }
   }
 
   /** The thread has died: the main loop beats until the next one does. */
@@ -165,7 +180,7 @@ export class Heartbeat {
 
   private async renew(): Promise<void> {
     const sentAt = monotonicMs();
-    const sentWallAt = Date.now();
+    const sentWallAt = wallClock.now();
     try {
       const report = await this.parts.engine.registry.heartbeat(this.parts.identity.incarnation);
       if (!report.expired && !report.held) [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
@@ -253,7 +268,7 @@ export class Heartbeat {
     const { engine, identity, options, tasks } = this.parts;
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
     const sentAt = monotonicMs();
-    const sentWallAt = Date.now();
+    const sentWallAt = wallClock.now();
     const host = hostname();
     const { incarnation: id, label } = identity;
     const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };

@@ -3,6 +3,7 @@ import { AlreadyRunningError, type SchemaTooNewError, ShutdownError, StoppedErro
 import { settledWithin } from '../timing.js';
 import type { JobQueue } from './job.queue.js';
 import { PoolEngine, type WorkerPoolParts } from './pool.engine.js';
+import { PoolStart } from './pool.start.js';
 import { checkWait } from './queue.options.js';
 import type { CircuitState } from './circuit.breaker.js';
 
@@ -37,6 +38,7 @@ export class WorkerPool {
   readonly workerId: string;
   readonly queue: JobQueue;
   private readonly engine: PoolEngine;
+  private readonly starting: PoolStart;
   private readonly ended: Promise<void>;
   private markEnded!: () => void;
   private current: WorkerPoolState = 'new';
@@ -55,6 +57,8 @@ export class WorkerPool {
     });
     this.workerId = this.engine.workerId;
     this.queue = this.engine.queue;
+    const { workerId, heartbeat, notifier } = this.engine;
+    this.starting = new PoolStart({ workerId, heartbeat, notifier, scheduler: parts.scheduler });
     this.ended = new Promise((resolve) => (this.markEnded = resolve));
   }
 
@@ -83,7 +87,10 @@ export class WorkerPool {
     return { active: this.engine.admission.size, unwritten: this.engine.batcher.pending, ...this.engine.counters };
   }
 
-  /** Resolves to the pool. @throws AlreadyRunningError, StoppedError once terminated, DatabaseUnavailableError */
+  /**
+   * Resolves to the pool. Where it fails, or the pool is stopped meanwhile, nothing of it goes on.
+   * @throws AlreadyRunningError, StoppedError once terminated or stopped, DatabaseUnavailableError
+   */
   async start(): Promise<this> {
     if (this.current === 'running')
       throw new AlreadyRunningError('Expected a pool that does not run, got one that does.');
@@ -91,17 +98,19 @@ export class WorkerPool {
     this.current = 'running';
     this.leaveManager = this.parts.jobs.engine.watchOver(() => this.stop());
     this.unwatch = this.engine.watchDatabase();
+    this.engine.notifier?.subscribe((news) => this.engine.onNews(news));
     try {
-      await this.prepareTransactions();
-      await this.parts.scheduler?.start(this.workerId);
-      await this.engine.heartbeat.start();
+      await this.starting.begin(
+        () => this.prepareTransactions(),
+        () => this.stopping !== null,
+      );
     } catch (error) {
-      await this.parts.scheduler?.stop();
+      // A stop under way ends all of it.
+      if (!this.stopping) await settledWithin(LAST_STEPS_MS, this.starting.undo());
+      await this.stopping;
       this.terminate();
       throw error;
     }
-    this.engine.notifier?.subscribe((news) => this.engine.onNews(news));
-    await this.engine.notifier?.start();
     this.queue.start();
     this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
     this.parts.events.emit('pool.start', this.workerId, { concurrency: this.parts.options.concurrency });
@@ -171,6 +180,7 @@ export class WorkerPool {
     const written = await this.flush(deadline);
     const lastSteps = async (): Promise<void> => {
       await scheduled;
+      await this.starting.ended();
       await this.engine.heartbeat.stop(idle && written && !this.queue.inDoubt);
       await this.engine.notifier?.stop();
     };

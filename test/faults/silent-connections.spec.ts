@@ -13,6 +13,8 @@ import {
   type WorkerPool,
 } from '../../lib/index.js';
 import { Database, statement } from '../../lib/storage/database.js';
+import { PoolQueue } from '../../lib/storage/pool.queue.js';
+import { TransactionSource } from '../../lib/storage/transaction.source.js';
 import { createTestDatabase, eventually, type TestDatabase } from '../support/database.js';
 import { TcpProxy } from '../support/tcp.proxy.js';
 import { STATEMENTS } from './locks.js';
@@ -193,6 +195,66 @@ describe('calls', () => {
     await witness.cancelJobs([id]);
     return id;
   }
+});
+
+describe('a start', () => {
+  it(
+    'fails at a question that has no answer',
+    async () => {
+      proxy.silenceAt('pg_backend_pid() as pid');
+      await expect(createJobManager({ connection: proxy.url })).rejects.toBeInstanceOf(DatabaseUnavailableError);
+      expect(proxy.lostThem).toBe(true);
+    },
+    LIMIT,
+  );
+});
+
+describe('a connection of a pool of the application, which sets no limit', () => {
+  it('is given up whose opening has no answer, so that others can be opened in its place', async () => {
+    const theirs = new pg.Pool({ connectionString: proxy.url, max: 1 });
+    const queue = new PoolQueue(theirs, SHORT_MS / 2);
+    proxy.swallow();
+    await expect(queue.connect()).rejects.toThrow('Connection terminated');
+    proxy.heal();
+    const client = await queue.connect();
+    expect((await client.query('select 1 as one')).rows).toEqual([{ one: 1 }]);
+    client.release();
+    await theirs.end();
+  });
+});
+
+describe('the DataSource of transactional tasks', () => {
+  let own: Database;
+  beforeEach(() => {
+    own = Database.fromConnection(proxy.url, { schema: 'jobs', preparedStatements: true });
+  });
+  afterEach(() => own.close());
+
+  it.each(['SELECT version()', 'current_schema'])(
+    'is given up that falls silent at %s while it is opened, and opened again',
+    async (text) => {
+      const source = new TransactionSource(own, SHORT_MS);
+      const before = proxy.connections;
+      proxy.silenceAt(text);
+      await expect(source.prepare(1)).rejects.toBeInstanceOf(DatabaseUnavailableError);
+      expect(proxy.lostThem).toBe(true);
+      await eventually(() => proxy.connections === before);
+      await source.prepare(1);
+      await source.close();
+    },
+    LIMIT,
+  );
+
+  it('does not keep up a close while it is opened', async () => {
+    const source = new TransactionSource(own);
+    const before = proxy.connections;
+    proxy.silenceAt('SELECT version()');
+    const opening = source.prepare(1).catch((error: unknown) => error);
+    await eventually(() => proxy.lostThem);
+    await source.close();
+    expect(await opening).toBeInstanceOf(DatabaseUnavailableError);
+    await eventually(() => proxy.connections === before);
+  });
 });
 
 describe('every message', () => {

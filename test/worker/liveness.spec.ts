@@ -11,6 +11,7 @@ import {
   type WorkerPool,
 } from '../../lib/index.js';
 import pg from 'pg';
+import { wallClock } from '../../lib/timing.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 import { claimAsPool, registerPool } from '../support/pool.claims.js';
@@ -343,8 +344,8 @@ describe('WorkerPool.interrupt / join / state (interrupt, join, state)', () => {
 
 it('a wall clock that was ahead while the pool started does not hide that the machine slept later', async () => {
   const hour = 3_600_000;
-  const wall = Date.now.bind(Date);
-  const now = jest.spyOn(Date, 'now');
+  const wall = wallClock.now;
+  const now = jest.spyOn(wallClock, 'now');
   try {
     now.mockImplementation(() => wall() + hour);
     let ran = 0;
@@ -370,3 +371,29 @@ it('a wall clock that was ahead while the pool started does not hide that the ma
     now.mockRestore();
   }
 });
+
+it('what a spec puts in the place of Date keeps no job from starting', async () => {
+  const ran: unknown[] = [];
+  await start({ t: (payload: unknown) => void ran.push(payload) }, { leaseMs: 4_000, keepaliveMs: 250 });
+  jest.useFakeTimers({ now: new Date('2100-01-01'), doNotFake: ALL_BUT_DATE });
+  try {
+    const { id } = await jobs.addJob('t', 1);
+    expect((await jobs.waitForJob(id)).status).toBe('completed');
+  } finally {
+    jest.useRealTimers();
+  }
+  expect(ran).toEqual([1]);
+});
+
+const ALL_BUT_DATE = [
+  'hrtime',
+  'nextTick',
+  'performance',
+  'queueMicrotask',
+  'setImmediate',
+  'clearImmediate',
+  'setInterval',
+  'clearInterval',
+  'setTimeout',
+  'clearTimeout',
+] as const satisfies string[] as never;

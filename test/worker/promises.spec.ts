@@ -54,7 +54,7 @@ it('a claim by hand that its worker has forgotten is given back by any pool, wit
   await test.jobs.getJobs(WORKER);
   await test.sql(`update jobs.jobs set lease_expires_at = clock_timestamp() - interval '1 s' where id = $1`, [job.id]);
   await start({ other: () => undefined });
-  await reaches(job, 'available');
+  expect(await reaches(job, 'available')).toBe(true);
 }, 40_000);
 
 it('a job that is cancelled while it lies in the buffer of a pool never starts', async () => {
