@@ -87,7 +87,7 @@ const ALLOWED: Record<Room, (target: Room, file: string) => boolean> = {
   manager: (to) => ['leaves', 'storage', 'statements', 'manager'].includes(to),
   worker: (to, file) =>
     ['leaves', 'manager', 'worker'].includes(to) ||
-    /^storage\/(database\.errors|job\.news|job\.notifier)\.ts$/.test(file),
+    /^storage\/(database\.errors|job\.news|job\.notifier|sql\.states)\.ts$/.test(file),
   embedded: (to) => ['leaves', 'embedded'].includes(to),
   testing: (to, file) => to !== 'statements' || /\/(testing|inspect-jobs)\.ts$/.test(file),
   wiring: (to) => !['statements', 'embedded', 'testing'].includes(to),

@@ -1,5 +1,5 @@
 // Statements on rows that any transaction may hold. They give up soon, so that they do not keep a connection waiting.
-import { isLockTimeout } from '../storage/database.errors.js';
+import { isLockTimeout } from '../storage/sql.states.js';
 import type { Database, Statement } from '../storage/database.js';
 
 /** Null where the statement's locks were not free within 100 ms. */

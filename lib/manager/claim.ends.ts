@@ -2,7 +2,7 @@
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import { JobHeldError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
-import { isLockTimeout } from '../storage/database.errors.js';
+import { isLockTimeout } from '../storage/sql.states.js';
 import { endAttempts, type EndedAttempt, type EndedRow, type EndKind } from '../storage/statements/settle-jobs.js';
 import { pause } from '../timing.js';
 import { freedBy, newsOf, type JobPromoter } from './job.promoter.js';

@@ -3,7 +3,8 @@
 import type { AddedJob, QueryExecutor } from '../interfaces/job.interface.js';
 import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database, Statement } from '../storage/database.js';
-import { isContention, isUniqueViolation, violates } from '../storage/database.errors.js';
+import { isUniqueViolation, violates } from '../storage/database.errors.js';
+import { isContention } from '../storage/sql.states.js';
 import {
   addAlikeAndTell,
   addAlikeJobs,

@@ -3,7 +3,7 @@
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { Database, Statement } from '../storage/database.js';
-import { isContention } from '../storage/database.errors.js';
+import { isContention } from '../storage/sql.states.js';
 import type { News } from '../storage/job.news.js';
 import * as statements from '../storage/statements/end-jobs.js';
 import type { EndedRow } from '../storage/statements/settle-jobs.js';

@@ -2,7 +2,7 @@
 // partitions are made ahead. All of it may be late, be cut short, and run in many processes at once.
 import type { HistoryOptions } from '../interfaces/jobs-options.interface.js';
 import { MissingPrivilegesError } from '../jobs.errors.js';
-import { isContention } from '../storage/database.errors.js';
+import { isContention } from '../storage/sql.states.js';
 import type { Database, Statement } from '../storage/database.js';
 import * as partitions from '../storage/statements/partitions.js';
 import * as garbage from '../storage/statements/prune-jobs.js';

@@ -5,7 +5,7 @@ import type { ClaimedJob, Job, QueryExecutor } from '../interfaces/job.interface
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import { JobHeldError, StoppedError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
-import { isDataFault, isLockTimeout } from '../storage/database.errors.js';
+import { isDataFault, isLockTimeout } from '../storage/sql.states.js';
 import {
   completeAndClaim,
   completeJobs,

@@ -2,7 +2,8 @@
 // those that this process settles itself. Payloads and results are read once, when a job has ended.
 import type { JobResult } from '../interfaces/report.interface.js';
 import { JobNotFoundError, StoppedError, WaitTimeoutError } from '../jobs.errors.js';
-import { isContention, isStatementTimeout, mayAnswerSoon } from '../storage/database.errors.js';
+import { mayAnswerSoon } from '../storage/database.errors.js';
+import { isContention, isStatementTimeout } from '../storage/sql.states.js';
 import type { Database } from '../storage/database.js';
 import { findResults } from '../storage/statements/inspect-jobs.js';
 import { findEnded } from '../storage/statements/wait-jobs.js';

@@ -7,15 +7,8 @@ import type { DataSource } from '../interfaces/typeorm.interface.js';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError, InvalidOptionsError } from '../jobs.errors.js';
 import { answeredWithin, pause } from '../timing.js';
-import {
-  isConflict,
-  isOfConnection,
-  isRefused,
-  mayAnswerSoon,
-  refuseEnded,
-  assertOpen,
-  translateError,
-} from './database.errors.js';
+import { mayAnswerSoon, refuseEnded, assertOpen, translateError } from './database.errors.js';
+import { isConflict } from './sql.states.js';
 import { awaitedTables, holdTables } from './awaited.tables.js';
 import { endWithin, poolConfig, portable, singleConnection, watchConnections } from './connection.settings.js';
 import { CallerTransaction } from './caller.transaction.js';
@@ -25,6 +18,7 @@ import { rowsOf, runOn } from './executors.js';
 import { rowTypes } from './row.types.js';
 import { retryOnContention } from './retry.js';
 import { failTransaction, markAndDrop, markTransaction, type Statement } from './statement.js';
+import { atStart } from './at.start.js';
 
 export { statement, type Statement, type StatementTraits } from './statement.js';
 
@@ -296,12 +290,4 @@ const pauseBefore = (failures: number): Promise<void> => pause(25 * 4 ** failure
 async function within<T>(ms: number, work: Promise<T>): Promise<T> {
   if (!ms) return work;
   return answeredWithin(ms, work, () => new DatabaseUnavailableError('The database does not answer.'));
-}
-
-function atStart(error: DatabaseUnavailableError, waitedMs: number): DatabaseUnavailableError {
-  if (!isOfConnection(error)) return error;
-  const { message, cause } = error;
-  const waited = `The start waited for ${waitedMs} ms (waitForDatabaseMs).`;
-  const hint = isRefused(cause) ? '' : 'To wait for it at start instead of failing at once, set waitForDatabaseMs.';
-  return new DatabaseUnavailableError(`${message} ${waitedMs ? waited : hint}`.trimEnd(), { cause });
 }

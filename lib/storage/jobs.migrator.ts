@@ -4,7 +4,7 @@ import type pg from 'pg';
 import { MissingPrivilegesError, SchemaOutdatedError, SchemaTooNewError } from '../jobs.errors.js';
 import { pause } from '../timing.js';
 import { retryOnContention } from './retry.js';
-import { isContention, isDuplicateObject } from './database.errors.js';
+import { isContention, isDuplicateObject } from './sql.states.js';
 import { Database } from './database.js';
 import { MIGRATIONS, readSql, type Migration } from './migration.files.js';
 import { grantRights, revokeRights, type RoleKind } from './role.rights.js';

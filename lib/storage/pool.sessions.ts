@@ -5,7 +5,8 @@
 import type pg from 'pg';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
-import { isOfConnection, isStatementTimeout } from './database.errors.js';
+import { isOfConnection } from './database.errors.js';
+import { isStatementTimeout } from './sql.states.js';
 import { PoolQueue } from './pool.queue.js';
 import { MAX_LOCK_WAIT, type StatementTraits } from './statement.js';
 

@@ -9,7 +9,8 @@ import {
   UnknownRateLimitError,
 } from '../jobs.errors.js';
 import { jittered, pause } from '../timing.js';
-import { isContention, isLockTimeout, mayAnswerSoon } from './database.errors.js';
+import { mayAnswerSoon } from './database.errors.js';
+import { isContention, isLockTimeout } from './sql.states.js';
 
 const FIRST_LOCK_PAUSE_MS = 10;
 const MAX_LOCK_PAUSE_MS = 1_000;

@@ -6,7 +6,7 @@ import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { SchemaTooNewError } from '../jobs.errors.js';
 import type { JobEngine } from '../manager/job.engine.js';
 import type { CheckedClaim, ClaimName } from '../manager/worker.registry.js';
-import { maxPauseMs } from '../storage/database.errors.js';
+import { maxPauseMs } from '../storage/sql.states.js';
 import { backoffMs, pause, wallClock } from '../timing.js';
 import { HeartbeatThread, monotonicMs, type HeartbeatThreadParts } from './heartbeat.thread.js';
 import { DUTY_MS, SharedDuties } from './shared.duties.js';
@@ -57,7 +57,6 @@ export class Heartbeat {
   private holdsUntil = -Infinity;
   private holdsUntilWall = -Infinity;
   private pulseAt = 0;
-
   private readonly duties: SharedDuties;
 
   constructor(private readonly parts: HeartbeatParts) {
@@ -101,7 +100,7 @@ export class Heartbeat {
   async stop(holdsNothing: boolean): Promise<void> {
     this.stopped = true;
     for (const timer of this.timers.splice(0)) clearInterval(timer);
-    if (this.respawning) clearTimeout(this.respawning);
+    clearTimeout(this.respawning ?? undefined);
     this.stopBeatingHere();
     await Promise.all([
       this.thread?.stop(),
@@ -112,9 +111,9 @@ export class Heartbeat {
       this.leaving,
     ]);
     this.thread = null;
-    if (!holdsNothing) return;
     const { engine, identity } = this.parts;
-    await engine.registry.unregister(identity.incarnation).catch((error: unknown) => this.report(error));
+    if (holdsNothing)
+      await engine.registry.unregister(identity.incarnation).catch((error: unknown) => this.report(error));
   }
 
   private startBeating(): void {
@@ -269,10 +268,9 @@ export class Heartbeat {
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
     const sentAt = monotonicMs();
     const sentWallAt = wallClock.now();
-    const host = hostname();
     const { incarnation: id, label } = identity;
     const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
-    await engine.registry.register({ id, label, host, pid: process.pid, concurrency, leaseMs, ...takes });
+    await engine.registry.register({ id, label, host: hostname(), pid: process.pid, concurrency, leaseMs, ...takes });
     engine.registry.schemaCheck.assertKnown();
     [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
     this.noteLease();

@@ -10,7 +10,7 @@ import type {
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
 import { byHand } from '../manager/worker.registry.js';
-import { isLockTimeout } from '../storage/database.errors.js';
+import { isLockTimeout } from '../storage/sql.states.js';
 import type { ClaimGroup } from './claim.group.js';
 import type { ClaimPlan, PlannedClaim } from './claim.plan.js';
 import type { JobBuffer } from './job.buffer.js';

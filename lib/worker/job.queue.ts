@@ -5,7 +5,7 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
 import type { News } from '../storage/job.news.js';
-import { isLockTimeout, maxPauseMs } from '../storage/database.errors.js';
+import { isLockTimeout, maxPauseMs } from '../storage/sql.states.js';
 import { backoffMs, pause, settledWithin } from '../timing.js';
 import type { ClaimGroup } from './claim.group.js';
 import { ClaimPlan } from './claim.plan.js';

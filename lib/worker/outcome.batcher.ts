@@ -6,7 +6,7 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { StoppedError } from '../jobs.errors.js';
 import type { JobEngine } from '../manager/job.engine.js';
 import type { JobEvents } from '../monitoring/job.events.js';
-import { isDataFault, isStatementTimeout, maxPauseMs } from '../storage/database.errors.js';
+import { isDataFault, isStatementTimeout, maxPauseMs } from '../storage/sql.states.js';
 import { backoffMs } from '../timing.js';
 import type { FillingAnswer } from './job.queue.js';
 import { CircuitBreaker } from './circuit.breaker.js';

@@ -1,7 +1,7 @@
 // What pools do for each other: they give back the claims of dead workers, let jobs go on that nothing else has, and look for
 // what must not be. Each pool performs them; the database tells which of them are due.
 import type { WorkerRegistry } from '../manager/worker.registry.js';
-import { isLockTimeout } from '../storage/database.errors.js';
+import { isLockTimeout } from '../storage/sql.states.js';
 
 /** How often they are looked at; a sweep is due every 4 s, an audit every minute. */
 export const DUTY_MS = 4_000;

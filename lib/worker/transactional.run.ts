@@ -11,13 +11,8 @@ import {
 } from '../jobs.errors.js';
 import type { JobEngine } from '../manager/job.engine.js';
 import { JobTransaction } from '../manager/job.transaction.js';
-import {
-  isCertainlyRolledBack,
-  isDeadlock,
-  isLockTimeout,
-  isStatementTimeout,
-  withReason,
-} from '../storage/database.errors.js';
+import { withReason } from '../storage/database.errors.js';
+import { isCertainlyRolledBack, isDeadlock, isLockTimeout, isStatementTimeout } from '../storage/sql.states.js';
 import { ended, readThrown, type Attempt, type DelayOf, type Ended } from './outcome.js';
 import type { RunningAttempt } from './running.attempt.js';
 

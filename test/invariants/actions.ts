@@ -3,7 +3,7 @@ import type { ClaimedJob, JobManager, JobSpec } from '../../lib/index.js';
 import type { Claimer, LaneClaim, SettleRequest, SettleResult } from '../../lib/interfaces/claim.interface.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 import { byHand } from '../../lib/manager/worker.registry.js';
-import { isLockTimeout } from '../../lib/storage/database.errors.js';
+import { isLockTimeout } from '../../lib/storage/sql.states.js';
 import { FreedPlaces } from '../../lib/worker/freed.places.js';
 import { asPool } from '../support/pool.claims.js';
 import { letClockJump } from './clocks.js';

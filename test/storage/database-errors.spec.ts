@@ -1,6 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { DatabaseExhaustedError, DatabaseUnavailableError, TransactionConflictError } from '../../lib/index.js';
-import { isCertainlyRolledBack, isConflict, translateError } from '../../lib/storage/database.errors.js';
+import { translateError } from '../../lib/storage/database.errors.js';
+import { isCertainlyRolledBack, isConflict } from '../../lib/storage/sql.states.js';
 
 const failing = (code: string | undefined, message = 'it failed'): Error =>
   Object.assign(new Error(message), code && { code });
