@@ -224,10 +224,10 @@ describe('a server that refuses', () => {
       const pool = poolOf(jobs, { count: () => undefined }, { keepaliveMs: 100, leaseMs: 1_000 });
       await pool.start();
       type Thread = { worker: { terminate(): Promise<unknown> } };
-      const keeper = (pool as unknown as { keeper: { thread: Thread | null } }).keeper;
-      const first = keeper.thread!;
+      const { heartbeat } = (pool as unknown as { engine: { heartbeat: { thread: Thread | null } } }).engine;
+      const first = heartbeat.thread!;
       await first.worker.terminate();
-      await eventually(() => keeper.thread && keeper.thread !== first, PATIENCE);
+      await eventually(() => heartbeat.thread && heartbeat.thread !== first, PATIENCE);
       const beatAt = async () => (await jobs.workers())[0]!.heartbeatAt.getTime();
       const before = await beatAt();
       await eventually(async () => (await beatAt()) > before + 1_500, PATIENCE);

@@ -52,7 +52,8 @@ describe('a schema in which others may create', () => {
     const definers = await sql(
       `select proname, proconfig from pg_proc where prosecdef and pronamespace = 'public'::regnamespace`,
     );
-    expect(definers).toEqual([{ proname: 'add_keyed_jobs', proconfig: ['search_path="public", pg_temp'] }]);
+    const proconfig = ['search_path="public", pg_temp', 'enable_seqscan=off', 'jit=off'];
+    expect(definers).toEqual([{ proname: 'add_keyed_jobs', proconfig }]);
 
     const client = new pg.Client(url);
     await client.connect();
