@@ -78,7 +78,10 @@ it('a task with a limit of its own leaves all that it has no room for to other p
   await open();
   await test.jobs.addJobs(Array.from({ length: 500 }, (_, n) => ({ task: 'narrow', payload: n })));
   let running = 0;
-  const handler = async (): Promise<void> => void (running++, await gate);
+  const handler = async (): Promise<void> => {
+    running++;
+    await gate;
+  };
   await start({ narrow: { handler, concurrency: 1 } }, { concurrency: 10 });
   await eventually(() => running === 1);
   const claims = jest.spyOn(test.jobs.engine.claims, 'claimPlain');
