@@ -65,7 +65,7 @@ const CORNERS = [
     name: 'pg14-node24',
     pg: '14',
     node: '24',
-    specs: [...CORE, 'test/storage/upgrades.spec.ts', 'test/manager/dependencies.spec.ts'],
+    specs: [...CORE, 'test/manager/dependencies.spec.ts'],
   },
   {
     name: 'pg18-node20',

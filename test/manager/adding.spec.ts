@@ -570,6 +570,13 @@ describe('several calls at once in one transaction of a pg client', () => {
   });
 });
 
+/** A pooler that hands each transaction another connection cannot LISTEN: the same database beside it, where there is one. */
+function directUrlOf(url: string): string {
+  const direct = process.env.MILLRACE_TEST_DIRECT_URL;
+  if (direct === undefined) return url;
+  return Object.assign(new URL(direct), { pathname: new URL(url).pathname }).href;
+}
+
 describe('what an add in a caller’s transaction tells pools', () => {
   let client: pg.Client;
   let listener: pg.Client;
@@ -586,7 +593,7 @@ describe('what an add in a caller’s transaction tells pools', () => {
   const channel = (): string => jobs.engine.database.channel;
 
   beforeEach(async () => {
-    [client, listener] = [new pg.Client(test.url), new pg.Client(test.url)];
+    [client, listener] = [new pg.Client(test.url), new pg.Client(directUrlOf(test.url))];
     [heard, sent] = [[], []];
     await Promise.all([client.connect(), listener.connect()]);
     listener.on('notification', ({ payload }) => (payload === 'end' ? toldAll() : void heard.push(payload ?? '')));
