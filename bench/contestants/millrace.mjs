@@ -18,7 +18,8 @@ const open = async (url, { without, dist, ...settings }) =>
 export async function install(url, settings) {
   const jobs = await open(url, settings);
   // As maintenance has left them by the second day.
-  await jobs.engine.retention.makePartitions(new Date(Date.now() - DAY_MS));
+  // Earlier releases have no engine.
+  await (jobs.engine ?? jobs).retention.makePartitions(new Date(Date.now() - DAY_MS));
   await jobs.close();
   if (settings.without === 'pinned plans') await unpinPlans(url);
 }
