@@ -3,7 +3,7 @@
 import type pg from 'pg';
 import { destroySocket } from './connection.settings.js';
 
-/** How often it is looked at the pool, while there is something that waits. */
+/** How often the pool is looked at while something waits. */
 const LOOK_MS = 250;
 /** An opening that has had no answer for so long is given up, as every other message is. */
 const OPENING_MS = 60_000;

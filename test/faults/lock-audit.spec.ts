@@ -82,13 +82,17 @@ async function run(statement: Statement<unknown>, meanwhile?: () => Promise<void
     await meanwhile?.();
     return 'done';
   } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === '55P03') return 'gave up';
-    if (code === '57014') return 'waited too long';
-    throw new Error(`${statement.name}: ${(error as Error).message}`, { cause: error });
+    return endBy(error, statement.name);
   } finally {
     await session.query('rollback');
   }
+}
+
+function endBy(error: unknown, name: string): End {
+  const { code } = error as { code?: string };
+  if (code === '55P03') return 'gave up';
+  if (code === '57014') return 'waited too long';
+  throw new Error(`${name}: ${(error as Error).message}`, { cause: error });
 }
 
 /** Outside of any caller's transaction, in a session without a limit: statements that have none of their own get one. */
@@ -101,10 +105,7 @@ async function runAlone({ name, text, limited, limitedText }: Statement<unknown>
     await session.query((limitedText ?? text)('jobs'), values);
     return 'done';
   } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === '55P03') return 'gave up';
-    if (code === '57014') return 'waited too long';
-    throw new Error(`${name}: ${(error as Error).message}`, { cause: error });
+    return endBy(error, name);
   } finally {
     await session.query('rollback');
   }
@@ -119,10 +120,7 @@ async function runIn(statement: Statement<unknown>): Promise<End> {
     await session.query(statement.text('jobs'), CASES[statement.name]!.args(scene));
     return 'done';
   } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === '55P03') return 'gave up';
-    if (code === '57014') return 'waited too long';
-    throw new Error(`${statement.name}: ${(error as Error).message}`, { cause: error });
+    return endBy(error, statement.name);
   } finally {
     await session.query('rollback');
   }

@@ -11,7 +11,7 @@ let database: Database;
 beforeAll(async () => {
   test = await createTestManager();
   jobs = test.jobs;
-  database = (jobs as unknown as { engine: { database: Database } }).engine.database;
+  database = jobs.engine.database;
 });
 afterAll(() => test.close());
 beforeEach(() => test.sql('truncate jobs.jobs, jobs.job_bodies, jobs.job_keys, jobs.job_dependencies'));

@@ -181,3 +181,23 @@ it('a job of the lowest priority is claimed', async () => {
   const { id } = await add({ priority: -2_147_483_648 });
   expect(await jobs.getJobs(WORKER)).toMatchObject([{ id }]);
 });
+
+it('a call by SQL that names a key twice ends, and the later job has the key', async () => {
+  const specs = [1, 2].map((n) => ({
+    id: `0190f000-0000-7000-8000-00000000000${n}`,
+    task: 'x',
+    priority: 0,
+    max_attempts: 5,
+    job_key: 'twice',
+    job_key_mode: 'replace',
+  }));
+  const client = new pg.Client({ connectionString: test.url, statement_timeout: 5_000 });
+  await client.connect();
+  try {
+    await client.query(`select * from jobs.add_keyed_jobs($1, '[1,2]', true, false)`, [JSON.stringify(specs)]);
+  } finally {
+    await client.end();
+  }
+  const keyed = (await jobs.listJobs()).items.filter(({ jobKey }) => jobKey === 'twice');
+  expect(keyed).toHaveLength(1);
+});

@@ -52,7 +52,7 @@ begin
     return;
   end if;
 
-  keys := array(select spec.job_key from pg_catalog.json_to_recordset(asked) as spec(job_key text));
+  keys := array(select distinct spec.job_key from pg_catalog.json_to_recordset(asked) as spec(job_key text));
   -- A key that nothing owns may go before it is locked, and is made again then.
   loop
     insert into job_keys (key, job_id)
