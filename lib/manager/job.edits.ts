@@ -19,6 +19,9 @@ export interface JobEditsParts {
   retentionMs: number;
 }
 
+/** Another job may take a key as often as that while its jobs are edited. */
+const MAX_LOOKS = 3;
+
 export class JobEdits {
   constructor(private readonly parts: JobEditsParts) {}
 
@@ -48,6 +51,27 @@ export class JobEdits {
     const jobs = await inspector.findAll(rows);
     await promoter.resolve(jobs.filter(({ status }) => status === 'exhausted').map(({ id }) => id));
     return jobs;
+  }
+
+  /** Edits the jobs that have these keys. A key may pass to another job meanwhile, so they are looked up again. */
+  async ofKeys(keys: string[], edit: (ids: string[]) => Promise<Job[]>): Promise<Job[]> {
+    const met = new Set<string>();
+    const edited: Job[] = [];
+    for (let look = 0; look < MAX_LOOKS; look++) {
+      const found = (await this.findOfKeys(keys)).map(({ id }) => id).filter((id) => !met.has(id));
+      if (!found.length) break;
+      for (const id of found) met.add(id);
+      edited.push(...(await edit(found)));
+    }
+    return edited;
+  }
+
+  /** The jobs that have these keys, oldest first. One that runs on after another one took its key has none. */
+  async findOfKeys(keys: string[]): Promise<Job[]> {
+    const { database, inspector } = this.parts;
+    const jobs = await inspector.findAll(await database.run(edits.findJobsOfKeys, [keys]));
+    const asked = new Set(keys);
+    return jobs.filter(({ jobKey }) => jobKey !== null && asked.has(jobKey)).toSorted((a, b) => (a.id < b.id ? -1 : 1));
   }
 
   /** One try: what an open transaction holds comes back as held, and its holder hears of it all the same. */

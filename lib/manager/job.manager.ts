@@ -270,6 +270,33 @@ export class JobManager {
     return this.edits.reschedule(idsOf(ids), [runAt?.toISOString() ?? null, priority ?? null, maxAttempts ?? null]);
   }
 
+  /** The live jobs that have these keys, oldest first; of a key that is free, none. */
+  async findJobsByKey(jobKeys: string[]): Promise<Job[]> {
+    check({ jobKeys: [jobKeys, rules.names] });
+    return this.edits.findOfKeys([...jobKeys]);
+  }
+
+  /** As cancelJobs, for the jobs that have these keys; one that is added under them meanwhile may be cancelled, too. */
+  async cancelJobsByKey(jobKeys: string[], reason?: string): Promise<Job[]> {
+    check({ jobKeys: [jobKeys, rules.names], reason: [reason, rules.optional(rules.reason)] });
+    return this.edits.ofKeys([...jobKeys], (ids) => this.edits.cancel(ids, reason ?? null));
+  }
+
+  /** As rescheduleJobs, for the jobs that have these keys. @throws JobKeyConflictError as there */
+  async rescheduleJobsByKey(
+    jobKeys: string[],
+    changes: { runAt?: Date | undefined; priority?: number | undefined; maxAttempts?: number | undefined },
+  ): Promise<Job[]> {
+    check({ jobKeys: [jobKeys, rules.names] }, [callOptions.rescheduleJobs, changes]);
+    const { runAt, priority, maxAttempts } = changes;
+    const values: [unknown, unknown, number | null] = [
+      runAt?.toISOString() ?? null,
+      priority ?? null,
+      maxAttempts ?? null,
+    ];
+    return this.edits.ofKeys([...jobKeys], (ids) => this.edits.reschedule(ids, values));
+  }
+
   /**
    * Brings exhausted and cancelled jobs back, with all their attempts.
    * @throws JobKeyConflictError if another live job holds a key of theirs, RowsHeldError where open transactions hold one of them

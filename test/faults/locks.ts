@@ -270,6 +270,7 @@ export const CASES: Record<string, Case> = {
   },
   publish_news: { args: () => ['channel', ['x']] },
   find_key_owners: { args: () => [['k']] },
+  find_jobs_of_keys: { args: () => [['k']] },
   find_missing_limits: { args: () => [['limit']] },
   find_parents: { args: ({ ids }) => [[ids.parent]] },
   keep_parents: { args: ({ ids }) => [[ids.parent]], waits: true, locks: 'job_bodies' },

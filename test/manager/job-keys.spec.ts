@@ -155,3 +155,53 @@ it('an enqueuer whose key is being claimed meanwhile is not told nothing', async
   await client.end();
   expect(await adding).toMatchObject({ created: true, status: 'blocked' });
 });
+
+describe('by their keys', () => {
+  it('jobs are found, rescheduled and cancelled', async () => {
+    const waiting = await jobs.addJob('x', 1, { jobKey: 'waits', delayMs: 60_000 });
+    await jobs.addJob('x', 2, { jobKey: 'other' });
+    expect(await jobs.findJobsByKey(['waits', 'free'])).toMatchObject([{ id: waiting.id, status: 'scheduled' }]);
+
+    const rescheduled = await jobs.rescheduleJobsByKey(['waits'], { runAt: new Date(), priority: 3 });
+    expect(rescheduled).toMatchObject([{ id: waiting.id, status: 'available', priority: 3 }]);
+    expect(await jobs.cancelJobsByKey(['waits', 'free'], 'not needed')).toMatchObject([
+      { id: waiting.id, status: 'cancelled' },
+    ]);
+    expect(await jobs.findJobsByKey(['waits'])).toEqual([]);
+    expect((await live()).map(({ jobKey }) => jobKey)).toEqual(['other']);
+  });
+
+  it('the job that waits behind a running one is meant, which goes on', async () => {
+    const old = await jobs.addJob('x', 'old', { jobKey: 'k' });
+    const [running] = await jobs.getJobs(WORKER);
+    expect(await jobs.findJobsByKey(['k'])).toMatchObject([{ id: old.id, status: 'running' }]);
+    const fresh = await jobs.addJob('x', 'new', { jobKey: 'k' });
+    expect((await jobs.cancelJobsByKey(['k'])).map(({ id }) => id)).toContain(fresh.id);
+    expect((await jobs.completeJobs(WORKER, [running!], 1)).settled).toHaveLength(1);
+    expect(await live()).toEqual([]);
+  });
+
+  it('a running job is asked to stop, and an exhausted one leaves', async () => {
+    const [first, second] = await jobs.addJobs([
+      { task: 'x', payload: 1, jobKey: 'runs' },
+      { task: 'x', payload: 2, jobKey: 'failed' },
+    ]);
+    await jobs.permanentlyFailJobs([second!.id]);
+    await jobs.getJobs(WORKER);
+    const cancelled = await jobs.cancelJobsByKey(['runs', 'failed']);
+    expect(cancelled).toMatchObject([
+      { id: first!.id, status: 'running' },
+      { id: second!.id, status: 'cancelled' },
+    ]);
+  });
+
+  it('a job that takes the key while others are cancelled is cancelled as well, or left: none is cancelled in part', async () => {
+    const added = Promise.all(
+      Array.from({ length: 20 }, (_, n) => jobs.addJob('x', n, { jobKey: 'busy', delayMs: 60_000 })),
+    );
+    await jobs.cancelJobsByKey(['busy']);
+    await added;
+    await jobs.cancelJobsByKey(['busy']);
+    expect(await live()).toEqual([]);
+  });
+});

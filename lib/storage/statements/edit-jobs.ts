@@ -26,6 +26,13 @@ export const cancelJobs = statement<CancelledRow>(
   { limited: true, patient: true },
 );
 
+/** The live jobs of these keys, those included that have given way to another one and still run. $1 keys. Indexes: jobs_by_key, job_keys_pkey. */
+export const findJobsOfKeys = statement<{ id: string }>(
+  'find_jobs_of_keys',
+  (schema) => `select h.id from ${schema}.holders_of($1::text[]) h order by h.id`,
+  { repeatable: true, patient: true },
+);
+
 /**
  * $1 ids, $2 run-at or null, $3 priority or null, $4 max attempts or null. Only what is given changes; running jobs
  * stay as they are. An exhausted job whose max attempts are raised is ready again, if its key, where it has one, is among $5:
