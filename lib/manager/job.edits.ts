@@ -53,15 +53,15 @@ export class JobEdits {
     return jobs;
   }
 
-  /** Edits the jobs that have these keys. A key may pass to another job meanwhile, so they are looked up again. */
+  /** Edits the jobs that have these keys. Where another one has taken a key meanwhile, that one is looked up. */
   async ofKeys(keys: string[], edit: (ids: string[]) => Promise<Job[]>): Promise<Job[]> {
-    const met = new Set<string>();
     const edited: Job[] = [];
-    for (let look = 0; look < MAX_LOOKS; look++) {
-      const found = (await this.findOfKeys(keys)).map(({ id }) => id).filter((id) => !met.has(id));
-      if (!found.length) break;
-      for (const id of found) met.add(id);
-      edited.push(...(await edit(found)));
+    for (let look = 0, open = keys; look < MAX_LOOKS && open.length; look++) {
+      const found = await this.findOfKeys(open);
+      const done = await edit(found.map(({ id }) => id));
+      edited.push(...done);
+      const ids = new Set(done.map(({ id }) => id));
+      open = found.flatMap(({ id, jobKey }) => (ids.has(id) ? [] : (jobKey ?? [])));
     }
     return edited;
   }
