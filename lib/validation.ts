@@ -93,6 +93,13 @@ export const listOf = <V>(inner: Option<V>): Option<V[]> => ({
   paths: [],
 });
 
+/** A section that may be left out as a whole, whatever of it must be given. */
+export const ifGiven = <V>(inner: Option<V>): Option<V | undefined> => ({
+  check: (value, path) => (value === undefined ? [] : inner.check(value, path)),
+  read: (value) => (value === undefined ? undefined : inner.read(value)),
+  paths: inner.paths,
+});
+
 /** A section that `false` switches off: then its settings are null. */
 export const orFalse = <V>(inner: Option<V>): Option<V | null> => ({
   check: (value, path) =>

@@ -12,6 +12,16 @@ export type JobStatus =
 /** How `addJob` treats a live job with the same `jobKey`. */
 export type JobKeyMode = 'replace' | 'preserve_run_at' | 'unsafe_dedupe';
 
+/** Adds that come close together become one job. */
+export interface Debounce {
+  /** Of the job: a `jobKey`. */
+  key: string;
+  /** The job runs so many milliseconds after the last add. */
+  ms: number;
+  /** And at most so many after the first one, however many follow. Default: no limit. */
+  maxMs?: number | undefined;
+}
+
 /** A job as the database knows it. Dates are `Date`, absent values `null`, absent lists empty. */
 export interface Job<P = unknown> {
   id: string;
@@ -28,7 +38,7 @@ export interface Job<P = unknown> {
   maxAttempts: number;
   lastError: string | null;
   jobKey: string | null;
-  jobKeyMode: JobKeyMode | null;
+  jobKeyMode: JobKeyMode | 'debounce' | null;
   flags: string[];
   tags: string[];
   /** The group it was added to; without one, its own id. */
@@ -97,6 +107,13 @@ export interface AddJobOptions {
   jobKey?: string | undefined;
   /** Default `replace`. */
   jobKeyMode?: JobKeyMode | undefined;
+  /**
+   * Runs once for many adds: a waiting job of the key takes over everything, and waits again. Instead of `jobKey`, `jobKeyMode`,
+   * `runAt` and `delayMs`.
+   * @example
+   * await jobs.addJob('reindex', { shop: 7 }, { debounce: { key: 'reindex-7', ms: 5_000, maxMs: 60_000 } });
+   */
+  debounce?: Debounce | undefined;
   /** Labels that a worker may refuse by `forbiddenFlags`. */
   flags?: string[] | undefined;
   /** Labels to search by. */

@@ -3,7 +3,18 @@ import type { AddJobOptions, ClaimedJob, ClaimOptions } from '../interfaces/job.
 import type { HistoryFilter, JobFilter } from '../interfaces/report.interface.js';
 import type { TaskToken } from '../interfaces/task.interface.js';
 import { InvalidWorkerIdError } from '../jobs.errors.js';
-import { faultOf, isRecord, listOf, option, refuseCall, required, section, show, type Rule } from '../validation.js';
+import {
+  faultOf,
+  ifGiven,
+  isRecord,
+  listOf,
+  option,
+  refuseCall,
+  required,
+  section,
+  show,
+  type Rule,
+} from '../validation.js';
 import { INT4_MAX, isStorable, isUuid, MAX_ATTEMPTS, MAX_MS, rules } from '../validation.rules.js';
 
 const MIN_WORKER_ID = 10;
@@ -43,14 +54,33 @@ export const JOB_OPTIONS = {
   timeoutMs: given(rules.integer(1, INT4_MAX)),
 };
 
+const DEBOUNCE = ifGiven(
+  section({ key: required(rules.jobKey), ms: required(rules.duration), maxMs: given(rules.duration) }),
+);
+
 /** Where jobs are inserted, and whether pools are told. */
 const TARGET = { manager: given(rules.executor), notify: given(rules.flag) };
 
-const addOptions = section({ ...JOB_OPTIONS, ...TARGET });
+const addOptions = section({ ...JOB_OPTIONS, debounce: DEBOUNCE, ...TARGET });
 const addManyOptions = section(TARGET);
-const jobSpec = section({ task: required(rules.name), payload: given(rules.anything), ...JOB_OPTIONS });
+const jobSpec = section({
+  task: required(rules.name),
+  payload: given(rules.anything),
+  ...JOB_OPTIONS,
+  debounce: DEBOUNCE,
+});
+
+const BESIDE_DEBOUNCE = ['jobKey', 'jobKeyMode', 'runAt', 'delayMs'] as const;
 
 const conflictsOf = (options: Partial<AddJobOptions>, path: string): string[] => [
+  ...(options.debounce ? BESIDE_DEBOUNCE.filter((name) => options[name] !== undefined) : []).map(
+    (name) => `Expected ${path}debounce alone, which says what ${name} would, got both.`,
+  ),
+  ...(options.debounce?.maxMs !== undefined && options.debounce.maxMs < options.debounce.ms
+    ? [
+        `Expected ${path}debounce.maxMs to be at least debounce.ms (${options.debounce.ms}), got ${options.debounce.maxMs}.`,
+      ]
+    : []),
   ...(options.runAt && options.delayMs !== undefined ? [`Expected ${path}runAt or delayMs, got both.`] : []),
   ...(options.onParentFailure && !options.dependsOn?.length
     ? [`Expected ${path}dependsOn beside onParentFailure, got none.`]

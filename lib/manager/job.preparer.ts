@@ -1,7 +1,7 @@
 // Turns what a caller asks for into a row, or refuses it whole: JSON, size, payload schema. All of it is read in the turn of
 // the call; a schema, which may take its time, sees the text that will be stored, so a payload that it accepts here is one
 // that it accepts before the handler.
-import type { AddJobOptions, JobKeyMode } from '../interfaces/job.interface.js';
+import type { AddJobOptions, Job } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema, TaskToken } from '../interfaces/task.interface.js';
 import { PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
@@ -65,12 +65,13 @@ export class JobPreparer {
       task,
       priority: options.priority ?? defaults.priority ?? 0,
       run_at: options.runAt?.toISOString() ?? null,
-      delay_ms: options.delayMs ?? null,
+      delay_ms: options.debounce?.ms ?? options.delayMs ?? null,
+      debounce_max_ms: options.debounce?.maxMs ?? null,
       max_attempts: options.maxAttempts ?? defaults.maxAttempts ?? this.settings.retry.maxAttempts,
       timeout_ms: options.timeoutMs ?? null,
       queue: (options.queue === undefined ? defaults.queue : options.queue) ?? null,
       rate_limit_key: options.rateLimitKey ?? defaults.rateLimitKey ?? null,
-      job_key: options.jobKey ?? null,
+      job_key: options.debounce?.key ?? options.jobKey ?? null,
       job_key_mode: keyModeOf(options),
       flags: listOrNull(options.flags ?? defaults.flags),
       tags: listOrNull(options.tags),
@@ -81,10 +82,10 @@ export class JobPreparer {
     };
   }
 
-  /** With preserve_run_at the payload may replace that of an older job, whose id only the database knows. */
+  /** With preserve_run_at, and debounced, the payload may replace that of an older job, whose id only the database knows. */
   private seal(cipher: JobCipher, row: NewJob, json: string): string | undefined {
     if (!cipher.covers(row.task)) return undefined;
-    const bound = row.job_key_mode === 'preserve_run_at' ? 'task' : undefined;
+    const bound = TAKING_OVER.includes(row.job_key_mode) ? 'task' : undefined;
     return cipher.seal(payloadBinding(row.id, row.task, bound), json, bound);
   }
 
@@ -103,8 +104,13 @@ function kibOf(text: string): number | null {
   return Math.min(32_767, Buffer.byteLength(text) >> 10) || null;
 }
 
-const keyModeOf = (options: AddJobOptions): JobKeyMode | null =>
-  options.jobKey === undefined ? null : (options.jobKeyMode ?? 'replace');
+/** A waiting job takes over what is added, and keeps its id. */
+const TAKING_OVER: (string | null)[] = ['preserve_run_at', 'debounce'];
+
+function keyModeOf(options: AddJobOptions): Job['jobKeyMode'] {
+  if (options.debounce) return 'debounce';
+  return options.jobKey === undefined ? null : (options.jobKeyMode ?? 'replace');
+}
 
 const listOrNull = (list: string[] | undefined): string[] | null => (list?.length ? [...list] : null);
 

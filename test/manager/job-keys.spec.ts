@@ -205,3 +205,77 @@ describe('by their keys', () => {
     expect(await live()).toEqual([]);
   });
 });
+
+describe('debounce', () => {
+  const debounce = { key: 'd', ms: 60_000, maxMs: 100_000 };
+  const dueInMs = async (id: string): Promise<number> => {
+    const [row] = await test.sql<{ ms: number }>(
+      `select (extract(epoch from j.run_at - clock_timestamp()) * 1000)::float8 as ms
+       from jobs.jobs j join jobs.job_bodies b on b.id = j.id and b.run_at = j.run_at where j.id = $1`,
+      [id],
+    );
+    return row!.ms;
+  };
+  /** As if the job had been added, and put off, so much earlier. */
+  const age = (id: string, ms: number) =>
+    test.sql(
+      `with body as (update jobs.job_bodies set created_at = created_at - $2::int * interval '1 ms',
+         run_at = run_at - $2::int * interval '1 ms' where id = $1)
+       update jobs.jobs set run_at = run_at - $2::int * interval '1 ms' where id = $1`,
+      [id, ms],
+    );
+
+  it('makes one job of many adds, with the last payload, due so long after the last of them', async () => {
+    const first = await jobs.addJob('x', 1, { debounce, tags: ['old'] });
+    expect(first).toMatchObject({ created: true, status: 'scheduled', jobKey: 'd', jobKeyMode: 'debounce' });
+    await age(first.id, 30_000);
+    expect(await dueInMs(first.id)).toBeLessThan(31_000);
+    const second = await jobs.addJob('y', 2, { debounce, priority: 3 });
+    expect(second).toMatchObject({ id: first.id, created: false, task: 'y', payload: 2, priority: 3, tags: [] });
+    expect(await dueInMs(first.id)).toBeGreaterThan(55_000);
+    expect(await live()).toHaveLength(1);
+  });
+
+  it('waits no longer than maxMs after the first add', async () => {
+    const { id } = await jobs.addJob('x', 1, { debounce });
+    await age(id, 90_000);
+    await jobs.addJob('x', 2, { debounce });
+    expect(await dueInMs(id)).toBeLessThanOrEqual(10_000);
+    await age(id, 20_000);
+    expect(await jobs.addJob('x', 3, { debounce })).toMatchObject({ id, status: 'available', payload: 3 });
+  });
+
+  it('waits without end where no maxMs is given', async () => {
+    const { id } = await jobs.addJob('x', 1, { debounce: { key: 'd', ms: 60_000 } });
+    await age(id, 3_600_000);
+    await jobs.addJob('x', 2, { debounce: { key: 'd', ms: 60_000 } });
+    expect(await dueInMs(id)).toBeGreaterThan(55_000);
+  });
+
+  it('adds another job where the first one runs, which waits its time and for its end', async () => {
+    const first = await jobs.addJob('x', 1, { debounce });
+    await age(first.id, 60_000);
+    const [running] = await jobs.getJobs(WORKER);
+    const second = await jobs.addJob('x', 2, { debounce });
+    expect(second).toMatchObject({ created: true, status: 'blocked' });
+    expect(await jobs.addJob('x', 3, { debounce })).toMatchObject({ id: second.id, created: false, payload: 3 });
+    await jobs.completeJobs(WORKER, [running!], 1);
+    expect(await jobs.findJob(second.id)).toMatchObject({ status: 'scheduled', payload: 3 });
+  });
+
+  it('counts each of the jobs of one call', async () => {
+    const added = await jobs.addJobs([1, 2, 3].map((payload) => ({ task: 'x', payload, debounce })));
+    expect(new Set(added.map(({ id }) => id)).size).toBe(1);
+    expect(await live()).toMatchObject([{ payload: 3 }]);
+  });
+
+  it.each<[string, object]>([
+    ['Expected debounce alone, which says what runAt would, got both.', { debounce, runAt: new Date() }],
+    ['Expected debounce alone, which says what jobKey would, got both.', { debounce, jobKey: 'k' }],
+    ['Expected debounce.maxMs to be at least debounce.ms (5), got 4.', { debounce: { key: 'd', ms: 5, maxMs: 4 } }],
+    ['Expected debounce.key to be', { debounce: { ms: 5 } }],
+    ['Unknown option debounce.wait', { debounce: { ...debounce, wait: 5 } }],
+  ])('refuses what makes no sense: %s', async (message, options) => {
+    await expect(jobs.addJob('x', 1, options)).rejects.toThrow(message);
+  });
+});

@@ -10,6 +10,8 @@ export interface NewJob {
   priority: number;
   run_at: string | null;
   delay_ms: number | null;
+  /** Of a debounced job: how long after its first add it is due at the latest. */
+  debounce_max_ms: number | null;
   max_attempts: number;
   timeout_ms: number | null;
   queue: string | null;
@@ -177,6 +179,7 @@ export const addAlikeAndTell = statement<{ now: number; missing: null }>(
  * - replace: a waiting job gives way: its live row is removed, and jobs that wait for it wait for the new one. A
  *   running one loses its key, will not be retried, and the new job is parked behind it.
  * - preserve_run_at: a waiting job takes over everything but the run-at; a running or exhausted one as above.
+ * - debounce: as preserve_run_at, but it waits again, `delay_ms` from now; `debounce_max_ms` from its first add at most.
  * - unsafe_dedupe: whatever holds the key stays.
  * The statement itself is the function of migrations/0001_initial/7_enqueue.sql, so that roles that may only enqueue can
  * replace jobs without the right to change or delete them.

@@ -14,7 +14,7 @@ export interface JobRow {
   max_attempts: number;
   last_error: string | null;
   job_key: string | null;
-  job_key_mode: JobKeyMode | null;
+  job_key_mode: JobKeyMode | 'debounce' | null;
   flags: string[] | null;
   tags: string[] | null;
   group_id: string | null;

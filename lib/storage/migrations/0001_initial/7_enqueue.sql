@@ -35,6 +35,7 @@ declare
   waiting uuid[];
   action text;
   new_lane text;
+  debounced timestamptz;
 begin
   if not patient then
     perform pg_catalog.set_config('lock_timeout'::text, '100ms'::text, true);
@@ -91,11 +92,12 @@ begin
     from rows from (
       pg_catalog.json_to_recordset(asked) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
         max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
-        flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint),
+        flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint,
+        debounce_max_ms float8),
       pg_catalog.json_array_elements(payloads)
     ) with ordinality as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue,
-      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload,
-      position)
+      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, debounce_max_ms,
+      payload, position)
     order by s.job_key
   loop
     select k.job_id into owner from job_keys k where k.key = spec.job_key;
@@ -104,6 +106,7 @@ begin
     order by j.id = owner desc, j.locked_by is not null desc, j.id desc limit 1;
     before_it := case when holder.running then holder.id else held_by(spec.job_key, holder.id) end;
 
+    debounced := null;
     action := case
       when repeated and exists (select from job_replacements r where r.old_id = spec.id) then
         case when holder.id is null then 'gone' else 'keep' end
@@ -111,7 +114,7 @@ begin
       when spec.job_key_mode = 'unsafe_dedupe' then 'keep'
       when holder.running then 'follow'
       when holder.id = any(spec.depends_on) then 'circle'
-      when spec.job_key_mode = 'preserve_run_at' and holder.parked is distinct from 'exhausted' then
+      when spec.job_key_mode in ('preserve_run_at', 'debounce') and holder.parked is distinct from 'exhausted' then
         case when repeated and holder.id > spec.id then 'keep' else 'update' end
       else 'replace'
     end;
@@ -140,7 +143,12 @@ begin
     from pg_catalog.unnest(spec.depends_on) as p(id) order by p.id
     on conflict do nothing;
     if action = 'update' then
+      if spec.job_key_mode = 'debounce' then
+        select least(spec.run_at, b.created_at + spec.debounce_max_ms * interval '1 ms') into debounced
+        from job_bodies b where b.id = holder.id;
+      end if;
       update jobs j set
+        run_at = coalesce(debounced, j.run_at),
         priority = spec.priority, max_attempts = spec.max_attempts, slot_only = spec.max_attempts = 1, lane = new_lane,
         task = spec.task, queue = spec.queue, rate_limit_key = spec.rate_limit_key, flags = spec.flags,
         payload_kib = coalesce(spec.payload_kib, 0::smallint), attempts = 0, crashes = 0, last_error = null, previous = null,
@@ -149,7 +157,7 @@ begin
         revision = j.revision + 1, updated_at = present
       where j.id = holder.id;
       update job_bodies b set
-        priority = spec.priority, max_attempts = spec.max_attempts, timeout_ms = spec.timeout_ms, task = spec.task,
+        run_at = coalesce(debounced, b.run_at), priority = spec.priority, max_attempts = spec.max_attempts, timeout_ms = spec.timeout_ms, task = spec.task,
         payload = spec.payload, queue = spec.queue, rate_limit_key = spec.rate_limit_key,
         job_key_mode = spec.job_key_mode, flags = spec.flags, tags = spec.tags, group_id = spec.group_id,
         depends_on = spec.depends_on, on_parent_failure = spec.on_parent_failure
