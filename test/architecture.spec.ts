@@ -129,7 +129,7 @@ describe('the house', () => {
   it('has no file that is hard to take in', () => {
     const limits: Record<string, number> = {
       'jobs.errors.ts': 470,
-      'manager/job.manager.ts': 600,
+      'manager/job.operations.ts': 450,
       'worker/job.queue.ts': 490,
     };
     const long = files

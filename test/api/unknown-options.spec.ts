@@ -65,6 +65,7 @@ const CALLS: Record<string, (wrong: any) => unknown> = {
   'JobManager.reportPartialSuccess(partialResults)': (wrong) =>
     manager.jobs.reportPartialSuccess(WORKER, claimed, wrong, 1),
   'JobManager.rescheduleJobs(changes)': (wrong) => manager.jobs.rescheduleJobs([ID], wrong),
+  'JobManager.rescheduleJobsByKey(changes)': (wrong) => manager.jobs.rescheduleJobsByKey(['key'], wrong),
   'JobManager.replayFailedJobs(window)': (wrong) => manager.jobs.replayFailedJobs(wrong),
   'JobManager.resetLockedJobs(options)': (wrong) => manager.jobs.resetLockedJobs(wrong),
   'JobManager.purgeJobs(options)': (wrong) =>
