@@ -31,6 +31,7 @@ import {
   type Settings,
 } from './validation.js';
 import { INT4_MAX, MAX_ATTEMPTS, MAX_MS, rules } from './validation.rules.js';
+import { queueOptions, queueSettings } from './manager/queue.settings.js';
 import { connectionOption, orFunction } from './validation.options.js';
 
 const HOUR_MS = 3_600_000;
@@ -93,7 +94,7 @@ const MANAGER = {
   lockTimeoutMs: option(milliseconds(1), 4 * HOUR_MS),
   taskIdentifierRetentionMs: option(milliseconds(), 7 * DAY_MS),
   maxPayloadBytes: option(rules.integer(1, 256 * MIB), MIB),
-  queues: mapOf(section({ concurrency: option(rules.concurrency, 1) }), rules.laneName),
+  queues: mapOf(queueOptions, rules.laneName),
   encryption: section({
     keys: option<EncryptionOptions['keys'] | null>(encryptionKeys, null),
     tasks: option<string[] | null>(rules.names, null),
@@ -152,9 +153,14 @@ const moduleOptions = section({
   globalEnhancers: option(flag, false),
   mask: option<Mask | undefined>(mask, undefined),
 });
+const partitionOrFunction: Rule = (value) => {
+  const expected = typeof value === 'function' ? null : rules.partition(value);
+  return expected && `${expected}, or a function of the payload`;
+};
 const taskOptions = section({
   payload: option(payloadSchema, undefined),
   queue: option(rules.laneName, undefined),
+  partition: option<unknown>(partitionOrFunction, undefined),
   priority: option(priority, undefined),
   maxAttempts: option(attempts, undefined),
   timeoutMs: option(milliseconds(1, INT4_MAX), undefined),
@@ -246,7 +252,7 @@ export function taskFaults(task: unknown, options: unknown, source: string): str
 }
 
 function managerSettings(settings: Settings<typeof MANAGER>, maxCrashes: number): ManagerSettings {
-  const queues = Object.entries(settings.queues).map(([name, { concurrency }]) => [name, concurrency] as const);
+  const queues = Object.entries(settings.queues).map(([name, options]) => [name, queueSettings(options)] as const);
   const encryption = encryptionSettings(settings.encryption);
   return { ...pick(settings, MANAGER), maxCrashes, encryption, queues: Object.fromEntries(queues) };
 }

@@ -46,6 +46,16 @@ const nameUpTo =
   (value) =>
     isName(value, maxBytes) ? null : `a string ${ofName(maxBytes)}`;
 
+const MAX_PARTITION_CHARS = 200;
+const MAX_PARTITION_BYTES = 600;
+
+const partition: Rule = (value) =>
+  isLaneName(value) &&
+  [...(value as string)].length <= MAX_PARTITION_CHARS &&
+  Buffer.byteLength(value as string) <= MAX_PARTITION_BYTES
+    ? null
+    : `a string of 1 to ${MAX_PARTITION_CHARS} characters and at most ${MAX_PARTITION_BYTES} bytes of UTF-8 without control characters and lone surrogates`;
+
 const listOf =
   (fits: (value: unknown) => boolean, expected: string): Rule =>
   (value) =>
@@ -73,6 +83,7 @@ export const rules = {
   /** Of a queue, or the key of a rate limit. */
   laneName: ((value) => (isLaneName(value) ? null : `a string ${OF_LANE_NAME}`)) as Rule,
   laneNames: listOf(isLaneName, OF_LANE_NAME),
+  partition,
   jobKey: nameUpTo(MAX_JOB_KEY_BYTES),
   /** Why something was done by hand. */
   reason: ((value) =>
@@ -107,6 +118,9 @@ export const rules = {
     typeof value === 'number' && value >= 0 ? null : 'a number of milliseconds of at least 0, or Infinity') as Rule,
   /** An interval that a timer of Node can hold. */
   timer: (min = 0): Rule => integer(min, MAX_TIMER_MS),
+  /** A part of something. */
+  share: ((value) =>
+    typeof value === 'number' && value > 0 && value <= 1 ? null : 'a number above 0 and up to 1') as Rule,
   concurrency: ((value) =>
     value === Infinity || positive(value) === null ? null : `an integer from 1 to ${INT4_MAX}, or Infinity`) as Rule,
   uuid: ((value) => (isUuid(value) ? null : 'a job id (UUID)')) as Rule,

@@ -59,10 +59,20 @@ export interface LaneClaim extends Claimer, ClaimFilter {
   memory: LaneMemoryState;
 }
 
+/** Whose turn it was. */
+export interface Turn {
+  /** Of the lane. */
+  place: string;
+  /** How many more jobs it may get before its turn is over. */
+  left: number;
+}
+
 /** What a pool remembers of lanes, as the claim reads it. */
 export interface LaneMemoryState {
-  /** Of priorities: the place of the lane behind which the turn goes on. */
-  turns: string[];
+  /** Of priorities: where the turn goes on. */
+  turns: Turn[];
+  /** Of queues whose partitions took all that the queue could give: the places behind which they are entered, in order. */
+  queueTurns: string[];
   /** Stretches of the walk in which nothing can be claimed, in order. */
   blocked: { after: string; upto: string }[];
   /** Beginnings of lanes to look at all the same, in order. */
@@ -106,7 +116,15 @@ export interface LaneReport {
   priority: number | null;
   /** Places behind which turns go on: in each priority served, that of the last lane that got a job. */
   turns: string[];
-  /** How many lanes were served. */
+  /** How many more jobs each of these may get before its turn is over. */
+  left: number[];
+  /** Of queues whose partitions took all that the queue could give: the place of the last lane that got a job. */
+  cut: string[];
+  /** Places of queues that were entered at such a place, to their end: their turns begin again. */
+  ended: string[];
+  /** Queues that are full or paused themselves, not partitions of them. */
+  full: string[];
+  /** How many lanes were served, each counted by its weight. */
   lanes: number;
   more: boolean;
   /** Stretches of the walk in which nothing can be claimed now: after, up to, until when (ms) or null. */

@@ -31,6 +31,8 @@ export interface Job<P = unknown> {
   /** Lower runs first. Default 0. */
   priority: number;
   queue: string | null;
+  /** Whose turn it is within the queue. */
+  partition: string | null;
   rateLimitKey: string | null;
   runAt: Date;
   /** Attempts begun so far, the running one included. */
@@ -95,6 +97,11 @@ export interface AddJobOptions {
    * time, in order. Default: the task's; `null`: none, whatever the task says.
    */
   queue?: string | null | undefined;
+  /**
+   * Whose job it is, within its queue: a tenant, a customer; 1 to 200 characters without control characters, at most 600
+   * bytes. Partitions take turns, and each may have limits of its own. Needs a queue. Default: the task's; `null`: none.
+   */
+  partition?: string | null | undefined;
   /** Lower runs first, a 32-bit integer. Default 0. */
   priority?: number | undefined;
   /** Not before this moment, by the database's clock. */

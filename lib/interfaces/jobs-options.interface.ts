@@ -45,8 +45,42 @@ export interface WorkerOptions {
 }
 
 export interface QueueOptions {
-  /** Jobs of the queue that run at once over all processes; `Infinity` for no limit. Default 1. */
+  /**
+   * Jobs of the queue that run at once over all processes; `Infinity` for no limit. Default 1; with `partitions`, and for a
+   * queue that is declared nowhere and has partitions, no limit.
+   */
   concurrency?: number | undefined;
+  /** What holds for each partition of the queue, unless `configurePartition` says otherwise. */
+  partitions?: PartitionsOptions | undefined;
+}
+
+/** What one partition of a queue gets. */
+export interface PartitionOptions {
+  /** Jobs of a partition that run at once over all processes; `Infinity` for no limit. Default: no limit. */
+  concurrency?: number | undefined;
+  /**
+   * The part of the queue's concurrency that one partition gets while others want some, above 0 and up to 1. What no other
+   * wants it gets beyond that. Default 1.
+   */
+  share?: number | undefined;
+  /** How many jobs a partition gets in its turn, for each one that a partition of weight 1 gets, 1 to 1,000. Default 1. */
+  weight?: number | undefined;
+}
+
+export interface PartitionsOptions extends PartitionOptions {
+  /**
+   * A retry that waits holds back what comes behind it in its partition, so that jobs of a partition with a concurrency of 1
+   * end in the order in which they were added. Default false.
+   */
+  keepOrderOnRetry?: boolean | undefined;
+}
+
+/** A declared queue as it is stored. */
+export interface QueueSettings {
+  /** Null: no limit. */
+  concurrency: number | null;
+  /** What is not the default. */
+  partitions: { concurrency?: number; share?: number; weight?: number; keepOrder?: true };
 }
 
 export interface HistoryOptions {
@@ -150,8 +184,8 @@ export interface ManagerSettings {
   maxCrashes: number;
   /** `null`: nothing is encrypted. */
   encryption: EncryptionSettings | null;
-  /** Declared queues and their concurrency. */
-  queues: Record<string, number>;
+  /** Declared queues. */
+  queues: Record<string, QueueSettings>;
 }
 
 /** What a worker pool works with: `WorkerOptions` with every default filled in; `null` where unset means adaptive or all. */

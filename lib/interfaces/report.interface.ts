@@ -45,6 +45,18 @@ export interface QueueState {
   lockedBy: string | null;
 }
 
+export interface PartitionState {
+  partition: string;
+  /** Jobs that are due or will be, up to 1,000. */
+  waiting: number;
+  running: number;
+  /** Jobs of it that run at once; `Infinity`: no limit. */
+  concurrency: number;
+  /** How much of the queue's concurrency it gets while other partitions want some; 1: all of it. */
+  share: number;
+  weight: number;
+}
+
 export interface WorkerInfo {
   id: string;
   host: string;

@@ -83,6 +83,11 @@ export interface TaskOptions {
    */
   payload?: PayloadSchema | false | undefined;
   queue?: string | undefined;
+  /**
+   * Whose job it is, within its queue: a name, or a function of the payload, which is called once, when the job is added,
+   * with the payload as it is stored. Null and undefined: of no partition.
+   */
+  partition?: string | ((payload: any) => string | null | undefined) | undefined;
   priority?: number | undefined;
   maxAttempts?: number | undefined;
   /** How long one attempt may run. Default: the worker's `timeoutMs`. */

@@ -16,6 +16,7 @@ import {
   type Rule,
 } from '../validation.js';
 import { INT4_MAX, isStorable, isUuid, MAX_ATTEMPTS, MAX_MS, rules } from '../validation.rules.js';
+import { partitionOptions, queueOptions } from './queue.settings.js';
 
 const MIN_WORKER_ID = 10;
 const MAX_PARENTS = 1_000;
@@ -39,6 +40,7 @@ const claimedJob: Rule = (value) => (isRecord(value) && value.id && value.fence 
 /** What `addJob` may say of a job, wherever it is described: also in `addJobs`, and in parts by crontabs. */
 export const JOB_OPTIONS = {
   queue: orNull(rules.laneName),
+  partition: orNull(rules.partition),
   priority: given(priority),
   runAt: given(rules.date),
   delayMs: given(rules.duration),
@@ -168,7 +170,8 @@ export const callOptions = {
     status: required(rules.oneOf('exhausted', 'completed', 'cancelled')),
     olderThanMs: required(rules.integer(0, MAX_AGE_MS)),
   }),
-  configureQueue: section({ concurrency: required(rules.concurrency) }),
+  configureQueue: queueOptions,
+  configurePartition: partitionOptions,
   gcTaskIdentifiers: section({ keepSinceMs: orNull(rules.integer(0, MAX_AGE_MS)) }),
   reencryptJobs: section({ batchSize: orNull(rules.integer(1, MAX_BATCH)), signal: given(rules.signal) }),
   waitForJob: section({ timeoutMs: orNull(rules.wait), signal: given(rules.signal) }),

@@ -1,5 +1,5 @@
 // Where the next claim begins to read, and what two claims have brought together: arithmetic on positions, without a database.
-import type { CursorPosition, LaneClaimResult } from '../interfaces/claim.interface.js';
+import type { CursorPosition, LaneClaimResult, LaneReport } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 
 /** Where a claimed job stood: run-at in ms, with microseconds behind the point. */
@@ -47,11 +47,20 @@ export function inTurn(jobs: ClaimedJob[]): ClaimedJob[] {
   return sorted ? jobs : jobs.sort(byTurn);
 }
 
+const joinReports = (first: LaneReport, next: LaneReport): LaneReport => ({
+  ...next,
+  turns: [...first.turns, ...next.turns],
+  left: [...first.left, ...next.left],
+  cut: [...first.cut, ...next.cut],
+  ended: [...first.ended, ...next.ended],
+  full: [...first.full, ...next.full],
+});
+
 /** Two looks at lanes, the second for what the first has left. */
 export const joinLooks = (first: LaneClaimResult, next: LaneClaimResult): LaneClaimResult => ({
   ...next,
   jobs: inTurn([...first.jobs, ...next.jobs]),
   taken: [...first.taken, ...next.taken],
-  report: next.report && { ...next.report, turns: [...(first.report?.turns ?? []), ...next.report.turns] },
+  report: next.report && first.report ? joinReports(first.report, next.report) : next.report,
   unreadable: first.unreadable ?? next.unreadable,
 });

@@ -1,6 +1,7 @@
 // What a process declares (crontabs of its tasks, concurrencies of queues), written in the name of its release. While
 // releases run side by side, the newest has the say: a process of an older one that starts again changes nothing, and a
 // release that comes back has the say again once the newer one is gone.
+import type { QueueSettings } from '../interfaces/jobs-options.interface.js';
 import { MissingPrivilegesError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { isReadOnly } from '../storage/database.errors.js';
@@ -16,28 +17,27 @@ import type { TaskDefinition } from './task.registry.js';
 export interface DeclarationsParts {
   database: Database;
   crontabs: Crontabs;
-  /** Concurrencies of queues by name. */
-  queues: Readonly<Record<string, number>>;
+  /** Declared queues by name. */
+  queues: Readonly<Record<string, QueueSettings>>;
   /** Tells pools that jobs of these queues may run. */
   publish: (queues: string[]) => Promise<void>;
 }
 
 export class Declarations {
-  /** Concurrencies by name; null: no limit. */
-  private readonly limits: Map<string, number | null>;
+  private readonly queues: Map<string, { concurrency: number | null; partitions: string }>;
   private readonly queueRelease: string;
 
   constructor(private readonly parts: DeclarationsParts) {
-    const limits = Object.entries(parts.queues).map(
-      ([name, limit]) => [name, limit === Infinity ? null : limit] as const,
+    const queues = Object.entries(parts.queues).map(
+      ([name, { concurrency, partitions }]) => [name, { concurrency, partitions: JSON.stringify(partitions) }] as const,
     );
-    this.limits = new Map(limits.toSorted(([a], [b]) => (a < b ? -1 : 1)));
-    this.queueRelease = digestOf(['queues', ...this.limits]);
+    this.queues = new Map(queues.toSorted(([a], [b]) => (a < b ? -1 : 1)));
+    this.queueRelease = digestOf(['queues', ...this.queues]);
   }
 
   /** Writes the declared queues' concurrencies. `workerId`: the pool that stands for them as long as it runs. */
   async declareQueues(workerId: string | null = null): Promise<void> {
-    if (!this.limits.size) return;
+    if (!this.queues.size) return;
     try {
       await join(this.parts.database, this.queueRelease, workerId);
       await this.writeQueues(this.queueRelease);
@@ -50,7 +50,7 @@ export class Declarations {
 
   /** The same for what has changed since: queues are busy rows, so they are left alone where all is as declared. */
   async repeatQueues(): Promise<void> {
-    if (this.limits.size) await this.writeQueues(null);
+    if (this.queues.size) await this.writeQueues(null);
   }
 
   /** What a pool's tasks declare. @throws InvalidOptionsError, InvalidArgumentError, PayloadValidationError */
@@ -66,12 +66,14 @@ export class Declarations {
   /** Each apart: one that some session holds is tried again by pools every half minute. */
   private async writeQueues(release: string | null): Promise<void> {
     const { database, publish: tell } = this.parts;
-    const names = [...this.limits.keys()];
-    const limits = names.map((name) => this.limits.get(name) ?? null);
-    const stale = (await tryBriefly(database, findUndeclaredQueues, [names, limits, release])) ?? [];
+    const all = [...this.queues.values()];
+    const [limits, partitions] = [all.map(({ concurrency }) => concurrency), all.map((one) => one.partitions)];
+    const asked = [[...this.queues.keys()], limits, release, partitions];
+    const stale = (await tryBriefly(database, findUndeclaredQueues, asked)) ?? [];
     const written: string[] = [];
     for (const { name } of stale) {
-      const values = [name, this.limits.get(name) ?? null, this.queueRelease];
+      const queue = this.queues.get(name)!;
+      const values = [name, queue.concurrency, queue.partitions, this.queueRelease];
       const rows = await tryBriefly(database, declareQueue, values);
       if (rows?.[0]?.changed) written.push(name);
     }

@@ -6,7 +6,7 @@ import { nullIfLocked, retryOnContention } from '../storage/retry.js';
 import { nextPlainPriority } from '../storage/statements/claim-jobs.js';
 import { inTurn } from './claim.cursor.js';
 import type { JobClaims } from './job.claims.js';
-import { LaneMemory, type Turns } from './lane.memory.js';
+import { LaneMemory, Turns } from './lane.memory.js';
 
 /** So often is tried what others hold, with twice as many jobs to spare each time. */
 const TRIES = 7;
@@ -15,14 +15,17 @@ const BEFORE_ANY_PRIORITY = BEST_PRIORITY - 1;
 /** Most KiB that one claim reads, except the first payload. */
 const MAX_KIB = 64 * 1024;
 
+/** Queues whose turns are remembered. */
+const MAX_TURNS = 100;
+
 /** A claim by hand. */
 export type HandClaim = Claimer & Omit<ClaimFilter, 'worstPriority' | 'otherTasks'>;
 
 export class ExactClaims {
   /** Claims take turns between plain jobs and lanes. */
   private lanesFirst = false;
-  /** Where turns go on over the lanes, from one claim to the next. */
-  private readonly turns: Turns = new Map();
+  /** Where turns go on over the lanes, from one claim to the next: of one queue, or of all. */
+  private readonly turns = new Map<string | null, Turns>();
 
   constructor(
     private readonly database: Database,
@@ -70,7 +73,7 @@ export class ExactClaims {
     upto: number,
     jobs: ClaimedJob[],
   ): Promise<void> {
-    const memory = new LaneMemory(Infinity, queue === null ? this.turns : undefined);
+    const memory = new LaneMemory(Infinity, this.turnsOf(queue));
     let tries = 0;
     while (jobs.length < upto) {
       const wanted = upto - jobs.length;
@@ -85,6 +88,14 @@ export class ExactClaims {
       const isHeld = (held.length > 0 && tries === 1) || (crowded.length > 0 && tries <= TRIES);
       if (!found.jobs.length && !found.more && !isHeld) break;
     }
+  }
+
+  private turnsOf(queue: string | null): Turns {
+    const turns = this.turns.get(queue) ?? new Turns();
+    this.turns.delete(queue);
+    this.turns.set(queue, turns);
+    if (this.turns.size > MAX_TURNS) this.turns.delete(this.turns.keys().next().value!);
+    return turns;
   }
 
   private async claimAllPlain(

@@ -23,7 +23,7 @@ import { isSealed, openValue, openPayload, type JobCipher } from './job.cipher.j
 import { readableStart, toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
-import { hasAdvanced } from './lane.memory.js';
+import { hasAdvanced, turnsOf } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
 import type { SchemaCheck } from './schema.check.js';
 
@@ -87,7 +87,7 @@ export class JobClaims {
       const limit = request.limit - found.taken.length;
       if (limit <= 0) return found;
       // The last turn of each priority counts.
-      const turns = [...found.report.turns.toReversed(), ...request.memory.turns];
+      const turns = [...turnsOf(found.report).toReversed(), ...request.memory.turns];
       const memory = { ...request.memory, turns };
       const more = this.claimLanesOnce({ ...request, limit, memory }, [...tried]);
       const next = await more.catch(nullIfLocked(() => found.taken.length > 0 && !this.database.isBound));
@@ -122,7 +122,9 @@ export class JobClaims {
       request.leaseMs,
       request.worstPriority,
       request.queue,
-      memory.turns,
+      memory.turns.map(({ place }) => place),
+      memory.turns.map(({ left }) => left),
+      memory.queueTurns,
       memory.blocked.map(({ after }) => after),
       memory.blocked.map(({ upto }) => upto),
       memory.told,

@@ -1,12 +1,18 @@
 // Rows become what users see, and a job becomes the spec of its replay.
 import type { ClaimedJob, Job, JobSpec } from '../interfaces/job.interface.js';
-import type { HistoryRecord, QueueState, RateLimit, WorkerInfo } from '../interfaces/report.interface.js';
+import type {
+  HistoryRecord,
+  PartitionState,
+  QueueState,
+  RateLimit,
+  WorkerInfo,
+} from '../interfaces/report.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
 import type { ClaimedText, ClaimExtra } from '../storage/statements/claim-jobs.js';
 import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/workers.js';
-import type { QueueRow } from '../storage/statements/queues.js';
+import type { PartitionRow, QueueRow } from '../storage/statements/queues.js';
 import type { RateLimitRow } from '../storage/statements/rate-limits.js';
 import { isSealed, openValue, openPayload, reveal, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
@@ -19,6 +25,7 @@ export const toJob = (row: JobRow, cipher: JobCipher | undefined): Job => ({
   status: row.status,
   priority: row.priority,
   queue: row.queue,
+  partition: row.partition,
   rateLimitKey: row.rate_limit_key,
   runAt: toDate(row.run_at),
   attempts: row.attempts,
@@ -71,6 +78,7 @@ export const toClaimedJob = (told: ClaimedText, label: string, lockedAtMs: numbe
     status: 'running',
     priority: told[2],
     queue: extra.queue ?? null,
+    partition: extra.partition ?? null,
     rateLimitKey: extra.rateLimitKey ?? null,
     runAt: toDate(told[3]),
     attempts: told[5],
@@ -131,6 +139,15 @@ export const toQueueState = (row: QueueRow): QueueState => ({
   lockedBy: row.locked_by,
 });
 
+export const toPartitionState = (row: PartitionRow): PartitionState => ({
+  partition: row.partition,
+  waiting: row.waiting,
+  running: row.running,
+  concurrency: row.concurrency ?? Infinity,
+  share: row.share ?? 1,
+  weight: row.weight,
+});
+
 export const toRateLimit = (row: RateLimitRow): RateLimit => ({
   key: row.key,
   capacity: row.capacity,
@@ -161,6 +178,7 @@ export const replayOf = (job: Job, maxAttempts: number | undefined): JobSpec => 
   jobKey: job.id,
   groupId: job.groupId,
   queue: job.queue,
+  partition: job.partition,
   ...(job.rateLimitKey !== null && { rateLimitKey: job.rateLimitKey }),
   ...(job.timeoutMs !== null && { timeoutMs: job.timeoutMs }),
 });

@@ -2,7 +2,8 @@
 // answer.
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type { Job, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
-import type { QueueState, RateLimit } from '../interfaces/report.interface.js';
+import type { PartitionOptions, QueueOptions } from '../interfaces/jobs-options.interface.js';
+import type { Page, PageRequest, PartitionState, QueueState, RateLimit } from '../interfaces/report.interface.js';
 import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import { withLockRetries, retryOnContention } from '../storage/retry.js';
@@ -11,16 +12,24 @@ import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { check } from '../validation.js';
-import { MAX_MS, rules } from '../validation.rules.js';
+import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
 import { callOptions, copyOf, idsOf } from './arguments.js';
 import { JobEdits } from './job.edits.js';
 import { JobEngine } from './job.engine.js';
-import { toQueueState, toRateLimit } from './job.mapper.js';
+import { toPartitionState, toQueueState, toRateLimit } from './job.mapper.js';
 import { newsOf } from './job.promoter.js';
 import { lanesOfQueue } from './lane.names.js';
+import { pageOf, readCursor, readPageRequest } from './page.js';
+import { partitionSettings } from './queue.settings.js';
 import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
 
 import { JobReports } from './job.reports.js';
+
+/** Of each partition. */
+const MAX_COUNTED = 1_000;
+const NOTHING_TO_CONFIGURE = 'Expected concurrency or partitions, got neither.';
+
+type QueueEdit = [paused: boolean | null, limit: number | null, unlimited: boolean, partitions: string | null];
 
 /** What operators do: to jobs, queues, rate limits, crontabs and what is left behind. */
 export abstract class JobOperations extends JobReports {
@@ -149,19 +158,55 @@ export abstract class JobOperations extends JobReports {
   /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. @throws RowsHeldError */
   async pauseQueue(name: string): Promise<void> {
     check({ name: [name, rules.laneName] });
-    await this.editQueue(name, [true, null, false]);
+    await this.editQueue(name, [true, null, false, null]);
   }
 
   async resumeQueue(name: string): Promise<void> {
     check({ name: [name, rules.laneName] });
-    await this.editQueue(name, [false, null, false]);
+    await this.editQueue(name, [false, null, false, null]);
   }
 
-  /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
-  async configureQueue(name: string, options: { concurrency: number }): Promise<void> {
+  /**
+   * Sets how many jobs of the queue run at once over all processes, and what each of its partitions gets; wins over what
+   * processes declare. What is left out stays as it is. @throws InvalidArgumentError, RowsHeldError
+   */
+  async configureQueue(name: string, options: QueueOptions): Promise<void> {
     check({ name: [name, rules.laneName] }, [callOptions.configureQueue, options]);
-    const { concurrency } = options;
-    await this.editQueue(name, concurrency === Infinity ? [null, null, true] : [null, concurrency, false]);
+    const { concurrency, partitions } = options;
+    if (concurrency === undefined && !partitions) throw new InvalidArgumentError([NOTHING_TO_CONFIGURE]);
+    const settings = partitions ? JSON.stringify(partitionSettings(partitions)) : null;
+    const isUnlimited = concurrency === Infinity;
+    await this.editQueue(name, [null, isUnlimited ? null : (concurrency ?? null), isUnlimited, settings]);
+  }
+
+  /**
+   * Sets what a partition of a queue gets, whatever its queue says for each of them. What is left out is as the queue says;
+   * nothing at all: the partition is as all others again.
+   *
+   * @throws InvalidArgumentError, RowsHeldError
+   * @example
+   * await jobs.configurePartition('render', 'acme', { concurrency: 20, weight: 4 });
+   */
+  async configurePartition(queue: string, partition: string, options: PartitionOptions): Promise<void> {
+    check({ queue: [queue, rules.laneName], partition: [partition, rules.partition] }, [
+      callOptions.configurePartition,
+      options,
+    ]);
+    const { concurrency, share, weight } = options;
+    const limit = concurrency === Infinity ? INT4_MAX : concurrency;
+    const values = [queue, partition, limit ?? null, share ?? null, weight ?? null];
+    const { database, publisher } = this.engine;
+    await retryOnContention(() => database.run(lanes.editPartition, values), database.isBound);
+    await publisher.publish({ kind: 'lanes', lanes: [lanesOfQueue(queue)] });
+  }
+
+  /** Partitions of a queue that have jobs or settings of their own, by name. */
+  async listPartitions(queue: string, page?: PageRequest): Promise<Page<PartitionState>> {
+    check({ queue: [queue, rules.laneName] });
+    const { limit, cursor } = readPageRequest(page);
+    const [behind] = readCursor(cursor, (key) => rules.partition(key) === null);
+    const rows = await this.engine.database.run(lanes.listPartitions, [queue, limit + 1, behind, MAX_COUNTED]);
+    return pageOf(rows, limit, toPartitionState, ({ partition }) => [partition]);
   }
 
   async listQueues(): Promise<QueueState[]> {
@@ -257,7 +302,7 @@ export abstract class JobOperations extends JobReports {
   }
 
   /** Claims keep a busy queue for some milliseconds each: tried until they let it through. */
-  private async editQueue(name: string, settings: [paused: boolean | null, limit: number | null, unlimited: boolean]) {
+  private async editQueue(name: string, settings: QueueEdit) {
     await retryOnContention(
       () => this.engine.database.run(lanes.editQueue, [name, ...settings]),
       this.engine.database.isBound,

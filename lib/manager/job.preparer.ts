@@ -4,8 +4,10 @@
 import type { AddJobOptions, Job } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema, TaskToken } from '../interfaces/task.interface.js';
-import { PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
+import { InvalidArgumentError, PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
 import type { NewJob } from '../storage/statements/add-jobs.js';
+import { faultOf, refuseCall } from '../validation.js';
+import { rules } from '../validation.rules.js';
 import { idsOf } from './arguments.js';
 import { newJobId } from './job.id.js';
 import { EncryptedValue, payloadBinding, type JobCipher } from './job.cipher.js';
@@ -26,6 +28,8 @@ export interface TakenJob {
   row: NewJob;
   json: string;
   schema: PayloadSchema | null;
+  /** Names its partition, once its payload is known to be valid. */
+  partitionOf: ((payload: any) => string | null | undefined) | null;
 }
 
 export class JobPreparer {
@@ -36,17 +40,26 @@ export class JobPreparer {
     private readonly cipher: JobCipher | undefined,
   ) {}
 
-  /** For the very turn of the call, before anything is awaited. @throws PayloadNotSerializableError, PayloadTooLargeError */
+  /**
+   * For the very turn of the call, before anything is awaited.
+   * @throws PayloadNotSerializableError, PayloadTooLargeError, InvalidArgumentError
+   */
   take(token: string | TaskToken, payload: unknown, options: AddJobOptions): TakenJob {
     const { task, schema } = this.resolve(token);
     this.tasks.notice(task);
     const json = this.toJson(task, payload);
-    return { row: this.toRow(task, options), json, schema };
+    const row = this.toRow(task, options);
+    const partition = options.partition === undefined ? this.tasks.get(task)?.options.partition : options.partition;
+    if (typeof partition === 'string' && row.queue !== null) row.partition = partition;
+    else if (options.partition) throw new InvalidArgumentError([NO_QUEUE]);
+    const partitionOf = typeof partition === 'function' && row.queue !== null ? partition : null;
+    return { row, json, schema, partitionOf };
   }
 
-  /** @throws PayloadValidationError, MissingPackageError */
-  async check({ row, json, schema }: TakenJob): Promise<PreparedJob> {
+  /** @throws PayloadValidationError, MissingPackageError, InvalidArgumentError */
+  async check({ row, json, schema, partitionOf }: TakenJob): Promise<PreparedJob> {
     if (schema) await this.validator.validate(row.task, schema, JSON.parse(json));
+    if (partitionOf) row.partition = partitionBy(partitionOf, row.task, JSON.parse(json));
     const sealed = this.cipher && this.seal(this.cipher, row, json);
     row.payload_kib = kibOf(sealed ?? json);
     return { row, json, sealed };
@@ -70,6 +83,7 @@ export class JobPreparer {
       max_attempts: options.maxAttempts ?? defaults.maxAttempts ?? this.settings.retry.maxAttempts,
       timeout_ms: options.timeoutMs ?? null,
       queue: (options.queue === undefined ? defaults.queue : options.queue) ?? null,
+      partition: null,
       rate_limit_key: options.rateLimitKey ?? defaults.rateLimitKey ?? null,
       job_key: options.debounce?.key ?? options.jobKey ?? null,
       job_key_mode: keyModeOf(options),
@@ -96,6 +110,15 @@ export class JobPreparer {
     if (bytes > maxPayloadBytes) throw new PayloadTooLargeError(task, bytes, maxPayloadBytes);
     return json;
   }
+}
+
+const NO_QUEUE = 'Expected a queue beside partition, got none.';
+
+/** @throws InvalidArgumentError */
+function partitionBy(partitionOf: NonNullable<TakenJob['partitionOf']>, task: string, payload: unknown): string | null {
+  const name = partitionOf(payload) ?? null;
+  refuseCall(faultOf(`the partition that task "${task}" names`, name, rules.optional(rules.partition)));
+  return name;
 }
 
 /** Null: less than one. What is short enough need not be counted. */

@@ -7,6 +7,7 @@ import type {
   LaneMemoryState,
   LaneReport,
   NextInLane,
+  Turn,
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { LanePasses, type Position } from './lane.passes.js';
@@ -16,13 +17,21 @@ import {
   comparePlaces,
   laneAtPlace,
   laneOf,
+  lanesOfBranch,
   lanesOfQueue,
   placeInWalk,
   priorityAtPlace,
+  queueAtPlace,
+  queueOfLane,
 } from './lane.names.js';
 
-/** By priority as a place names it: the place of the lane behind which the turn goes on. */
-export type Turns = Map<string, string>;
+/** Where turns go on. */
+export class Turns {
+  /** By priority as a place names it. */
+  readonly lanes = new Map<string, Turn>();
+  /** By the place at which a queue begins: the place behind which it is entered. */
+  readonly queues = new Map<string, string>();
+}
 
 interface Stretch {
   after: string;
@@ -63,6 +72,8 @@ export class LaneMemory {
   private heldUntil = Infinity;
   /** Lanes that the last look served: among so many a claim is shared. */
   private lanes = 1;
+  /** Queues that were full or paused themselves: a place that one of their partitions frees is for all of them. */
+  private fullQueues = new Set<string>();
 
   /** When held lanes were to be looked at again, before the look under way. */
   private heldUntilBefore = Infinity;
@@ -72,7 +83,7 @@ export class LaneMemory {
   constructor(
     /** Everything is looked at again after so long, at the earliest. */
     periodMs: number,
-    private readonly turns: Turns = new Map(),
+    private readonly turns: Turns = new Turns(),
     /** Whether it is told of what begins to be claimable. */
     hearsNews = false,
   ) {
@@ -96,7 +107,8 @@ export class LaneMemory {
     this.toldInFlight = new Set();
     this.forgotInFlight = false;
     return {
-      turns: [...this.turns.values()],
+      turns: [...this.turns.lanes.values()],
+      queueTurns: [...this.turns.queues.values()].sort(comparePlaces),
       blocked: this.stretches,
       told: [...this.told].sort(comparePlaces),
       dueSince: this.stretches.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
@@ -116,7 +128,8 @@ export class LaneMemory {
     // A look that went through everything has looked at what was told before it.
     if (!report.more) this.told = inFlight;
     const due = report.more ? (report.due ?? []) : [];
-    const unknown = report.unknown.map(lanesOfQueue);
+    const unknown = report.unknown.map((queue) => (queue.includes('\x1f') ? queue : lanesOfQueue(queue)));
+    for (const queue of report.full) this.fullQueues.add(queue);
     const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...due, ...unknown];
     for (const lane of open) this.told.add(lane);
     for (const [after, upto, until] of report.blocked) this.block({ after, upto, until: until ?? Infinity });
@@ -133,7 +146,9 @@ export class LaneMemory {
     this.spares = this.sparesAfter(report);
     if (report.held.length) this.hold();
     else this.heldMs = 0;
-    for (const place of report.turns) this.passTurn(place);
+    for (const turn of turnsOf(report)) this.passTurn(turn);
+    for (const queue of report.ended) this.turns.queues.delete(queue);
+    for (const place of report.cut) this.passQueueTurn(place);
     this.lanes = Math.max(1, report.lanes);
     if (!this.stretches.length) this.told.clear();
     if (this.stretches.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
@@ -163,7 +178,7 @@ export class LaneMemory {
    * again, or more than the queue limits the lane.
    */
   nextAfter(job: ClaimedJob): NextInLane | null {
-    if (job.queue === null || job.rateLimitKey !== null) return null;
+    if (job.queue === null || job.partition !== null || job.rateLimitKey !== null) return null;
     if (performance.now() - this.forgottenAt > this.costs.periodMs) return null;
     const { priority } = job;
     const lane = laneOf(job);
@@ -176,6 +191,7 @@ export class LaneMemory {
       this.forgotInFlight = true;
       return this.forget();
     }
+    lanes = lanes.map((lane) => this.widened(lane));
     for (const lane of lanes) {
       // Where no stretch is remembered, every lane is looked at.
       if (this.stretches.length) this.told.add(lane);
@@ -188,9 +204,9 @@ export class LaneMemory {
     if (this.told.size > MAX_TOLD) this.startOver();
   }
 
-  /** A place in the queue became free: its lanes are looked at, but nothing has come to stand before their positions. */
-  noteFreed(queue: string): void {
-    const lanes = lanesOfQueue(queue);
+  /** A place became free: its lanes are looked at, but nothing has come to stand before their positions. */
+  noteFreed(queue: string, partition: string | null): void {
+    const lanes = this.widened(lanesOfBranch(queue, partition));
     if (this.stretches.length) this.told.add(lanes);
     this.toldInFlight?.add(lanes);
     if (this.told.size > MAX_TOLD) this.startOver();
@@ -198,12 +214,18 @@ export class LaneMemory {
 
   /** A place in the job's queue became free, or the job comes back. */
   noteReturned(job: ClaimedJob): void {
-    this.noteRunnable([job.queue === null ? laneOf(job) : lanesOfQueue(job.queue)]);
+    this.noteRunnable([job.queue === null ? laneOf(job) : lanesOfBranch(job.queue, job.partition)]);
   }
 
   forget(): void {
     this.startOver();
     this.passes.clear();
+  }
+
+  /** What may run in one partition of a full queue may, for the queue's sake, run in any. */
+  private widened(lane: string): string {
+    const queue = queueOfLane(lane);
+    return this.fullQueues.has(queue) ? lanesOfQueue(queue) : lane;
   }
 
   /** The next look comes after a pause that grows. */
@@ -216,6 +238,7 @@ export class LaneMemory {
   private startOver(): void {
     this.stretches = [];
     this.told.clear();
+    this.fullQueues.clear();
     this.positions.clear();
     this.passes.startOver();
     this.forgottenAt = performance.now();
@@ -256,12 +279,13 @@ export class LaneMemory {
     });
   }
 
-  private passTurn(place: string): void {
-    const priority = priorityAtPlace(place);
-    this.turns.delete(priority);
-    this.turns.set(priority, place);
-    this.lastTurn = place;
-    if (this.turns.size > MAX_TURNS) this.turns.delete(this.turns.keys().next().value!);
+  private passTurn(turn: Turn): void {
+    setLast(this.turns.lanes, priorityAtPlace(turn.place), turn);
+    this.lastTurn = turn.place;
+  }
+
+  private passQueueTurn(place: string): void {
+    setLast(this.turns.queues, queueAtPlace(place), place);
   }
 
   private remember(place: string, position: { runAt: string; id: string }): void {
@@ -282,6 +306,16 @@ export class LaneMemory {
     return chosen.sort((a, b) => comparePlaces(a.place, b.place));
   }
 }
+
+/** As the newest of at most so many. */
+function setLast<V>(turns: Map<string, V>, key: string, value: V): void {
+  turns.delete(key);
+  turns.set(key, value);
+  if (turns.size > MAX_TURNS) turns.delete(turns.keys().next().value!);
+}
+
+export const turnsOf = ({ turns, left }: LaneReport): Turn[] =>
+  turns.map((place, index) => ({ place, left: left[index] ?? 0 }));
 
 /** Whether a lane was passed further than before, and not to its end. Not all positions are told to a claim. */
 export function hasAdvanced({ memory: { positions } }: LaneClaim, { passed }: LaneReport): boolean {

@@ -1,4 +1,4 @@
-// Lanes by name: queue, partition (none yet) and rate limits, as lane_of of 1_tables.sql writes them; and where a lane stands
+// Lanes by name: queue, partition and rate limits, as lane_of of 1_tables.sql writes them; and where a lane stands
 // in the walk of a claim, as place_in_walk of 2_claim.sql does.
 const SEPARATOR = '\x1f';
 const LOWEST = -2_147_483_649;
@@ -6,14 +6,25 @@ const PRIORITY_DIGITS = 9;
 
 interface Limited {
   queue: string | null;
+  partition: string | null;
   rateLimitKey: string | null;
 }
 
 /** The lane of jobs without a limit that are claimed for free slots only. */
 export const SLOT_LANE = SEPARATOR + SEPARATOR;
 
-export const laneOf = ({ queue, rateLimitKey }: Limited): string =>
-  `${queue ?? ''}${SEPARATOR}${SEPARATOR}${rateLimitKey ?? ''}`;
+export const laneOf = ({ queue, partition, rateLimitKey }: Limited): string =>
+  `${queue ?? ''}${SEPARATOR}${partition ?? ''}${SEPARATOR}${rateLimitKey ?? ''}`;
+
+/** The queue of a lane, or of what lanes begin with. */
+export const queueOfLane = (lane: string): string => lane.slice(0, lane.indexOf(SEPARATOR));
+
+/** How all lanes begin in which a place of the job counts: those of its partition, else of its queue. */
+export const lanesOfBranch = (queue: string, partition: string | null): string =>
+  partition === null ? lanesOfQueue(queue) : `${queue}${SEPARATOR}${partition}${SEPARATOR}`;
+
+/** The place at which a queue begins, of the place of one of its lanes. */
+export const queueAtPlace = (place: string): string => place.slice(0, place.indexOf(SEPARATOR) + 1);
 
 /** How all lanes of a queue begin. */
 export const lanesOfQueue = (queue: string): string => queue + SEPARATOR;

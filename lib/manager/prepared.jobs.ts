@@ -52,7 +52,10 @@ export function pairsOf(children: PreparedJob[]): [childIds: string[], parentIds
   return [children.flatMap(({ row }, index) => parents[index]!.map(() => row.id)), parents.flat()];
 }
 
-type Announced = Pick<AddedJob, 'status' | 'runAt' | 'queue' | 'rateLimitKey' | 'maxAttempts' | 'priority'>;
+type Announced = Pick<
+  AddedJob,
+  'status' | 'runAt' | 'queue' | 'partition' | 'rateLimitKey' | 'maxAttempts' | 'priority'
+>;
 
 /** Of what may run soon: where pools should look. */
 export function newsOfAdded(added: Announced[]): News[] {
@@ -76,6 +79,7 @@ export function newsAhead(jobs: PreparedJob[]): News[] | null {
       status: row.delay_ms ? 'scheduled' : 'available',
       runAt: toDate(now + (row.delay_ms ?? 0)),
       queue: row.queue,
+      partition: row.partition,
       rateLimitKey: row.rate_limit_key,
       maxAttempts: row.max_attempts,
       priority: row.priority,
@@ -140,6 +144,7 @@ export const describe = (row: NewJob, json: string, status: JobStatus, runAt: nu
   status,
   priority: row.priority,
   queue: row.queue,
+  partition: row.partition,
   rateLimitKey: row.rate_limit_key,
   runAt: toDate(runAt),
   attempts: 0,

@@ -19,7 +19,7 @@ const ADDS = 'select, insert';
 const LOOKS = 'select';
 /** What an add stores of a job. The rest is what claims and ends write: a job that is added has no fence, holder or crash. */
 const ADDED_COLUMNS =
-  'id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags, unmet, parked';
+  'id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags, unmet, parked';
 
 type Rights = Record<Exclude<RoleKind, 'admin'>, string | null>;
 
@@ -39,6 +39,7 @@ const RIGHTS: Record<string, Rights> = {
   job_progress: { enqueue: LOOKS, worker: EVERYTHING },
   job_logs: { enqueue: LOOKS, worker: 'select, insert, delete' },
   job_queues: { enqueue: LOOKS, worker: EVERYTHING },
+  job_partitions: { enqueue: LOOKS, worker: LOOKS },
   job_places: { enqueue: LOOKS, worker: EVERYTHING },
   job_tasks: { enqueue: null, worker: EVERYTHING },
   // Workers take tokens; how many there are is for operators to say.

@@ -52,6 +52,7 @@ const FIELDS: Record<keyof Job, Option<unknown>> = {
   status: textLike(rules.oneOf(...JOB_STATUSES)),
   priority: whole,
   queue: textOrNull,
+  partition: textOrNull,
   rateLimitKey: textOrNull,
   runAt: date,
   attempts: whole,

@@ -66,9 +66,9 @@ export class ClaimPlan {
     for (const group of this.groups.values()) group.noteRunnable(lanes);
   }
 
-  /** A completion frees a place in the queue: the next look, whenever it comes, looks there. */
-  noteFreed(queue: string): void {
-    for (const group of this.groups.values()) group.lanes.noteFreed(queue);
+  /** A completion frees the place of a queue's job: the next look, whenever it comes, looks there. */
+  noteFreed({ queue, partition }: ClaimedJob): void {
+    for (const group of this.groups.values()) group.lanes.noteFreed(queue!, partition);
   }
 
   /** A place in the job's queue became free, or the job comes back: the next look, whenever it comes, looks there. */

@@ -212,4 +212,4 @@ export class JobFetcher {
 }
 
 const isOfLane = (a: ClaimedJob, b: ClaimedJob): boolean =>
-  a.queue === b.queue && a.rateLimitKey === b.rateLimitKey && a.priority === b.priority;
+  a.queue === b.queue && a.partition === b.partition && a.rateLimitKey === b.rateLimitKey && a.priority === b.priority;

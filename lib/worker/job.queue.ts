@@ -179,7 +179,7 @@ export class JobQueue {
 
   /** A settle of this pool has freed a place in the job's queue: if it does not fill it at once, others should. */
   placeFreed(job: ClaimedJob): void {
-    this.noteFreed(job.queue!);
+    this.noteFreed(job);
     this.plan.noteReturned(job);
     if (!this.takers.length || this.state !== 'running') return void this.reportFreed();
     this.tellLanes([]);
@@ -206,7 +206,7 @@ export class JobQueue {
     if (this.state !== 'running' || this.fetcher.looking || this.failures > 0 || !this.takers.length) return null;
     const [planned, ...others] = this.plan.next();
     if (!planned || others.length || this.options.mayClaim?.() === false) return null;
-    for (const { job } of requests) if (job.queue !== null) this.plan.noteFreed(job.queue);
+    for (const { job } of requests) if (job.queue !== null) this.plan.noteFreed(job);
     const end = this.fetcher.beginLook();
     return this.settleAndFill(planned.group, requests, () => {
       end();
@@ -338,7 +338,7 @@ export class JobQueue {
   private async settleAndFill(group: ClaimGroup, requests: SettleRequest[], end: () => void): Promise<FillingAnswer> {
     try {
       const { answer, look } = await this.fetcher.settleAndLook(group, requests);
-      for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job.queue!);
+      for (const { job, hasFreedPlace } of answer.results) if (hasFreedPlace) this.noteFreed(job);
       this.noteLook(look);
       const isLeft = this.reportFreed();
       // One lane alone does not fill them all: others of the queue may.
@@ -386,10 +386,10 @@ export class JobQueue {
     this.lookAt = -Infinity;
   }
 
-  private noteFreed(queue: string): void {
-    this.freed.add(queue);
+  private noteFreed(job: ClaimedJob): void {
+    this.freed.add(job);
     if (this.limited.size >= MAX_LIMITED) this.limited.clear();
-    this.limited.add(queue);
+    this.limited.add(job.queue!);
   }
 
   /** Places that this pool has freed and not filled: others may. Returns whether there are any. */

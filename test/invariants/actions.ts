@@ -179,7 +179,7 @@ export async function completeAndClaim(
   memory = new LaneMemory(Infinity),
 ): Promise<CompletedAndClaimed> {
   const [{ worker, job }] = claims as [HeldClaim];
-  for (const { job: ended } of claims) if (ended.queue !== null) memory.noteFreed(ended.queue);
+  for (const { job: ended } of claims) if (ended.queue !== null) memory.noteFreed(ended.queue, ended.partition);
   const next = asked.alone ? memory.nextAfter(job) : null;
   const look = lookAt(worker, asked, memory);
   const values = jobs.engine.claims.valuesAfterSettle(look, next);
@@ -244,7 +244,7 @@ export async function settle(jobs: JobManager, claims: HeldClaim[], kind: Outcom
 /** A pool that does not fill a place that it has freed says so. */
 async function tellFreed(jobs: JobManager, results: SettleResult[], claimed: ClaimedJob[] = []): Promise<void> {
   const freed = new FreedPlaces();
-  for (const { job, hasFreedPlace } of results) if (hasFreedPlace) freed.add(job.queue!);
+  for (const { job, hasFreedPlace } of results) if (hasFreedPlace) freed.add(job);
   freed.fill(claimed);
   const lanes = freed.take();
   if (lanes.length) await jobs.engine.publisher.publish({ kind: 'lanes', lanes });

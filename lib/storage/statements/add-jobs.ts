@@ -15,6 +15,7 @@ export interface NewJob {
   max_attempts: number;
   timeout_ms: number | null;
   queue: string | null;
+  partition: string | null;
   rate_limit_key: string | null;
   job_key: string | null;
   job_key_mode: string | null;
@@ -54,16 +55,16 @@ const specsIf = (condition: string): string => `clock as materialized (select cl
     select spec.*, coalesce(spec.asked_run_at, clock.at + spec.delay_ms * interval '1 ms', clock.at) as run_at
     from clock, rows from (
       json_to_recordset($1::text::json) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
-        max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
+        max_attempts smallint, timeout_ms integer, queue text, partition text, rate_limit_key text, job_key text, job_key_mode text,
         flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint),
       json_array_elements($2::text::json)
-    ) with ordinality as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue,
+    ) with ordinality as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, partition,
       rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload,
       position)
     where ${condition}
   )`;
 
-const bodyColumns = `id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
+const bodyColumns = `id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, partition, rate_limit_key, job_key,
     job_key_mode, flags, tags, group_id, depends_on, on_parent_failure`;
 
 /** Last attempts are claimed for free slots only. */
@@ -95,10 +96,11 @@ const addJobsIf = (schema: string, condition: string, told = ''): string => `
   ),
   live as (
     insert into ${schema}.jobs
-      (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags, unmet, parked)
+      (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags,
+        unmet, parked)
     select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly},
-      ${schema}.lane_of(s.queue, s.rate_limit_key, ${slotOnly}), coalesce(s.payload_kib, 0), s.task, s.queue,
-      s.rate_limit_key, s.flags, ${unmet}, case when s.depends_on is not null then 'parents' end
+      ${schema}.lane_of(s.queue, s.partition, s.rate_limit_key, ${slotOnly}), coalesce(s.payload_kib, 0), s.task, s.queue,
+      s.partition, s.rate_limit_key, s.flags, ${unmet}, case when s.depends_on is not null then 'parents' end
     from bodies join specs s using (id)
   )
   select ${ms('clock.at')} as now, null as missing${told} from clock
@@ -143,7 +145,7 @@ const addAlikeJobsIf = (schema: string, condition: string, told = ''): string =>
   ),
   live as (
     insert into ${schema}.jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task)
-    select s.id, (select at from due), $4, $5, $5 = 1, ${schema}.lane_of(null, null, $5 = 1), coalesce(s.payload_kib, 0), $3
+    select s.id, (select at from due), $4, $5, $5 = 1, ${schema}.lane_of(null, null, null, $5 = 1), coalesce(s.payload_kib, 0), $3
     from unnest($1::text::uuid[], $8::smallint[]) as s (id, payload_kib) where ${condition}
   )
   select ${ms('present')} as now, null as missing${told} from due where ${condition}`;

@@ -6,6 +6,7 @@ import { statement } from '../database.js';
 /** What few jobs have. */
 export interface ClaimExtra {
   queue?: string | null;
+  partition?: string | null;
   rateLimitKey?: string | null;
   lastError: string | null;
   jobKey: string | null;
@@ -52,16 +53,17 @@ export const claimPlainJobs = statement<{ job: string }>(
 
 /**
  * Jobs of lanes, for free slots. $1 worker, $2 most jobs, $3 most of one lane, $4 tasks, $5 other tasks,
- * $6 forbidden flags, $7 most crashes, $8 lease in ms, $9 worst priority, $10 queue, each or null; $11 where turns go on;
- * $12, $13 blocked stretches, $14 lanes to look at all the same, $15 since when to look for lanes that became due; $16–$18
- * positions in lanes; $19, $20 in which lanes to try how many more jobs; $21 most lanes to look at; $22 queues that could not be
+ * $6 forbidden flags, $7 most crashes, $8 lease in ms, $9 worst priority, $10 queue, each or null; $11–$13 where turns go on;
+ * $14, $15 blocked stretches, $16 lanes to look at all the same, $17 since when to look for lanes that became due; $18–$20
+ * positions in lanes; $21, $22 in which lanes to try how many more jobs; $23 most lanes to look at; $24 queues that could not be
  * registered. Rows as of claimPlainJobs, a LaneReport last.
  */
 export const claimLaneJobs = statement<{ job: string }>(
   'claim_lane_jobs',
   (schema) => `
   select claimed as job from ${schema}.claim_lane_jobs(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17::text[]::timestamptz[], $18, $19, $20, $21, $22
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::text[]::timestamptz[], $20, $21, $22,
+    $23, $24
   ) claimed`,
   { limited: true },
 );

@@ -11,26 +11,26 @@ export const registerQueues = statement(
 
 /**
  * Writes a declared concurrency, except over configureQueue's and that of a newer release that runs. $1 name,
- * $2 concurrency (null: no limit), $3 release. A queue that is declared again and again is written once a day, so that it is
+ * $2 concurrency (null: no limit), $3 settings of partitions (JSON), $4 release. A queue that is declared again and again is written once a day, so that it is
  * known to be in use.
  */
 export const declareQueue = statement<{ changed: boolean }>(
   'declare_queue',
-  (schema) => `select ${schema}.declare_queue($1::text, $2::integer, $3::text) as changed`,
+  (schema) => `select ${schema}.declare_queue($1::text, $2::integer, $3::jsonb, $4::text) as changed`,
   { repeatable: true, limited: true },
 );
 
 /**
  * Of the queues that a process declares, those that are not as declared; their rows are not locked. $1 names,
- * $2 concurrencies, $3 the release whose name they must bear, or null for any.
+ * $2 concurrencies, $3 the release whose name they must bear, or null for any, $4 settings of partitions (JSON).
  */
 export const findUndeclaredQueues = statement<{ name: string }>(
   'find_undeclared_queues',
   (schema) => `
-  select mine.name from unnest($1::text[], $2::integer[]) as mine(name, concurrency)
+  select mine.name from unnest($1::text[], $2::integer[], $4::text[]) as mine(name, concurrency, partitions)
   left join ${schema}.job_queues q on q.name = mine.name
   where q.name is null or not q.configured and (
-    q.concurrency is distinct from mine.concurrency or q.release is distinct from coalesce($3, q.release)
+    q.concurrency is distinct from mine.concurrency or q.partitions <> mine.partitions::jsonb or q.release is distinct from coalesce($3, q.release)
     or q.declared_at is null or q.declared_at < clock_timestamp() - interval '1 day'
   )
   order by mine.name`,
@@ -38,12 +38,41 @@ export const findUndeclaredQueues = statement<{ name: string }>(
 );
 
 /**
- * Changes what is given. $1 name, $2 whether it is paused or null, $3 concurrency or null, $4 no limit. No claim that does
- * not know the change is committed after it.
+ * Changes what is given. $1 name, $2 whether it is paused or null, $3 concurrency or null, $4 no limit, $5 settings of
+ * partitions (JSON) or null. No claim that does not know the change is committed after it.
  */
 export const editQueue = statement(
   'edit_queue',
-  (schema) => `select ${schema}.edit_queue($1::text, $2::boolean, $3::integer, $4::boolean)`,
+  (schema) => `select ${schema}.edit_queue($1::text, $2::boolean, $3::integer, $4::boolean, $5::jsonb)`,
+  { repeatable: true, limited: true },
+);
+
+/**
+ * Sets what a partition has of its own. $1 queue, $2 partition, $3 concurrency, $4 share, $5 weight; nulls: as its queue says.
+ * No claim that does not know the change is committed after it.
+ */
+export const editPartition = statement(
+  'edit_partition',
+  (schema) => `select ${schema}.edit_partition($1::text, $2::text, $3::integer, $4::real, $5::smallint)`,
+  { repeatable: true, limited: true },
+);
+
+export interface PartitionRow {
+  partition: string;
+  waiting: number;
+  running: number;
+  concurrency: number | null;
+  share: number | null;
+  weight: number;
+}
+
+/**
+ * Partitions of a queue that have live jobs or settings of their own, by name: $2 of them behind $3. $1 queue. Waiting and
+ * running jobs are counted up to $4. Indexes: jobs_lanes, one descent for each priority and partition; job_partitions_pkey.
+ */
+export const listPartitions = statement<PartitionRow>(
+  'list_partitions',
+  (schema) => `select * from ${schema}.list_partitions($1::text, $2::integer, $3::text, $4::integer)`,
   { repeatable: true, limited: true },
 );
 

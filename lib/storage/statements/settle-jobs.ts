@@ -60,16 +60,16 @@ export const completeWithin = statement<CompletedRow>(
 );
 
 /**
- * Completions of a pool, and a claim of lanes in the same transaction. $1–$7 as $2–$8 of completeJobs, $8–$28 as claimLaneJobs;
- * $29–$32 a priority, its lane to be tried alone, or null, and a position in it.
+ * Completions of a pool, and a claim of lanes in the same transaction. $1–$7 as $2–$8 of completeJobs, $8–$30 as claimLaneJobs;
+ * $31–$34 a priority, its lane to be tried alone, or null, and a position in it.
  * Rows as of completeJobs; then, in `claimed`, as of claimLaneJobs.
  */
 export const completeAndClaim = statement<CompletedRow & { claimed: string | null }>(
   'complete_and_claim',
   (schema) => `
   select * from ${schema}.complete_and_claim(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-    $24::text[]::timestamptz[], $25, $26, $27, $28, $29, $30, $31::text::timestamptz, $32
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
+    $26::text[]::timestamptz[], $27, $28, $29, $30, $31, $32, $33::text::timestamptz, $34
   )`,
   { limited: true },
 );

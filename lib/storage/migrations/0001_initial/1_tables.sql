@@ -1,11 +1,11 @@
 -- Runs in one transaction with search_path set to the library's schema. All tables, their constraints and their indexes.
 
 -- The lane of a job: null where it has no limit and may wait in a buffer.
-create function lane_of(queue text, rate_limit_key text, slot_only boolean) returns text
+create function lane_of(queue text, partition text, rate_limit_key text, slot_only boolean) returns text
 language sql immutable
 as $$
   select case when queue is not null or rate_limit_key is not null or slot_only
-    then coalesce(queue, '') || E'\x1f\x1f' || coalesce(rate_limit_key, '') end
+    then coalesce(queue, '') || E'\x1f' || coalesce(partition, '') || E'\x1f' || coalesce(rate_limit_key, '') end
 $$;
 
 -- What a job is. Written once; a finished job stays here until its last history record expires. UUID v7 ids carry
@@ -20,6 +20,8 @@ create table job_bodies (
   task text not null,
   payload json not null,
   queue text,
+  -- Whose turn it is within the queue: a tenant, a customer. Null: its queue has none, or it is of none.
+  partition text,
   rate_limit_key text,
   job_key text,
   job_key_mode text,
@@ -87,6 +89,7 @@ create table jobs (
   parked text,
   task text not null,
   queue text,
+  partition text,
   rate_limit_key text,
   job_key text,
   flags text[],
@@ -99,8 +102,8 @@ create table jobs (
   unmet integer not null default 0,
   -- When the last parent, or the holder of its key, ended for which it was blocked: until then it waited for no worker.
   released_at timestamptz,
-  -- Everything with a limit lies in a lane: queue, partition (none yet) and rate limits, in this order, so that lanes of
-  -- one queue lie side by side; see lane_of. Jobs for free slots without a limit share the lane of no queue and no limit.
+  -- Everything with a limit lies in a lane: queue, partition and rate limits, in this order, so that lanes of one queue lie
+  -- side by side, and in it those of one partition; see lane_of. Jobs for free slots without a limit share the lane of no queue and no limit.
   -- Null: a plain job.
   lane text collate "C",
   -- From here on: what a claim changes.
@@ -128,13 +131,16 @@ create table jobs (
   constraint run_at_is_storable check (run_at > '0001-01-01 00:00:00+00' and run_at < '275760-01-01 00:00:00+00'),
   constraint limited_jobs_lie_in_their_lane check (
     lane is null and queue is null and rate_limit_key is null
-    or lane is not distinct from coalesce(queue, '') || E'\x1f\x1f' || coalesce(rate_limit_key, '')
+    or lane is not distinct from
+      coalesce(queue, '') || E'\x1f' || coalesce(partition, '') || E'\x1f' || coalesce(rate_limit_key, '')
   ),
+  constraint partitions_belong_to_queues check (partition is null or queue is not null),
   -- Names fit into an index entry beside each other, and hold no control characters.
   constraint names_fit_into_indexes check (
     queue is null and rate_limit_key is null and job_key is null
     or (queue is null or octet_length(queue) between 1 and 1000 and queue !~ '[\u0001-\u001f]')
       and (rate_limit_key is null or octet_length(rate_limit_key) between 1 and 1000 and rate_limit_key !~ '[\u0001-\u001f]')
+      and (partition is null or octet_length(partition) between 1 and 600 and partition !~ '[\u0001-\u001f]')
       and (job_key is null or octet_length(job_key) between 1 and 2000)
   )
 ) with (fillfactor = 40);
@@ -227,10 +233,27 @@ create table job_queues (
   release text,
   declared_at timestamptz,
   paused boolean not null default false,
+  -- For each of its partitions, unless job_partitions says otherwise: concurrency, share, weight, keepOrder.
+  partitions jsonb not null default '{}',
+  -- Null: no limit.
+  partition_concurrency integer generated always as ((partitions ->> 'concurrency')::integer) stored,
+  -- How much of the queue's concurrency one partition gets while others want some. Null: all of it.
+  partition_share real generated always as ((partitions ->> 'share')::real) stored,
+  partition_weight smallint generated always as (coalesce((partitions ->> 'weight')::smallint, 1)) stored,
+  -- Whether a retry that waits holds back what comes behind it in its partition.
+  keep_order boolean generated always as (coalesce((partitions ->> 'keepOrder')::boolean, false)) stored,
+  -- Whether job_partitions sets a limit for one of them.
+  limits_partitions boolean not null default false,
+  -- Whether claims count in places, of the queue, of its partitions, or both.
+  limited boolean generated always as (
+    concurrency is not null or partitions ->> 'concurrency' is not null or limits_partitions
+  ) stored,
   -- No place with a lower number is taken: counts start here. Moved on now and then.
   places_from bigint not null default 0,
   constraint job_queues_pkey primary key (name),
-  constraint concurrency_at_least_one check (concurrency >= 1),
+  constraint concurrency_at_least_one check (concurrency >= 1 and partition_concurrency >= 1),
+  constraint share_is_a_share check (partition_share > 0 and partition_share <= 1),
+  constraint weight_is_within_bounds check (partition_weight between 1 and 1000),
   constraint name_is_a_name check (octet_length(name) between 1 and 1000 and name !~ '[\u0001-\u001f]')
 ) with (fillfactor = 50);
 
@@ -242,7 +265,29 @@ create table job_places (
   number bigint not null,
   job_id uuid not null,
   fence bigint not null,
+  partition text collate "C",
   constraint job_places_pkey primary key (queue, number)
+) with (fillfactor = 70);
+
+-- The limit of a partition is kept by counting along this index.
+create index job_places_of_partitions on job_places (queue, partition, number) where partition is not null;
+
+-- Partitions with settings of their own, made by configurePartition.
+create table job_partitions (
+  queue text collate "C" not null,
+  partition text collate "C" not null,
+  -- Null: as the queue says for each. 2147483647: no limit.
+  concurrency integer,
+  share real,
+  weight smallint,
+  constraint job_partitions_pkey primary key (queue, partition),
+  constraint concurrency_at_least_one check (concurrency >= 1),
+  constraint share_is_a_share check (share > 0 and share <= 1),
+  constraint weight_is_within_bounds check (weight between 1 and 1000),
+  constraint names_are_names check (
+    octet_length(queue) between 1 and 1000 and queue !~ '[\u0001-\u001f]'
+    and octet_length(partition) between 1 and 600 and partition !~ '[\u0001-\u001f]'
+  )
 ) with (fillfactor = 70);
 
 create table job_tasks (

@@ -49,11 +49,13 @@ $$;
 
 -- The `extra` of a job of a lane: what most have not is left out.
 create function claimed_lane_extra(
-  last_error text, job_key text, flags text[], previous json, crashes smallint, queue text, rate_limit_key text
+  last_error text, job_key text, flags text[], previous json, crashes smallint, queue text, partition text,
+  rate_limit_key text
 ) returns text
 language sql stable
 as $$
-  select concat('{"queue":', coalesce(to_json(queue)::text, 'null'), ',"rateLimitKey":' || to_json(rate_limit_key), case
+  select concat('{"queue":', coalesce(to_json(queue)::text, 'null'), ',"partition":' || to_json(partition),
+    ',"rateLimitKey":' || to_json(rate_limit_key), case
       when last_error is not null or job_key is not null or flags is not null or previous is not null or crashes > 0
       then ',' || substr(extra_of(last_error, job_key, flags, previous, crashes), 2)
     end)
@@ -337,30 +339,72 @@ language sql stable
 set search_path from current
 as $$ select * from window_of(limit_key, clock_timestamp()) $$;
 
+-- What a partition of a queue has left: of its limit, and of its share in the limit of the queue; nulls: no end. Settings of
+-- its own come before those that the queue has for each of them. Indexes: job_partitions_pkey, job_places_of_partitions.
+create function room_in_partition(
+  queue_name text, partition_name text, queue_concurrency integer, most_each integer, share_each real,
+  weight_each smallint, places_from bigint
+)
+returns table (free integer, share_room integer, weight integer)
+language sql stable
+as $$
+  select limits.most - taken.places, limits.part - taken.places, limits.weight
+  from (select) one
+  left join lateral (
+    select s.* from job_partitions s where s.queue = queue_name and s.partition = partition_name limit 1
+  ) own on true
+  cross join lateral (
+    select nullif(coalesce(own.concurrency, most_each), 2147483647) as most,
+      case when queue_concurrency is not null and coalesce(own.share, share_each) is not null
+        then greatest(1, ceil(coalesce(own.share, share_each) * queue_concurrency))::integer end as part,
+      coalesce(own.weight, weight_each)::integer as weight
+  ) limits
+  cross join lateral (
+    select count(*)::integer as places from (
+      select from job_places p
+      where p.queue = queue_name and p.partition = partition_name and p.number >= places_from
+      limit greatest(limits.most, limits.part, 0)
+    ) counted
+  ) taken
+  where partition_name <> ''
+$$;
+
 -- What a lane can give now, as the present snapshot shows it: `state` open, unknown (its queue must be registered),
--- paused, full or tokens (its rate limit is used up `until`); `room`: at most so many jobs; `limited`: by places.
+-- paused or full (its queue is), partition full, or tokens (its rate limit is used up `until`); `room`: at most so many jobs;
+-- `queue_room`: of those, how many its queue has for all its partitions; `share_room`: how many until its partition has its
+-- share; `limited`: by places. An undeclared queue that has partitions has no limit, so one that was taken for another kind
+-- must be registered too.
 create function room_in_lane(lane text, present timestamptz)
-returns table (queue text, state text, room integer, until timestamptz, limited boolean, is_ahead boolean)
+returns table (
+  queue text, state text, room integer, until timestamptz, limited boolean, is_ahead boolean, queue_room integer,
+  share_room integer, weight integer
+)
 language sql stable
 as $$
   select n.queue, case
       when n.queue <> '' and q.name is null then 'unknown'
+      when n.partition <> '' and q.concurrency = 1 and not q.configured and q.declared_at is null then 'unknown'
       when q.paused then 'paused'
       when q.free <= 0 then 'full'
+      when p.free <= 0 then 'partition full'
       when n.keys <> '' and coalesce(t.tokens, 0) <= 0 then 'tokens'
       else 'open'
     end,
-    least(coalesce(q.free, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.concurrency is not null,
-    coalesce(t.is_ahead, false)
-  from (select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 3) as keys) n
+    least(coalesce(q.free, 2147483647), coalesce(p.free, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.limited,
+    coalesce(t.is_ahead, false), coalesce(q.free, 2147483647), coalesce(p.share_room, 2147483647), coalesce(p.weight, 1)
+  from (
+    select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 2) as partition, split_part(lane, E'\x1f', 3) as keys
+  ) n
   left join lateral (
-    select q.name, q.paused, q.concurrency, q.concurrency - (
+    select q.*, q.concurrency - (
       select count(*)::integer from (
         select from job_places p where p.queue = q.name and p.number >= q.places_from limit q.concurrency
       ) taken
     ) as free
     from job_queues q where q.name = n.queue limit 1
   ) q on n.queue <> ''
+  left join lateral room_in_partition(q.name, n.partition, q.concurrency, q.partition_concurrency, q.partition_share,
+    q.partition_weight, q.places_from) p on n.partition <> ''
   left join lateral (
     select min(w.tokens) as tokens, max(w.ends_at) filter (where w.tokens <= 0) as until,
       bool_or(w.is_ahead) as is_ahead
@@ -433,9 +477,9 @@ as $$
     and (most_crashes is null or seen.crashes <= most_crashes)
 $$;
 
--- Of lanes whose queues are full, those in whose queues places are freed now, because their claims are over. Looks at the
--- first 20 places of the first 20 queues: a claim must not pay for more, and the sweep looks at all. A claim that has
--- just begun shows its place and its lock to one snapshot. Indexes: job_queues_pkey, job_places_pkey, jobs_pkey.
+-- Of lanes whose queues or partitions are full, those for which places are freed now, because their claims are over. Looks at
+-- the first 20 places of the first 20 of them: a claim must not pay for more, and the sweep looks at all. A claim that has
+-- just begun shows its place and its lock to one snapshot. Of a queue with partitions all lanes are named, by how they begin. Indexes: job_queues_pkey, job_places_pkey, job_places_of_partitions, jobs_pkey.
 create function lanes_freed_of_dead_places(full_lanes text[]) returns text[]
 language plpgsql
 set search_path from current
@@ -453,12 +497,17 @@ begin
   dead := array(
     select p.place
     from (
-      select distinct split_part(l, E'\x1f', 1) collate "C" as queue from unnest(full_lanes[1:20]) l
+      select distinct split_part(l, E'\x1f', 1) collate "C" as queue, split_part(l, E'\x1f', 2) collate "C" as partition
+      from unnest(full_lanes[1:20]) l
     ) n
     cross join lateral (select q.name, q.places_from from job_queues q where q.name = n.queue limit 1) q
     cross join lateral (
-      select p.ctid as place, p.job_id, p.fence from job_places p
-      where p.queue = q.name and p.number >= q.places_from order by p.number limit 20
+      (select p.ctid as place, p.job_id, p.fence from job_places p
+      where p.queue = q.name and p.number >= q.places_from order by p.number limit 20)
+      union all
+      (select p.ctid, p.job_id, p.fence from job_places p
+      where n.partition <> '' and p.queue = q.name and p.partition = n.partition and p.number >= q.places_from
+      order by p.number limit 20)
     ) p
     where not exists (select from jobs j where j.id = p.job_id and j.fence = p.fence and j.locked_by is not null)
   );
@@ -472,7 +521,8 @@ begin
       for update skip locked
     )) returning p.queue
   )
-  select array_agg(l) into freed from unnest(full_lanes) l
+  select array_agg(case when split_part(l, E'\x1f', 2) <> '' then split_part(l, E'\x1f', 1) || E'\x1f' else l end)
+  into freed from unnest(full_lanes) l
   where split_part(l, E'\x1f', 1) in (select g.queue from gone g);
   return coalesce(freed, '{}');
 end $$;
@@ -486,23 +536,27 @@ as $$
   update job_queues q set places_from = coalesce((
     select p.number from job_places p where p.queue = q.name and p.number >= q.places_from
     order by p.number limit 1), q.places_from)
-  where q.name = any(held_queues) and q.concurrency is not null
+  where q.name = any(held_queues) and q.limited
 $$;
 
 -- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
--- beginning behind the lane that got a job last, at most `share` jobs of each; in a lane by run-at and id, among jobs that others do not hold
--- (spare_*: in which lanes to try how many more than are wanted, because they do). What cannot give now (a queue
+-- beginning behind the lane that got a job last, at most `share` jobs of each, times its weight; in a lane by run-at and id,
+-- among jobs that others do not hold (spare_*: in which lanes to try how many more than are wanted, because they do). What cannot give now (a queue
 -- that is full or paused, a limit without tokens) costs one hop, however much waits in it. Returns as claim_plain_jobs,
 -- `extra` with the queue and the rate limit, and last an object
--- { priority: the last one served; turns: in priorities served, the place of the last lane that got a job; more: there is
---   probably more to claim now; lanes: how many were served;
+-- { priority: the last one served; turns: in priorities served, the place of the last lane that got a job, and how many more
+--   it may get before its turn is over; more: there is probably more to claim now; lanes: how many were served, by weight;
+--   cut: of queues whose partitions took all that the queue could give, the place of the last lane that got a job; ended:
+--   queues entered at such a place, to their end: their turns begin again; full: queues that are full or paused themselves;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
 --   held: lanes of which others hold what is needed; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
 --   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due;
 --   ms: how long it took }.
 --
--- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns: as reported, one
--- for each priority; each goes on by itself, so that what is served in one does not end the turns of another. skip_*: such stretches
+-- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns, turns_left: as
+-- reported, one for each priority; each goes on by itself, so that what is served in one does not end the turns of another.
+-- queue_turns: what was reported as `cut`, in order: such a queue is entered behind that lane, wherever the walk comes from, so
+-- that its last partitions get their turns although others fill it each time. skip_*: such stretches
 -- (after, upto] as the pool remembers them, in order; told: beginnings of lanes to look at all the same, in order;
 -- due_since: also lanes in which something became due since. known_*: positions in lanes behind which to read, in order of
 -- the walk. unregistered: queues that could not be registered, because others hold their names.
@@ -518,8 +572,8 @@ $$;
 -- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
 create function claim_lane_jobs(
   worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
-  most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
-  skip_after text[], skip_upto text[], told text[], due_since timestamptz,
+  most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[], turns_left integer[],
+  queue_turns text[], skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
   hop_limit integer, unregistered text[] default '{}'
 )
@@ -540,7 +594,6 @@ as $$
 declare
   present timestamptz := clock_timestamp();
   open_places integer := wanted;
-  share_left integer;
   was_cut boolean;
   was_stopped boolean := false;
   hops_left integer := hop_limit;
@@ -549,6 +602,8 @@ declare
   -- Of the walk within a priority: lanes of one queue, or all; a queue's lanes all begin with its name and \x1f.
   first_lane text := coalesce(only_queue || E'\x1f', '');
   turn_lane text;
+  turn_left integer;
+  lane_left integer;
   leg_from text;
   leg_upto text;
   ranges_known boolean := cardinality(skip_after) > 0;
@@ -565,8 +620,13 @@ declare
   taken record;
   served_priority bigint;
   served_lane text;
-  served_queue text;
   served_turns text[] := '{}';
+  served_left integer[] := '{}';
+  known_turns text[];
+  cut_turns text[] := '{}';
+  entered text[];
+  ended text[] := '{}';
+  full_queues text[] := '{}';
   served integer := 0;
   next_priority bigint;
   next_lane text;
@@ -619,24 +679,37 @@ begin
       exit when not found;
       at_priority := ('x' || lpad(left(hidden_upto, 9), 16, '0'))::bit(64)::bigint - 2147483649 - 1;
     end loop;
-    turn_lane := coalesce((
-      select substr(t.place, 10) from unnest(turns) t(place) where starts_with(t.place, place_in_walk(at_priority, '')) limit 1
-    ), first_lane);
+    select substr(t.place, 10), t.more into turn_lane, turn_left from unnest(turns, turns_left) t(place, more)
+    where starts_with(t.place, place_in_walk(at_priority, '')) limit 1;
+    turn_lane := coalesce(turn_lane, first_lane);
+    known_turns := array(
+      select substr(t.place, 10) from unnest(queue_turns) with ordinality t(place, nth)
+      where starts_with(t.place, place_in_walk(at_priority, '')) order by t.nth
+    );
     select array_agg(substr(k.place, 10) order by k.nth), array_agg(k.run_at order by k.nth), array_agg(k.id order by k.nth)
     into known_lanes, known_lane_run_ats, known_lane_ids
     from unnest(known_places, known_run_ats, known_ids) with ordinality k(place, run_at, id, nth)
     where starts_with(k.place, place_in_walk(at_priority, ''));
 
-    -- From the last lane served to the end, then from the beginning to it; and where some lane has more than its share,
-    -- both again without shares: what is left of this priority goes before all that is worse.
-    share_left := share;
+    -- From the last lane served to the end, then from the beginning to it. Both again where queues were entered at a turn of
+    -- their own, from their beginnings; and where some lane has more than its share, both without shares: what is left of this
+    -- priority goes before all that is worse. A lane whose turn is not over comes first.
     was_cut := false;
-    for leg in 1..4 loop
-      if leg = 3 then
-        exit when not was_cut;
-        share_left := wanted;
+    entered := '{}';
+    for leg in 1..6 loop
+      if leg in (3, 4) then
+        continue when entered = '{}';
+        known_turns := array(
+          select t from unnest(known_turns) with ordinality k(t, nth)
+          where split_part(t, E'\x1f', 1) <> all(entered) order by nth
+        );
       end if;
-      leg_from := case leg % 2 when 1 then turn_lane else first_lane end;
+      exit when leg = 5 and not was_cut;
+      leg_from := case
+        when leg % 2 = 0 then first_lane
+        when leg = 1 and turn_left > 0 then left(turn_lane, -1)
+        else turn_lane
+      end;
       leg_upto := case leg % 2 when 0 then turn_lane end;
       continue when leg_upto is not null and leg_from >= leg_upto collate "C";
       -- Where no lane lies, a look would find none. Positions spare this one the dead rows that it would read.
@@ -647,28 +720,43 @@ begin
         continue when not found or next_lane > leg_upto collate "C";
       end if;
       loop
-        with recursive hop(lane, queue, state, until, is_ahead, limited, places, run_ats, ids, got, hops, of_queue, filled, stops, blocked_after) as (
-          select leg_from collate "C", null::text, null::text, null::timestamptz, false, false, null::tid[], null::timestamptz[], null::uuid[],
-            0, 0, 0, false, false, null::text collate "C"
+        with recursive hop(lane, pos, queue, branch, state, until, is_ahead, limited, places, run_ats, ids, quota, weight, got, hops,
+          of_branch, of_queue, filled, queue_filled, stops, blocked_after) as (
+          select leg_from collate "C", leg_from collate "C", null::text collate "C", null::text collate "C", null::text, null::timestamptz, false, false,
+            null::tid[], null::timestamptz[], null::uuid[], 0, 0, 0, 0, 0, 0, false, false, false, null::text collate "C"
           union all
-          select n.lane, coalesce(r.queue, u.queue),
-            case when h.stops and r.state <> 'unknown' then 'behind' else coalesce(r.state, 'skipped') end, r.until, r.is_ahead, r.limited, d.places, d.run_ats, d.ids,
-            h.got + least(coalesce(cardinality(d.places), 0), r.room - u.of_queue, share_left), h.hops + 1,
-            least(r.room, u.of_queue + coalesce(cardinality(d.places), 0)),
-            coalesce(r.limited and u.of_queue + coalesce(cardinality(d.places), 0) >= r.room, false) or (u.queue is not null and h.filled),
-            h.stops or coalesce(r.state = 'unknown' and r.queue <> all(unregistered), false),
-            case when not h.stops and (r.state is null or (r.state <> 'unknown' and d.places is null))
-              then coalesce(h.blocked_after, place_in_walk(at_priority, h.lane)) end
+          select n.lane, case
+              when r.state in ('full', 'paused') and o.in_partition then r.queue || ' '
+              when o.enters_at is not null then o.enters_at
+              else n.lane
+            end, coalesce(r.queue, u.queue, case when o.enters_at is not null then split_part(n.lane, E'\x1f', 1) end), o.branch,
+            case
+              when o.enters_at is not null then 'entered'
+              when h.stops and r.state <> 'unknown' then 'behind'
+              when r.state = 'open' and w.quota <= 0 then 'share'
+              else coalesce(r.state, 'skipped')
+            end, r.until, r.is_ahead, r.limited, d.places, d.run_ats, d.ids, w.quota, r.weight,
+            h.got + g.got, h.hops + 1, u.of_branch + g.of_branch, u.of_queue + g.of_branch,
+            coalesce(r.limited and u.of_branch + g.found >= w.branch_room, false) or (u.branch is not null and h.filled),
+            coalesce(r.limited and u.of_queue + g.of_branch >= r.queue_room, u.queue is not null and h.queue_filled),
+            h.stops or coalesce(r.state = 'unknown' and r.queue || case when o.in_partition then E'\x1f' else '' end <> all(unregistered), false),
+            case when not h.stops and o.enters_at is null
+                and (r.state is null or (r.state <> 'unknown' and d.places is null and not (r.state = 'open' and least(w.quota, w.branch_room) <= 0)))
+              then coalesce(h.blocked_after, place_in_walk(at_priority, h.pos)) end
           from hop h
           -- The next lane: one before the next in which the pool has a position, or that one, so that what lies dead before
-          -- the position need not be read.
+          -- the position need not be read. Behind a queue whose partitions have been proposed all that it can give.
           cross join lateral (
-            select known_lanes[width_bucket(h.lane, known_lanes) + 1] as lane offset 0
+            select case when h.queue_filled and h.of_branch = 0 and h.branch <> h.queue || E'\x1f\x1f' then h.queue || ' ' else h.pos end
+              collate "C" as pos
+          ) f
+          cross join lateral (
+            select known_lanes[width_bucket(f.pos, known_lanes) + 1] as lane offset 0
           ) k
           cross join lateral (
             select coalesce((
               select j.lane from jobs j
-              where j.parked is null and j.lane is not null and (j.priority, j.lane) > (at_priority, h.lane)
+              where j.parked is null and j.lane is not null and (j.priority, j.lane) > (at_priority, f.pos)
                 and (j.priority, j.lane) < (at_priority + case when k.lane is null then 1 else 0 end, coalesce(k.lane, ''))
               order by j.priority, j.lane limit 1
             ), k.lane) as lane offset 0
@@ -694,12 +782,42 @@ begin
               coalesce(skip.upto is not null and (e.lane is null or place_in_walk(at_priority, e.lane) > skip.upto), false)
                 as skipped
           ) n
-          left join lateral room_in_lane(n.lane, present) r on not n.skipped
-          -- Lanes of one queue lie side by side: each proposes what the queue could take, and the earliest are taken.
+          -- Lanes of one queue lie side by side, and in it those of one partition: a branch. Each lane proposes what its branch
+          -- could take, and the earliest are taken.
           cross join lateral (
-            select case when same then h.queue end as queue, case when same then h.of_queue else 0 end as of_queue
-            from (select h.queue <> '' and starts_with(n.lane, h.queue || E'\x1f') as same) s
+            select case when q.same then h.queue end as queue, case when b.same then h.branch end as branch,
+              case when q.same then h.of_queue else 0 end as of_queue, case when b.same then h.of_branch else 0 end as of_branch
+            from (select h.queue <> '' and starts_with(n.lane, h.queue || E'\x1f') as same) q,
+              (select h.branch is not null and starts_with(n.lane, h.branch) as same) b
           ) u
+          cross join lateral (
+            select p.branch, p.in_partition, case
+                when p.in_partition and u.queue is null and not n.skipped and known_turns[t.b] >= n.lane collate "C"
+                  and starts_with(known_turns[t.b], split_part(n.lane, E'\x1f', 1) || E'\x1f')
+                  and not starts_with(leg_from, split_part(n.lane, E'\x1f', 1) || E'\x1f')
+                  and not coalesce(starts_with(leg_upto, split_part(n.lane, E'\x1f', 1) || E'\x1f'), false)
+                then known_turns[t.b]
+              end as enters_at
+            from (
+              select split_part(n.lane, E'\x1f', 2) <> '' as in_partition,
+                nullif(split_part(n.lane, E'\x1f', 1) || E'\x1f' || split_part(n.lane, E'\x1f', 2) || E'\x1f', E'\x1f\x1f') as branch
+            ) p
+            cross join lateral (
+              select width_bucket((split_part(n.lane, E'\x1f', 1) || E'\x1f') collate "C", known_turns) + 1 as b
+            ) t
+          ) o
+          left join lateral room_in_lane(n.lane, present) r on not n.skipped and o.enters_at is null
+          cross join lateral (
+            select least(r.room, r.queue_room - u.of_queue + u.of_branch) as branch_room,
+              case
+                when leg >= 5 then wanted
+                when leg = 1 and n.lane = turn_lane and turn_left > 0 then least(turn_left, r.share_room)
+                -- Of a queue that has less than is wanted, as much less.
+                when o.in_partition
+                  then least((share * least(r.queue_room, wanted) + wanted - 1) / wanted * r.weight, r.share_room)
+                else share
+              end as quota
+          ) w
           left join lateral (
             select array_agg(due.place) as places, array_agg(due.run_at) as run_ats, array_agg(due.id) as ids from (
               select due.place, due.run_at, due.id from (
@@ -708,21 +826,33 @@ begin
               cross join lateral due_in_lane(at_priority, n.lane,
                 case when known_lanes[p.b] = n.lane then known_lane_run_ats[p.b] end,
                 case when known_lanes[p.b] = n.lane then known_lane_ids[p.b] end, present, tasks, other_tasks, forbidden, most_crashes) due
-              limit least(r.room, open_places - h.got + u.of_queue, share_left)
+              limit least(w.branch_room, open_places - h.got + u.of_branch, w.quota)
                 + coalesce((select spares[s.b] from width_bucket(n.lane, spare_lanes) s(b) where spare_lanes[s.b] = n.lane), 0)
             ) due
-          ) d on r.state = 'open' and not h.stops
-          -- Where a queue's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
-          where h.lane is not null and (h.got < open_places or h.filled) and (h.got < open_places or u.queue is not null)
+          ) d on r.state = 'open' and not h.stops and least(w.branch_room, w.quota) > 0
+          cross join lateral (
+            select c.found, greatest(0, least(c.found, w.branch_room - u.of_branch, w.quota)) as got,
+              greatest(0, least(w.branch_room - u.of_branch, c.found)) as of_branch
+            from (select coalesce(cardinality(d.places), 0) as found) c
+          ) g
+          -- Where a branch's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
+          where h.lane is not null and (h.got < open_places or h.filled) and (h.got < open_places or u.branch is not null)
             and h.hops < hops_left and (n.lane is not null or n.skipped)
             and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
         )
-        select max(h.hops) as hops, bool_or(cardinality(h.places) >= share_left) as is_cut, max(h.lane) as lane, bool_or(h.lane is null) as ended,
-          array_agg(h.queue) filter (where h.filled) as filled_queues,
+        select max(h.hops) as hops, coalesce(bool_or(cardinality(h.places) >= h.quota or h.state = 'share'), false) as is_cut, max(h.pos) as lane,
+          bool_or(h.lane is null) as ended,
+          array_agg(h.branch) filter (where h.filled) as filled_branches,
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
           array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
-          array_agg(distinct h.queue) filter (where h.state = 'unknown') as unknown,
-          array_agg(h.lane) filter (where h.state = 'full') as full_lanes,
+          array_agg(h.quota order by h.hops) filter (where h.places is not null) as quotas,
+          sum(h.weight) filter (where h.places is not null) as weights,
+          array_agg(distinct h.queue || case when split_part(h.lane, E'\x1f', 2) <> '' then E'\x1f' else '' end)
+            filter (where h.state = 'unknown') as unknown,
+          array_agg(h.lane) filter (where h.state in ('full', 'partition full')) as full_lanes,
+          array_agg(distinct h.queue) filter (where h.state in ('full', 'paused') and h.pos <> h.lane) as full_queues,
+          array_agg(h.queue) filter (where h.state = 'entered') as entered,
+          array_agg(distinct h.queue) filter (where h.queue_filled and h.places is not null and split_part(h.lane, E'\x1f', 2) <> '') as cut_queues,
           array_agg(h.lane) filter (where h.state = 'tokens' and h.is_ahead) as ahead,
           array_agg(h.lane) filter (where h.state = 'open' and h.places is null) as empty,
           (select array_agg(u.place order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as places,
@@ -730,7 +860,7 @@ begin
           (select array_agg(u.run_at order by x.hops, u.nth) from hop x cross join lateral unnest(x.run_ats) with ordinality u(run_at, nth)) as place_run_ats,
           (select array_agg(u.id order by x.hops, u.nth) from hop x cross join lateral unnest(x.ids) with ordinality u(id, nth)) as place_ids,
           array_agg(h.blocked_after order by h.hops) filter (where h.blocked_after is not null) as afters,
-          array_agg(place_in_walk(at_priority + case when h.lane is null then 1 else 0 end, coalesce(h.lane, '')) order by h.hops)
+          array_agg(place_in_walk(at_priority + case when h.lane is null then 1 else 0 end, coalesce(h.pos, '')) order by h.hops)
             filter (where h.blocked_after is not null) as uptos,
           array_agg(h.until order by h.hops) filter (where h.blocked_after is not null) as untils,
           (array_agg(h.blocked_after order by h.hops desc))[1] is not null and leg_upto is null
@@ -755,7 +885,10 @@ begin
           uptos[cardinality(uptos)] := place_in_walk(at_priority + 1, '');
         end if;
         hops_left := hops_left - look.hops;
-        was_cut := was_cut or (look.is_cut and share_left < wanted);
+        was_cut := was_cut or look.is_cut;
+        entered := entered || array(select e from unnest(look.entered) e where e <> all(coalesce(look.cut_queues, '{}')));
+        ended := ended || array(select place_in_walk(at_priority, e || E'\x1f') from unnest(entered) e);
+        full_queues := full_queues || look.full_queues;
         unknown := unknown || look.unknown;
         was_stopped := look.is_stopped;
         -- A full queue may be full of places whose claims are over: with those gone, its lanes are looked at again at once.
@@ -811,7 +944,7 @@ begin
           -- A statement of its own: its snapshot is younger than the locks, so it sees every place and every token that was
           -- taken. What was read before the locks is a proposal; each condition is looked at again.
           with queues as materialized (
-            select q.name, q.concurrency is not null as limited, case
+            select q.name, q.limited, case
                 when q.paused then 0
                 when q.concurrency is null then 2147483647
                 else q.concurrency - (
@@ -822,22 +955,42 @@ begin
               end as room
             from unnest(held_queues) n(name) cross join lateral (select * from job_queues q where q.name = n.name limit 1) q
           ),
+          partitions as materialized (
+            select q.name as queue, b.partition, coalesce(p.free, 2147483647) as room
+            from (
+              select distinct split_part(l.lane, E'\x1f', 1) collate "C" as queue, split_part(l.lane, E'\x1f', 2) collate "C" as partition
+              from unnest(look.lanes) l(lane)
+            ) b
+            cross join lateral (
+              select * from job_queues q where b.partition <> '' and q.name = b.queue and q.name = any(held_queues) limit 1
+            ) q
+            cross join lateral room_in_partition(q.name, b.partition, q.concurrency, q.partition_concurrency, q.partition_share,
+              q.partition_weight, q.places_from) p
+          ),
           windows as materialized (
             select w.* from unnest(held_keys) n(key) cross join lateral window_of(n.key, clock_timestamp()) w
           ),
           proposals as materialized (
-            select p.place, p.lane, p.run_at, p.id, p.nth, split_part(p.lane, E'\x1f', 1) as queue, split_part(p.lane, E'\x1f', 3) as key,
-              (select l.limited from unnest(look.lanes, look.limited) l(lane, limited) where l.lane = p.lane limit 1) as limited
+            select p.place, p.lane, p.run_at, p.id, p.nth, split_part(p.lane, E'\x1f', 1) as queue,
+              split_part(p.lane, E'\x1f', 2) as partition, split_part(p.lane, E'\x1f', 3) as key, l.limited, l.quota
             from unnest(look.places, look.place_lanes, look.place_run_ats, look.place_ids) with ordinality p(place, lane, run_at, id, nth)
+            cross join lateral (
+              select l.limited, l.quota from unnest(look.lanes, look.limited, look.quotas) l(lane, limited, quota)
+              where l.lane = p.lane limit 1
+            ) l
           ),
           possible as materialized (
-            select p.*, coalesce(q.room, 2147483647) as room, coalesce(w.tokens, 2147483647) as tokens
+            select p.*, coalesce(q.room, 2147483647) as room, coalesce(b.room, 2147483647) as branch_room,
+              coalesce(w.tokens, 2147483647) as tokens
             from proposals p
             left join lateral (
               select q.room from queues q where q.name = p.queue and q.limited is not distinct from p.limited limit 1
             ) q on p.queue <> ''
+            left join lateral (
+              select b.room from partitions b where b.queue = p.queue and b.partition = p.partition limit 1
+            ) b on p.partition <> ''
             left join lateral (select w.tokens from windows w where w.key = p.key limit 1) w on p.key <> ''
-            where (p.queue = '' or q.room > 0) and (p.key = '' or w.tokens > 0)
+            where (p.queue = '' or q.room > 0) and (p.partition = '' or b.room > 0) and (p.key = '' or w.tokens > 0)
           ),
           locked as materialized (
             select p.* from possible p
@@ -851,9 +1004,18 @@ begin
               limit 1 for update skip locked
             ) j
           ),
-          -- The earliest of each queue that others do not hold, then as many as there are tokens.
+          -- The earliest of each partition that others do not hold, and of a queue without partitions; of the others partition by
+          -- partition as they were met; then as many as there are tokens.
+          in_branches as materialized (
+            select l.*, row_number() over (partition by l.queue, l.partition order by l.run_at, l.id) as nth_of_branch,
+              row_number() over (partition by l.lane order by l.run_at, l.id) as nth_of_lane,
+              min(l.nth) over (partition by l.queue, l.partition) as branch_from
+            from locked l
+          ),
           in_queues as materialized (
-            select l.*, row_number() over (partition by l.queue order by l.run_at, l.id) as nth_of_queue from locked l
+            select b.*, row_number() over (partition by b.queue order by b.branch_from, b.run_at, b.id) as nth_of_queue
+            from in_branches b
+            where b.nth_of_lane <= b.quota and (b.partition = '' or b.nth_of_branch <= b.branch_room)
           ),
           with_places as materialized (
             select q.*, row_number() over (partition by q.key order by q.nth) as nth_of_key from in_queues q
@@ -871,13 +1033,13 @@ begin
               lease_expires_at = present + lease * interval '1 ms',
               place = case when d.limited then nextval('job_place_numbers') end
             from due d where j.ctid = d.place
-            returning j.id, j.fence, j.queue, j.place, j.rate_limit_key, d.lane, d.nth,
+            returning j.id, j.fence, j.queue, j.partition, j.place, j.rate_limit_key, d.lane, d.nth,
               claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
-              claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.rate_limit_key) as extra
+              claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.partition, j.rate_limit_key) as extra
           ),
           placed as (
-            insert into job_places (queue, number, job_id, fence)
-            select c.queue, c.place, c.id, c.fence from claimed c where c.place is not null
+            insert into job_places (queue, number, job_id, fence, partition)
+            select c.queue, c.place, c.id, c.fence, c.partition from claimed c where c.place is not null
           ),
           spent as materialized (
             select w.key, w.number, w.started_at, w.taken + c.jobs as taken
@@ -898,7 +1060,12 @@ begin
             ))
           )
           select count(*)::integer as jobs, array_agg(c.id) as ids, array_agg(c.head) as heads, array_agg(c.extra) as extras,
-            max(c.place) as place, (array_agg(c.lane order by c.nth desc))[1] as last_lane, (
+            max(c.place) as place, (array_agg(c.lane order by c.nth desc))[1] as last_lane, array_agg(c.lane) as lanes, (
+              select array_agg(q.lane) from (
+                select distinct on (o.queue) o.lane from claimed o where o.queue = any(look.cut_queues)
+                order by o.queue, o.nth desc
+              ) q
+            ) as cut_lanes, (
               select array_agg(distinct p.lane) from proposals p
               where (p.queue <> '' and p.queue <> all(held_queues)) or (p.key <> '' and p.key <> all(held_keys))
                 or (p.place in (select o.place from possible o) and p.place not in (select l.place from locked l))
@@ -918,17 +1085,23 @@ begin
               from unnest(taken.ids, taken.heads, taken.extras) as c(id, head, extra)
               left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
             open_places := open_places - taken.jobs;
-            served := served + cardinality(look.lanes);
+            served := served + look.weights;
             served_priority := at_priority;
             -- Behind the last lane that got a job: those that were proposed after it, and got no token, come first.
             served_lane := taken.last_lane;
-            served_queue := split_part(served_lane, E'\x1f', 1);
-            -- A queue that is filled goes by run-at over all its lanes, so the turn is behind it, not within it.
-            if served_queue = any(look.filled_queues)
-              and (hops_left > 0 or not starts_with(look.lane, served_queue || E'\x1f')) then
-              served_lane := served_queue || ' ';
+            -- What its weight is for may come in several claims.
+            lane_left := case when open_places <= 0 and leg < 5 then
+                (select q.quota from unnest(look.lanes, look.quotas) q(lane, quota) where q.lane = served_lane limit 1)
+                - cardinality(array_positions(taken.lanes, served_lane))
+              else 0 end;
+            -- A branch that is filled goes by run-at over all its lanes, so the turn is behind it, not within it.
+            if lane_left <= 0 and split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || E'\x1f' = any(look.filled_branches)
+              and (hops_left > 0 or not starts_with(look.lane, split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || E'\x1f')) then
+              served_lane := split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || ' ';
             end if;
             served_turns := served_turns || place_in_walk(at_priority, served_lane);
+            served_left := served_left || greatest(0, lane_left);
+            cut_turns := cut_turns || array(select place_in_walk(at_priority, c) from unnest(taken.cut_lanes) c);
             if taken.place % 256 < taken.jobs then
               perform move_places_from(held_queues);
             end if;
@@ -941,7 +1114,8 @@ begin
       end loop;
     end loop;
   end loop;
-  return next json_build_object('priority', served_priority, 'turns', served_turns, 'lanes', served,
+  return next json_build_object('priority', served_priority, 'turns', served_turns, 'left', served_left, 'lanes', served,
+    'cut', cut_turns, 'ended', ended, 'full', full_queues,
     'more', open_places <= 0 or hops_left <= 0 or was_stopped, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
@@ -1042,7 +1216,7 @@ begin
     from locked l where j.ctid = l.place and (select count(*) from locked) = (select count(*) from proposed)
     returning j.id, j.fence, j.place,
       claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
-      claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.rate_limit_key) as extra
+      claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.partition, j.rate_limit_key) as extra
   ),
   placed as (
     insert into job_places (queue, number, job_id, fence)

@@ -189,7 +189,7 @@ create function complete_and_claim(
   label text, ids uuid[], fences bigint[], execution_times integer[], results text[], keep boolean, retention bigint,
   worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
-  skip_after text[], skip_upto text[], told text[], due_since timestamptz,
+  turns_left integer[], queue_turns text[], skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
   hop_limit integer, next_priority bigint, next_lane text, after_run_at timestamptz, after_id uuid
 )
@@ -213,7 +213,7 @@ begin
   end if;
   return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
     from claim_lane_jobs(worker, wanted, share, tasks, other_tasks, forbidden, most_crashes, lease, worst_priority,
-      only_queue, turns, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
+      only_queue, turns, turns_left, queue_turns, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
       spare_lanes, spares, hop_limit) c;
 end $$;
 
@@ -344,7 +344,7 @@ begin
     ),
     ended as materialized (
       -- The last attempt that is left must not wait in a buffer: a crash could not be told from a start.
-      select e.*, lane_of(e.queue, e.rate_limit_key, e.slot_only_after) as lane_after from (
+      select e.*, lane_of(e.queue, e.partition, e.rate_limit_key, e.slot_only_after) as lane_after from (
         select e.*, e.crashes_after > 0 or e.attempts - e.given_back >= e.max_attempts - 1 as slot_only_after from (
           select e.*,
             case when e.running and (e.became in ('released', 'snoozed') or e.kind in ('revoked', 'spared')) then 1 else 0 end

@@ -206,6 +206,7 @@ as $$
 $$;
 
 -- Makes rows for queues that claims came across. One that another transaction is making is left to it: a claim waits for this.
+-- A name that ends with \x1f is of a queue with partitions: unless it is declared or configured, it has no limit.
 create function register_queues(names text[]) returns void
 language plpgsql
 set search_path from current
@@ -216,7 +217,13 @@ declare
 begin
   for queue_name in select distinct n from unnest(names) n order by n loop
     begin
-      insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
+      if right(queue_name, 1) = E'\x1f' then
+        insert into job_queues as q (name, concurrency) values (rtrim(queue_name, E'\x1f'), null)
+        on conflict (name) do update set concurrency = null
+        where q.concurrency = 1 and not q.configured and q.declared_at is null;
+      else
+        insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
+      end if;
     exception when lock_not_available then
       null;
     end;
@@ -322,16 +329,16 @@ begin
   on conflict do nothing;
   -- Only what has no place comes to its queue, so that no other queue is locked.
   with placeless as materialized (
-    select j.id, j.fence, j.queue from jobs j
+    select j.id, j.fence, j.queue, j.partition from jobs j
     where j.ctid >= format('(%s,0)', from_page)::tid and j.ctid < format('(%s,0)', from_page + pages)::tid
       and j.locked_by is not null and j.queue is not null
       and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence)
   )
-  insert into job_places (queue, number, job_id, fence)
-  select q.name, nextval('job_place_numbers'), p.id, p.fence
+  insert into job_places (queue, number, job_id, fence, partition)
+  select q.name, nextval('job_place_numbers'), p.id, p.fence, p.partition
   from placeless p
   join lateral (
-    select q.name from job_queues q where q.name = p.queue and q.concurrency is not null for no key update skip locked
+    select q.name from job_queues q where q.name = p.queue and q.limited for no key update skip locked
   ) q on true;
   delete from claims_in_question c where c.ctid = any(array(
     select f.ctid from claims_in_question f
@@ -381,35 +388,136 @@ end $$;
 -- Changes a queue: excludes claims under way, so that what is committed here is followed by no claim that does not know
 -- it. Null leaves a setting as it is; `unlimited` sets no limit. Claims that run when a limit appears get places.
 -- Where claims keep it busy for 100 ms it raises lock_not_available: callers try again. Index: job_queues_pkey.
-create function edit_queue(queue_name text, is_paused boolean, new_concurrency integer, unlimited boolean) returns void
+create function edit_queue(
+  queue_name text, is_paused boolean, new_concurrency integer, unlimited boolean, new_partitions jsonb
+) returns void
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
 as $$
 declare
-  was_unlimited boolean;
+  was_limited boolean;
 begin
   perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
   insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
-  select q.concurrency is null into was_unlimited from job_queues q where q.name = queue_name for no key update;
+  select q.limited into was_limited from job_queues q where q.name = queue_name for no key update;
   update job_queues q
   set paused = coalesce(is_paused, q.paused),
     concurrency = case when unlimited then null else coalesce(new_concurrency, q.concurrency) end,
-    configured = q.configured or unlimited or new_concurrency is not null
+    partitions = coalesce(new_partitions, q.partitions),
+    configured = q.configured or unlimited or new_concurrency is not null or new_partitions is not null
   where q.name = queue_name;
-  if was_unlimited and new_concurrency is not null then
-    perform give_places(queue_name);
-  end if;
+  perform give_places(queue_name, was_limited);
 end $$;
 
--- Gives a place to each job that runs in a queue and has none. Only under the queue's lock. Reads the live table.
-create function give_places(queue_name text) returns void
+-- Sets what a partition has of its own; nulls: as its queue says for each. As edit_queue. Index: job_partitions_pkey.
+create function edit_partition(queue_name text, partition_name text, new_concurrency integer, new_share real, new_weight smallint)
+returns void
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  was_limited boolean;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
+  perform register_queues(array[queue_name || E'\x1f']);
+  select q.limited into was_limited from job_queues q where q.name = queue_name for no key update;
+  if not found then
+    raise exception 'queue % is held', queue_name using errcode = 'lock_not_available';
+  end if;
+  if num_nulls(new_concurrency, new_share, new_weight) = 3 then
+    delete from job_partitions p where p.queue = queue_name and p.partition = partition_name;
+  else
+    insert into job_partitions (queue, partition, concurrency, share, weight)
+    values (queue_name, partition_name, new_concurrency, new_share, new_weight)
+    on conflict (queue, partition) do update
+    set concurrency = excluded.concurrency, share = excluded.share, weight = excluded.weight;
+  end if;
+  update job_queues q
+  set limits_partitions = exists (select from job_partitions p where p.queue = queue_name and p.concurrency < 2147483647)
+  where q.name = queue_name;
+  perform give_places(queue_name, was_limited);
+end $$;
+
+-- Partitions of a queue that have jobs in lanes or settings of their own, by name; see statements/queues.ts. One descent along
+-- jobs_lanes for each priority and partition, and what is counted, `most_counted` rows at most. Index: job_partitions_pkey.
+create function list_partitions(queue_name text, most integer, after_name text, most_counted integer)
+returns table (partition text, waiting integer, running integer, concurrency integer, share real, weight smallint)
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  priorities integer[];
+begin
+  with recursive hop(priority) as (
+    (select j.priority from jobs j where j.parked is null and j.lane is not null order by j.priority limit 1)
+    union all
+    select next.priority from hop h cross join lateral (
+      select j.priority from jobs j where j.parked is null and j.lane is not null and j.priority > h.priority
+      order by j.priority limit 1
+    ) next
+  )
+  select array_agg(h.priority) into priorities from hop h;
+  return query
+    with recursive walk(name, nth) as (
+      select after_name collate "C", 0
+      union all
+      select next.name, w.nth + 1 from walk w cross join lateral (
+        select min(c.name) as name from (
+          (select split_part(found.lane, E'\x1f', 2) collate "C" as name
+          from unnest(priorities) p(priority) cross join lateral (
+            select j.lane from jobs j
+            where j.parked is null and j.lane is not null and j.priority = p.priority
+              and j.lane > queue_name || E'\x1f' || coalesce(w.name || ' ', E'\x1f ') and j.lane < queue_name || ' '
+            order by j.lane limit 1
+          ) found)
+          union all
+          (select s.partition from job_partitions s
+          where s.queue = queue_name and s.partition > coalesce(w.name, '') order by s.partition limit 1)
+        ) c
+      ) next
+      where next.name is not null and w.nth < most
+    )
+    select w.name, counted.waiting, counted.running, nullif(coalesce(own.concurrency, q.partition_concurrency), 2147483647),
+      coalesce(own.share, q.partition_share), coalesce(own.weight, q.partition_weight, 1::smallint)
+    from walk w
+    cross join lateral (
+      select count(*) filter (where j.locked_by is null)::integer as waiting,
+        count(*) filter (where j.locked_by is not null)::integer as running
+      from (
+        select j.locked_by from unnest(priorities) p(priority) cross join lateral (
+          select j.locked_by from jobs j
+          where j.parked is null and j.lane is not null and j.priority = p.priority
+            and j.lane >= queue_name || E'\x1f' || w.name || E'\x1f' and j.lane < queue_name || E'\x1f' || w.name || ' '
+          limit most_counted
+        ) j
+        limit most_counted
+      ) j
+    ) counted
+    left join lateral (
+      select s.* from job_partitions s where s.queue = queue_name and s.partition = w.name limit 1
+    ) own on true
+    left join lateral (select * from job_queues q where q.name = queue_name limit 1) q on true
+    where w.nth > 0;
+end $$;
+
+-- Gives a place to each job that runs in a queue and has none, where it is limited and was not. Only under the queue's lock.
+-- Reads the live table.
+create function give_places(queue_name text, was_limited boolean) returns void
 language sql
 set search_path from current
 as $$
-  insert into job_places (queue, number, job_id, fence)
-  select j.queue, nextval('job_place_numbers'), j.id, j.fence from jobs j
-  where j.queue = queue_name and j.locked_by is not null
+  insert into job_places (queue, number, job_id, fence, partition)
+  select j.queue, nextval('job_place_numbers'), j.id, j.fence, j.partition from jobs j
+  where not was_limited and exists (select from job_queues q where q.name = queue_name and q.limited)
+    and j.queue = queue_name and j.locked_by is not null
     and not exists (select from job_places p where p.queue = j.queue and p.job_id = j.id and p.fence = j.fence)
 $$;
 
@@ -438,9 +546,9 @@ as $$
   )
 $$;
 
--- Writes a declared concurrency (null: no limit), except over configureQueue's and that of a newer release that runs.
+-- Writes a declared concurrency (null: no limit) and what is declared for each partition, except over configureQueue's and that of a newer release that runs.
 -- Returns whether it is written. As edit_queue.
-create function declare_queue(queue_name text, new_concurrency integer, new_release text) returns boolean
+create function declare_queue(queue_name text, new_concurrency integer, new_partitions jsonb, new_release text) returns boolean
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
@@ -458,11 +566,10 @@ begin
   if was.configured or not may_change(new_release, was.release) then
     return false;
   end if;
-  update job_queues q set concurrency = new_concurrency, release = new_release, declared_at = clock_timestamp()
+  update job_queues q
+  set concurrency = new_concurrency, partitions = new_partitions, release = new_release, declared_at = clock_timestamp()
   where q.name = queue_name;
-  if was.concurrency is null and new_concurrency is not null then
-    perform give_places(queue_name);
-  end if;
+  perform give_places(queue_name, was.limited);
   return true;
 end $$;
 

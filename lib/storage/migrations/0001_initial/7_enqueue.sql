@@ -91,11 +91,11 @@ begin
     select s.*, coalesce(s.asked_run_at, present + s.delay_ms * interval '1 ms', present) as run_at
     from rows from (
       pg_catalog.json_to_recordset(asked) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
-        max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
+        max_attempts smallint, timeout_ms integer, queue text, partition text, rate_limit_key text, job_key text, job_key_mode text,
         flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint,
         debounce_max_ms float8),
       pg_catalog.json_array_elements(payloads)
-    ) with ordinality as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue,
+    ) with ordinality as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, partition,
       rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, debounce_max_ms,
       payload, position)
     order by s.job_key
@@ -119,7 +119,7 @@ begin
       else 'replace'
     end;
     new_lane := case when spec.queue is not null or spec.rate_limit_key is not null or spec.max_attempts = 1
-      then coalesce(spec.queue, '') || E'\x1f\x1f' || coalesce(spec.rate_limit_key, '') end;
+      then coalesce(spec.queue, '') || E'\x1f' || coalesce(spec.partition, '') || E'\x1f' || coalesce(spec.rate_limit_key, '') end;
 
     if action = 'circle' then
       raise exception 'job % would wait for itself', holder.id
@@ -150,7 +150,7 @@ begin
       update jobs j set
         run_at = coalesce(debounced, j.run_at),
         priority = spec.priority, max_attempts = spec.max_attempts, slot_only = spec.max_attempts = 1, lane = new_lane,
-        task = spec.task, queue = spec.queue, rate_limit_key = spec.rate_limit_key, flags = spec.flags,
+        task = spec.task, queue = spec.queue, partition = spec.partition, rate_limit_key = spec.rate_limit_key, flags = spec.flags,
         payload_kib = coalesce(spec.payload_kib, 0::smallint), attempts = 0, crashes = 0, last_error = null, previous = null,
         unmet = coalesce(pg_catalog.cardinality(spec.depends_on), 0),
         parked = case when j.parked = 'key' then 'key' when spec.depends_on is not null then 'parents' end,
@@ -158,7 +158,7 @@ begin
       where j.id = holder.id;
       update job_bodies b set
         run_at = coalesce(debounced, b.run_at), priority = spec.priority, max_attempts = spec.max_attempts, timeout_ms = spec.timeout_ms, task = spec.task,
-        payload = spec.payload, queue = spec.queue, rate_limit_key = spec.rate_limit_key,
+        payload = spec.payload, queue = spec.queue, partition = spec.partition, rate_limit_key = spec.rate_limit_key,
         job_key_mode = spec.job_key_mode, flags = spec.flags, tags = spec.tags, group_id = spec.group_id,
         depends_on = spec.depends_on, on_parent_failure = spec.on_parent_failure
       where b.id = holder.id;
@@ -184,15 +184,15 @@ begin
       insert into job_replacements (old_id, new_id) values (holder.id, spec.id)
       on conflict (old_id) do update set new_id = excluded.new_id, replaced_at = excluded.replaced_at;
     end if;
-    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags,
+    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags,
       job_key, unmet, behind, parked)
     values (spec.id, spec.run_at, spec.priority, spec.max_attempts, spec.max_attempts = 1, new_lane,
-      coalesce(spec.payload_kib, 0::smallint), spec.task, spec.queue, spec.rate_limit_key, spec.flags, spec.job_key,
+      coalesce(spec.payload_kib, 0::smallint), spec.task, spec.queue, spec.partition, spec.rate_limit_key, spec.flags, spec.job_key,
       coalesce(pg_catalog.cardinality(spec.depends_on), 0),
       before_it, case when before_it is not null then 'key' when spec.depends_on is not null then 'parents' end);
-    insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue, rate_limit_key, job_key,
+    insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue, partition, rate_limit_key, job_key,
       job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
-    values (spec.id, present, spec.run_at, spec.priority, spec.max_attempts, spec.timeout_ms, spec.task, spec.payload, spec.queue,
+    values (spec.id, present, spec.run_at, spec.priority, spec.max_attempts, spec.timeout_ms, spec.task, spec.payload, spec.queue, spec.partition,
       spec.rate_limit_key, spec.job_key, spec.job_key_mode, spec.flags, spec.tags, spec.group_id, spec.depends_on,
       spec.on_parent_failure);
     update job_keys k set job_id = spec.id where k.key = spec.job_key and k.job_id <> spec.id;
@@ -226,26 +226,26 @@ begin
     select s.*, coalesce(s.asked_run_at, present + s.delay_ms * interval '1 ms', present) as run_at
     from rows from (
       pg_catalog.json_to_recordset(asked) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
-        max_attempts smallint, timeout_ms integer, queue text, rate_limit_key text, job_key text, job_key_mode text,
+        max_attempts smallint, timeout_ms integer, queue text, partition text, rate_limit_key text, job_key text, job_key_mode text,
         flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint),
       pg_catalog.json_array_elements(payloads)
-    ) as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, rate_limit_key, job_key,
+    ) as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, partition, rate_limit_key, job_key,
       job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload)
   ),
   bodies as (
     insert into job_bodies (created_at, id, run_at, priority, max_attempts, timeout_ms, task, payload, queue,
-      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
+      partition, rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
     select present, s.id, s.run_at, s.priority, s.max_attempts, s.timeout_ms, s.task, s.payload, s.queue,
-      s.rate_limit_key, s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id, s.depends_on, s.on_parent_failure
+      s.partition, s.rate_limit_key, s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id, s.depends_on, s.on_parent_failure
     from specs s
     on conflict (id) do nothing
     returning id
   )
   insert into jobs
-    (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags, unmet, parked)
+    (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags, unmet, parked)
   select s.id, s.run_at, s.priority, s.max_attempts, s.max_attempts = 1,
-    lane_of(s.queue, s.rate_limit_key, s.max_attempts = 1), coalesce(s.payload_kib, 0), s.task, s.queue,
-    s.rate_limit_key, s.flags, coalesce(pg_catalog.cardinality(s.depends_on), 0),
+    lane_of(s.queue, s.partition, s.rate_limit_key, s.max_attempts = 1), coalesce(s.payload_kib, 0), s.task, s.queue,
+    s.partition, s.rate_limit_key, s.flags, coalesce(pg_catalog.cardinality(s.depends_on), 0),
     case when s.depends_on is not null then 'parents' end
   from bodies b join specs s on s.id = b.id;
   return query select (extract(epoch from present) * 1000)::float8, null::text;
@@ -268,7 +268,7 @@ begin
   select s.id, present, due, of_priority, attempts, of_task, s.payload::json
   from rows from (pg_catalog.unnest(ids), pg_catalog.string_to_table(payloads, E'\n')) as s (id, payload);
   insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task)
-  select s.id, due, of_priority, attempts, attempts = 1, lane_of(null, null, attempts = 1), coalesce(s.payload_kib, 0),
+  select s.id, due, of_priority, attempts, attempts = 1, lane_of(null, null, null, attempts = 1), coalesce(s.payload_kib, 0),
     of_task
   from rows from (pg_catalog.unnest(ids), pg_catalog.unnest(sizes)) as s (id, payload_kib);
   return extract(epoch from present) * 1000;
@@ -289,7 +289,7 @@ $$;
 -- What keeps add_job from adding, and what to do about it; null: nothing.
 create function fault_of_add(
   task text, queue text, run_at timestamptz, max_attempts integer, job_key text, job_key_mode text, flags text[],
-  tags text[], group_id text, rate_limit_key text, timeout_ms integer
+  tags text[], group_id text, rate_limit_key text, timeout_ms integer, partition text
 ) returns text[]
 language plpgsql stable
 set search_path from current
@@ -304,6 +304,10 @@ begin
       array['task ' || a_name, task, 'Name the task as its handler does: @Task(name).']
     when not pg_catalog.octet_length(queue) between 1 and 1000 or queue ~ '[\u0001-\u001f]' then
       array['queue ' || a_lane, queue, 'Leave it out, or pass null, for a job without a queue.']
+    when not pg_catalog.octet_length(partition) between 1 and 600 or partition ~ '[\u0001-\u001f]' then
+      array['partition to be 1 to 600 bytes long, without control characters', partition, 'Leave it out, or pass null, for a job of no partition.']
+    when partition is not null and queue is null then
+      array['queue beside partition', null, 'Pass queue => …, or leave partition out.']
     when not pg_catalog.octet_length(rate_limit_key) between 1 and 1000 or rate_limit_key ~ '[\u0001-\u001f]' then
       array['rate_limit_key ' || a_lane, rate_limit_key, 'Leave it out, or pass null, for a job without a rate limit.']
     when rate_limit_key is not null and not exists (select from rate_limits r where r.key = rate_limit_key) then
@@ -336,7 +340,7 @@ create function add_job(
   task text, payload json default 'null', queue text default null, priority integer default 0,
   run_at timestamptz default null, max_attempts integer default 25, job_key text default null,
   job_key_mode text default null, flags text[] default null, tags text[] default null, group_id text default null,
-  rate_limit_key text default null, timeout_ms integer default null
+  rate_limit_key text default null, timeout_ms integer default null, partition text default null
 ) returns uuid
 language plpgsql
 set search_path from current
@@ -357,7 +361,8 @@ begin
   flags := nullif(add_job.flags, '{}');
   tags := nullif(add_job.tags, '{}');
   fault := fault_of_add(add_job.task, add_job.queue, add_job.run_at, add_job.max_attempts, add_job.job_key,
-    add_job.job_key_mode, add_job.flags, add_job.tags, add_job.group_id, add_job.rate_limit_key, add_job.timeout_ms);
+    add_job.job_key_mode, add_job.flags, add_job.tags, add_job.group_id, add_job.rate_limit_key, add_job.timeout_ms,
+    add_job.partition);
   if fault is not null then
     raise exception 'Expected %, got %.', fault[1], pg_catalog.left(pg_catalog.quote_nullable(fault[2]), 60)
       using errcode = 'invalid_parameter_value', hint = fault[3];
@@ -366,19 +371,19 @@ begin
 
   if add_job.job_key is null then
     insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue,
-      rate_limit_key, flags, tags, group_id)
+      partition, rate_limit_key, flags, tags, group_id)
     values (job_id, present, coalesce(add_job.run_at, present), add_job.priority, attempts, add_job.timeout_ms,
-      add_job.task, content, add_job.queue, add_job.rate_limit_key, add_job.flags, add_job.tags, add_job.group_id);
-    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, rate_limit_key, flags)
+      add_job.task, content, add_job.queue, add_job.partition, add_job.rate_limit_key, add_job.flags, add_job.tags, add_job.group_id);
+    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags)
     values (job_id, coalesce(add_job.run_at, present), add_job.priority, attempts, attempts = 1,
-      lane_of(add_job.queue, add_job.rate_limit_key, attempts = 1), kib, add_job.task, add_job.queue,
-      add_job.rate_limit_key, add_job.flags);
+      lane_of(add_job.queue, add_job.partition, add_job.rate_limit_key, attempts = 1), kib, add_job.task, add_job.queue,
+      add_job.partition, add_job.rate_limit_key, add_job.flags);
   else
     select k.id, pg_catalog.array_remove(array[k.replaced, k.behind], null) into job_id, others from add_keyed_jobs(
       pg_catalog.json_build_array(pg_catalog.json_build_object(
         'id', job_id, 'task', add_job.task, 'priority', add_job.priority, 'run_at', add_job.run_at,
         'max_attempts', attempts, 'timeout_ms', add_job.timeout_ms, 'queue', add_job.queue,
-        'rate_limit_key', add_job.rate_limit_key, 'job_key', add_job.job_key,
+        'partition', add_job.partition, 'rate_limit_key', add_job.rate_limit_key, 'job_key', add_job.job_key,
         'job_key_mode', coalesce(add_job.job_key_mode, 'replace'), 'flags', add_job.flags, 'tags', add_job.tags,
         'group_id', add_job.group_id, 'payload_kib', kib)),
       pg_catalog.json_build_array(content), true, false) k;
