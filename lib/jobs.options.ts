@@ -31,7 +31,7 @@ import {
   type Settings,
 } from './validation.js';
 import { INT4_MAX, MAX_ATTEMPTS, MAX_MS, rules } from './validation.rules.js';
-import { queueOptions, queueSettings } from './manager/queue.settings.js';
+import { partitionOrFunction, queueOptions, queueSettings } from './manager/queue.settings.js';
 import { connectionOption, orFunction } from './validation.options.js';
 
 const HOUR_MS = 3_600_000;
@@ -153,10 +153,6 @@ const moduleOptions = section({
   globalEnhancers: option(flag, false),
   mask: option<Mask | undefined>(mask, undefined),
 });
-const partitionOrFunction: Rule = (value) => {
-  const expected = typeof value === 'function' ? null : rules.partition(value);
-  return expected && `${expected}, or a function of the payload`;
-};
 const taskOptions = section({
   payload: option(payloadSchema, undefined),
   queue: option(rules.laneName, undefined),

@@ -6,7 +6,8 @@ import { nullIfLocked, retryOnContention } from '../storage/retry.js';
 import { nextPlainPriority } from '../storage/statements/claim-jobs.js';
 import { inTurn } from './claim.cursor.js';
 import type { JobClaims } from './job.claims.js';
-import { LaneMemory, Turns } from './lane.memory.js';
+import { LaneMemory } from './lane.memory.js';
+import { Turns } from './lane.turns.js';
 
 /** So often is tried what others hold, with twice as many jobs to spare each time. */
 const TRIES = 7;

@@ -23,8 +23,9 @@ import { isSealed, openValue, openPayload, type JobCipher } from './job.cipher.j
 import { readableStart, toClaimedJob } from './job.mapper.js';
 import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
-import { hasAdvanced, turnsOf } from './lane.memory.js';
+import { hasAdvanced } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
+import { turnsOf } from './lane.turns.js';
 import type { SchemaCheck } from './schema.check.js';
 
 /** How long a job waits that this process cannot decrypt, for one that can. */

@@ -7,10 +7,10 @@ import type {
   LaneMemoryState,
   LaneReport,
   NextInLane,
-  Turn,
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { LanePasses, type Position } from './lane.passes.js';
+import { Turns } from './lane.turns.js';
 import { SweepCosts } from './sweep.costs.js';
 import {
   beginsLike,
@@ -20,18 +20,8 @@ import {
   lanesOfBranch,
   lanesOfQueue,
   placeInWalk,
-  priorityAtPlace,
-  queueAtPlace,
   queueOfLane,
 } from './lane.names.js';
-
-/** Where turns go on. */
-export class Turns {
-  /** By priority as a place names it. */
-  readonly lanes = new Map<string, Turn>();
-  /** By the place at which a queue begins: the place behind which it is entered. */
-  readonly queues = new Map<string, string>();
-}
 
 interface Stretch {
   after: string;
@@ -48,7 +38,6 @@ const MAX_STRETCHES = 100;
 const MAX_TOLD = 100;
 /** Passing more costs more than it saves. */
 export const MAX_POSITIONS = 100;
-const MAX_TURNS = 100;
 const FIRST_HELD_MS = 5;
 const MAX_HELD_MS = 1_000;
 /** What became due shortly before a look may have been committed after it. */
@@ -60,7 +49,6 @@ export class LaneMemory {
   private toldInFlight: Set<string> | null = null;
   private positions = new Map<string, Position>();
   private readonly passes = new LanePasses();
-  private lastTurn = '';
   private lookedAt: number | null = null;
   /** How far the database's clock is ahead of performance.now(). */
   private clockLead = 0;
@@ -107,8 +95,8 @@ export class LaneMemory {
     this.toldInFlight = new Set();
     this.forgotInFlight = false;
     return {
-      turns: [...this.turns.lanes.values()],
-      queueTurns: [...this.turns.queues.values()].sort(comparePlaces),
+      turns: this.turns.ofLanes,
+      queueTurns: this.turns.ofQueues,
       blocked: this.stretches,
       told: [...this.told].sort(comparePlaces),
       dueSince: this.stretches.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
@@ -146,9 +134,7 @@ export class LaneMemory {
     this.spares = this.sparesAfter(report);
     if (report.held.length) this.hold();
     else this.heldMs = 0;
-    for (const turn of turnsOf(report)) this.passTurn(turn);
-    for (const queue of report.ended) this.turns.queues.delete(queue);
-    for (const place of report.cut) this.passQueueTurn(place);
+    this.turns.learn(report);
     this.lanes = Math.max(1, report.lanes);
     if (!this.stretches.length) this.told.clear();
     if (this.stretches.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
@@ -279,15 +265,6 @@ export class LaneMemory {
     });
   }
 
-  private passTurn(turn: Turn): void {
-    setLast(this.turns.lanes, priorityAtPlace(turn.place), turn);
-    this.lastTurn = turn.place;
-  }
-
-  private passQueueTurn(place: string): void {
-    setLast(this.turns.queues, queueAtPlace(place), place);
-  }
-
   private remember(place: string, position: { runAt: string; id: string }): void {
     this.positions.delete(place);
     this.positions.set(place, position);
@@ -301,21 +278,11 @@ export class LaneMemory {
     all.sort((a, b) => comparePlaces(a.place, b.place));
     if (all.length <= MAX_POSITIONS) return all;
     const rank = ({ place }: { place: string }): number =>
-      this.passes.isOpen(place) ? 0 : comparePlaces(place, this.lastTurn) > 0 ? 1 : 2;
+      this.passes.isOpen(place) ? 0 : comparePlaces(place, this.turns.last) > 0 ? 1 : 2;
     const chosen = all.sort((a, b) => rank(a) - rank(b)).slice(0, MAX_POSITIONS);
     return chosen.sort((a, b) => comparePlaces(a.place, b.place));
   }
 }
-
-/** As the newest of at most so many. */
-function setLast<V>(turns: Map<string, V>, key: string, value: V): void {
-  turns.delete(key);
-  turns.set(key, value);
-  if (turns.size > MAX_TURNS) turns.delete(turns.keys().next().value!);
-}
-
-export const turnsOf = ({ turns, left }: LaneReport): Turn[] =>
-  turns.map((place, index) => ({ place, left: left[index] ?? 0 }));
 
 /** Whether a lane was passed further than before, and not to its end. Not all positions are told to a claim. */
 export function hasAdvanced({ memory: { positions } }: LaneClaim, { passed }: LaneReport): boolean {

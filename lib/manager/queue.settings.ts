@@ -13,6 +13,12 @@ const PARTITION = {
   weight: given(rules.integer(1, MAX_WEIGHT)),
 };
 
+/** The `partition` of a task. */
+export const partitionOrFunction: Rule = (value) => {
+  const expected = typeof value === 'function' ? null : rules.partition(value);
+  return expected && `${expected}, or a function of the payload`;
+};
+
 /** What configurePartition sets. */
 export const partitionOptions = section(PARTITION);
 

@@ -70,6 +70,8 @@ const CALLS: Record<string, (wrong: any) => unknown> = {
   'JobManager.resetLockedJobs(options)': (wrong) => manager.jobs.resetLockedJobs(wrong),
   'JobManager.purgeJobs(options)': (wrong) =>
     manager.jobs.purgeJobs({ status: 'completed', olderThanMs: HOUR_MS, ...wrong }),
+  'JobManager.configurePartition(options)': (wrong) => manager.jobs.configurePartition('q', 'p', wrong),
+  'JobManager.listPartitions(page)': (wrong) => manager.jobs.listPartitions('q', wrong),
   'JobManager.configureQueue(options)': (wrong) => manager.jobs.configureQueue('q', { concurrency: 2, ...wrong }),
   'JobManager.scheduleCron(cron)': (wrong) =>
     manager.jobs.scheduleCron({ id: 'c', task: 'x', schedule: '0 0 * * *', ...wrong }),

@@ -21,7 +21,7 @@ const ALWAYS: Record<string, string> = {
 
   'a job lies in the lane of its limits, and one that may crash or has one attempt left waits for a slot': `
     select id || ' ' || to_json(j) from jobs.jobs j
-    where lane is distinct from jobs.lane_of(queue, rate_limit_key, slot_only)
+    where lane is distinct from jobs.lane_of(queue, partition, rate_limit_key, slot_only)
       or (locked_by is null and parked is distinct from 'exhausted'
         and slot_only <> (crashes > 0 or attempts >= max_attempts - 1))`,
 

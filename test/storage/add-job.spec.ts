@@ -195,7 +195,7 @@ describe('add_job', () => {
     const client = await connect();
     await client.query(`create temp table jobs (id uuid); create temp table job_bodies (id uuid);
       create temp table rate_limits (key text); create schema mine; set search_path = mine, pg_temp;
-      create function mine.lane_of(text, text, boolean) returns text language sql as $$ select 'mine' $$;
+      create function mine.lane_of(text, text, text, boolean) returns text language sql as $$ select 'mine' $$;
       create function mine.new_job_id() returns uuid language sql as $$ select null::uuid $$`);
     const { rows } = await client.query<{ id: string }>(`select jobs.add_job('t', '1', queue => 'q') as id`);
     expect(await jobs.findJob(rows[0]!.id)).toMatchObject({ task: 't', queue: 'q', status: 'available' });
