@@ -164,7 +164,7 @@ export class Crontabs {
     } = spec;
     // Before the first await: the caller's objects may say something else afterwards.
     const optionsText = JSON.stringify(options);
-    const { row, json } = await this.preparer.check(this.preparer.take(task, payload, options));
+    const { row, json } = await this.preparer.check(this.preparer.take(task, payload, { ...options, ...ALONE }));
     const stored = sealText(this.cipher, row.task, 'crontab', id, json);
     const values = [id, row.task, schedule, timeZone, stored, optionsText, backfillMs, overlap];
     const content = JSON.stringify(values.with(4, json));
@@ -225,11 +225,14 @@ function dueSlots(row: statements.CrontabRow, graceMs: number): number[] {
   return slot === null ? [] : [slot];
 }
 
+/** Whether a slot adds a job is for `overlap` to say, not for what the task compares adds by. */
+const ALONE = { throttle: null, unique: null };
+
 /** @throws DecryptionError */
 const jobOf = ({ id, task, options, ...row }: statements.CrontabRow, cipher: JobCipher | undefined): JobSpec => {
   const { tags = [], ...others } = options;
   const payload = openValue(cipher, row.payload, 'crontab', id);
-  return { ...others, task, payload, tags: [...tags, `cron:${id}`] };
+  return { ...others, ...ALONE, task, payload, tags: [...tags, `cron:${id}`] };
 };
 
 function declaredBy({ task, options: { cron } }: TaskDefinition): (CronSpec & { task: string })[] {

@@ -67,13 +67,13 @@ export abstract class JobOperations extends JobReports {
 
   /** The live jobs that have these keys, oldest first; of a key that is free, none. */
   async findJobsByKey(jobKeys: string[]): Promise<Job[]> {
-    check({ jobKeys: [jobKeys, rules.names] });
+    check({ jobKeys: [jobKeys, rules.jobKeys] });
     return this.edits.findOfKeys([...jobKeys]);
   }
 
   /** As cancelJobs, for the jobs that have these keys; one that is added under them meanwhile may be cancelled, too. */
   async cancelJobsByKey(jobKeys: string[], reason?: string): Promise<Job[]> {
-    check({ jobKeys: [jobKeys, rules.names], reason: [reason, rules.optional(rules.reason)] });
+    check({ jobKeys: [jobKeys, rules.jobKeys], reason: [reason, rules.optional(rules.reason)] });
     return this.edits.ofKeys([...jobKeys], (ids) => this.edits.cancel(ids, reason ?? null));
   }
 
@@ -82,7 +82,7 @@ export abstract class JobOperations extends JobReports {
     jobKeys: string[],
     changes: { runAt?: Date | undefined; priority?: number | undefined; maxAttempts?: number | undefined },
   ): Promise<Job[]> {
-    check({ jobKeys: [jobKeys, rules.names] }, [callOptions.rescheduleJobs, changes]);
+    check({ jobKeys: [jobKeys, rules.jobKeys] }, [callOptions.rescheduleJobs, changes]);
     const { runAt, priority, maxAttempts } = changes;
     const values: [unknown, unknown, number | null] = [
       runAt?.toISOString() ?? null,

@@ -1,7 +1,7 @@
 // Turns what a caller asks for into a row, or refuses it whole: JSON, size, payload schema. All of it is read in the turn of
 // the call; a schema, which may take its time, sees the text that will be stored, so a payload that it accepts here is one
 // that it accepts before the handler.
-import type { AddJobOptions, Job } from '../interfaces/job.interface.js';
+import type { AddJobOptions } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema, TaskToken } from '../interfaces/task.interface.js';
 import { PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
@@ -9,6 +9,7 @@ import type { NewJob } from '../storage/statements/add-jobs.js';
 import { idsOf } from './arguments.js';
 import { newJobId } from './job.id.js';
 import { EncryptedValue, payloadBinding, type JobCipher } from './job.cipher.js';
+import { meetingOf } from './job.meetings.js';
 import { lossIn } from './json.loss.js';
 import type { PayloadValidator } from './payload.validator.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -36,12 +37,15 @@ export class JobPreparer {
     private readonly cipher: JobCipher | undefined,
   ) {}
 
-  /** For the very turn of the call, before anything is awaited. @throws PayloadNotSerializableError, PayloadTooLargeError */
+  /**
+   * For the very turn of the call, before anything is awaited.
+   * @throws PayloadNotSerializableError, PayloadTooLargeError, InvalidArgumentError where the payload lacks what `unique` compares
+   */
   take(token: string | TaskToken, payload: unknown, options: AddJobOptions): TakenJob {
     const { task, schema } = this.resolve(token);
     this.tasks.notice(task);
     const json = this.toJson(task, payload);
-    return { row: this.toRow(task, options), json, schema };
+    return { row: this.toRow(task, options, json), json, schema };
   }
 
   /** @throws PayloadValidationError, MissingPackageError */
@@ -58,21 +62,21 @@ export class JobPreparer {
     return { task, schema: given ?? this.tasks.get(task)?.schema ?? null };
   }
 
-  private toRow(task: string, options: AddJobOptions): NewJob {
+  private toRow(task: string, options: AddJobOptions, json: string): NewJob {
     const defaults = this.tasks.get(task)?.options ?? {};
+    const queue = (options.queue === undefined ? defaults.queue : options.queue) ?? null;
+    const { cipher } = this;
+    const digest = cipher?.covers(task) ? (text: string) => cipher.digest(text) : undefined;
     return {
       id: newJobId(),
       task,
       priority: options.priority ?? defaults.priority ?? 0,
       run_at: options.runAt?.toISOString() ?? null,
-      delay_ms: options.debounce?.ms ?? options.delayMs ?? null,
-      debounce_max_ms: options.debounce?.maxMs ?? null,
+      ...meetingOf(options, defaults, { task, queue, json, digest }),
       max_attempts: options.maxAttempts ?? defaults.maxAttempts ?? this.settings.retry.maxAttempts,
       timeout_ms: options.timeoutMs ?? null,
-      queue: (options.queue === undefined ? defaults.queue : options.queue) ?? null,
+      queue,
       rate_limit_key: options.rateLimitKey ?? defaults.rateLimitKey ?? null,
-      job_key: options.debounce?.key ?? options.jobKey ?? null,
-      job_key_mode: keyModeOf(options),
       flags: listOrNull(options.flags ?? defaults.flags),
       tags: listOrNull(options.tags),
       group_id: options.groupId ?? null,
@@ -82,7 +86,7 @@ export class JobPreparer {
     };
   }
 
-  /** With preserve_run_at, and debounced, the payload may replace that of an older job, whose id only the database knows. */
+  /** Where a waiting job takes over what is added, the payload may replace that of an older job, whose id only the database knows. */
   private seal(cipher: JobCipher, row: NewJob, json: string): string | undefined {
     if (!cipher.covers(row.task)) return undefined;
     const bound = TAKING_OVER.includes(row.job_key_mode) ? 'task' : undefined;
@@ -105,12 +109,7 @@ function kibOf(text: string): number | null {
 }
 
 /** A waiting job takes over what is added, and keeps its id. */
-const TAKING_OVER: (string | null)[] = ['preserve_run_at', 'debounce'];
-
-function keyModeOf(options: AddJobOptions): Job['jobKeyMode'] {
-  if (options.debounce) return 'debounce';
-  return options.jobKey === undefined ? null : (options.jobKeyMode ?? 'replace');
-}
+const TAKING_OVER: (string | null)[] = ['preserve_run_at', 'debounce', 'throttle'];
 
 const listOrNull = (list: string[] | undefined): string[] | null => (list?.length ? [...list] : null);
 

@@ -38,6 +38,7 @@ const TABLES: Record<string, Tables> = {
   find_untold: { reads: TELL },
   find_circles: { reads: ['jobs', 'job_dependencies', 'job_replacements'] },
   free_stale_keys: { writes: ['job_keys'], reads: ['jobs'] },
+  prune_windows: { writes: ['job_windows'] },
   free_places: { writes: ['job_places'], reads: ['jobs'] },
 };
 

@@ -164,6 +164,21 @@ create table job_keys (
   constraint job_keys_pkey primary key (key)
 );
 
+-- Windows of throttled and unique jobs: until then adds of the key get no job of their own. One that begins in the future has
+-- a job at its beginning. Adds lock a row that they change; a sweep removes what has passed.
+create table job_windows (
+  key text collate "C" not null,
+  begins_at timestamptz not null,
+  until timestamptz not null,
+  -- When it was opened: one of the future was opened by a clock that was ahead.
+  set_at timestamptz not null,
+  job_id uuid not null,
+  constraint job_windows_pkey primary key (key),
+  constraint windows_end_after_they_begin check (until >= begins_at)
+) with (fillfactor = 70);
+
+create index job_windows_passed on job_windows (until);
+
 -- Jobs that others have replaced under their key: see successor_of of 4_ends.sql. A job that comes back has no row.
 create table job_replacements (
   old_id uuid not null,
