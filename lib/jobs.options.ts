@@ -75,7 +75,10 @@ const MANAGER = {
   lockTimeoutMs: option(milliseconds(1), 4 * HOUR_MS),
   taskIdentifierRetentionMs: option(milliseconds(), 7 * DAY_MS),
   maxPayloadBytes: option(rules.integer(1, 256 * MIB), MIB),
-  queues: mapOf(section({ concurrency: option(rules.concurrency, 1) }), rules.laneName),
+  queues: mapOf(
+    section({ concurrency: option(rules.concurrency, 1), maxWaiting: option(rules.concurrency, Infinity) }),
+    rules.laneName,
+  ),
   encryption: section({
     keys: option<EncryptionOptions['keys'] | null>(encryptionKeys, null),
     tasks: option<string[] | null>(rules.names, null),
@@ -235,9 +238,11 @@ function taskConflicts(options: unknown): string[] {
 }
 
 function managerSettings(settings: Settings<typeof MANAGER>, maxCrashes: number): ManagerSettings {
-  const queues = Object.entries(settings.queues).map(([name, { concurrency }]) => [name, concurrency] as const);
+  const ofQueues = (setting: 'concurrency' | 'maxWaiting'): Record<string, number> =>
+    Object.fromEntries(Object.entries(settings.queues).map(([name, queue]) => [name, queue[setting]]));
   const encryption = encryptionSettings(settings.encryption);
-  return { ...pick(settings, MANAGER), maxCrashes, encryption, queues: Object.fromEntries(queues) };
+  const queues = { queues: ofQueues('concurrency'), maxWaiting: ofQueues('maxWaiting') };
+  return { ...pick(settings, MANAGER), maxCrashes, encryption, ...queues };
 }
 
 const encryptionSettings = ({ keys, tasks }: Settings<typeof MANAGER>['encryption']): EncryptionSettings | null =>

@@ -47,6 +47,11 @@ export interface WorkerOptions {
 export interface QueueOptions {
   /** Jobs of the queue that run at once over all processes; `Infinity` for no limit. Default 1. */
   concurrency?: number | undefined;
+  /**
+   * Adds are refused (QueueFullError) while so many jobs of the queue wait for it; `Infinity` for any number. Each process counts
+   * once a second, so it is approximate. Default: any number.
+   */
+  maxWaiting?: number | undefined;
 }
 
 export interface HistoryOptions {
@@ -108,7 +113,7 @@ export interface JobManagerOptions {
    * progress and logs. Every process that reads them needs the keys. Default: nothing is encrypted. See docs/security.md.
    */
   encryption?: EncryptionOptions | undefined;
-  /** Queues with a concurrency other than one. */
+  /** Queues with a concurrency other than one, or a bound of waiting jobs. */
   queues?: Record<string, QueueOptions> | undefined;
 }
 
@@ -152,6 +157,8 @@ export interface ManagerSettings {
   encryption: EncryptionSettings | null;
   /** Declared queues and their concurrency. */
   queues: Record<string, number>;
+  /** The same queues, and how many jobs may wait in them. */
+  maxWaiting: Record<string, number>;
 }
 
 /** What a worker pool works with: `WorkerOptions` with every default filled in; `null` where unset means adaptive or all. */

@@ -189,7 +189,7 @@ export const callOptions = {
     status: required(rules.oneOf('exhausted', 'completed', 'cancelled')),
     olderThanMs: required(rules.integer(0, MAX_AGE_MS)),
   }),
-  configureQueue: section({ concurrency: required(rules.concurrency) }),
+  configureQueue: section({ concurrency: given(rules.concurrency), maxWaiting: given(rules.concurrency) }),
   gcTaskIdentifiers: section({ keepSinceMs: orNull(rules.integer(0, MAX_AGE_MS)) }),
   reencryptJobs: section({ batchSize: orNull(rules.integer(1, MAX_BATCH)), signal: given(rules.signal) }),
   waitForJob: section({ timeoutMs: orNull(rules.wait), signal: given(rules.signal) }),

@@ -138,7 +138,7 @@ export class Crontabs {
       if (!slots.length) return { fired: [], more: false, held: false };
       const passes = row.overlap === 'skip' && (await this.isBusy(row, executor));
       const specs = passes ? [] : slots.map(() => jobOf(row, this.cipher));
-      const jobs = await this.adder.addMany(specs, { manager: executor, notify: true });
+      const jobs = await this.adder.addMany(specs, { manager: executor, notify: true, bounded: false });
       await this.database.run(statements.advanceCrontab, [id, slots.at(-1), jobs.at(-1)?.id ?? null], executor);
       const fired = jobs.map((job, index) => ({ slot: toDate(slots[index] as number), job }));
       return { fired, more: slots.length === MAX_AT_ONCE, held: false };

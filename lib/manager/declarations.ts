@@ -18,6 +18,8 @@ export interface DeclarationsParts {
   crontabs: Crontabs;
   /** Concurrencies of queues by name. */
   queues: Readonly<Record<string, number>>;
+  /** How many jobs may wait in them. */
+  maxWaiting: Readonly<Record<string, number>>;
   /** Tells pools that jobs of these queues may run. */
   publish: (queues: string[]) => Promise<void>;
 }
@@ -25,14 +27,15 @@ export interface DeclarationsParts {
 export class Declarations {
   /** Concurrencies by name; null: no limit. */
   private readonly limits: Map<string, number | null>;
+  /** How many jobs may wait, by name; null: any number. */
+  private readonly bounds: Map<string, number | null>;
   private readonly queueRelease: string;
 
   constructor(private readonly parts: DeclarationsParts) {
-    const limits = Object.entries(parts.queues).map(
-      ([name, limit]) => [name, limit === Infinity ? null : limit] as const,
-    );
-    this.limits = new Map(limits.toSorted(([a], [b]) => (a < b ? -1 : 1)));
-    this.queueRelease = digestOf(['queues', ...this.limits]);
+    this.limits = byName(parts.queues);
+    this.bounds = byName(parts.maxWaiting);
+    const bounded = [...this.bounds].filter(([, bound]) => bound !== null);
+    this.queueRelease = digestOf(['queues', ...this.limits, ...(bounded.length ? ['maxWaiting', ...bounded] : [])]);
   }
 
   /** Writes the declared queues' concurrencies. `workerId`: the pool that stands for them as long as it runs. */
@@ -68,16 +71,23 @@ export class Declarations {
     const { database, publish: tell } = this.parts;
     const names = [...this.limits.keys()];
     const limits = names.map((name) => this.limits.get(name) ?? null);
-    const stale = (await tryBriefly(database, findUndeclaredQueues, [names, limits, release])) ?? [];
+    const bounds = names.map((name) => this.bounds.get(name) ?? null);
+    const stale = (await tryBriefly(database, findUndeclaredQueues, [names, limits, release, bounds])) ?? [];
     const written: string[] = [];
     for (const { name } of stale) {
-      const values = [name, this.limits.get(name) ?? null, this.queueRelease];
+      const values = [name, this.limits.get(name) ?? null, this.queueRelease, this.bounds.get(name) ?? null];
       const rows = await tryBriefly(database, declareQueue, values);
       if (rows?.[0]?.changed) written.push(name);
     }
     if (written.length) await tell(written);
   }
 }
+
+/** In order; no limit is null. */
+const byName = (numbers: Readonly<Record<string, number>>): Map<string, number | null> => {
+  const entries = Object.entries(numbers).map(([name, limit]) => [name, limit === Infinity ? null : limit] as const);
+  return new Map(entries.toSorted(([a], [b]) => (a < b ? -1 : 1)));
+};
 
 interface Declared {
   crontabs: PreparedCrontab[];

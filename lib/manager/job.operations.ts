@@ -2,6 +2,7 @@
 // answer.
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type { Job, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
+import type { QueueOptions } from '../interfaces/jobs-options.interface.js';
 import type { QueueState, RateLimit } from '../interfaces/report.interface.js';
 import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
@@ -10,7 +11,7 @@ import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
-import { check } from '../validation.js';
+import { check, refuseCall } from '../validation.js';
 import { MAX_MS, rules } from '../validation.rules.js';
 import { callOptions, copyOf, idsOf } from './arguments.js';
 import { JobEdits } from './job.edits.js';
@@ -21,6 +22,8 @@ import { lanesOfQueue } from './lane.names.js';
 import { reencrypt, type Reencryption, type ReencryptOptions } from './reencryption.js';
 
 import { JobReports } from './job.reports.js';
+
+const NOTHING_TO_CONFIGURE = 'Expected concurrency or maxWaiting, got neither.';
 
 /** What operators do: to jobs, queues, rate limits, crontabs and what is left behind. */
 export abstract class JobOperations extends JobReports {
@@ -157,10 +160,18 @@ export abstract class JobOperations extends JobReports {
     await this.editQueue(name, [false, null, false]);
   }
 
-  /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
-  async configureQueue(name: string, options: { concurrency: number }): Promise<void> {
+  /**
+   * Sets how many jobs of the queue run at once over all processes, and how many may wait before adds are refused
+   * (QueueFullError); `Infinity` for no limit. What is given wins over what processes declare.
+   * @example
+   * await jobs.configureQueue('mail', { concurrency: 5, maxWaiting: 100_000 });
+   */
+  async configureQueue(name: string, options: QueueOptions): Promise<void> {
     check({ name: [name, rules.laneName] }, [callOptions.configureQueue, options]);
-    const { concurrency } = options;
+    const { concurrency, maxWaiting } = options;
+    if (concurrency === undefined && maxWaiting === undefined) refuseCall([NOTHING_TO_CONFIGURE]);
+    if (maxWaiting !== undefined) await this.boundQueue(name, maxWaiting === Infinity ? null : maxWaiting);
+    if (concurrency === undefined) return;
     await this.editQueue(name, concurrency === Infinity ? [null, null, true] : [null, concurrency, false]);
   }
 
@@ -254,6 +265,12 @@ export abstract class JobOperations extends JobReports {
     check({}, [callOptions.reencryptJobs, options]);
     if (!this.engine.cipher) throw new InvalidArgumentError(['Expected the option encryption.keys, got none.']);
     return reencrypt(this.engine.database, this.engine.cipher, options);
+  }
+
+  private async boundQueue(name: string, maxWaiting: number | null): Promise<void> {
+    const { database, bounds } = this.engine;
+    await retryOnContention(() => database.run(lanes.boundQueue, [name, maxWaiting]), database.isBound);
+    bounds.forget();
   }
 
   /** Claims keep a busy queue for some milliseconds each: tried until they let it through. */

@@ -410,8 +410,10 @@ export const CASES: Record<string, Case> = {
 
   // Queues and rate limits
   register_queues: { args: () => [['q', 'fresh']], locks: '' },
-  declare_queue: { args: () => ['idle', 3, 'r'], locks: 'job_queues' },
-  find_undeclared_queues: { args: () => [['q'], [1], null] },
+  declare_queue: { args: () => ['idle', 3, 'r', 7], locks: 'job_queues' },
+  find_undeclared_queues: { args: () => [['q'], [1], null, [7]] },
+  bound_queue: { args: () => ['u', 5], locks: 'job_queues' },
+  find_queue_bounds: { args: () => [['u']] },
   edit_queue: { args: () => ['u', true, 2, false], locks: 'job_queues' },
   prune_queues: { args: () => [[]], locks: 'job_queues' },
   register_rate_limit: { args: () => ['l', 7, 1_000, null], locks: 'rate_limits rate_limit_windows' },
@@ -574,6 +576,7 @@ export const ANSWERS = {
     'save_step',
     'forget_steps',
     'edit_queue',
+    'bound_queue',
     'register_rate_limit',
     'put_crontab',
     'drop_crontab',

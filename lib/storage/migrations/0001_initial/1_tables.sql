@@ -242,12 +242,19 @@ create table job_queues (
   release text,
   declared_at timestamptz,
   paused boolean not null default false,
+  -- How many jobs may wait before adds are refused; null: any number. The flag: set by configureQueue.
+  max_waiting integer,
+  waiting_configured boolean not null default false,
   -- No place with a lower number is taken: counts start here. Moved on now and then.
   places_from bigint not null default 0,
   constraint job_queues_pkey primary key (name),
   constraint concurrency_at_least_one check (concurrency >= 1),
+  constraint max_waiting_at_least_one check (max_waiting >= 1),
   constraint name_is_a_name check (octet_length(name) between 1 and 1000 and name !~ '[\u0001-\u001f]')
 ) with (fillfactor = 50);
+
+-- Adds to queues look once a second which of them have a bound.
+create index job_queues_bounded on job_queues (name) where max_waiting is not null;
 
 -- One row for each claim that counts in a limited queue. Numbers are drawn under the queue's lock, so they only grow in
 -- each queue. A limit is kept by counting these rows.

@@ -412,6 +412,87 @@ begin
   return extract(epoch from present) * 1000;
 end $$;
 
+-- How many jobs wait for a queue, up to `most`: those that run, that wait for parents or a key, and that have failed for good are
+-- not counted. From priority to priority, at most 1,000 of them. Index: jobs_lanes, and the row of each job counted.
+create function waiting_in(queue_name text, most integer) returns integer
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  first_lane text collate "C" := queue_name || E'\x1f';
+  behind_lanes text collate "C" := queue_name || E'\x20';
+  from_priority integer := -2147483648;
+  next_priority integer;
+  total integer := 0;
+  here integer;
+begin
+  for nth in 1..1000 loop
+    select j.priority into next_priority from jobs j
+    where j.parked is null and j.lane is not null and j.priority >= from_priority
+    order by j.priority, j.lane, j.run_at, j.id limit 1;
+    exit when not found;
+    select pg_catalog.count(*) into here from (
+      select from jobs j
+      where j.priority = next_priority and j.lane >= first_lane and j.lane < behind_lanes
+        and j.parked is null and j.lane is not null and j.locked_by is null
+      order by j.priority, j.lane, j.run_at, j.id limit most - total
+    ) waiting;
+    total := total + here;
+    exit when total >= most or next_priority = 2147483647;
+    from_priority := next_priority + 1;
+  end loop;
+  return total;
+end $$;
+
+-- Queues with a bound, and how many jobs wait in those asked for. Null: not counted, because the transaction's snapshot may be old
+-- (and at serializable a count would make it fail for what others add). Indexes: job_queues_bounded, and those of waiting_in.
+create function queue_bounds(asked text[]) returns table (queue text, most integer, found integer)
+language sql
+set search_path from current
+as $$
+  select q.name, q.max_waiting, case
+    when q.name = any(asked) and pg_catalog.current_setting('transaction_isolation') = 'read committed'
+      then waiting_in(q.name, q.max_waiting)
+    end
+  from job_queues q where q.max_waiting is not null
+$$;
+
+-- For add_job: raises program_limit_exceeded where as many jobs wait as the queue's bound allows. A session counts once a second
+-- at most, and what it adds itself since: the last count is kept in a setting of the session. Index: job_queues_pkey.
+create function refuse_if_full(queue_name text) returns void
+language plpgsql
+set search_path from current
+as $$
+declare
+  present float8 := extract(epoch from pg_catalog.clock_timestamp());
+  place text := pg_catalog.current_schema() || E'\x1f' || queue_name;
+  last_count text[] := pg_catalog.string_to_array(pg_catalog.current_setting('millrace.waiting', true), E'\x1e');
+  bound integer;
+  total integer;
+begin
+  select q.max_waiting into bound from job_queues q where q.name = queue_name;
+  if bound is null or pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    return;
+  end if;
+  if last_count[1] = place and last_count[2]::float8 between present - 1 and present and last_count[3]::integer < bound then
+    present := last_count[2]::float8;
+    total := last_count[3]::integer;
+  else
+    total := waiting_in(queue_name, bound);
+  end if;
+  if total >= bound then
+    raise exception 'Expected room in queue %, got % waiting jobs where its bound is %.',
+      pg_catalog.quote_literal(queue_name), total, bound
+      using errcode = 'program_limit_exceeded', hint = 'Add later, or raise maxWaiting of the queue.';
+  end if;
+  perform pg_catalog.set_config('millrace.waiting', pg_catalog.concat_ws(E'\x1e', place, present, total + 1), false);
+end $$;
+
 -- An id as the library makes them: a UUID of version 7, with microseconds where it has room, so that ids of one session
 -- are in order.
 create function new_job_id() returns uuid
@@ -501,6 +582,9 @@ begin
       using errcode = 'invalid_parameter_value', hint = fault[3];
   end if;
   attempts := add_job.max_attempts;
+  if add_job.queue is not null then
+    perform refuse_if_full(add_job.queue);
+  end if;
 
   if add_job.job_key is null then
     insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue,
