@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import pg from 'pg';
 import {
   createJobManager,
+  createWorkerPool,
   DatabaseUnavailableError,
   RowsHeldError,
   TransactionConflictError,
@@ -11,6 +12,7 @@ import {
   type JobManager,
 } from '../../lib/index.js';
 import type { Database } from '../../lib/storage/database.js';
+import { createJobsTesting } from '../../lib/testing.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 
@@ -324,6 +326,80 @@ describe('unique', () => {
       expect(added.filter(({ created }) => created)).toHaveLength(1);
       expect(new Set(added.map(({ id }) => id)).size).toBe(1);
     }
+  });
+});
+
+describe('as options of a task', () => {
+  const unique = { by: ['payload.id' as const] };
+  const throttle = { key: 'reports', ms: MINUTE, mode: 'delay' as const };
+
+  async function withTasks(): Promise<JobManager> {
+    const manager = await createJobManager({ connection: test.url });
+    const run = (): void => undefined;
+    createWorkerPool({
+      jobs: manager,
+      tasks: { mail: { handler: run, unique, cron: '* * * * * *' }, report: { handler: run, throttle } },
+    });
+    return manager;
+  }
+
+  it('they hold for adds that say nothing else', async () => {
+    const manager = await withTasks();
+    const first = await manager.addJob('mail', { id: 1, at: 1 });
+    expect(await manager.addJob('mail', { id: 1, at: 2 })).toMatchObject({ id: first.id, created: false });
+    const others = await Promise.all([
+      manager.addJob('mail', { id: 1 }, { unique: null }),
+      manager.addJob('mail', { id: 1 }, { jobKey: 'k' }),
+      manager.addJob('mail', { id: 1 }, { throttle: { key: 'm', ms: MINUTE } }),
+      manager.addJob('mail', { id: 1 }, { unique: { by: ['payload'] } }),
+      manager.addJob('other', { id: 1 }),
+    ]);
+    expect(statusesOf(others)).toEqual([true, true, true, true, true]);
+    const reports = await manager.addJobs([1, 2, 3].map((payload) => ({ task: 'report', payload })));
+    expect(statusesOf(reports)).toEqual([true, true, false]);
+    await expect(manager.addJob('report', 1, { delayMs: 5 })).rejects.toThrow('Pass throttle: null');
+    expect(await manager.addJob('report', 1, { delayMs: 5, throttle: null })).toMatchObject({ created: true });
+    await manager.close();
+  });
+
+  it('they do not hold for crontabs, whose payloads need not have what is compared', async () => {
+    const manager = await withTasks();
+    await manager.scheduleCron({ id: 'mails', task: 'mail', schedule: '* * * * * *', payload: null });
+    expect(await eventually(async () => (await manager.engine.crontabs.fire('mails')).fired.length)).toBe(1);
+    await manager.unscheduleCron('mails');
+    await manager.close();
+  });
+
+  it('throttle and unique together are refused', async () => {
+    const tasks = { x: { handler: () => undefined, unique, throttle } };
+    expect(() => createWorkerPool({ jobs, tasks })).toThrow('Expected either throttle or unique, got both.');
+  });
+});
+
+describe('in specs of an application', () => {
+  it('time can be made to pass, and windows are cleared with the jobs', async () => {
+    const testing = createJobsTesting({ jobs, tasks: { x: () => undefined } });
+    const throttle = { key: 't', ms: MINUTE, mode: 'delay' as const };
+    for (const payload of [1, 2, 3]) await jobs.addJob('x', payload, { throttle });
+    await testing.expectEnqueued({ task: 'x' }, { times: 2 });
+    expect((await testing.drain()).map(({ job }) => job.payload)).toEqual([1]);
+    await testing.travel(MINUTE);
+    expect((await testing.drain()).map(({ job }) => job.payload)).toEqual([3]);
+    await testing.travel(MINUTE);
+    expect(await jobs.addJob('x', 4, { throttle })).toMatchObject({ created: true, status: 'available' });
+    await testing.clear();
+    expect(await jobs.addJob('x', 5, { throttle })).toMatchObject({ created: true, status: 'available' });
+    testing.inline();
+    const unique = { withinMs: MINUTE };
+    expect(statusesOf([await jobs.addJob('x', 6, { unique }), await jobs.addJob('x', 6, { unique })])).toEqual([
+      true,
+      false,
+    ]);
+    expect(testing.ran.map(({ job }) => job.payload)).toEqual([5, 6]);
+    await jobs.addJob('x', 7, { debounce: { key: 'd', ms: MINUTE } });
+    await jobs.addJob('x', 8, { debounce: { key: 'd', ms: MINUTE } });
+    await testing.expectEnqueued({ payload: 8, status: 'scheduled' }, { times: 1 });
+    await testing.close();
   });
 });
 

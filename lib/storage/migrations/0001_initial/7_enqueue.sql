@@ -304,6 +304,9 @@ begin
     kept := pg_catalog.array_append(kept, is_open);
   end loop;
 
+  if next_specs = '{}' then
+    return;
+  end if;
   -- A job that waits or runs may have kept out what no window did: that opens none.
   return query
     with done as materialized (
