@@ -1,10 +1,10 @@
 // How many jobs may wait in a queue: adds to a full one are refused. Every process counts for itself, once a second at most
 // while it adds to queues with a bound, so a queue may get as many too many as other processes add in a second.
 import type { QueryExecutor } from '../interfaces/job.interface.js';
-import { QueueFullError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { findQueueBounds } from '../storage/statements/queues.js';
 import type { PreparedJob } from './job.preparer.js';
+import { QueueFullError } from './queue.errors.js';
 
 /** A count is used for so long, */
 const MAX_AGE_MS = 1_000;
