@@ -13,9 +13,9 @@ import type {
   WorkerOptions,
   WorkerSettings,
 } from './interfaces/jobs-options.interface.js';
-import type { Mask } from './interfaces/task.interface.js';
+import type { Mask, TaskOptions } from './interfaces/task.interface.js';
 import { DEFAULT_INSTANCE } from './jobs.constants.js';
-import { attempts, priority, workerIdFaults } from './manager/arguments.js';
+import { attempts, priority, THROTTLE, UNIQUE, workerIdFaults } from './manager/arguments.js';
 import { cronRules, taskCron } from './manager/cron.arguments.js';
 import { JobEvents } from './monitoring/job.events.js';
 import {
@@ -32,7 +32,7 @@ import {
 } from './validation.js';
 import { INT4_MAX, MAX_ATTEMPTS, MAX_MS, rules } from './validation.rules.js';
 import { partitionOrFunction, queueOptions, queueSettings } from './manager/queue.settings.js';
-import { connectionOption, orFunction } from './validation.options.js';
+import { connectionOption, encryptionKeys, keyBytes, orFunction } from './validation.options.js';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -53,24 +53,6 @@ const payloadSchema: Rule = (value) =>
   (typeof value === 'object' && value !== null && '~standard' in value)
     ? null
     : 'a DTO class, a Standard Schema, or false';
-
-/** Never shows a key. */
-const encryptionKeys: Rule = (value) => {
-  const expected = 'an array of { id, key }, each id once, each key 32 bytes (a Buffer, base64 or hex)';
-  if (!Array.isArray(value) || value.length === 0) return expected;
-  const ids = new Set(value.map((entry: { id?: unknown } | null) => entry?.id));
-  return ids.size === value.length && value.every(isEncryptionKey) ? null : expected;
-};
-const isEncryptionKey = (entry: unknown): boolean => {
-  const { id, key, ...others } = Object(entry) as Record<string, unknown>;
-  return rules.name(id) === null && keyBytes(key)?.length === 32 && Object.keys(others).length === 0;
-};
-const keyBytes = (key: unknown): Uint8Array | null => {
-  if (key instanceof Uint8Array) return key;
-  if (typeof key !== 'string') return null;
-  if (/^[0-9a-f]{64}$/i.test(key)) return Buffer.from(key, 'hex');
-  return /^[\w+/-]{43}=?$/.test(key) ? Buffer.from(key, 'base64') : null;
-};
 
 const mask: Rule = (value) =>
   typeof value === 'function' || rules.names(value) === null
@@ -166,6 +148,8 @@ const taskOptions = section({
   mask: option<Mask | undefined>(mask, undefined),
   concurrency: option(rules.integer(1, 10_000), undefined),
   transactional: option(flag, undefined),
+  throttle: THROTTLE,
+  unique: UNIQUE,
   cron: taskCron,
   instance: option(rules.name, DEFAULT_INSTANCE),
 });
@@ -244,7 +228,12 @@ export function resolveWorkerOptions(
 /** What is wrong with a @Task decoration, or a task of `createWorkerPool`; `source` says where it stands. */
 export function taskFaults(task: unknown, options: unknown, source: string): string[] {
   const name = faultOf("the task's name", task, rules.name);
-  return [...name, ...taskOptions.check(options, '')].map((fault) => `${source}: ${fault}`);
+  return [...name, ...taskOptions.check(options, ''), ...taskConflicts(options)].map((fault) => `${source}: ${fault}`);
+}
+
+function taskConflicts(options: unknown): string[] {
+  const { throttle, unique } = Object(options) as TaskOptions;
+  return throttle && unique ? ['Expected either throttle or unique, got both.'] : [];
 }
 
 function managerSettings(settings: Settings<typeof MANAGER>, maxCrashes: number): ManagerSettings {

@@ -1,5 +1,6 @@
-// Options of a kind of their own: a connection, and what may be a function.
-import { show, type Option } from './validation.js';
+// Options of a kind of their own: a connection, keys, and what may be a function.
+import { show, type Option, type Rule } from './validation.js';
+import { rules } from './validation.rules.js';
 
 /** A URL is never shown: it may hold a password. */
 export function connectionOption<V>(configuration: string): Option<V | undefined> {
@@ -32,3 +33,22 @@ export function orFunction<V>(inner: Option<V>): Option<V> {
 }
 
 const isPostgresUrl = (text: string): boolean => /^(postgres(ql)?:\/\/|socket:|\/)/i.test(text);
+
+/** Never shows a key. */
+export const encryptionKeys: Rule = (value) => {
+  const expected = 'an array of { id, key }, each id once, each key 32 bytes (a Buffer, base64 or hex)';
+  if (!Array.isArray(value) || value.length === 0) return expected;
+  const ids = new Set(value.map((entry: { id?: unknown } | null) => entry?.id));
+  return ids.size === value.length && value.every(isEncryptionKey) ? null : expected;
+};
+const isEncryptionKey = (entry: unknown): boolean => {
+  const { id, key, ...others } = Object(entry) as Record<string, unknown>;
+  return rules.name(id) === null && keyBytes(key)?.length === 32 && Object.keys(others).length === 0;
+};
+/** A key's bytes, of a Buffer, base64 or hex. */
+export const keyBytes = (key: unknown): Uint8Array | null => {
+  if (key instanceof Uint8Array) return key;
+  if (typeof key !== 'string') return null;
+  if (/^[0-9a-f]{64}$/i.test(key)) return Buffer.from(key, 'hex');
+  return /^[\w+/-]{43}=?$/.test(key) ? Buffer.from(key, 'base64') : null;
+};

@@ -11,6 +11,7 @@ const MAX_SCHEMA_BYTES = 63;
 const MAX_TIMER_MS = 2_147_000_000;
 /** PostgreSQL's indexes hold no longer ones, whatever the characters. */
 const MAX_NAME_BYTES = 1_000;
+const MAX_PATHS = 20;
 const MAX_JOB_KEY_BYTES = 2_000;
 const MAX_REASON = 1_000;
 const MAX_TEXT = 10_000;
@@ -36,6 +37,10 @@ const isName = (value: unknown, maxBytes = MAX_NAME_BYTES): boolean =>
 
 /** The lane of a job is made of the names of its queue and its rate limit, with control characters between them. */
 const isLaneName = (value: unknown): boolean => isName(value) && !/[^\u0020-\uffff]/.test(value as string);
+
+const isPath = (value: unknown): boolean =>
+  value === 'queue' ||
+  (typeof value === 'string' && value.length <= MAX_NAME_BYTES && /^payload(\.[^.]+)*$/.test(value));
 
 const ofName = (maxBytes: number): string => `of 1 to ${maxBytes} bytes of UTF-8 without NUL and lone surrogates`;
 const OF_LANE_NAME = `of 1 to ${MAX_NAME_BYTES} bytes of UTF-8 without control characters and lone surrogates`;
@@ -85,6 +90,17 @@ export const rules = {
   laneNames: listOf(isLaneName, OF_LANE_NAME),
   partition,
   jobKey: nameUpTo(MAX_JOB_KEY_BYTES),
+  jobKeys: listOf((value) => isName(value, MAX_JOB_KEY_BYTES), ofName(MAX_JOB_KEY_BYTES)),
+  /** What jobs are compared by. */
+  uniqueBy: ((value) =>
+    Array.isArray(value) && value.length > 0 && value.length <= MAX_PATHS && value.every(isPath)
+      ? null
+      : `an array of 1 to ${MAX_PATHS} of 'payload', 'queue' and paths of the payload such as 'payload.user.id'`) as Rule,
+  /** The length of a window. */
+  window: ((value) =>
+    typeof value === 'number' && value >= 1 && value <= MAX_MS
+      ? null
+      : 'a number of milliseconds from 1 to 1e12') as Rule,
   /** Why something was done by hand. */
   reason: ((value) =>
     typeof value === 'string' && value !== '' && value.length <= MAX_REASON && isStorable(value)

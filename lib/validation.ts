@@ -100,6 +100,13 @@ export const ifGiven = <V>(inner: Option<V>): Option<V | undefined> => ({
   paths: inner.paths,
 });
 
+/** The same where null says that there is none. */
+export const nullable = <V>(inner: Option<V>): Option<V | null> => ({
+  check: (value, path) => (value === null ? [] : inner.check(value, path)),
+  read: (value) => (value === null ? null : inner.read(value)),
+  paths: inner.paths,
+});
+
 /** A section that `false` switches off: then its settings are null. */
 export const orFalse = <V>(inner: Option<V>): Option<V | null> => ({
   check: (value, path) =>

@@ -1,7 +1,5 @@
 // The shapes of a job on its way through the library: how it is described, stored, claimed and remembered.
 
-// The shapes of a job on its way through the library: how it is described, stored, claimed and remembered.
-
 /**
  * Where a job stands. `scheduled`: its run-at lies in the future (retries too). `blocked`: it waits for parents or
  * for the running job whose key it took. Waiting for a queue, a token or the end of a pause is `available`.
@@ -22,6 +20,35 @@ export interface Debounce {
   maxMs?: number | undefined;
 }
 
+/** At most one job of a key in a length of time. */
+export interface Throttle {
+  /** Shared by all tasks, 1 to 1,000 bytes long. */
+  key: string;
+  /** How long the window of a job is, from its add on, at least 1. */
+  ms: number;
+  /**
+   * What becomes of an add while the window is open. `drop`: nothing is added. `delay`: one job waits for the window's end, with
+   * the payload of the last of these adds. Default `drop`.
+   */
+  mode?: 'drop' | 'delay' | undefined;
+}
+
+/** What is compared: the payload, the queue, or a part of the payload by its path. */
+export type UniqueBy = 'payload' | 'queue' | `payload.${string}`;
+
+/** Adds that say the same become one job. The task's name is always part of what is compared. */
+export interface Unique {
+  /** Default `['payload']`. */
+  by?: UniqueBy[] | undefined;
+  /** Not again within so many milliseconds of the add that made the job, at least 1. */
+  withinMs?: number | undefined;
+  /** Not again while such a job waits or runs. Default where no `withinMs` is given; with both, both hold. */
+  while?: 'live' | undefined;
+}
+
+/** How an add meets jobs of its key: what `jobKeyMode`, `debounce`, `throttle` and `unique` have asked for. */
+export type StoredKeyMode = JobKeyMode | 'debounce' | 'throttle' | 'unique';
+
 /** A job as the database knows it. Dates are `Date`, absent values `null`, absent lists empty. */
 export interface Job<P = unknown> {
   id: string;
@@ -40,7 +67,7 @@ export interface Job<P = unknown> {
   maxAttempts: number;
   lastError: string | null;
   jobKey: string | null;
-  jobKeyMode: JobKeyMode | 'debounce' | null;
+  jobKeyMode: StoredKeyMode | null;
   flags: string[];
   tags: string[];
   /** The group it was added to; without one, its own id. */
@@ -59,7 +86,7 @@ export interface Job<P = unknown> {
 
 /** A job as `addJob` returns it. */
 export interface AddedJob<P = unknown> extends Job<P> {
-  /** `false` where a job key kept an older job. */
+  /** `false` where a job key, a throttle or a unique job kept an older job. */
   created: boolean;
 }
 
@@ -121,6 +148,21 @@ export interface AddJobOptions {
    * await jobs.addJob('reindex', { shop: 7 }, { debounce: { key: 'reindex-7', ms: 5_000, maxMs: 60_000 } });
    */
   debounce?: Debounce | undefined;
+  /**
+   * At most one job of the key in each `ms`. An add that makes none answers with the job of the window, and `created: false`.
+   * Instead of `jobKey` and `jobKeyMode`; with `mode: 'delay'` also instead of `runAt` and `delayMs`. Default: the task's;
+   * `null`: none, whatever the task says.
+   * @example
+   * await jobs.addJob('digest', { user: 7 }, { throttle: { key: 'digest-7', ms: 60_000, mode: 'delay' } });
+   */
+  throttle?: Throttle | null | undefined;
+  /**
+   * Adds nothing where such a job is there: the answer is that job, and `created: false`. Instead of `jobKey` and `jobKeyMode`.
+   * Default: the task's; `null`: none, whatever the task says.
+   * @example
+   * await jobs.addJob('invoice', { order: 7, note: 'x' }, { unique: { by: ['payload.order'], withinMs: 3_600_000 } });
+   */
+  unique?: Unique | null | undefined;
   /** Labels that a worker may refuse by `forbiddenFlags`. */
   flags?: string[] | undefined;
   /** Labels to search by. */

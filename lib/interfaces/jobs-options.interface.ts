@@ -52,6 +52,11 @@ export interface QueueOptions {
   concurrency?: number | undefined;
   /** What holds for each partition of the queue, unless `configurePartition` says otherwise. */
   partitions?: PartitionsOptions | undefined;
+  /**
+   * Adds are refused (QueueFullError) while so many jobs of the queue wait for it; `Infinity` for any number. Each process counts
+   * once a second, so it is approximate. Default: any number.
+   */
+  maxWaiting?: number | undefined;
 }
 
 /** What one partition of a queue gets. */
@@ -81,6 +86,8 @@ export interface QueueSettings {
   concurrency: number | null;
   /** What is not the default. */
   partitions: { concurrency?: number; share?: number; weight?: number; keepOrder?: true };
+  /** How many jobs may wait; null: any number. */
+  maxWaiting: number | null;
 }
 
 export interface HistoryOptions {
@@ -142,7 +149,7 @@ export interface JobManagerOptions {
    * progress and logs. Every process that reads them needs the keys. Default: nothing is encrypted. See docs/security.md.
    */
   encryption?: EncryptionOptions | undefined;
-  /** Queues with a concurrency other than one. */
+  /** Queues with a concurrency other than one, or a bound of waiting jobs. */
   queues?: Record<string, QueueOptions> | undefined;
 }
 

@@ -38,6 +38,8 @@ export interface QueueState {
   name: string;
   /** `Infinity`: no limit. */
   concurrency: number;
+  /** More waiting jobs are refused; `Infinity`: no limit. */
+  maxWaiting: number;
   paused: boolean;
   running: number;
   waiting: number;

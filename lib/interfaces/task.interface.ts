@@ -1,6 +1,6 @@
 // How a task is described: the options of @Task, typed payloads, and the schemas that payloads are checked by.
 import type { TaskCron } from './cron.interface.js';
-import type { JobSpec } from './job.interface.js';
+import type { JobSpec, Throttle, Unique } from './job.interface.js';
 
 /**
  * Maps task names to payload types. Augment it, and every `addJob` is checked at compile time.
@@ -94,6 +94,10 @@ export interface TaskOptions {
   timeoutMs?: number | undefined;
   retry?: RetryOptions | RetryFunction | undefined;
   rateLimitKey?: string | undefined;
+  /** For adds of the task that name no `jobKey`, `debounce`, `throttle` or `unique` of their own. Not for its crontab. */
+  throttle?: Throttle | undefined;
+  /** As `throttle`; one of the two. */
+  unique?: Unique | undefined;
   flags?: string[] | undefined;
   /** What events and the log do not show of the task's payloads and results, besides the module's `mask`. */
   mask?: Mask | undefined;

@@ -8,6 +8,7 @@ import {
   ifGiven,
   isRecord,
   listOf,
+  nullable,
   option,
   refuseCall,
   required,
@@ -60,29 +61,49 @@ const DEBOUNCE = ifGiven(
   section({ key: required(rules.jobKey), ms: required(rules.duration), maxMs: given(rules.duration) }),
 );
 
+/** Of a job, and of a task. */
+export const THROTTLE = ifGiven(
+  section({ key: required(rules.name), ms: required(rules.window), mode: given(rules.oneOf('drop', 'delay')) }),
+);
+
+/** Of a job, and of a task. */
+export const UNIQUE = ifGiven(
+  section({ by: given(rules.uniqueBy), withinMs: given(rules.window), while: given(rules.oneOf('live')) }),
+);
+
+/** What `addJob` and `addJobs` may say beside: crontabs may not. */
+const MEETING = { debounce: DEBOUNCE, throttle: nullable(THROTTLE), unique: nullable(UNIQUE) };
+
 /** Where jobs are inserted, and whether pools are told. */
 const TARGET = { manager: given(rules.executor), notify: given(rules.flag) };
 
-const addOptions = section({ ...JOB_OPTIONS, debounce: DEBOUNCE, ...TARGET });
+const addOptions = section({ ...JOB_OPTIONS, ...MEETING, ...TARGET });
 const addManyOptions = section(TARGET);
-const jobSpec = section({
-  task: required(rules.name),
-  payload: given(rules.anything),
-  ...JOB_OPTIONS,
-  debounce: DEBOUNCE,
-});
+const jobSpec = section({ task: required(rules.name), payload: given(rules.anything), ...JOB_OPTIONS, ...MEETING });
 
-const BESIDE_DEBOUNCE = ['jobKey', 'jobKeyMode', 'runAt', 'delayMs'] as const;
+/** Each of these says what the others would. */
+const KEYING = ['debounce', 'throttle', 'unique'] as const;
+const BESIDE: Record<(typeof KEYING)[number], (keyof AddJobOptions)[]> = {
+  debounce: ['jobKey', 'jobKeyMode', 'runAt', 'delayMs', 'throttle', 'unique'],
+  throttle: ['jobKey', 'jobKeyMode', 'unique'],
+  unique: ['jobKey', 'jobKeyMode'],
+};
 
-const conflictsOf = (options: Partial<AddJobOptions>, path: string): string[] => [
-  ...(options.debounce ? BESIDE_DEBOUNCE.filter((name) => options[name] !== undefined) : []).map(
-    (name) => `Expected ${path}debounce alone, which says what ${name} would, got both.`,
+const meetingConflicts = (options: Partial<AddJobOptions>, path: string): string[] => [
+  ...KEYING.flatMap((meeting) =>
+    (options[meeting] ? BESIDE[meeting] : [])
+      .filter((name) => (options[name] ?? undefined) !== undefined)
+      .map((name) => `Expected ${path}${meeting} alone, which says what ${name} would, got both.`),
   ),
   ...(options.debounce?.maxMs !== undefined && options.debounce.maxMs < options.debounce.ms
     ? [
         `Expected ${path}debounce.maxMs to be at least debounce.ms (${options.debounce.ms}), got ${options.debounce.maxMs}.`,
       ]
     : []),
+];
+
+const conflictsOf = (options: Partial<AddJobOptions>, path: string): string[] => [
+  ...meetingConflicts(options, path),
   ...(options.runAt && options.delayMs !== undefined ? [`Expected ${path}runAt or delayMs, got both.`] : []),
   ...(options.onParentFailure && !options.dependsOn?.length
     ? [`Expected ${path}dependsOn beside onParentFailure, got none.`]

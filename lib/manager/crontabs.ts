@@ -138,7 +138,7 @@ export class Crontabs {
       if (!slots.length) return { fired: [], more: false, held: false };
       const passes = row.overlap === 'skip' && (await this.isBusy(row, executor));
       const specs = passes ? [] : slots.map(() => jobOf(row, this.cipher));
-      const jobs = await this.adder.addMany(specs, { manager: executor, notify: true });
+      const jobs = await this.adder.addMany(specs, { manager: executor, notify: true, bounded: false });
       await this.database.run(statements.advanceCrontab, [id, slots.at(-1), jobs.at(-1)?.id ?? null], executor);
       const fired = jobs.map((job, index) => ({ slot: toDate(slots[index] as number), job }));
       return { fired, more: slots.length === MAX_AT_ONCE, held: false };
@@ -164,7 +164,7 @@ export class Crontabs {
     } = spec;
     // Before the first await: the caller's objects may say something else afterwards.
     const optionsText = JSON.stringify(options);
-    const { row, json } = await this.preparer.check(this.preparer.take(task, payload, options));
+    const { row, json } = await this.preparer.check(this.preparer.take(task, payload, { ...options, ...ALONE }));
     const stored = sealText(this.cipher, row.task, 'crontab', id, json);
     const values = [id, row.task, schedule, timeZone, stored, optionsText, backfillMs, overlap];
     const content = JSON.stringify(values.with(4, json));
@@ -225,11 +225,14 @@ function dueSlots(row: statements.CrontabRow, graceMs: number): number[] {
   return slot === null ? [] : [slot];
 }
 
+/** Whether a slot adds a job is for `overlap` to say, not for what the task compares adds by. */
+const ALONE = { throttle: null, unique: null };
+
 /** @throws DecryptionError */
 const jobOf = ({ id, task, options, ...row }: statements.CrontabRow, cipher: JobCipher | undefined): JobSpec => {
   const { tags = [], ...others } = options;
   const payload = openValue(cipher, row.payload, 'crontab', id);
-  return { ...others, task, payload, tags: [...tags, `cron:${id}`] };
+  return { ...others, ...ALONE, task, payload, tags: [...tags, `cron:${id}`] };
 };
 
 function declaredBy({ task, options: { cron } }: TaskDefinition): (CronSpec & { task: string })[] {

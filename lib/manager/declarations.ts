@@ -24,12 +24,12 @@ export interface DeclarationsParts {
 }
 
 export class Declarations {
-  private readonly queues: Map<string, { concurrency: number | null; partitions: string }>;
+  private readonly queues: Map<string, { concurrency: number | null; partitions: string; maxWaiting: number | null }>;
   private readonly queueRelease: string;
 
   constructor(private readonly parts: DeclarationsParts) {
     const queues = Object.entries(parts.queues).map(
-      ([name, { concurrency, partitions }]) => [name, { concurrency, partitions: JSON.stringify(partitions) }] as const,
+      ([name, queue]) => [name, { ...queue, partitions: JSON.stringify(queue.partitions) }] as const,
     );
     this.queues = new Map(queues.toSorted(([a], [b]) => (a < b ? -1 : 1)));
     this.queueRelease = digestOf(['queues', ...this.queues]);
@@ -68,18 +68,21 @@ export class Declarations {
     const { database, publish: tell } = this.parts;
     const all = [...this.queues.values()];
     const [limits, partitions] = [all.map(({ concurrency }) => concurrency), all.map((one) => one.partitions)];
-    const asked = [[...this.queues.keys()], limits, release, partitions];
+    const bounds = all.map(({ maxWaiting }) => maxWaiting);
+    const asked = [[...this.queues.keys()], limits, release, partitions, bounds];
     const stale = (await tryBriefly(database, findUndeclaredQueues, asked)) ?? [];
     const written: string[] = [];
     for (const { name } of stale) {
       const queue = this.queues.get(name)!;
-      const values = [name, queue.concurrency, queue.partitions, this.queueRelease];
+      const values = [name, queue.concurrency, queue.partitions, this.queueRelease, queue.maxWaiting];
       const rows = await tryBriefly(database, declareQueue, values);
       if (rows?.[0]?.changed) written.push(name);
     }
     if (written.length) await tell(written);
   }
 }
+
+/** In order; no limit is null. */
 
 interface Declared {
   crontabs: PreparedCrontab[];

@@ -13,6 +13,7 @@ import type { JobPromoter } from './job.promoter.js';
 import type { JobPreparer, PreparedJob } from './job.preparer.js';
 import { isChild, isOneStatement, needsRounds, newsAhead, newsOfAdded, parentsOf } from './prepared.jobs.js';
 import { JobInserter, type Insertion } from './job.inserter.js';
+import type { QueueBounds } from './queue.bounds.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { retryUntilKnown } from '../storage/retry.js';
 
@@ -20,6 +21,19 @@ interface Target<Connection = CallerTransaction> {
   /** The caller's connection; none: a commit of our own. */
   manager: Connection | undefined;
   notify: boolean;
+  /** Whether queues that are full refuse it. Default true. */
+  bounded?: boolean;
+}
+
+export interface AdderParts {
+  database: Database;
+  preparer: JobPreparer;
+  promoter: JobPromoter;
+  publisher: NewsPublisher;
+  bounds: QueueBounds;
+  /** The transaction to add in where the caller names none. Asked in the same turn as the call. */
+  ambient: () => QueryExecutor | undefined;
+  cipher: JobCipher | undefined;
 }
 
 export class JobAdder {
@@ -28,15 +42,17 @@ export class JobAdder {
     retryUntilKnown(() => this.batcher.send(() => this.inserter.insert(jobs))),
   );
 
-  constructor(
-    private readonly database: Database,
-    private readonly preparer: JobPreparer,
-    private readonly promoter: JobPromoter,
-    private readonly publisher: NewsPublisher,
-    /** The transaction to add in where the caller names none. Asked in the same turn as the call. */
-    private readonly ambient: () => QueryExecutor | undefined,
-    cipher: JobCipher | undefined,
-  ) {
+  private readonly database: Database;
+  private readonly preparer: JobPreparer;
+  private readonly promoter: JobPromoter;
+  private readonly publisher: NewsPublisher;
+
+  constructor(private readonly parts: AdderParts) {
+    const { database, preparer, promoter, publisher, cipher } = parts;
+    this.database = database;
+    this.preparer = preparer;
+    this.promoter = promoter;
+    this.publisher = publisher;
     this.inserter = new JobInserter(database, promoter, cipher);
   }
 
@@ -47,6 +63,7 @@ export class JobAdder {
     return this.counted(target, async () => {
       const job = await this.preparer.check(taken);
       if (target.manager || needsRounds(job)) return (await this.add([job], target))[0] as AddedJob;
+      if (job.row.queue !== null) await this.parts.bounds.admit([job], this.database);
       const added = await this.batcher.add(job);
       await this.announce([added], target);
       return added;
@@ -64,8 +81,8 @@ export class JobAdder {
   }
 
   /** Before the first await: by the insert the caller may be in another transaction, or in none. */
-  private targetOf({ manager, notify }: Target<QueryExecutor>): Target {
-    return { manager: this.database.join(manager ?? this.ambient()), notify };
+  private targetOf({ manager, ...others }: Target<QueryExecutor>): Target {
+    return { manager: this.database.join(manager ?? this.parts.ambient()), ...others };
   }
 
   /** What ends with a caller's transaction is not waited for. */
@@ -89,6 +106,7 @@ export class JobAdder {
   }
 
   private async addIn(executor: QueryExecutor, jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
+    if (target.bounded !== false) await this.parts.bounds.admit(jobs, this.database, executor);
     const children = jobs.filter(isChild);
     const how = { executor, patient: true, repeated: false, others: new Set<string>() };
     const news = target.notify ? newsAhead(jobs) : null;
@@ -104,6 +122,7 @@ export class JobAdder {
   }
 
   private async addApart(jobs: PreparedJob[], target: Target): Promise<AddedJob[]> {
+    if (target.bounded !== false) await this.parts.bounds.admit(jobs, this.database);
     const children = jobs.filter(isChild);
     const others = new Set<string>();
     const added = await retryUntilKnown((repeated) =>

@@ -18,7 +18,7 @@ interface Envelope {
   $encrypted: number;
   key: string;
   data: string;
-  /** The payload of a job that was added with preserve_run_at: it may end up under an older job's id. */
+  /** The payload of a job that an older one may take over: it may end up under that one's id. */
   bound?: 'task';
 }
 

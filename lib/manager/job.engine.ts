@@ -25,6 +25,7 @@ import { JobSettlement } from './job.settlement.js';
 import { JobWaiter } from './job.waiter.js';
 import { lanesOfQueue } from './lane.names.js';
 import { NewsPublisher } from './news.publisher.js';
+import { QueueBounds } from './queue.bounds.js';
 import type { PayloadValidator } from './payload.validator.js';
 import { SchemaCheck } from './schema.check.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -39,6 +40,8 @@ export interface EngineParts {
   listenConnection?: string | pg.ClientConfig | undefined;
   /** The transaction that `addJob` joins where it is given none. */
   ambient?: () => QueryExecutor | undefined;
+  /** Of the engine that this one is within. */
+  bounds?: QueueBounds;
   /** Receives what is no fault but worth knowing. */
   debug?: (message: string) => void;
 }
@@ -69,6 +72,8 @@ export class JobEngine {
   /** What a running attempt writes before it ends. */
   readonly attempts: AttemptStore;
   readonly adder: JobAdder;
+  /** How many jobs may wait. */
+  readonly bounds: QueueBounds;
   readonly retention: JobRetention;
   readonly crontabs: Crontabs;
   /** What tasks and options declare. */
@@ -99,7 +104,9 @@ export class JobEngine {
     this.attempts = new AttemptStore(database, cipher);
     this.transactions = new TransactionSource(database);
     const preparer = new JobPreparer(settings, tasks, validator, cipher);
-    this.adder = new JobAdder(database, preparer, this.promoter, this.publisher, ambient, cipher);
+    this.bounds = parts.bounds ?? new QueueBounds();
+    const { promoter, publisher, bounds } = this;
+    this.adder = new JobAdder({ database, preparer, promoter, publisher, bounds, ambient, cipher });
     this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
     const tell = (names: string[]): Promise<void> => this.publisher.publish(...newsOf(names.map(lanesOfQueue)));
@@ -108,7 +115,8 @@ export class JobEngine {
 
   /** The engine inside a transaction: all it does is part of it. */
   within(executor: QueryExecutor): JobEngine {
-    return new JobEngine({ ...this.parts, database: this.database.on(executor), ambient: () => executor });
+    const { bounds } = this;
+    return new JobEngine({ ...this.parts, bounds, database: this.database.on(executor), ambient: () => executor });
   }
 
   /** A LISTEN connection of its own, not started yet. */

@@ -52,9 +52,17 @@ function ofTime(job: Job, row: ExplainRow): Finding | null {
   if (row.due) return null;
   const until = toDate(row.run_at);
   if (job.status === 'snoozed') return { reason: 'snoozed', message: `It is snoozed until ${iso(until)}.`, until };
+  const kept = job.attempts === 0 && MEETINGS[job.jobKeyMode ?? ''];
+  if (kept) return { reason: 'future', message: `${kept} ${iso(until)}.`, until };
   const message = job.attempts > 0 ? `${soFar(job, row)}; the next one is due at` : 'It is scheduled for';
   return { reason: 'future', message: `${message} ${iso(until)}.`, until };
 }
+
+/** Of what waits because adds come close together. */
+const MEETINGS: Record<string, string> = {
+  debounce: 'It is debounced: each add of its key puts it off. So far it is due at',
+  throttle: 'It waits for the end of its throttle’s window, at',
+};
 
 /** Without a history, nothing tells how the last attempt went. */
 function soFar({ attempts }: Job, { last_outcome }: ExplainRow): string {

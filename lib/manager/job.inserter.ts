@@ -11,8 +11,10 @@ import {
   addAndTell,
   addJobs,
   addKeyedJobs,
+  addWindowedJobs,
   findKeyOwners,
   findMissingLimits,
+  findWindowJobs,
   type AddedRow,
 } from '../storage/statements/add-jobs.js';
 import { findCircleOf, findParents, keepParents, linkParents } from '../storage/statements/dependencies.js';
@@ -24,7 +26,8 @@ import type { JobPromoter } from './job.promoter.js';
 import type { PreparedJob } from './job.preparer.js';
 import {
   CHUNK,
-  describe,
+  describeGone,
+  isKeyed,
   mayLink,
   needsRounds,
   pairsOf,
@@ -96,7 +99,7 @@ export class JobInserter {
     const parents = parentsOf(children);
     const added = await this.insertKeyed(jobs, how);
     const linked = jobs.map((job, index) => ({ job, id: added[index]!.id })).filter(({ job, id }) => mayLink(job, id));
-    const pairs = pairsOf(children.filter(({ row }) => row.job_key === null));
+    const pairs = pairsOf(children.filter((child) => !isKeyed(child)));
     if (pairs[0].length) await this.database.run(linkParents, pairs, executor);
     await this.refuseUnknown(keepParents, parents, executor);
     // Those that others have added wait in rows that must not be held until a caller commits.
@@ -117,12 +120,12 @@ export class JobInserter {
     return added.map((job) => ({ ...job, ...stored.get(job.id), created: job.created }));
   }
 
-  /** Jobs whose keys occur twice in one call take turns: each round has every key once. */
+  /** Jobs whose keys or windows occur twice in one call take turns, in its order. */
   private async insertKeyed(jobs: PreparedJob[], how: Insertion): Promise<AddedJob[]> {
     const added = new Map<PreparedJob, AddedJob>();
-    const plain = jobs.filter(({ row }) => row.job_key === null);
+    const plain = jobs.filter((job) => !isKeyed(job));
     (await this.insert(plain, how.executor)).forEach((job, index) => added.set(plain[index] as PreparedJob, job));
-    for (const round of roundsOf(jobs.filter(({ row }) => row.job_key !== null))) {
+    for (const round of roundsOf(jobs.filter(isKeyed))) {
       for (const [job, result] of await this.insertRound(round, how)) added.set(job, result);
     }
     return jobs.map((job) => added.get(job) as AddedJob);
@@ -130,8 +133,9 @@ export class JobInserter {
 
   private async insertRound(round: PreparedJob[], how: Insertion) {
     const { executor, patient, repeated, others } = how;
+    const statement = round.some(({ row }) => row.window_key !== null) ? addWindowedJobs : addKeyedJobs;
     const rows = await this.database
-      .run(addKeyedJobs, [...parametersOf(round), patient, repeated], executor)
+      .run(statement, [...parametersOf(round), patient, repeated], executor)
       .catch((error: unknown) => {
         throw violates(error, 'no_job_waits_for_itself') ? new DependencyCircleError(circleOf(error)) : error;
       });
@@ -152,8 +156,10 @@ export class JobInserter {
     const byRequest = new Map(rows.map((row) => [row.requested, row]));
     return round.map((job): [PreparedJob, AddedJob] => {
       const row = byRequest.get(job.row.id) as AddedRow;
-      // Another call of the transaction may have replaced it since.
-      return [job, { ...(stored.get(row.id) ?? toAddedJob(job, Date.now())), created: row.created }];
+      const known = stored.get(row.id);
+      // Another call of the transaction may have replaced it since; a window lasts longer than its job.
+      if (!known) return [job, row.created ? toAddedJob(job, Date.now()) : describeGone(job, row.id)];
+      return [job, { ...known, created: row.created }];
     });
   }
 
@@ -168,12 +174,16 @@ export class JobInserter {
   async findAgain(jobs: PreparedJob[]): Promise<AddedJob[] | null> {
     const known = new Map((await this.find(jobs.map(({ row }) => row.id))).map((job) => [job.id, job]));
     if (!known.size) return null;
-    const keys = jobs.flatMap(({ row }) => (known.has(row.id) ? [] : (row.job_key ?? [])));
-    const holders = new Map((await this.findHolders(keys)).map((job) => [job.jobKey, job]));
-    return jobs.map(({ row, json }) => {
-      const job = known.get(row.id) ?? holders.get(row.job_key);
-      if (job) return { ...job, created: job.id === row.id };
-      return { ...describe(row, json, 'completed', Date.now(), Date.now()), created: true };
+    const unknown = jobs.filter(({ row }) => !known.has(row.id));
+    const holders = new Map(
+      (await this.findHolders(unknown.flatMap(({ row }) => row.job_key ?? []))).map((job) => [job.jobKey, job]),
+    );
+    const windows = await this.findWindows(unknown.flatMap(({ row }) => row.window_key ?? []));
+    return jobs.map((one) => {
+      const { row } = one;
+      const window = windows.get(row.window_key);
+      const job = known.get(row.id) ?? holders.get(row.job_key) ?? window?.job;
+      return job ? { ...job, created: job.id === row.id } : describeGone(one, window?.id ?? row.id);
     });
   }
 
@@ -189,7 +199,7 @@ export class JobInserter {
 
   /** Only a key lets a job be known to others before it waits for them. */
   private async refuseCircles(linked: { job: PreparedJob; id: string }[], executor?: QueryExecutor): Promise<void> {
-    const keyed = linked.filter(({ job }) => job.row.job_key !== null).map(({ id }) => id);
+    const keyed = linked.filter(({ job }) => isKeyed(job)).map(({ id }) => id);
     if (!keyed.length) return;
     const circle = circleThrough(keyed, await this.database.run(findCircleOf, [keyed], executor));
     if (circle) throw new DependencyCircleError(circle);
@@ -199,6 +209,14 @@ export class JobInserter {
     if (!keys.length) return [];
     const owners = await this.database.run(findKeyOwners, [keys]);
     return this.find(owners.map(({ job_id }) => job_id));
+  }
+
+  /** The jobs of windows, by key; what is known of a job may be gone. */
+  private async findWindows(keys: string[]): Promise<Map<string | null, { id: string; job: AddedJob | undefined }>> {
+    if (!keys.length) return new Map();
+    const rows = await this.database.run(findWindowJobs, [keys]);
+    const found = new Map((await this.find(rows.map(({ job_id }) => job_id))).map((job) => [job.id, job]));
+    return new Map(rows.map(({ key, job_id: id }) => [key, { id, job: found.get(id) }]));
   }
 
   private async find(ids: string[], executor?: QueryExecutor): Promise<AddedJob[]> {

@@ -133,6 +133,7 @@ export const toHistoryRecord = (row: HistoryRow, cipher: JobCipher | undefined):
 export const toQueueState = (row: QueueRow): QueueState => ({
   name: row.name,
   concurrency: row.concurrency ?? Infinity,
+  maxWaiting: row.max_waiting ?? Infinity,
   paused: row.paused,
   running: row.running,
   waiting: row.waiting,

@@ -11,7 +11,7 @@ import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
 import * as limits from '../storage/statements/rate-limits.js';
-import { check } from '../validation.js';
+import { check, refuseCall } from '../validation.js';
 import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
 import { callOptions, copyOf, idsOf } from './arguments.js';
 import { JobEdits } from './job.edits.js';
@@ -27,7 +27,7 @@ import { JobReports } from './job.reports.js';
 
 /** Of each partition. */
 const MAX_COUNTED = 1_000;
-const NOTHING_TO_CONFIGURE = 'Expected concurrency or partitions, got neither.';
+const NOTHING_TO_CONFIGURE = 'Expected concurrency, partitions or maxWaiting, got none.';
 
 type QueueEdit = [paused: boolean | null, limit: number | null, unlimited: boolean, partitions: string | null];
 
@@ -76,13 +76,13 @@ export abstract class JobOperations extends JobReports {
 
   /** The live jobs that have these keys, oldest first; of a key that is free, none. */
   async findJobsByKey(jobKeys: string[]): Promise<Job[]> {
-    check({ jobKeys: [jobKeys, rules.names] });
+    check({ jobKeys: [jobKeys, rules.jobKeys] });
     return this.edits.findOfKeys([...jobKeys]);
   }
 
   /** As cancelJobs, for the jobs that have these keys; one that is added under them meanwhile may be cancelled, too. */
   async cancelJobsByKey(jobKeys: string[], reason?: string): Promise<Job[]> {
-    check({ jobKeys: [jobKeys, rules.names], reason: [reason, rules.optional(rules.reason)] });
+    check({ jobKeys: [jobKeys, rules.jobKeys], reason: [reason, rules.optional(rules.reason)] });
     return this.edits.ofKeys([...jobKeys], (ids) => this.edits.cancel(ids, reason ?? null));
   }
 
@@ -91,7 +91,7 @@ export abstract class JobOperations extends JobReports {
     jobKeys: string[],
     changes: { runAt?: Date | undefined; priority?: number | undefined; maxAttempts?: number | undefined },
   ): Promise<Job[]> {
-    check({ jobKeys: [jobKeys, rules.names] }, [callOptions.rescheduleJobs, changes]);
+    check({ jobKeys: [jobKeys, rules.jobKeys] }, [callOptions.rescheduleJobs, changes]);
     const { runAt, priority, maxAttempts } = changes;
     const values: [unknown, unknown, number | null] = [
       runAt?.toISOString() ?? null,
@@ -167,13 +167,21 @@ export abstract class JobOperations extends JobReports {
   }
 
   /**
-   * Sets how many jobs of the queue run at once over all processes, and what each of its partitions gets; wins over what
-   * processes declare. What is left out stays as it is. @throws InvalidArgumentError, RowsHeldError
+   * Sets how many jobs of the queue run at once over all processes, what each of its partitions gets, and how many may wait
+   * before adds are refused (QueueFullError); `Infinity` for no limit. What is given wins over what processes declare, what
+   * is left out stays as it is.
+   *
+   * @throws InvalidArgumentError, RowsHeldError
+   * @example
+   * await jobs.configureQueue('mail', { concurrency: 5, maxWaiting: 100_000 });
    */
   async configureQueue(name: string, options: QueueOptions): Promise<void> {
     check({ name: [name, rules.laneName] }, [callOptions.configureQueue, options]);
-    const { concurrency, partitions } = options;
-    if (concurrency === undefined && !partitions) throw new InvalidArgumentError([NOTHING_TO_CONFIGURE]);
+    const { concurrency, partitions, maxWaiting } = options;
+    const asksForNothing = concurrency === undefined && maxWaiting === undefined && !partitions;
+    refuseCall(asksForNothing ? [NOTHING_TO_CONFIGURE] : []);
+    if (maxWaiting !== undefined) await this.boundQueue(name, maxWaiting === Infinity ? null : maxWaiting);
+    if (concurrency === undefined && !partitions) return;
     const settings = partitions ? JSON.stringify(partitionSettings(partitions)) : null;
     const isUnlimited = concurrency === Infinity;
     await this.editQueue(name, [null, isUnlimited ? null : (concurrency ?? null), isUnlimited, settings]);
@@ -299,6 +307,12 @@ export abstract class JobOperations extends JobReports {
     check({}, [callOptions.reencryptJobs, options]);
     if (!this.engine.cipher) throw new InvalidArgumentError(['Expected the option encryption.keys, got none.']);
     return reencrypt(this.engine.database, this.engine.cipher, options);
+  }
+
+  private async boundQueue(name: string, maxWaiting: number | null): Promise<void> {
+    const { database, bounds } = this.engine;
+    await retryOnContention(() => database.run(lanes.boundQueue, [name, maxWaiting]), database.isBound);
+    bounds.forget();
   }
 
   /** Claims keep a busy queue for some milliseconds each: tried until they let it through. */

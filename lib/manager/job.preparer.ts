@@ -1,7 +1,7 @@
 // Turns what a caller asks for into a row, or refuses it whole: JSON, size, payload schema. All of it is read in the turn of
 // the call; a schema, which may take its time, sees the text that will be stored, so a payload that it accepts here is one
 // that it accepts before the handler.
-import type { AddJobOptions, Job } from '../interfaces/job.interface.js';
+import type { AddJobOptions } from '../interfaces/job.interface.js';
 import type { ManagerSettings } from '../interfaces/jobs-options.interface.js';
 import type { PayloadSchema, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError, PayloadNotSerializableError, PayloadTooLargeError } from '../jobs.errors.js';
@@ -11,6 +11,7 @@ import { rules } from '../validation.rules.js';
 import { idsOf } from './arguments.js';
 import { newJobId } from './job.id.js';
 import { EncryptedValue, payloadBinding, type JobCipher } from './job.cipher.js';
+import { meetingOf } from './job.meetings.js';
 import { lossIn } from './json.loss.js';
 import type { PayloadValidator } from './payload.validator.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -42,13 +43,13 @@ export class JobPreparer {
 
   /**
    * For the very turn of the call, before anything is awaited.
-   * @throws PayloadNotSerializableError, PayloadTooLargeError, InvalidArgumentError
+   * @throws PayloadNotSerializableError, PayloadTooLargeError, InvalidArgumentError where the payload lacks what `unique` compares
    */
   take(token: string | TaskToken, payload: unknown, options: AddJobOptions): TakenJob {
     const { task, schema } = this.resolve(token);
     this.tasks.notice(task);
     const json = this.toJson(task, payload);
-    const row = this.toRow(task, options);
+    const row = this.toRow(task, options, json);
     const partition = options.partition === undefined ? this.tasks.get(task)?.options.partition : options.partition;
     if (typeof partition === 'string' && row.queue !== null) row.partition = partition;
     else if (options.partition) throw new InvalidArgumentError([NO_QUEUE]);
@@ -71,22 +72,22 @@ export class JobPreparer {
     return { task, schema: given ?? this.tasks.get(task)?.schema ?? null };
   }
 
-  private toRow(task: string, options: AddJobOptions): NewJob {
+  private toRow(task: string, options: AddJobOptions, json: string): NewJob {
     const defaults = this.tasks.get(task)?.options ?? {};
+    const queue = (options.queue === undefined ? defaults.queue : options.queue) ?? null;
+    const { cipher } = this;
+    const digest = cipher?.covers(task) ? (text: string) => cipher.digest(text) : undefined;
     return {
       id: newJobId(),
       task,
       priority: options.priority ?? defaults.priority ?? 0,
       run_at: options.runAt?.toISOString() ?? null,
-      delay_ms: options.debounce?.ms ?? options.delayMs ?? null,
-      debounce_max_ms: options.debounce?.maxMs ?? null,
+      ...meetingOf(options, defaults, { task, queue, json, digest }),
       max_attempts: options.maxAttempts ?? defaults.maxAttempts ?? this.settings.retry.maxAttempts,
       timeout_ms: options.timeoutMs ?? null,
-      queue: (options.queue === undefined ? defaults.queue : options.queue) ?? null,
+      queue,
       partition: null,
       rate_limit_key: options.rateLimitKey ?? defaults.rateLimitKey ?? null,
-      job_key: options.debounce?.key ?? options.jobKey ?? null,
-      job_key_mode: keyModeOf(options),
       flags: listOrNull(options.flags ?? defaults.flags),
       tags: listOrNull(options.tags),
       group_id: options.groupId ?? null,
@@ -96,7 +97,7 @@ export class JobPreparer {
     };
   }
 
-  /** With preserve_run_at, and debounced, the payload may replace that of an older job, whose id only the database knows. */
+  /** Where a waiting job takes over what is added, the payload may replace that of an older job, whose id only the database knows. */
   private seal(cipher: JobCipher, row: NewJob, json: string): string | undefined {
     if (!cipher.covers(row.task)) return undefined;
     const bound = TAKING_OVER.includes(row.job_key_mode) ? 'task' : undefined;
@@ -128,12 +129,7 @@ function kibOf(text: string): number | null {
 }
 
 /** A waiting job takes over what is added, and keeps its id. */
-const TAKING_OVER: (string | null)[] = ['preserve_run_at', 'debounce'];
-
-function keyModeOf(options: AddJobOptions): Job['jobKeyMode'] {
-  if (options.debounce) return 'debounce';
-  return options.jobKey === undefined ? null : (options.jobKeyMode ?? 'replace');
-}
+const TAKING_OVER: (string | null)[] = ['preserve_run_at', 'debounce', 'throttle'];
 
 const listOrNull = (list: string[] | undefined): string[] | null => (list?.length ? [...list] : null);
 

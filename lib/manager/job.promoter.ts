@@ -6,6 +6,7 @@ import type { Database, Statement } from '../storage/database.js';
 import { isContention } from '../storage/sql.states.js';
 import type { News } from '../storage/job.news.js';
 import * as statements from '../storage/statements/end-jobs.js';
+import { pruneWindows } from '../storage/statements/prune-jobs.js';
 import type { EndedRow } from '../storage/statements/settle-jobs.js';
 import { findDutyPosition, moveDuty, takeDuty, type DutyPosition } from '../storage/statements/workers.js';
 import { pause } from '../timing.js';
@@ -25,6 +26,8 @@ export interface Freed {
 
 /** Pools ask every 3.6 to 4.4 s: one pool alone sweeps each time, many together hardly more often. */
 const SWEEP_MS = 3_000;
+/** Of one sweep: 2,500 a second. */
+const MAX_WINDOWS = 10_000;
 const FIRST_PAUSE_MS = 2;
 const MAX_PAUSE_MS = 50;
 const BEFORE_ANY_ID = '00000000-0000-0000-0000-000000000000';
@@ -90,6 +93,7 @@ export class JobPromoter {
         next.place = places?.next_queue ? [places.next_queue, places.next_number!] : null;
         queues = places?.queues ?? [];
       },
+      async () => void (await database.run(pruneWindows, [MAX_WINDOWS])),
       async () => void (await database.run(moveDuty, ['sweep', JSON.stringify(next)])),
       () => this.tellPools([...lanes, ...queues.map(lanesOfQueue)]),
     ]);

@@ -14,15 +14,21 @@ export const CHUNK = 2_000;
 
 export const isChild = ({ row }: PreparedJob): boolean => row.depends_on !== null;
 
-/** Plain jobs share inserts; those with a key or parents take statements of their own. */
-export const needsRounds = (job: PreparedJob): boolean => job.row.job_key !== null || isChild(job);
+/** Whether it may meet others, under a key or in a window. */
+export const isKeyed = ({ row }: PreparedJob): boolean => row.job_key !== null || row.window_key !== null;
+
+/** Plain jobs share inserts; those that may meet others, and those with parents, take statements of their own. */
+export const needsRounds = (job: PreparedJob): boolean => isKeyed(job) || isChild(job);
 
 export const isOneStatement = (jobs: PreparedJob[]): boolean =>
   jobs.length <= CHUNK && !jobs.some(isChild) && !(jobs.length > 1 && jobs.some(needsRounds));
 
+/** The older job stays as it is. */
+const KEEPING: (string | null)[] = ['unsafe_dedupe', 'unique'];
+
 /** A key may have kept an older job as it is: its parents stay what they were. */
 export const mayLink = ({ row }: PreparedJob, id: string): boolean =>
-  row.depends_on !== null && (row.id === id || row.job_key_mode !== 'unsafe_dedupe');
+  row.depends_on !== null && (row.id === id || !KEEPING.includes(row.job_key_mode));
 
 /** Nothing but a task, a payload, and when and how often to try. */
 const isPlain = (row: NewJob): boolean =>
@@ -30,6 +36,7 @@ const isPlain = (row: NewJob): boolean =>
   row.queue === null &&
   row.rate_limit_key === null &&
   row.job_key === null &&
+  row.window_key === null &&
   row.flags === null &&
   row.tags === null &&
   row.group_id === null &&
@@ -118,13 +125,15 @@ export function parametersOfAlike(jobs: PreparedJob[]): unknown[] | null {
   ];
 }
 
+/** Each round has every key and every window once. */
 export function roundsOf(jobs: PreparedJob[]): PreparedJob[][] {
   const rounds: PreparedJob[][] = [];
-  const turns = new Map<string, number>();
+  const [keys, windows] = [new Map<string, number>(), new Map<string, number>()];
   for (const job of jobs) {
-    const key = job.row.job_key as string;
-    const turn = turns.get(key) ?? 0;
-    turns.set(key, turn + 1);
+    const { job_key: key, window_key: window } = job.row;
+    const turn = Math.max(keys.get(key ?? '') ?? 0, windows.get(window ?? '') ?? 0);
+    if (key !== null) keys.set(key, turn + 1);
+    if (window !== null) windows.set(window, turn + 1);
     (rounds[turn] ??= []).push(job);
   }
   return rounds;
@@ -136,6 +145,12 @@ export const toAddedJob = ({ row, json }: PreparedJob, now: number): AddedJob =>
   const status = row.depends_on ? 'blocked' : runAt > now ? 'scheduled' : 'available';
   return describe(row, json, status, runAt, now);
 };
+
+/** An older job that a key or a window has kept, and that nothing remembers any more. */
+export const describeGone = ({ row, json }: PreparedJob, id: string): AddedJob => ({
+  ...describe({ ...row, id }, json, 'completed', Date.now(), Date.now()),
+  created: id === row.id,
+});
 
 export const describe = (row: NewJob, json: string, status: JobStatus, runAt: number, now: number): AddedJob => ({
   id: row.id,

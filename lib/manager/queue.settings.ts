@@ -26,16 +26,18 @@ export const partitionOptions = section(PARTITION);
 export const queueOptions = section({
   concurrency: given(rules.concurrency),
   partitions: ifGiven(section({ ...PARTITION, keepOrderOnRetry: given(rules.flag) })),
+  maxWaiting: given(rules.concurrency),
 });
 
 const limitOf = (concurrency: number | undefined): number | undefined =>
   concurrency === Infinity ? undefined : concurrency;
 
 /** As it is stored. */
-export function queueSettings({ concurrency, partitions }: QueueOptions): QueueSettings {
+export function queueSettings({ concurrency, partitions, maxWaiting }: QueueOptions): QueueSettings {
   return {
     concurrency: limitOf(concurrency ?? (partitions ? Infinity : 1)) ?? null,
     partitions: partitionSettings(partitions),
+    maxWaiting: limitOf(maxWaiting) ?? null,
   };
 }
 

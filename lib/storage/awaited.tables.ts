@@ -26,6 +26,7 @@ const TABLES: Record<string, Tables> = {
   tell_these_children: { writes: TELL },
   find_circle_of: { reads: ['jobs', 'job_dependencies', 'job_replacements'] },
   edit_queue: { writes: ['jobs', 'job_places', 'job_queues'] },
+  bound_queue: { writes: ['job_queues'] },
   register_rate_limit: { writes: LIMITS },
   refill_rate_limits: { writes: ['rate_limit_windows'], reads: ['rate_limits'] },
   claim_plain_jobs: { writes: CLAIM },
@@ -38,6 +39,7 @@ const TABLES: Record<string, Tables> = {
   find_untold: { reads: TELL },
   find_circles: { reads: ['jobs', 'job_dependencies', 'job_replacements'] },
   free_stale_keys: { writes: ['job_keys'], reads: ['jobs'] },
+  prune_windows: { writes: ['job_windows'] },
   free_places: { writes: ['job_places'], reads: ['jobs'] },
 };
 

@@ -29,6 +29,8 @@ const RIGHTS: Record<string, Rights> = {
   jobs: { enqueue: `select, insert (${ADDED_COLUMNS})`, worker: EVERYTHING },
   // Enqueuers take keys by add_keyed_jobs alone.
   job_keys: { enqueue: LOOKS, worker: EVERYTHING },
+  // Enqueuers open windows by add_windowed_jobs alone.
+  job_windows: { enqueue: LOOKS, worker: EVERYTHING },
   job_replacements: { enqueue: LOOKS, worker: 'select, delete, update (replaced_at)' },
   // A record is written once: not even a worker rewrites what has happened. To lock a row takes the right to update some
   // column, so there is one where that adds nothing to the right to delete.
@@ -76,7 +78,7 @@ export async function grantRights(client: pg.ClientBase, schema: string, kind: R
   for (const grant of grants) await client.query(grant);
   if (kind !== 'enqueue')
     await client.query(`grant usage on sequence ${namesIn(place, SEQUENCES_WITH_RIGHTS)} to ${to}`);
-  // They run with their caller's rights, but for add_keyed_jobs, which only does what enqueuers may.
+  // They run with their caller's rights, but for add_keyed_jobs and add_windowed_jobs, which only do what enqueuers may.
   for (const name of await functionsOf(client, schema))
     await client.query(`grant execute on function ${name} to ${to}`);
 }

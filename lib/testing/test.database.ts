@@ -37,6 +37,7 @@ export class TestDatabase {
     const { configuration } = CLEAR.read(options);
     await this.adder.idle();
     await this.database.run(clearJobs, []);
+    this.jobs.engine.bounds.forget();
     if (!configuration) return;
     await this.database.run(clearConfiguration, []);
     await this.jobs.engine.declarations.declareQueues();

@@ -19,6 +19,7 @@ const SHORT_MS = 60;
 const ORDER = [
   ['crontabs', 'duties', 'releases', 'job_tasks'],
   ['workers'],
+  ['job_windows'],
   ['job_keys'],
   ['job_queues'],
   ['rate_limits', 'rate_limit_windows'],
@@ -100,7 +101,7 @@ async function runAlone({ name, text, limited, limitedText }: Statement<unknown>
   await session.query(`begin; set local statement_timeout = ${TOO_LONG_MS}`);
   if (!limited && !limitedText) await session.query(`set local lock_timeout = '5ms'`);
   const { args } = CASES[name]!;
-  const values = name === 'add_keyed_jobs' ? args(scene).with(2, false) : args(scene);
+  const values = ['add_keyed_jobs', 'add_windowed_jobs'].includes(name) ? args(scene).with(2, false) : args(scene);
   try {
     await session.query((limitedText ?? text)('jobs'), values);
     return 'done';
@@ -143,7 +144,8 @@ const HOLDS: Record<string, (scene: Scene) => string> = {
       'millrace:incarnation:pool-that-lives', 'millrace:incarnation:pool-that-died', 'millrace:queue:q', 'millrace:queue:u',
       'millrace:queue:fresh', 'millrace:partitions:jobs']) name`,
   'new rows': ({ ids }) => `
-    insert into jobs.job_keys values ('fresh', gen_random_uuid()); insert into jobs.job_queues (name) values ('fresh');
+    insert into jobs.job_keys values ('fresh', gen_random_uuid());
+    insert into jobs.job_windows values ('throttle:fresh', now(), now() + interval '1 h', now(), gen_random_uuid()); insert into jobs.job_queues (name) values ('fresh');
     insert into jobs.rate_limits values ('fresh', 1, 1, now()); insert into jobs.job_tasks values ('fresh');
     insert into jobs.releases (id) values ('fresh');
     insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment)

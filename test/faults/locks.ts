@@ -143,6 +143,7 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
     `insert into jobs.claims_in_question values ('${LIVING}', '${ids.holder}', 1), ('gone', '${ids.plain}', 9)`,
   );
   await sql(`insert into jobs.settle_receipts values (${old}, array['${ids.fresh}'::uuid], array[1], null)`);
+  await sql(`insert into jobs.job_windows values ('throttle:w', ${old}, ${old}, ${old}, '${ids.keyed}')`);
   await sql(`insert into jobs.job_replacements values ('${ids.fresh}', '${ids.keyed}', ${old})`);
   await sql(`insert into jobs.job_places values ('q', 0, gen_random_uuid(), 1)`);
   await sql(`insert into jobs.job_keys values ('stale', gen_random_uuid())`);
@@ -268,6 +269,20 @@ export const CASES: Record<string, Case> = {
     waits: true,
     locks: 'job_keys jobs job_dependencies job_bodies job_steps job_progress job_logs job_replacements',
   },
+  add_windowed_jobs: {
+    args: ({ ids }) => [
+      `[${jobOf(ids.fresh, { window_key: 'throttle:fresh', window_ms: 1_000, window_mode: 'drop', job_key_mode: 'unique' }).slice(1, -1)},${jobOf(
+        crypto.randomUUID(),
+        { job_key: 'k', window_key: 'throttle:w', window_ms: 1_000, window_mode: 'drop' },
+      ).slice(1, -1)}]`,
+      '[1,1]',
+      true,
+      false,
+    ],
+    waits: true,
+    locks: 'job_windows job_keys jobs job_dependencies job_bodies job_steps job_progress job_logs job_replacements',
+  },
+  find_window_jobs: { args: () => [['w']] },
   publish_news: { args: () => ['channel', ['x']] },
   find_key_owners: { args: () => [['k']] },
   find_jobs_of_keys: { args: () => [['k']] },
@@ -352,6 +367,7 @@ export const CASES: Record<string, Case> = {
   free_stale_keys: { args: () => [''], locks: 'job_keys' },
   tell_children: { args: ({ ids }) => [[ids.ended], HOUR], locks: 'jobs job_dependencies' },
   tell_these_children: { args: ({ ids }) => [[ids.ended], HOUR, [ids.orphan]], locks: 'jobs job_dependencies' },
+  prune_windows: { args: () => [100], locks: 'job_windows' },
   find_untold: { args: () => [ANY_ID[0]] },
   find_circles: { args: none },
   free_places: { args: () => ['', 0], locks: 'job_places' },
@@ -394,8 +410,10 @@ export const CASES: Record<string, Case> = {
 
   // Queues and rate limits
   register_queues: { args: () => [['q', 'fresh']], locks: '' },
-  declare_queue: { args: () => ['idle', 3, 'r'], locks: 'job_queues' },
-  find_undeclared_queues: { args: () => [['q'], [1], null] },
+  declare_queue: { args: () => ['idle', 3, 'r', 7], locks: 'job_queues' },
+  find_undeclared_queues: { args: () => [['q'], [1], null, [7]] },
+  bound_queue: { args: () => ['u', 5], locks: 'job_queues' },
+  find_queue_bounds: { args: () => [['u']] },
   edit_queue: { args: () => ['u', true, 2, false], locks: 'job_queues' },
   prune_queues: { args: () => [[]], locks: 'job_queues' },
   register_rate_limit: { args: () => ['l', 7, 1_000, null], locks: 'rate_limits rate_limit_windows' },
@@ -473,13 +491,13 @@ export const CASES: Record<string, Case> = {
     args: () => [1],
     kit: true,
     locks:
-      'crontabs duties releases job_tasks workers job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs duties releases job_tasks workers job_windows job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
   clear_jobs: {
     args: none,
     kit: true,
     locks:
-      'crontabs workers job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs workers job_windows job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
   clear_configuration: { args: none, kit: true, locks: 'crontabs job_queues rate_limits' },
 
@@ -491,7 +509,12 @@ export const CASES: Record<string, Case> = {
  * Those that are `patient` are tried again for 10 s, and then throw a RowsHeldError; those of a transaction end with it.
  */
 export const ANSWERS = {
-  'adds are tried again for 10 s, and then throw': ['add_jobs', 'add_alike_jobs', 'add_keyed_jobs'],
+  'adds are tried again for 10 s, and then throw': [
+    'add_jobs',
+    'add_alike_jobs',
+    'add_keyed_jobs',
+    'add_windowed_jobs',
+  ],
   'what is left to tell is a state, which a sweep finds': [
     'has_others_to_tell',
     'free_successors',
@@ -513,6 +536,7 @@ export const ANSWERS = {
     'move_duty',
     'find_passed_over',
     'free_stale_keys',
+    'prune_windows',
     'find_untold',
     'find_circles',
     'free_places',
@@ -552,6 +576,7 @@ export const ANSWERS = {
     'save_step',
     'forget_steps',
     'edit_queue',
+    'bound_queue',
     'register_rate_limit',
     'put_crontab',
     'drop_crontab',
@@ -598,6 +623,12 @@ export const CALLS: Record<string, Call> = {
     ]),
   'an add with a key that keeps its run-at': (jobs) =>
     jobs.addJob('t', 1, { jobKey: 'k', jobKeyMode: 'preserve_run_at' }),
+  'an add with windows and keys': (jobs) =>
+    jobs.addJobs([
+      { task: 't', payload: 1, throttle: { key: 'w', ms: 1_000 } },
+      { task: 't', payload: 1, jobKey: 'k' },
+      { task: 't', payload: 1, throttle: { key: 'fresh', ms: 1_000, mode: 'delay' } },
+    ]),
   'an add of a child with a key': (jobs, { ids }) => jobs.addJob('t', 1, { jobKey: 'k', dependsOn: [ids.other] }),
   'an add of a child': (jobs, { ids }) => jobs.addJob('t', 1, { dependsOn: [ids.ended, ids.parent] }),
   'a retry': (jobs, { ids }) => jobs.retryJobs([ids.exhausted, ids.cancelled]),

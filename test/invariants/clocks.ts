@@ -22,6 +22,7 @@ export const TIMES: Record<string, Record<string, TimeKind>> = {
   job_replacements: { replaced_at: 'set back' },
   job_steps: { completed_at: 'shown' },
   job_tasks: { last_seen_at: 'set back' },
+  job_windows: { begins_at: 'scheduled', until: 'scheduled', set_at: 'shown' },
   jobs: {
     run_at: 'scheduled',
     released_at: 'shown',

@@ -239,6 +239,7 @@ const HELD_TABLES = [
   'rate_limits',
   'rate_limit_windows',
   'job_replacements',
+  'job_windows',
   'workers',
   'duties',
 ];

@@ -51,6 +51,10 @@ async function setScene(): Promise<Scene> {
   const add = (options: AddJobOptions = {}, task = 'x') => jobs.addJob(task, {}, options);
   for (const key of ['l', 'other-l']) await jobs.registerRateLimit(key, 100, HOUR);
   for (const queue of ['q', 'other-q']) await jobs.configureQueue(queue, { concurrency: 5 });
+  await test.sql(
+    `insert into jobs.job_windows values ('throttle:t', now() - interval '2 h', now() - interval '1 h', now(), gen_random_uuid())
+     on conflict do nothing`,
+  );
   for (const pool of [LIVING, DEAD]) await registerPool(jobs, pool, HOUR);
   const running = await add({ queue: 'q', rateLimitKey: 'l', priority: -2 });
   const follower = await add({ jobKey: 'k', priority: -2 });
@@ -106,6 +110,7 @@ const ROWS: Record<string, (scene: Scene) => [text: string, values?: unknown[]]>
   'a place': () => [`job_places where queue = 'q'`],
   'a rate limit': () => [`rate_limits where key = 'l'`],
   'a window': () => [`rate_limit_windows where key = 'l'`],
+  'a window of a throttle': () => [`job_windows where key = 'throttle:t'`],
   'a replacement': () => ['job_replacements'],
   'a record': ({ held }) => ['job_history where job_id = $1', [held.cancelled.id]],
   'a dead pool': () => ['workers where id = $1', [DEAD]],
@@ -179,6 +184,7 @@ const CALLS: Record<string, (scene: Scene) => Promise<unknown>> = {
     await jobs.addJob('plain', 1);
     expect(await claimAsPool(jobs, LIVING, { limit: 1, taskIdentifiers: ['plain'] })).toHaveLength(1);
   },
+  'add with a throttle': () => jobs.addJob('throttled', 1, { throttle: { key: 'other-t', ms: 1 }, delayMs: HOUR }),
   'claim by hand': async () => {
     await jobs.addJob('by-hand', 1, { queue: 'other-q' });
     expect(await jobs.getJobs(WORKER, { taskIdentifiers: ['by-hand'] })).toHaveLength(1);

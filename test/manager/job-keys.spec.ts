@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import type { JobManager } from '../../lib/index.js';
+import { eventually } from '../support/database.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 
 let test: TestManager;
@@ -157,6 +158,14 @@ it('an enqueuer whose key is being claimed meanwhile is not told nothing', async
 });
 
 describe('by their keys', () => {
+  it('jobs are reached by keys of any length that addJob takes', async () => {
+    const jobKey = 'k'.repeat(2_000);
+    const { id } = await jobs.addJob('x', 1, { jobKey });
+    expect(await jobs.findJobsByKey([jobKey])).toMatchObject([{ id }]);
+    expect(await jobs.rescheduleJobsByKey([jobKey], { priority: 1 })).toMatchObject([{ id, priority: 1 }]);
+    expect(await jobs.cancelJobsByKey([jobKey])).toMatchObject([{ id, status: 'cancelled' }]);
+  });
+
   it('jobs are found, rescheduled and cancelled', async () => {
     const waiting = await jobs.addJob('x', 1, { jobKey: 'waits', delayMs: 60_000 });
     await jobs.addJob('x', 2, { jobKey: 'other' });
@@ -261,6 +270,87 @@ describe('debounce', () => {
     expect(await jobs.addJob('x', 3, { debounce })).toMatchObject({ id: second.id, created: false, payload: 3 });
     await jobs.completeJobs(WORKER, [running!], 1);
     expect(await jobs.findJob(second.id)).toMatchObject({ status: 'scheduled', payload: 3 });
+  });
+
+  it('counts again where the job waits for a retry: it was due, so a new one takes its place', async () => {
+    const first = await jobs.addJob('x', 1, { debounce });
+    await age(first.id, 200_000);
+    const [running] = await jobs.getJobs(WORKER);
+    await jobs.failJobs(WORKER, [{ job: running!, error: new Error('no') }], 1);
+    const second = await jobs.addJob('x', 2, { debounce });
+    expect(second).toMatchObject({ created: true, status: 'scheduled', payload: 2 });
+    expect(await dueInMs(second.id)).toBeGreaterThan(55_000);
+    expect(await live()).toMatchObject([{ id: second.id }]);
+  });
+
+  it('counts again where the job is snoozed, or has failed for good', async () => {
+    const first = await jobs.addJob('x', 1, { debounce });
+    await age(first.id, 200_000);
+    const [running] = await jobs.getJobs(WORKER);
+    await jobs.snoozeJob(WORKER, running!, 5_000);
+    const second = await jobs.addJob('x', 2, { debounce });
+    expect(second.created).toBe(true);
+    await age(second.id, 200_000);
+    await jobs.permanentlyFailJobs([second.id]);
+    const third = await jobs.addJob('x', 3, { debounce });
+    expect(third.created).toBe(true);
+    expect(await dueInMs(third.id)).toBeGreaterThan(55_000);
+    expect(await live()).toMatchObject([{ id: third.id }]);
+  });
+
+  it('measures from when the key is free, where another transaction has it', async () => {
+    const { id } = await jobs.addJob('x', 1, { debounce });
+    const [holder, adder] = [new pg.Client(test.url), new pg.Client(test.url)];
+    await Promise.all([holder.connect(), adder.connect()]);
+    await holder.query(`begin; select from jobs.job_keys where key = 'd' for update`);
+    await adder.query('begin');
+    const adding = jobs.addJob('x', 2, { debounce: { key: 'd', ms: 60_000 }, manager: adder });
+    await eventually(async () => (await test.sql(`select from pg_locks where not granted`)).length > 0);
+    await age(id, 10);
+    const freed = (await test.sql<{ at: Date }>('select clock_timestamp() as at'))[0]!.at;
+    await holder.query('commit');
+    expect((await adding).runAt.getTime()).toBeGreaterThanOrEqual(freed.getTime() + 60_000);
+    await adder.query('commit');
+    await Promise.all([holder.end(), adder.end()]);
+  });
+
+  it('is not fooled by a first add whose clock was ahead', async () => {
+    const { id } = await jobs.addJob('x', 1, { debounce });
+    await age(id, -3_600_000);
+    await jobs.addJob('x', 2, { debounce });
+    expect(await dueInMs(id)).toBeLessThanOrEqual(60_000);
+  });
+
+  it('makes one job of twenty adds at once', async () => {
+    const added = await Promise.all(Array.from({ length: 20 }, (_, n) => jobs.addJob('x', n, { debounce })));
+    expect(new Set(added.map(({ id }) => id)).size).toBe(1);
+    expect(added.filter(({ created }) => created)).toHaveLength(1);
+    expect(await live()).toHaveLength(1);
+  });
+
+  it('is undone with the transaction of the caller', async () => {
+    const { id } = await jobs.addJob('x', 1, { debounce });
+    const client = new pg.Client(test.url);
+    await client.connect();
+    await client.query('begin');
+    expect(await jobs.addJob('x', 2, { debounce, manager: client })).toMatchObject({ id, payload: 2 });
+    await client.query('rollback');
+    await client.end();
+    expect(await live()).toMatchObject([{ id, payload: 1 }]);
+  });
+
+  it('waits for the parents of the last add, and for its time', async () => {
+    const [one, other] = await jobs.addJobs([1, 2].map((payload) => ({ task: 'p', payload })));
+    const { id } = await jobs.addJob('x', 1, { debounce, dependsOn: [one!.id] });
+    expect(await jobs.addJob('x', 2, { debounce, dependsOn: [other!.id] })).toMatchObject({ id, status: 'blocked' });
+    const parents = await jobs.getJobs(WORKER, { batchSize: 2 });
+    await jobs.completeJobs(
+      WORKER,
+      parents.filter((job) => job.id === other!.id),
+      1,
+    );
+    expect(await jobs.findJob(id)).toMatchObject({ status: 'scheduled', payload: 2 });
+    await jobs.cancelJobs([one!.id, id]);
   });
 
   it('counts each of the jobs of one call', async () => {

@@ -12,6 +12,10 @@ export interface NewJob {
   delay_ms: number | null;
   /** Of a debounced job: how long after its first add it is due at the latest. */
   debounce_max_ms: number | null;
+  /** While this is open, nothing is added, or one job to its end. */
+  window_key: string | null;
+  window_ms: number | null;
+  window_mode: 'drop' | 'delay' | null;
   max_attempts: number;
   timeout_ms: number | null;
   queue: string | null;
@@ -182,7 +186,10 @@ export const addAlikeAndTell = statement<{ now: number; missing: null }>(
  *   running one loses its key, will not be retried, and the new job is parked behind it.
  * - preserve_run_at: a waiting job takes over everything but the run-at; a running or exhausted one as above.
  * - debounce: as preserve_run_at, but it waits again, `delay_ms` from now; `debounce_max_ms` from its first add at most.
+ *   A job that has begun once gives way to a new one, whose time begins now.
+ * - throttle: as preserve_run_at; its key is that of one window's beginning.
  * - unsafe_dedupe: whatever holds the key stays.
+ * - unique: the same, but a job that has failed for good keeps nothing out.
  * The statement itself is the function of migrations/0001_initial/7_enqueue.sql, so that roles that may only enqueue can
  * replace jobs without the right to change or delete them.
  */
@@ -195,6 +202,28 @@ export const addKeyedJobs = statement<KeyedRow>(
   select * from ${schema}.add_keyed_jobs(case when ${inCall(5)} then $1::text::json else '[]' end,
     case when ${inCall(5)} then $2::text::json else '[]' end, $3::boolean, $4::boolean)`,
   },
+);
+
+/**
+ * As addKeyedJobs, for specs of which some have a window (`window_key`), each window once: while it is open, `drop` answers with
+ * its job, and `delay` puts the job to its end, where it takes the place of one that waits there. Of the same file.
+ */
+export const addWindowedJobs = statement<KeyedRow>(
+  'add_windowed_jobs',
+  (schema) => `select * from ${schema}.add_windowed_jobs($1::text::json, $2::text::json, $3::boolean, $4::boolean)`,
+  {
+    limited: true,
+    withinText: (schema) => `
+  select * from ${schema}.add_windowed_jobs(case when ${inCall(5)} then $1::text::json else '[]' end,
+    case when ${inCall(5)} then $2::text::json else '[]' end, $3::boolean, $4::boolean)`,
+  },
+);
+
+/** The jobs of these windows. $1 keys. Index: job_windows_pkey. */
+export const findWindowJobs = statement<{ key: string; job_id: string }>(
+  'find_window_jobs',
+  (schema) => `select key, job_id from ${schema}.job_windows where key = any($1::text[])`,
+  { repeatable: true, patient: true },
 );
 
 /** Tells other processes. $1 channel, $2 messages. */

@@ -1,6 +1,6 @@
 // Claiming: takes due jobs within the limits of their queues and rate limits. The statements themselves are the functions
 // claim_plain_jobs and claim_lane_jobs of migrations/0001_initial/2_claim.sql, which pin their plans.
-import type { JobKeyMode, PartialResults } from '../../interfaces/job.interface.js';
+import type { PartialResults, StoredKeyMode } from '../../interfaces/job.interface.js';
 import { statement } from '../database.js';
 
 /** What few jobs have. */
@@ -10,7 +10,7 @@ export interface ClaimExtra {
   rateLimitKey?: string | null;
   lastError: string | null;
   jobKey: string | null;
-  jobKeyMode: JobKeyMode | null;
+  jobKeyMode: StoredKeyMode | null;
   flags: string[] | null;
   tags: string[] | null;
   groupId: string | null;

@@ -1,5 +1,5 @@
 // The columns by which a job is shown, live or finished, and the row they come back as.
-import type { JobKeyMode, JobStatus } from '../../interfaces/job.interface.js';
+import type { JobStatus, StoredKeyMode } from '../../interfaces/job.interface.js';
 
 export interface JobRow {
   id: string;
@@ -15,7 +15,7 @@ export interface JobRow {
   max_attempts: number;
   last_error: string | null;
   job_key: string | null;
-  job_key_mode: JobKeyMode | 'debounce' | null;
+  job_key_mode: StoredKeyMode | null;
   flags: string[] | null;
   tags: string[] | null;
   group_id: string | null;

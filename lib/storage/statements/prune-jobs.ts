@@ -94,3 +94,10 @@ export const pruneReplacements = statement(
   ))`,
   { slow: 'any number of them may be left' },
 );
+
+/** Forgets passed windows of throttled and unique jobs, so many at most. Of 7_enqueue.sql. */
+export const pruneWindows = statement<{ pruned: number }>(
+  'prune_windows',
+  (schema) => `select ${schema}.prune_windows($1::integer) as pruned`,
+  { limited: true },
+);

@@ -10,27 +10,30 @@ export const registerQueues = statement(
 );
 
 /**
- * Writes a declared concurrency, except over configureQueue's and that of a newer release that runs. $1 name,
- * $2 concurrency (null: no limit), $3 settings of partitions (JSON), $4 release. A queue that is declared again and again is written once a day, so that it is
+ * Writes a declared concurrency, settings of partitions and bound, except over configureQueue's and those of a newer release that
+ * runs. $1 name, $2 concurrency (null: no limit), $3 settings of partitions (JSON), $4 release, $5 how many jobs may wait (null: any
+ * number). A queue that is declared again and again is written once a day, so that it is
  * known to be in use.
  */
 export const declareQueue = statement<{ changed: boolean }>(
   'declare_queue',
-  (schema) => `select ${schema}.declare_queue($1::text, $2::integer, $3::jsonb, $4::text) as changed`,
+  (schema) => `select ${schema}.declare_queue($1::text, $2::integer, $3::jsonb, $4::text, $5::integer) as changed`,
   { repeatable: true, limited: true },
 );
 
 /**
  * Of the queues that a process declares, those that are not as declared; their rows are not locked. $1 names,
- * $2 concurrencies, $3 the release whose name they must bear, or null for any, $4 settings of partitions (JSON).
+ * $2 concurrencies, $3 the release whose name they must bear, or null for any, $4 settings of partitions (JSON), $5 how many jobs
+ * may wait.
  */
 export const findUndeclaredQueues = statement<{ name: string }>(
   'find_undeclared_queues',
   (schema) => `
-  select mine.name from unnest($1::text[], $2::integer[], $4::text[]) as mine(name, concurrency, partitions)
+  select mine.name from unnest($1::text[], $2::integer[], $4::text[], $5::integer[]) as mine(name, concurrency, partitions, max_waiting)
   left join ${schema}.job_queues q on q.name = mine.name
-  where q.name is null or not q.configured and (
-    q.concurrency is distinct from mine.concurrency or q.partitions <> mine.partitions::jsonb or q.release is distinct from coalesce($3, q.release)
+  where q.name is null or not (q.configured and q.waiting_configured) and (
+    not q.configured and (q.concurrency is distinct from mine.concurrency or q.partitions <> mine.partitions::jsonb)
+    or not q.waiting_configured and q.max_waiting is distinct from mine.max_waiting or q.release is distinct from coalesce($3, q.release)
     or q.declared_at is null or q.declared_at < clock_timestamp() - interval '1 day'
   )
   order by mine.name`,
@@ -76,9 +79,26 @@ export const listPartitions = statement<PartitionRow>(
   { repeatable: true, limited: true },
 );
 
+/** $1 name, $2 how many jobs may wait or null. */
+export const boundQueue = statement('bound_queue', (schema) => `select ${schema}.bound_queue($1::text, $2::integer)`, {
+  repeatable: true,
+  limited: true,
+});
+
+/**
+ * Queues with a bound of waiting jobs, and how many wait in those of $1. Once a second for each process that adds to queues.
+ * Of 7_enqueue.sql.
+ */
+export const findQueueBounds = statement<{ queue: string; most: number; found: number | null }>(
+  'find_queue_bounds',
+  (schema) => `select queue, most, found from ${schema}.queue_bounds($1::text[])`,
+  { repeatable: true, patient: true },
+);
+
 export interface QueueRow {
   name: string;
   concurrency: number | null;
+  max_waiting: number | null;
   paused: boolean;
   running: number;
   waiting: number;
@@ -97,6 +117,7 @@ export const listQueues = statement<QueueRow>(
     group by queue
   )
   select coalesce(q.name, j.queue) as name, case when q.name is null then 1 else q.concurrency end as concurrency,
+    q.max_waiting,
     coalesce(q.paused, false) as paused, coalesce(j.running, 0) as running, coalesce(j.waiting, 0) as waiting,
     coalesce(w.label, j.locked_by) as locked_by
   from (select * from ${schema}.job_queues where $1::text[] is null or name = any($1)) q
@@ -122,7 +143,7 @@ export const pruneQueues = statement<{ name: string }>(
   (schema) => `
   with idle as materialized (
     select q.name from ${schema}.job_queues q
-    where not q.paused and not q.configured and q.name <> all($1::text[])
+    where not q.paused and not q.configured and not q.waiting_configured and q.name <> all($1::text[])
       and (q.declared_at is null or q.declared_at < clock_timestamp() - interval '30 days')
       and not exists (select from ${schema}.jobs j where j.queue = q.name)
       and not exists (select from ${schema}.job_places p where p.queue = q.name)

@@ -170,6 +170,21 @@ create table job_keys (
   constraint job_keys_pkey primary key (key)
 );
 
+-- Windows of throttled and unique jobs: until then adds of the key get no job of their own. One that begins in the future has
+-- a job at its beginning. Adds lock a row that they change; a sweep removes what has passed.
+create table job_windows (
+  key text collate "C" not null,
+  begins_at timestamptz not null,
+  until timestamptz not null,
+  -- When it was opened: one of the future was opened by a clock that was ahead.
+  set_at timestamptz not null,
+  job_id uuid not null,
+  constraint job_windows_pkey primary key (key),
+  constraint windows_end_after_they_begin check (until >= begins_at)
+) with (fillfactor = 70);
+
+create index job_windows_passed on job_windows (until);
+
 -- Jobs that others have replaced under their key: see successor_of of 4_ends.sql. A job that comes back has no row.
 create table job_replacements (
   old_id uuid not null,
@@ -248,14 +263,21 @@ create table job_queues (
   limited boolean generated always as (
     concurrency is not null or partitions ->> 'concurrency' is not null or limits_partitions
   ) stored,
+  -- How many jobs may wait before adds are refused; null: any number. The flag: set by configureQueue.
+  max_waiting integer,
+  waiting_configured boolean not null default false,
   -- No place with a lower number is taken: counts start here. Moved on now and then.
   places_from bigint not null default 0,
   constraint job_queues_pkey primary key (name),
   constraint concurrency_at_least_one check (concurrency >= 1 and partition_concurrency >= 1),
+  constraint max_waiting_at_least_one check (max_waiting >= 1),
   constraint share_is_a_share check (partition_share > 0 and partition_share <= 1),
   constraint weight_is_within_bounds check (partition_weight between 1 and 1000),
   constraint name_is_a_name check (octet_length(name) between 1 and 1000 and name !~ '[\u0001-\u001f]')
 ) with (fillfactor = 50);
+
+-- Adds to queues look once a second which of them have a bound.
+create index job_queues_bounded on job_queues (name) where max_waiting is not null;
 
 -- One row for each claim that counts in a limited queue. Numbers are drawn under the queue's lock, so they only grow in
 -- each queue. A limit is kept by counting these rows.

@@ -546,9 +546,22 @@ as $$
   )
 $$;
 
--- Writes a declared concurrency (null: no limit) and what is declared for each partition, except over configureQueue's and that of a newer release that runs.
--- Returns whether it is written. As edit_queue.
-create function declare_queue(queue_name text, new_concurrency integer, new_partitions jsonb, new_release text) returns boolean
+-- Bounds how many jobs may wait in a queue; null: any number. As edit_queue, but claims need not know. Index: job_queues_pkey.
+create function bound_queue(queue_name text, new_max integer) returns void
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+begin
+  insert into job_queues as q (name, max_waiting, waiting_configured) values (queue_name, new_max, true)
+  on conflict (name) do update set max_waiting = excluded.max_waiting, waiting_configured = true;
+end $$;
+
+-- Writes a declared concurrency (null: no limit), what is declared for each partition, and a bound of waiting jobs (null:
+-- none), except over configureQueue's and those of a newer release that runs. Returns whether anything is written. As edit_queue.
+create function declare_queue(
+  queue_name text, new_concurrency integer, new_partitions jsonb, new_release text, new_max integer
+) returns boolean
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
@@ -557,17 +570,20 @@ declare
   was record;
 begin
   select q.* into was from job_queues q where q.name = queue_name;
-  if found and (was.configured or not may_change(new_release, was.release)) then
+  if found and (was.configured and was.waiting_configured or not may_change(new_release, was.release)) then
     return false;
   end if;
   perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
   insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
   select q.* into was from job_queues q where q.name = queue_name for no key update;
-  if was.configured or not may_change(new_release, was.release) then
+  if was.configured and was.waiting_configured or not may_change(new_release, was.release) then
     return false;
   end if;
   update job_queues q
-  set concurrency = new_concurrency, partitions = new_partitions, release = new_release, declared_at = clock_timestamp()
+  set concurrency = case when q.configured then q.concurrency else new_concurrency end,
+    partitions = case when q.configured then q.partitions else new_partitions end,
+    max_waiting = case when q.waiting_configured then q.max_waiting else new_max end,
+    release = new_release, declared_at = clock_timestamp()
   where q.name = queue_name;
   perform give_places(queue_name, was.limited);
   return true;

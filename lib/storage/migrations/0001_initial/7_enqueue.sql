@@ -3,6 +3,16 @@
 -- asks for. Everything here is qualified and typed, and pg_temp comes last, so that nothing a caller has made can take the
 -- place of what is called.
 
+-- Rate limits that these jobs name and that nothing has registered. Index: rate_limits_pkey.
+create function missing_limits(asked json) returns setof text
+language sql stable
+set search_path from current
+as $$
+  select s.rate_limit_key
+  from (select distinct rate_limit_key from pg_catalog.json_to_recordset(asked) as spec(rate_limit_key text)) s
+  where s.rate_limit_key is not null and not exists (select from rate_limits r where r.key = s.rate_limit_key)
+$$;
+
 -- Adds jobs that all have a job key, each key once: see statements/add-jobs.ts. Locks keys in their order, then the jobs
 -- that hold them, by id: the holder of a key is read from the live jobs, so a job that runs keeps its key from others
 -- whatever became of those that waited for it. Its row is left alone, the new job only names it: also where its claim
@@ -11,6 +21,7 @@
 -- and the caller tries again. repeated: an earlier try may have gone through. If it has stored the job, and
 -- that has given way to another one since, nothing is done: job_replacements tells, whatever the clocks say by which ids
 -- were made. Only what a try changed in place (action update) leaves no id behind: there, what looks newer is left as it is.
+-- Delays are measured once the keys are locked: of two adds that meet at a key, the later one is due later.
 -- The pairs of a job and its parents are written here, where they are counted: they are those of the job that stays,
 -- whatever else of the call has its key.
 -- Indexes: job_replacements_pkey, job_replacements_by_new, job_keys_pkey, jobs_by_key, jobs_pkey, job_bodies_pkey.
@@ -24,7 +35,7 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-  present timestamptz := pg_catalog.clock_timestamp();
+  present timestamptz;
   spec record;
   holder record;
   ids uuid[];
@@ -46,9 +57,7 @@ begin
     raise exception 'a job with one of these ids exists already' using errcode = 'unique_violation';
   end if;
   return query
-    select null::uuid, null::uuid, null::boolean, s.rate_limit_key, null::uuid, null::uuid
-    from (select distinct rate_limit_key from pg_catalog.json_to_recordset(asked) as spec(rate_limit_key text)) s
-    where s.rate_limit_key is not null and not exists (select from rate_limits r where r.key = s.rate_limit_key);
+    select null::uuid, null::uuid, null::boolean, m.name, null::uuid, null::uuid from missing_limits(asked) m(name);
   if found then
     return;
   end if;
@@ -87,6 +96,7 @@ begin
   -- All of them before the first body: this is the order of locks.
   perform from job_dependencies d where d.child_id = any(waiting) order by d.child_id, d.parent_id for update;
 
+  present := pg_catalog.clock_timestamp();
   for spec in
     select s.*, coalesce(s.asked_run_at, present + s.delay_ms * interval '1 ms', present) as run_at
     from rows from (
@@ -101,7 +111,7 @@ begin
     order by s.job_key
   loop
     select k.job_id into owner from job_keys k where k.key = spec.job_key;
-    select j.id, j.id <> all(waiting) as running, j.parked into holder
+    select j.id, j.id <> all(waiting) as running, j.parked, j.attempts > 0 or j.snoozed as begun into holder
     from holders_of(array[spec.job_key]) h cross join lateral (select * from jobs j where j.id = h.id limit 1) j
     order by j.id = owner desc, j.locked_by is not null desc, j.id desc limit 1;
     before_it := case when holder.running then holder.id else held_by(spec.job_key, holder.id) end;
@@ -110,11 +120,13 @@ begin
     action := case
       when repeated and exists (select from job_replacements r where r.old_id = spec.id) then
         case when holder.id is null then 'gone' else 'keep' end
-      when holder.id is null then 'add'
-      when spec.job_key_mode = 'unsafe_dedupe' then 'keep'
+      when holder.id is null or spec.job_key_mode = 'unique' and holder.parked is not distinct from 'exhausted' then 'add'
+      when spec.job_key_mode in ('unsafe_dedupe', 'unique') then 'keep'
       when holder.running then 'follow'
       when holder.id = any(spec.depends_on) then 'circle'
-      when spec.job_key_mode in ('preserve_run_at', 'debounce') and holder.parked is distinct from 'exhausted' then
+      -- What has begun was due: the next add begins to count again.
+      when spec.job_key_mode = 'debounce' and holder.begun then 'replace'
+      when spec.job_key_mode in ('preserve_run_at', 'debounce', 'throttle') and holder.parked is distinct from 'exhausted' then
         case when repeated and holder.id > spec.id then 'keep' else 'update' end
       else 'replace'
     end;
@@ -203,6 +215,135 @@ end $$;
 
 revoke all on function add_keyed_jobs(json, json, boolean, boolean) from public;
 
+-- Adds jobs of which some have a window, each window and each key once: see statements/add-jobs.ts. Parameters as of
+-- add_keyed_jobs, which adds what no window keeps out; windows are locked in their order, before the keys. A window that is
+-- committed and open stays so until its end: where it only turns jobs away, it is read and not locked. The time is read once a
+-- window is locked. A window that was opened more than a minute from now was opened by a clock that was ahead: it is over.
+-- A job without a key gets one of its own, of its window and when that begins: so the job at a window's end is found.
+-- Indexes: job_windows_pkey, and those of add_keyed_jobs.
+create function add_windowed_jobs(asked json, payloads json, patient boolean, repeated boolean)
+returns table (requested uuid, id uuid, created boolean, missing text, replaced uuid, behind uuid)
+language plpgsql
+security definer
+set search_path from current
+set enable_seqscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  present timestamptz;
+  spec record;
+  held record;
+  is_open boolean;
+  opens timestamptz;
+  closes timestamptz;
+  -- What goes on to its key: first what has no window.
+  next_specs jsonb[] := array(
+    select s.one::jsonb from pg_catalog.json_array_elements(asked) with ordinality as s(one, nth)
+    where s.one ->> 'window_key' is null order by s.nth
+  );
+  next_payloads json[] := array(
+    select p.one from pg_catalog.json_array_elements(asked) with ordinality as s(one, nth)
+    join pg_catalog.json_array_elements(payloads) with ordinality as p(one, nth) on p.nth = s.nth
+    where s.one ->> 'window_key' is null order by s.nth
+  );
+  -- What becomes of windows, side by side.
+  jobs_of_windows uuid[] := '{}';
+  names text[] := '{}';
+  begins timestamptz[] := '{}';
+  ends timestamptz[] := '{}';
+  kept boolean[] := '{}';
+begin
+  if not patient then
+    perform pg_catalog.set_config('lock_timeout'::text, '100ms'::text, true);
+  end if;
+  return query
+    select null::uuid, null::uuid, null::boolean, m.name, null::uuid, null::uuid from missing_limits(asked) m(name);
+  if found then
+    return;
+  end if;
+  for spec in
+    select s.one::jsonb as given, (s.one ->> 'id')::uuid as wanted, s.one ->> 'window_key' as name,
+      (s.one ->> 'window_ms')::float8 * interval '1 ms' as width, s.one ->> 'window_mode' = 'delay' as delays, p.one as payload
+    from pg_catalog.json_array_elements(asked) with ordinality as s(one, nth)
+    join pg_catalog.json_array_elements(payloads) with ordinality as p(one, nth) on p.nth = s.nth
+    where s.one ->> 'window_key' is not null order by (s.one ->> 'window_key') collate "C"
+  loop
+    select w.* into held from job_windows w where w.key = spec.name;
+    present := pg_catalog.clock_timestamp();
+    if held.key is null or spec.delays or not (held.until > present and held.set_at <= present + interval '1 min') then
+      -- A window that has passed may go before it is locked, and is made again then.
+      loop
+        insert into job_windows (key, begins_at, until, set_at, job_id) values (spec.name, present, present, present, spec.wanted)
+        on conflict (key) do nothing;
+        select w.* into held from job_windows w where w.key = spec.name for update;
+        exit when found;
+      end loop;
+      present := pg_catalog.clock_timestamp();
+    end if;
+    is_open := held.until > present and held.set_at <= present + interval '1 min';
+    -- An earlier try has opened it.
+    if held.job_id = spec.wanted and held.until > held.begins_at then
+      return query select spec.wanted, spec.wanted, true, null::text, null::uuid, null::uuid;
+      continue;
+    end if;
+    if is_open and not spec.delays then
+      return query select spec.wanted, held.job_id, false, null::text, null::uuid, null::uuid;
+      continue;
+    end if;
+    opens := case when not is_open then present when held.begins_at > present then held.begins_at else held.until end;
+    closes := case when is_open and held.begins_at > present then held.until else opens + spec.width end;
+    next_payloads := pg_catalog.array_append(next_payloads, spec.payload);
+    next_specs := pg_catalog.array_append(next_specs,
+      pg_catalog.jsonb_build_object('job_key', spec.name || '@' || pg_catalog.floor(extract(epoch from opens) * 1000)::bigint)
+      || spec.given || case when is_open then pg_catalog.jsonb_build_object('run_at', opens) else '{}' end);
+    jobs_of_windows := pg_catalog.array_append(jobs_of_windows, spec.wanted);
+    names := pg_catalog.array_append(names, spec.name);
+    begins := pg_catalog.array_append(begins, opens);
+    ends := pg_catalog.array_append(ends, closes);
+    kept := pg_catalog.array_append(kept, is_open);
+  end loop;
+
+  if next_specs = '{}' then
+    return;
+  end if;
+  -- A job that waits or runs may have kept out what no window did: that opens none.
+  return query
+    with done as materialized (
+      select k.* from add_keyed_jobs(pg_catalog.to_json(next_specs), pg_catalog.to_json(next_payloads), patient, repeated) k
+    ),
+    opened as (
+      update job_windows w set begins_at = o.opens, until = o.closes, set_at = pg_catalog.clock_timestamp(), job_id = d.id
+      from done d join rows from (
+        pg_catalog.unnest(jobs_of_windows), pg_catalog.unnest(names), pg_catalog.unnest(begins), pg_catalog.unnest(ends),
+        pg_catalog.unnest(kept)
+      ) as o(wanted, name, opens, closes, stays)
+        on o.wanted = d.requested and (d.created or o.stays)
+      where w.key = o.name
+    )
+    select d.requested, d.id, d.created, d.missing, d.replaced, d.behind from done d;
+end $$;
+
+revoke all on function add_windowed_jobs(json, json, boolean, boolean) from public;
+
+-- Forgets windows that have passed: so many at most, oldest first. Returns how many. Index: job_windows_passed.
+create function prune_windows(most integer) returns integer
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+set enable_seqscan = off
+as $$
+declare
+  present timestamptz := clock_timestamp();
+  pruned integer;
+begin
+  delete from job_windows w where w.ctid = any(array(
+    select o.ctid from job_windows o where o.until <= present order by o.until limit most for update skip locked
+  ));
+  get diagnostics pruned = row_count;
+  return pruned;
+end $$;
+
 -- Adds jobs without a key outside of a caller's transaction, where the session does not limit how long it waits for locks: the
 -- statements of statements/add-jobs.ts, which say what they do, with that limit. A row for each unregistered rate limit, and
 -- nothing added then; else the time.
@@ -272,6 +413,87 @@ begin
     of_task
   from rows from (pg_catalog.unnest(ids), pg_catalog.unnest(sizes)) as s (id, payload_kib);
   return extract(epoch from present) * 1000;
+end $$;
+
+-- How many jobs wait for a queue, up to `most`: those that run, that wait for parents or a key, and that have failed for good are
+-- not counted. From priority to priority, at most 1,000 of them. Index: jobs_lanes, and the row of each job counted.
+create function waiting_in(queue_name text, most integer) returns integer
+language plpgsql
+set search_path from current
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  first_lane text collate "C" := queue_name || E'\x1f';
+  behind_lanes text collate "C" := queue_name || E'\x20';
+  from_priority integer := -2147483648;
+  next_priority integer;
+  total integer := 0;
+  here integer;
+begin
+  for nth in 1..1000 loop
+    select j.priority into next_priority from jobs j
+    where j.parked is null and j.lane is not null and j.priority >= from_priority
+    order by j.priority, j.lane, j.run_at, j.id limit 1;
+    exit when not found;
+    select pg_catalog.count(*) into here from (
+      select from jobs j
+      where j.priority = next_priority and j.lane >= first_lane and j.lane < behind_lanes
+        and j.parked is null and j.lane is not null and j.locked_by is null
+      order by j.priority, j.lane, j.run_at, j.id limit most - total
+    ) waiting;
+    total := total + here;
+    exit when total >= most or next_priority = 2147483647;
+    from_priority := next_priority + 1;
+  end loop;
+  return total;
+end $$;
+
+-- Queues with a bound, and how many jobs wait in those asked for. Null: not counted, because the transaction's snapshot may be old
+-- (and at serializable a count would make it fail for what others add). Indexes: job_queues_bounded, and those of waiting_in.
+create function queue_bounds(asked text[]) returns table (queue text, most integer, found integer)
+language sql
+set search_path from current
+as $$
+  select q.name, q.max_waiting, case
+    when q.name = any(asked) and pg_catalog.current_setting('transaction_isolation') = 'read committed'
+      then waiting_in(q.name, q.max_waiting)
+    end
+  from job_queues q where q.max_waiting is not null
+$$;
+
+-- For add_job: raises program_limit_exceeded where as many jobs wait as the queue's bound allows. A session counts once a second
+-- at most, and what it adds itself since: the last count is kept in a setting of the session. Index: job_queues_pkey.
+create function refuse_if_full(queue_name text) returns void
+language plpgsql
+set search_path from current
+as $$
+declare
+  present float8 := extract(epoch from pg_catalog.clock_timestamp());
+  place text := pg_catalog.current_schema() || E'\x1f' || queue_name;
+  last_count text[] := pg_catalog.string_to_array(pg_catalog.current_setting('millrace.waiting', true), E'\x1e');
+  bound integer;
+  total integer;
+begin
+  select q.max_waiting into bound from job_queues q where q.name = queue_name;
+  if bound is null or pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    return;
+  end if;
+  if last_count[1] = place and last_count[2]::float8 between present - 1 and present and last_count[3]::integer < bound then
+    present := last_count[2]::float8;
+    total := last_count[3]::integer;
+  else
+    total := waiting_in(queue_name, bound);
+  end if;
+  if total >= bound then
+    raise exception 'Expected room in queue %, got % waiting jobs where its bound is %.',
+      pg_catalog.quote_literal(queue_name), total, bound
+      using errcode = 'program_limit_exceeded', hint = 'Add later, or raise maxWaiting of the queue.';
+  end if;
+  perform pg_catalog.set_config('millrace.waiting', pg_catalog.concat_ws(E'\x1e', place, present, total + 1), false);
 end $$;
 
 -- An id as the library makes them: a UUID of version 7, with microseconds where it has room, so that ids of one session
@@ -368,6 +590,9 @@ begin
       using errcode = 'invalid_parameter_value', hint = fault[3];
   end if;
   attempts := add_job.max_attempts;
+  if add_job.queue is not null then
+    perform refuse_if_full(add_job.queue);
+  end if;
 
   if add_job.job_key is null then
     insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue,

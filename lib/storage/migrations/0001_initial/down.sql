@@ -1,4 +1,4 @@
-drop function add_job, add_jobs, add_alike_jobs, add_keyed_jobs, heartbeat, fault_of_add, new_job_id, audit_claims, cancel_jobs, check_claims, claim_lane_jobs, claim_next_in_lane, claim_plain_jobs, claimed_head, claimed_lane_extra,
+drop function add_job, add_jobs, add_alike_jobs, add_keyed_jobs, add_windowed_jobs, missing_limits, prune_windows, bound_queue, queue_bounds, waiting_in, refuse_if_full, heartbeat, fault_of_add, new_job_id, audit_claims, cancel_jobs, check_claims, claim_lane_jobs, claim_next_in_lane, claim_plain_jobs, claimed_head, claimed_lane_extra,
   claimed_lane_text, claims_of_the_dead,
   complete_and_claim, complete_jobs, declare_queue, drop_body_partition, drop_history_partition, due_in_lane, edit_queue, edit_partition, end_attempts,
   end_incarnations, expired_leases, find_passed_over, forget_bodies, lanes_freed_of_dead_places, prune_bodies, prune_history, save_progress, save_step, extra_of, extra_of_body, family_of, circle_pairs, heir_of, held_by, holders_of, is_key_taken, successor_of, waits_for, peel_pairs, find_untold, first_id_at, free_keys, free_places, free_stale_keys, free_successors, give_back_places, give_places, hold_settle_tables, hold_tables, is_holder, lane_of,
@@ -7,6 +7,7 @@ drop function add_job, add_jobs, add_alike_jobs, add_keyed_jobs, heartbeat, faul
   window_of, set_back_times, set_back_windows, worker_is_alive;
 drop table releases, crontabs, job_logs, job_progress, job_steps, job_dependencies, claims_in_question, duties, workers,
   rate_limit_windows, rate_limits, job_tasks, job_places, job_partitions, job_queues, settle_receipts, job_history, job_replacements, job_keys,
+  job_windows,
   jobs, job_bodies;
 drop function keep_times_storable, storable;
 drop sequence job_place_numbers;
