@@ -31,7 +31,7 @@ import {
   type Settings,
 } from './validation.js';
 import { INT4_MAX, MAX_ATTEMPTS, MAX_MS, rules } from './validation.rules.js';
-import { connectionOption, orFunction } from './validation.options.js';
+import { batchOption, connectionOption, orFunction } from './validation.options.js';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -164,6 +164,7 @@ const taskOptions = section({
   mask: option<Mask | undefined>(mask, undefined),
   concurrency: option(rules.integer(1, 10_000), undefined),
   transactional: option(flag, undefined),
+  batch: batchOption,
   cron: taskCron,
   instance: option(rules.name, DEFAULT_INSTANCE),
 });

@@ -34,6 +34,8 @@ export class JobDispatcher {
   private plainTurns = 0;
   private turn: NodeJS.Immediate | null = null;
   private dispatchedInTurn = 0;
+  private batchTimer: NodeJS.Timeout | null = null;
+  private batchTimerAt = Infinity;
 
   constructor(private readonly parts: DispatcherParts) {}
 
@@ -80,6 +82,12 @@ export class JobDispatcher {
     // jobs follow each other without one, keep the loop busy.
     if (count >= TURN) this.serveNextTurn();
     else if (this.parts.state() === 'running') this.serve();
+    this.awaitBatches();
+  }
+
+  /** The jobs that run in one call with one that was handed out; null: it runs by itself. Asked once. */
+  batchFor(job: ClaimedJob): ClaimedJob[] | null {
+    return this.parts.buffer.batchFor(job);
   }
 
   /** Whether the buffer should be filled. */
@@ -89,7 +97,7 @@ export class JobDispatcher {
     const threshold = options.refetchThreshold ?? Math.floor(buffer.size / 2);
     // A taker that only waits for a look at lanes gets a job of the buffer after it.
     const slotsAreEmpty = this.takers.length > 0 && this.starving && !this.turn;
-    return slotsAreEmpty || buffer.length <= threshold;
+    return slotsAreEmpty || buffer.singles <= threshold;
   }
 
   /** Where lanes have more to give, plain jobs of the same priority count as one lane: so many of them go before the next look. */
@@ -102,7 +110,26 @@ export class JobDispatcher {
   stop(): void {
     if (this.turn) clearImmediate(this.turn);
     this.turn = null;
+    if (this.batchTimer) clearTimeout(this.batchTimer);
+    this.batchTimerAt = -Infinity;
     this.takers.sendAway();
+  }
+
+  /** A batch that is not full starts when its time has come. */
+  awaitBatches(): void {
+    const now = performance.now();
+    const dueAt = this.parts.buffer.dueAfter(now);
+    if (dueAt >= this.batchTimerAt) return;
+    if (this.batchTimer) clearTimeout(this.batchTimer);
+    this.batchTimerAt = dueAt;
+    this.batchTimer = setTimeout(() => this.startBatches(), Math.max(1, Math.ceil(dueAt - now)));
+  }
+
+  private startBatches(): void {
+    this.batchTimerAt = Infinity;
+    if (this.parts.state() !== 'running') return;
+    this.serveNow();
+    this.awaitBatches();
   }
 
   private serveNextTurn(): void {

@@ -54,7 +54,7 @@ export class JobQueue {
   constructor(private readonly options: JobQueueOptions) {
     const { held, queueSize = null } = checkQueueOptions(options);
     this.workerId = options.workerId;
-    this.buffer = new JobBuffer(queueSize);
+    this.buffer = new JobBuffer(queueSize, options.batchOf);
     this.plan = new ClaimPlan(options);
     this.poll = new PollTimer(options);
     this.dispatcher = new JobDispatcher({
@@ -86,7 +86,7 @@ export class JobQueue {
     );
   }
 
-  /** Jobs in the buffer. */
+  /** How many jobs are in the buffer. */
   get depth(): number {
     return this.buffer.length;
   }
@@ -101,15 +101,14 @@ export class JobQueue {
   }
 
   stats(): JobQueueStats {
-    const { staleDropped, errors } = this.releaser;
     const { dispatched } = this.dispatcher;
-    return { ...this.counters, dispatched, staleDropped, errors: this.counters.errors + errors };
+    const { staleDropped } = this.releaser;
+    return { ...this.counters, dispatched, staleDropped, errors: this.counters.errors + this.releaser.errors };
   }
 
   /** Returns the queue. @throws AlreadyRunningError, or StoppedError after `stop()` */
   start(): this {
-    if (this.state === 'running')
-      throw new AlreadyRunningError('Expected a queue that does not run, got one that does.');
+    if (this.running) throw new AlreadyRunningError('Expected a queue that does not run, got one that does.');
     if (this.state === 'stopped') throw new StoppedError('A stopped queue cannot start again; make a new one.');
     this.state = 'running';
     this.unsubscribe = this.options.notifier?.subscribe((news) => this.onNews(news)) ?? null;
@@ -117,10 +116,7 @@ export class JobQueue {
     return this;
   }
 
-  /**
-   * Claims no more, gives back what is left, and returns it. Waits for a claim under way, at most `joinTimeoutMs`;
-   * what a later answer brings is given back too.
-   */
+  /** Claims no more, gives back what is left, and returns it. Waits at most `joinTimeoutMs` for a claim under way. */
   async stop(joinTimeoutMs = STOP_JOIN_MS): Promise<ClaimedJob[]> {
     this.state = 'stopped';
     this.unsubscribe?.();
@@ -134,7 +130,6 @@ export class JobQueue {
     await inTime(this.releaser.ended());
     if (!ended) void claims.then(() => this.releaser.giveBack(this.buffer.takeAll()));
     await inTime(this.releaser.giveBack(left));
-    // A database that is just coming back may need more than one try.
     while (ended && this.reconciler.isUnsettled && performance.now() < deadline) {
       await inTime(this.reconciler.isDue ? this.reconciler.reconcile() : pause(LOOK_AGAIN_MS));
     }
@@ -146,6 +141,11 @@ export class JobQueue {
     return this.dispatcher.take(timeoutMs);
   }
 
+  /** The jobs that run in one call with one that was taken; null: it runs by itself. Asked once. */
+  batchFor(job: ClaimedJob): ClaimedJob[] | null {
+    return this.dispatcher.batchFor(job);
+  }
+
   /** The next job if there is one that may start right now. */
   tryTakeJob(): ClaimedJob | null {
     return this.dispatcher.tryTake();
@@ -155,6 +155,7 @@ export class JobQueue {
   offerJobs(jobs: ClaimedJob[]): void {
     this.buffer.add(jobs);
     this.serve();
+    this.dispatcher.awaitBatches();
   }
 
   /** Looks at the buffer again: a job that could not start may be able to now. */
@@ -260,8 +261,7 @@ export class JobQueue {
     this.counters.errors++;
     this.reconciler.suspect(); // Also where a lock was in the way: an earlier claim of the round may have gone through.
     this.options.onError?.(error, 'claiming jobs');
-    // The connection pool was closed: nothing can be claimed any more.
-    if (error instanceof StoppedError) void this.stop();
+    if (error instanceof StoppedError) void this.stop(); // The connection pool was closed.
     this.woken = false;
     return backoffMs(this.failures++, maxPauseMs(error));
   }
