@@ -130,32 +130,26 @@ async function settleInside(
   delayOf: (job: ClaimedJob) => DelayOf,
   onPutOff: (error: unknown) => void,
 ): Promise<Attempt[]> {
-  const failed = (error: unknown, attempt: Attempt): Attempt => ({
-    ...attempt,
-    outcome: readThrown(withReason(error), delayOf(attempt.job)),
+  const failed = (error: unknown, one: Attempt): Attempt => ({
+    ...one,
+    outcome: readThrown(withReason(error), delayOf(one.job)),
   });
   const settled: Attempt[] = [];
   for (const attempt of attempts) {
-    let result: SettleResult;
-    try {
-      result = await transaction.settle(claimer, attempt);
-    } catch (error) {
+    const result = await transaction.settle(claimer, attempt).catch((error: unknown) => ({ error }));
+    if ('error' in result) {
       await transaction.rollback();
-      if (!isInTheWay(error)) return attempts.map((one) => failed(error, one));
-      onPutOff(error);
-      return attempts.map((one) => ({ ...one, outcome: putOff(error) }));
+      if (!isInTheWay(result.error)) return attempts.map((one) => failed(result.error, one));
+      onPutOff(result.error);
+      return attempts.map((one) => ({ ...one, outcome: putOff(result.error) }));
     }
-    const refused = result.status === 'lost' || result.status === 'cancelled';
-    if (!refused) settled.push({ ...attempt, settled: result });
-    else {
+    const own = refusedEnd(attempt, result, (error) => failed(error, attempt));
+    if (own) {
       await transaction.rollback();
       // The others had no part in it: they are given back, and run again without it.
-      const own =
-        result.status === 'cancelled'
-          ? { ...attempt, outcome: CANCELLED }
-          : failed(endedItself(attempt.job.id), attempt);
       return attempts.map((one) => (one === attempt ? own : { ...one, outcome: RELEASED }));
     }
+    settled.push({ ...attempt, settled: result });
   }
   try {
     await transaction.commit();
@@ -165,6 +159,14 @@ async function settleInside(
     const isRolledBack = error instanceof TransactionOverError || isCertainlyRolledBack(error);
     return attempts.map((one) => (isRolledBack ? failed(error, one) : { ...failed(error, one), inDoubt: true }));
   }
+}
+
+/** What becomes of an attempt that cannot be committed; null: it can. */
+function refusedEnd(attempt: Attempt, { status }: SettleResult, failed: (error: unknown) => Attempt): Attempt | null {
+  // Lost, or ended by the handler itself through ctx.jobs, which the rollback takes back: a fenced failure finds out.
+  if (status === 'lost') return failed(endedItself(attempt.job.id));
+  // The job was to be cancelled while it ran: what it has written must not stay.
+  return status === 'cancelled' ? { ...attempt, outcome: CANCELLED } : null;
 }
 
 /**
