@@ -18,6 +18,8 @@ export type {
 } from './interfaces/jobs-options.interface.js';
 export { defineTask, Task } from './decorators/task.decorator.js';
 export type {
+  BatchOptions,
+  BatchTaskOptions,
   DtoClass,
   Mask,
   MaskedPart,
@@ -30,6 +32,7 @@ export type {
   TaskPayloads,
   TaskToken,
 } from './interfaces/task.interface.js';
+export { BatchContext } from './worker/batch.context.js';
 export { JobContext } from './worker/job.context.js';
 export { isPartialSuccess, partialSuccess, snooze } from './worker/outcome.js';
 export { InjectJobManager } from './decorators/inject-job-manager.decorator.js';
@@ -45,6 +48,7 @@ export type * from './interfaces/cron.interface.js';
 export {
   createJobManager,
   createWorkerPool,
+  type PlainBatchHandler,
   type PlainHandler,
   type PlainTask,
   type PlainTasks,

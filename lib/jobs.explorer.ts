@@ -184,6 +184,10 @@ export class JobsExplorer {
     const { method, source, wrapper } = decorated;
     const where = `@Task on ${source}`;
     const faults = taskFaults(task, options, where);
+    if (options?.batch && metadata.notAnArray !== null) {
+      const expected = 'the first parameter of a batch handler to be an array of jobs (ClaimedJob<Payload>[])';
+      faults.push(`${where}: Expected ${expected}, got ${metadata.notAnArray}.`);
+    }
     const instance = options?.instance ?? DEFAULT_INSTANCE;
     if (faults.length) return faults;
     if (instance !== this.parts.instance) return this.refuseUnknown(instance, where);
@@ -200,7 +204,7 @@ export class JobsExplorer {
   /** A parameter's class without constraints needs no packages: it only says what the payload looks like. */
   private schemaOf({ task, options, parameterType, isTyped }: TaskMetadata): PayloadSchema | null {
     if (options.payload !== undefined) return options.payload || null;
-    if (!isTyped) this.untyped.push(task);
+    if (!isTyped && !options.batch) this.untyped.push(task);
     const { validator } = this.parts;
     const isOfUse = parameterType && (validator.makesInstances || validator.constrains(parameterType));
     return isOfUse ? parameterType : null;

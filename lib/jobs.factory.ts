@@ -1,6 +1,6 @@
 // The library without Nest: a manager, and pools from plain maps of handlers.
 import type { JobManagerOptions, WorkerOptions } from './interfaces/jobs-options.interface.js';
-import type { Mask, TaskOptions, TaskPayloads } from './interfaces/task.interface.js';
+import type { BatchTaskOptions, Mask, TaskOptions, TaskPayloads } from './interfaces/task.interface.js';
 import { ambientTransactionOf } from './jobs.ambient.js';
 import { openDatabase, openManager } from './jobs.connection.js';
 import { checkPoolParts, resolveManagerOptions, resolveWorkerOptions, taskFaults } from './jobs.options.js';
@@ -12,6 +12,8 @@ import { JobEvents } from './monitoring/job.events.js';
 import { JobMask } from './monitoring/job.mask.js';
 import { faultOf, isRecord, throwIfAny } from './validation.js';
 import { rules } from './validation.rules.js';
+import type { ClaimedJob } from './interfaces/job.interface.js';
+import type { BatchContext } from './worker/batch.context.js';
 import type { JobContext } from './worker/job.context.js';
 import { SingleRun } from './worker/single.run.js';
 import type { WorkerPoolParts } from './worker/pool.engine.js';
@@ -42,8 +44,14 @@ export async function createJobManager(options: JobManagerOptions): Promise<JobM
 /** The handler of a task with a payload of type `P`. */
 export type PlainHandler<P = any> = (payload: P, context: JobContext<P>) => unknown;
 
+/** The handler of a task with `batch`: gets many jobs in one call. */
+export type PlainBatchHandler<P = any> = (jobs: ClaimedJob<P>[], context: BatchContext<P>) => unknown;
+
 /** A handler alone, or with the options of its task. */
-export type PlainTask<P = any> = PlainHandler<P> | ({ handler: PlainHandler<P> } & Omit<TaskOptions, 'instance'>);
+export type PlainTask<P = any> =
+  | (PlainHandler<P> & { batch?: undefined })
+  | ({ handler: PlainHandler<P>; batch?: undefined } & Omit<TaskOptions, 'instance'>)
+  | ({ handler: PlainBatchHandler<P> } & Omit<BatchTaskOptions<P>, 'instance'>);
 
 /** Handlers by task name, each with the payload that `TaskPayloads` declares for its task. */
 export type PlainTasks<T extends string = string> = {

@@ -38,22 +38,23 @@ export class HandlerBinder {
 
   private handlerOf(wrapper: InstanceWrapper, method: string | symbol): TaskHandler {
     if (!isStatic(wrapper) || this.contexts.scopedGlobals().length) {
-      return (payload, context) => this.runScoped(wrapper, method, payload, context as JobContext);
+      return (payload, context) => this.runScoped(wrapper, method, payload, context as Partial<JobContext>);
     }
     const host = wrapper.instance as Host;
     return this.isEnhanced(host, method) ? this.contexts.wrap(wrapper, host, method) : plain(host, method);
   }
 
-  /** Creates the provider and all it depends on for each job; the job is injectable as REQUEST. */
+  /** Creates the provider and all it depends on for each job; the job, or the array of a batch, is injectable as REQUEST. */
   private async runScoped(
     wrapper: InstanceWrapper,
     method: string | symbol,
     payload: unknown,
-    context: JobContext,
+    context: Partial<Pick<JobContext, 'job'>>,
   ): Promise<unknown> {
-    const contextId = ContextIdFactory.getByRequest(context.job);
+    const request = (context.job ?? payload) as object;
+    const contextId = ContextIdFactory.getByRequest(request as Record<string, unknown>);
     const moduleRef = moduleRefOf(wrapper);
-    moduleRef.registerRequestByContextId(context.job, contextId);
+    moduleRef.registerRequestByContextId(request, contextId);
     const host = await moduleRef.resolve<Host>(wrapper.token, contextId, { strict: true });
     await Promise.all(this.contexts.scopedGlobals().map((one) => makeFor(wrapper, one, contextId)));
     const enhanced = this.isEnhanced(host, method);

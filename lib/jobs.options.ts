@@ -32,7 +32,7 @@ import {
 } from './validation.js';
 import { INT4_MAX, MAX_ATTEMPTS, MAX_MS, rules } from './validation.rules.js';
 import { partitionOrFunction, queueOptions, queueSettings } from './manager/queue.settings.js';
-import { connectionOption, encryptionKeys, keyBytes, orFunction } from './validation.options.js';
+import { batchOption, connectionOption, encryptionKeys, keyBytes, orFunction } from './validation.options.js';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -150,6 +150,7 @@ const taskOptions = section({
   transactional: option(flag, undefined),
   throttle: THROTTLE,
   unique: UNIQUE,
+  batch: batchOption,
   cron: taskCron,
   instance: option(rules.name, DEFAULT_INSTANCE),
 });

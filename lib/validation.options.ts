@@ -1,5 +1,5 @@
-// Options of a kind of their own: a connection, keys, and what may be a function.
-import { show, type Option, type Rule } from './validation.js';
+// Options of a kind of their own: a connection, keys, batches, and what may be a function.
+import { ifGiven, option, required, section, show, type Option, type Rule } from './validation.js';
 import { rules } from './validation.rules.js';
 
 /** A URL is never shown: it may hold a password. */
@@ -31,6 +31,18 @@ export function orFunction<V>(inner: Option<V>): Option<V> {
   };
   return { ...inner, check };
 }
+
+const MAX_BATCH = 1_000;
+const MAX_BATCH_WAIT_MS = 600_000;
+
+/** How a task gathers jobs for one call. */
+export const batchOption = ifGiven(
+  section({
+    size: required(rules.integer(1, MAX_BATCH)),
+    waitMs: option(rules.integer(0, MAX_BATCH_WAIT_MS), undefined),
+    by: orFunction(option(rules.optional(rules.oneOf('queue', 'partition')), undefined)),
+  }),
+);
 
 const isPostgresUrl = (text: string): boolean => /^(postgres(ql)?:\/\/|socket:|\/)/i.test(text);
 

@@ -40,6 +40,7 @@ const isLaneName = (value: unknown): boolean => isName(value) && !/[^\u0020-\uff
 
 const isPath = (value: unknown): boolean =>
   value === 'queue' ||
+  value === 'partition' ||
   (typeof value === 'string' && value.length <= MAX_NAME_BYTES && /^payload(\.[^.]+)*$/.test(value));
 
 const ofName = (maxBytes: number): string => `of 1 to ${maxBytes} bytes of UTF-8 without NUL and lone surrogates`;
@@ -95,7 +96,7 @@ export const rules = {
   uniqueBy: ((value) =>
     Array.isArray(value) && value.length > 0 && value.length <= MAX_PATHS && value.every(isPath)
       ? null
-      : `an array of 1 to ${MAX_PATHS} of 'payload', 'queue' and paths of the payload such as 'payload.user.id'`) as Rule,
+      : `an array of 1 to ${MAX_PATHS} of 'payload', 'queue', 'partition' and paths of the payload such as 'payload.user.id'`) as Rule,
   /** The length of a window. */
   window: ((value) =>
     typeof value === 'number' && value >= 1 && value <= MAX_MS

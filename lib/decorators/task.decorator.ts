@@ -2,6 +2,8 @@
 import 'reflect-metadata';
 import { ROUTE_ARGS_METADATA } from '@nestjs/common/constants.js';
 import type {
+  AnyTaskOptions,
+  BatchTaskOptions,
   DtoClass,
   PayloadSchema,
   StandardSchema,
@@ -10,6 +12,8 @@ import type {
   TaskToken,
 } from '../interfaces/task.interface.js';
 import { TASK_METADATA } from '../jobs.constants.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { BatchContext } from '../worker/batch.context.js';
 import type { JobContext } from '../worker/job.context.js';
 import { registerDecoration } from './decorated.method.js';
 
@@ -17,14 +21,18 @@ import { registerDecoration } from './decorated.method.js';
 export interface TaskMetadata {
   method: string | symbol;
   task: string;
-  options: TaskOptions;
+  options: AnyTaskOptions;
   /** The payload parameter's class, which checks payloads unless the options name a schema. */
   parameterType: DtoClass | null;
+  /** The first parameter's type, where a compiler that writes types has written one that can be no array. */
+  notAnArray: string | null;
   /** Whether the compiler has written the parameters' types; a method without parameters needs none. */
   isTyped: boolean;
 }
 
 type Handler<P> = (payload: P, context: JobContext<P>, ...decorated: any[]) => unknown;
+
+type BatchHandler<P> = (jobs: ClaimedJob<P>[], context: BatchContext<P>, ...decorated: any[]) => unknown;
 
 /** Decorates methods that can take a payload of type `P`. */
 type HandlerDecorator<H> = <M extends H>(
@@ -37,10 +45,14 @@ type HandlerOf<T extends string> = T extends keyof TaskPayloads
   ? Handler<TaskPayloads[T]>
   : (...args: any[]) => unknown;
 
+type BatchHandlerOf<T extends string> = BatchHandler<T extends keyof TaskPayloads ? TaskPayloads[T] : any>;
+
 /**
  * Makes a method of a provider or controller the handler of a task. Its first parameter is the payload, its second one
  * the `JobContext`; parameters with decorators of their own (`createParamDecorator`) are left out of that count.
  * A class-validator DTO given as the payload parameter's type checks payloads without `payload`.
+ *
+ * With `batch` the handler gets many jobs in one call, and a `BatchContext`; see docs/batches.md.
  *
  * Wrong options, unknown instances and a second handler for the same name fail when the application starts.
  *
@@ -48,13 +60,22 @@ type HandlerOf<T extends string> = T extends keyof TaskPayloads
  * @Task('send-email', { maxAttempts: 5, timeoutMs: 10_000 })
  * async send(mail: SendEmailDto, ctx: JobContext<SendEmailDto>) { … }
  */
+export function Task<O>(
+  task: TaskToken<any, O>,
+  options: BatchTaskOptions<NoInfer<O>>,
+): HandlerDecorator<BatchHandler<O>>;
+export function Task<P>(
+  task: string,
+  options: BatchTaskOptions<NoInfer<P>> & { payload: PayloadSchema<P> },
+): HandlerDecorator<BatchHandler<P>>;
+export function Task<T extends string>(task: T, options: BatchTaskOptions): HandlerDecorator<BatchHandlerOf<T>>;
 export function Task<O>(task: TaskToken<any, O>, options?: TaskOptions): HandlerDecorator<Handler<O>>;
 export function Task<P>(
   task: string,
   options: TaskOptions & { payload: PayloadSchema<P> },
 ): HandlerDecorator<Handler<P>>;
 export function Task<T extends string>(task: T, options?: TaskOptions): HandlerDecorator<HandlerOf<T>>;
-export function Task(task: string | TaskToken, options: TaskOptions = {}): MethodDecorator {
+export function Task(task: string | TaskToken, options: AnyTaskOptions = {}): MethodDecorator {
   return (target, method, descriptor) => {
     registerDecoration('@Task', target, method, descriptor);
     const token = typeof task === 'object' && task !== null ? task : { task, payload: undefined };
@@ -63,7 +84,8 @@ export function Task(task: string | TaskToken, options: TaskOptions = {}): Metho
       method,
       task: token.task,
       options: schema === undefined ? options : { ...options, payload: schema },
-      parameterType: payloadClassOf(target, method),
+      parameterType: options?.batch ? null : payloadClassOf(target, method),
+      notAnArray: typeOfNoArray(payloadTypeOf(target, method)),
       isTyped: isTyped(target, method),
     };
     const others = (Reflect.getOwnMetadata(TASK_METADATA, target) ?? []) as TaskMetadata[];
@@ -97,11 +119,21 @@ export function decoratedParameters(type: object, method: string | symbol): Set<
 
 /** Parameter decorators have run before the method's, so that what they took is known here. */
 function payloadClassOf(target: object, method: string | symbol): DtoClass | null {
-  const decorated = decoratedParameters(target.constructor, method);
-  const types = (Reflect.getMetadata('design:paramtypes', target, method) ?? []) as unknown[];
-  const type = types.find((_type, index) => !decorated.has(index));
+  const type = payloadTypeOf(target, method);
   return typeof type === 'function' && !isBuiltIn(type) ? (type as DtoClass) : null;
 }
+
+function payloadTypeOf(target: object, method: string | symbol): unknown {
+  const decorated = decoratedParameters(target.constructor, method);
+  const types = (Reflect.getMetadata('design:paramtypes', target, method) ?? []) as unknown[];
+  return types.find((_type, index) => !decorated.has(index));
+}
+
+/** TypeScript writes Array for arrays, and Object for what it cannot tell. */
+const typeOfNoArray = (type: unknown): string | null =>
+  typeof type === 'function' && type !== Array && type !== Object && !(type.prototype instanceof Array)
+    ? type.name
+    : null;
 
 /** Without parameters there is nothing to write. */
 function isTyped(target: object, method: string | symbol): boolean {

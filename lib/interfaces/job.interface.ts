@@ -33,8 +33,8 @@ export interface Throttle {
   mode?: 'drop' | 'delay' | undefined;
 }
 
-/** What is compared: the payload, the queue, or a part of the payload by its path. */
-export type UniqueBy = 'payload' | 'queue' | `payload.${string}`;
+/** What is compared: the payload, the queue, the partition, or a part of the payload by its path. */
+export type UniqueBy = 'payload' | 'queue' | 'partition' | `payload.${string}`;
 
 /** Adds that say the same become one job. The task's name is always part of what is compared. */
 export interface Unique {

@@ -106,7 +106,7 @@ export interface TaskOptions {
    * what it writes and the job's completion are committed together, or not at all. Needs TypeORM. Default false.
    */
   transactional?: boolean | undefined;
-  /** Jobs of this task that one process runs at once. Default: the pool's concurrency. */
+  /** Jobs of this task, or batches, that one process runs at once. Default: the pool's concurrency. */
   concurrency?: number | undefined;
   /**
    * Adds a job of this task at each slot: a crontab expression (its time zone is UTC), or one with more to it. Written
@@ -116,3 +116,25 @@ export interface TaskOptions {
   /** The module instance (`forRoot({ name })`) that the task belongs to. Default: the unnamed one. */
   instance?: string | undefined;
 }
+
+/** How jobs of one task are gathered for one call of its handler. See docs/batches.md. */
+export interface BatchOptions<P = any> {
+  /** Most jobs of one call, 1 to 1,000. */
+  size: number;
+  /** How long a batch that is not full waits for more jobs, from its first one on, up to 600,000. Default 100. */
+  waitMs?: number | undefined;
+  /**
+   * Jobs of one batch share their queue, their partition, or what the function returns for their payloads as they are
+   * stored. Default: any jobs of the task.
+   */
+  by?: 'queue' | 'partition' | ((payload: P) => string) | undefined;
+}
+
+/** The options of a task whose handler gets many jobs at once. */
+export interface BatchTaskOptions<P = any> extends TaskOptions {
+  /** The handler gets up to `size` jobs in one call, and a `BatchContext`. A batch takes one slot of the pool. */
+  batch: BatchOptions<P>;
+}
+
+/** The options of any task. */
+export type AnyTaskOptions = TaskOptions & Partial<Pick<BatchTaskOptions, 'batch'>>;

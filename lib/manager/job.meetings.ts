@@ -15,6 +15,7 @@ type Meeting = Pick<
 export interface Compared {
   task: string;
   queue: string | null;
+  partition: string | null;
   /** The payload's JSON. */
   json: string;
   /** For payloads that are encrypted: their digests must tell nothing to those without the key. */
@@ -39,12 +40,27 @@ export function meetingOf(options: AddJobOptions, defaults: TaskOptions, compare
     return { ...ALONE, delay_ms: ms, debounce_max_ms: maxMs, job_key: key, job_key_mode: 'debounce' };
   }
   if (jobKey !== undefined) return { ...ALONE, delay_ms: delayMs, job_key: jobKey, job_key_mode: jobKeyMode };
-  const hasOwn = Boolean(options.throttle ?? options.unique);
-  const throttle = options.throttle === undefined && !hasOwn ? defaults.throttle : options.throttle;
-  const unique = options.unique === undefined && !hasOwn ? defaults.unique : options.unique;
+  const { throttle, unique } = windowsOf(options, defaults);
   if (throttle) return { ...throttled(throttle, options), delay_ms: delayMs };
   if (unique) return { ...uniqueBy(unique, compared), delay_ms: delayMs };
   return { ...ALONE, delay_ms: delayMs };
+}
+
+type Windows = Pick<AddJobOptions, 'throttle' | 'unique'>;
+
+function windowsOf(options: AddJobOptions, defaults: TaskOptions): Windows {
+  const hasOwn = Boolean(options.throttle ?? options.unique);
+  return {
+    throttle: options.throttle === undefined && !hasOwn ? defaults.throttle : options.throttle,
+    unique: options.unique === undefined && !hasOwn ? defaults.unique : options.unique,
+  };
+}
+
+/** What is asked for where partitions are compared, apart from the caller's objects; null: none are. */
+export function comparingPartitions(options: AddJobOptions, defaults: TaskOptions): AddJobOptions | null {
+  const { throttle, unique } = windowsOf(options, defaults);
+  if (throttle || options.debounce || options.jobKey !== undefined || !unique?.by?.includes('partition')) return null;
+  return { unique: structuredClone(unique), delayMs: options.delayMs };
 }
 
 function throttled({ key, ms, mode = 'drop' }: Throttle, { runAt, delayMs }: AddJobOptions): Meeting {
@@ -87,9 +103,10 @@ function hashOf(by: UniqueBy[], compared: Compared): string {
   }
 }
 
-function valueOf(name: UniqueBy, payload: unknown, { task, queue }: Compared): unknown {
+function valueOf(name: UniqueBy, payload: unknown, { task, queue, partition }: Compared): unknown {
   if (name === 'payload') return payload;
   if (name === 'queue') return queue;
+  if (name === 'partition') return partition;
   const value = partAt(payload, name.split('.').slice(1));
   // A misspelt path would make all jobs of the task the same.
   if (value !== undefined) return value;

@@ -11,7 +11,7 @@ import { rules } from '../validation.rules.js';
 import { idsOf } from './arguments.js';
 import { newJobId } from './job.id.js';
 import { EncryptedValue, payloadBinding, type JobCipher } from './job.cipher.js';
-import { meetingOf } from './job.meetings.js';
+import { comparingPartitions, meetingOf, type Compared } from './job.meetings.js';
 import { lossIn } from './json.loss.js';
 import type { PayloadValidator } from './payload.validator.js';
 import type { TaskRegistry } from './task.registry.js';
@@ -31,6 +31,8 @@ export interface TakenJob {
   schema: PayloadSchema | null;
   /** Names its partition, once its payload is known to be valid. */
   partitionOf: ((payload: any) => string | null | undefined) | null;
+  /** What waits for that name. */
+  unique: AddJobOptions | null;
 }
 
 export class JobPreparer {
@@ -49,18 +51,23 @@ export class JobPreparer {
     const { task, schema } = this.resolve(token);
     this.tasks.notice(task);
     const json = this.toJson(task, payload);
-    const row = this.toRow(task, options, json);
-    const partition = options.partition === undefined ? this.tasks.get(task)?.options.partition : options.partition;
-    if (typeof partition === 'string' && row.queue !== null) row.partition = partition;
-    else if (options.partition) throw new InvalidArgumentError([NO_QUEUE]);
-    const partitionOf = typeof partition === 'function' && row.queue !== null ? partition : null;
-    return { row, json, schema, partitionOf };
+    const defaults = this.tasks.get(task)?.options ?? {};
+    const queue = (options.queue === undefined ? defaults.queue : options.queue) ?? null;
+    if (queue === null && options.partition) throw new InvalidArgumentError([NO_QUEUE]);
+    const asked = options.partition === undefined ? defaults.partition : options.partition;
+    const partition = queue === null ? null : (asked ?? null);
+    const partitionOf = typeof partition === 'function' ? partition : null;
+    const lane = { queue, partition: typeof partition === 'string' ? partition : null };
+    const unique = partitionOf && comparingPartitions(options, defaults);
+    const row = this.toRow(task, unique ? { ...options, unique: null } : options, json, lane);
+    return { row, json, schema, partitionOf, unique };
   }
 
   /** @throws PayloadValidationError, MissingPackageError, InvalidArgumentError */
-  async check({ row, json, schema, partitionOf }: TakenJob): Promise<PreparedJob> {
+  async check({ row, json, schema, partitionOf, unique }: TakenJob): Promise<PreparedJob> {
     if (schema) await this.validator.validate(row.task, schema, JSON.parse(json));
     if (partitionOf) row.partition = partitionBy(partitionOf, row.task, JSON.parse(json));
+    if (unique) Object.assign(row, meetingOf(unique, {}, this.compared(row, json)));
     const sealed = this.cipher && this.seal(this.cipher, row, json);
     row.payload_kib = kibOf(sealed ?? json);
     return { row, json, sealed };
@@ -72,21 +79,23 @@ export class JobPreparer {
     return { task, schema: given ?? this.tasks.get(task)?.schema ?? null };
   }
 
-  private toRow(task: string, options: AddJobOptions, json: string): NewJob {
-    const defaults = this.tasks.get(task)?.options ?? {};
-    const queue = (options.queue === undefined ? defaults.queue : options.queue) ?? null;
+  private compared({ task, queue, partition }: Pick<NewJob, 'task' | 'queue' | 'partition'>, json: string): Compared {
     const { cipher } = this;
     const digest = cipher?.covers(task) ? (text: string) => cipher.digest(text) : undefined;
+    return { task, queue, partition, json, digest };
+  }
+
+  private toRow(task: string, options: AddJobOptions, json: string, lane: Pick<NewJob, 'queue' | 'partition'>): NewJob {
+    const defaults = this.tasks.get(task)?.options ?? {};
     return {
       id: newJobId(),
       task,
       priority: options.priority ?? defaults.priority ?? 0,
       run_at: options.runAt?.toISOString() ?? null,
-      ...meetingOf(options, defaults, { task, queue, json, digest }),
+      ...meetingOf(options, defaults, this.compared({ task, ...lane }, json)),
       max_attempts: options.maxAttempts ?? defaults.maxAttempts ?? this.settings.retry.maxAttempts,
       timeout_ms: options.timeoutMs ?? null,
-      queue,
-      partition: null,
+      ...lane,
       rate_limit_key: options.rateLimitKey ?? defaults.rateLimitKey ?? null,
       flags: listOrNull(options.flags ?? defaults.flags),
       tags: listOrNull(options.tags),

@@ -7,7 +7,7 @@ import type { JobSettlement } from './job.settlement.js';
 import type { JobEngine } from './job.engine.js';
 
 export class JobTransaction {
-  private promote: (() => Promise<void>) | null = null;
+  private readonly promotions: (() => Promise<void>)[] = [];
 
   /** For one attempt of a transactional task. Waits for a free connection; see TransactionSource. */
   static async begin(
@@ -31,21 +31,21 @@ export class JobTransaction {
   }
 
   /**
-   * Settles the attempt inside the transaction; others see it after `commit`.
+   * Settles an attempt inside the transaction; others see it after `commit`.
    * @throws TransactionOverError unless the transaction is the one that was begun, and healthy
    */
   async settle(claimer: Claimer, request: SettleRequest): Promise<SettleResult> {
     const { session, settlement } = this;
     const settle = () => settlement.settleWithin(session.manager, claimer, request);
     const { result, promote } = await session.undisturbed(settle);
-    this.promote = promote;
+    this.promotions.push(promote);
     return result;
   }
 
   async commit(): Promise<void> {
     await this.session.commit();
     // Committed is committed: what does not go on now is found by a sweep.
-    await this.promote?.().catch(() => undefined);
+    for (const promote of this.promotions) await promote().catch(() => undefined);
   }
 
   /** Never rejects. */

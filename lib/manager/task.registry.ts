@@ -1,5 +1,5 @@
 // Which tasks this process knows: their options, payload schemas and, where it can run them, their handlers.
-import type { PayloadSchema, TaskOptions } from '../interfaces/task.interface.js';
+import type { AnyTaskOptions, PayloadSchema } from '../interfaces/task.interface.js';
 import { DuplicateTaskError } from '../jobs.errors.js';
 import { closestWithin } from '../validation.js';
 
@@ -8,7 +8,7 @@ export type TaskHandler = (payload: any, context: any) => unknown;
 
 export interface TaskDefinition {
   task: string;
-  options: TaskOptions;
+  options: AnyTaskOptions;
   schema: PayloadSchema | null;
   handler: TaskHandler;
   /** Where the handler was found, for messages: `MailTasks.send`. */

@@ -9,6 +9,8 @@ import { GRACE_MS } from '../manager/crontabs.js';
 import { passIntoScopes } from '../monitoring/async.scope.js';
 import { after } from '../timing.js';
 import { JobRunner } from '../worker/job.runner.js';
+import { batchKey } from '../worker/gathering.batch.js';
+import type { Attempt } from '../worker/outcome.js';
 import { newWorkerId } from '../worker/worker.identity.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
 import type { WorkerPoolParts } from '../worker/pool.engine.js';
@@ -147,9 +149,10 @@ export class JobDrainer {
     const deadline = performance.now() + timeoutMs;
     for (let job = await this.claim(options); job; job = await this.claim(options)) {
       const ran = this.ran.slice(first);
-      if (ran.length >= maxJobs) throw await this.giveUp(job, ran, `within ${maxJobs} jobs`);
-      const done = await within(deadline - performance.now(), this.inFamily(job));
-      if (!done) throw await this.giveUp(job, ran, `within ${timeoutMs} ms`);
+      if (ran.length >= maxJobs) throw await this.giveUp([job], ran, `within ${maxJobs} jobs`);
+      const batch = await this.gather(job, options, maxJobs - ran.length);
+      const done = await within(deadline - performance.now(), this.inFamily(job, batch));
+      if (!done) throw await this.giveUp(batch, ran, `within ${timeoutMs} ms`);
     }
   }
 
@@ -183,11 +186,27 @@ export class JobDrainer {
     return family.add(id);
   }
 
-  private async claim({ tasks, queues }: DrainOptions): Promise<ClaimedJob | undefined> {
+  private async claim(options: DrainOptions): Promise<ClaimedJob | undefined> {
     while (this.adding.size) await Promise.all(this.adding);
+    return (await this.claimSome(this.tasksToTake(options.tasks), options.queues, 1))[0];
+  }
+
+  private claimSome(tasks: string[] | null, queues: string[] | undefined, limit: number): Promise<ClaimedJob[]> {
     const { jobs, options } = this.parts;
-    const filter = { taskIdentifiers: this.tasksToTake(tasks), forbiddenFlags: options.forbiddenFlags };
-    return (await jobs.engine.exactClaims.claim({ ...this.claimer, ...filter }, queues ?? options.queues, 1))[0];
+    const filter = { taskIdentifiers: tasks, forbiddenFlags: options.forbiddenFlags };
+    return jobs.engine.exactClaims.claim({ ...this.claimer, ...filter }, queues ?? options.queues, limit);
+  }
+
+  /** The job with others that are due and run in one call with it. Those that share no batch with it are given back. */
+  private async gather(job: ClaimedJob, { queues }: DrainOptions, most: number): Promise<ClaimedJob[]> {
+    const batch = this.parts.tasks.get(job.task)?.options.batch;
+    const key = batch ? batchKey(job, batch) : null;
+    const limit = key === null ? 0 : Math.min(batch!.size, most) - 1;
+    if (limit < 1) return [job];
+    const found = await this.claimSome([job.task], queues, limit);
+    const others = found.filter((other) => batchKey(other, batch!) !== key);
+    if (others.length) await this.parts.jobs.engine.settlement.release(this.claimer, others);
+    return [job, ...found.filter((other) => !others.includes(other))];
   }
 
   private tasksToTake(chosen: string[] | undefined): string[] | null {
@@ -200,15 +219,22 @@ export class JobDrainer {
     return chosen ?? options.taskIdentifiers ?? (options.unknownTasks === 'exhaust' ? null : tasks.names());
   }
 
-  private async inFamily(job: ClaimedJob): Promise<true> {
-    await running.run({ drainer: this, family: this.familyOf(job.id) }, () => this.attempt(job));
+  private async inFamily(job: ClaimedJob, batch: ClaimedJob[]): Promise<true> {
+    await running.run({ drainer: this, family: this.familyOf(job.id) }, () => this.attempt(job, batch));
     return true;
   }
 
-  private async attempt(job: ClaimedJob): Promise<void> {
-    this.parts.events.emit('job.started', this.workerId, { job });
-    if (this.parts.tasks.get(job.task)?.options.transactional) await this.prepareTransactions();
-    const attempt = await this.runner.run(job);
+  private async attempt(first: ClaimedJob, batch: ClaimedJob[]): Promise<void> {
+    const { events, tasks } = this.parts;
+    for (const job of batch) events.emit('job.started', this.workerId, { job });
+    const { transactional, batch: isBatch } = tasks.get(first.task)?.options ?? {};
+    if (transactional) await this.prepareTransactions();
+    const attempts = isBatch ? await this.runner.runBatch(batch) : [await this.runner.run(first)];
+    for (const attempt of attempts) await this.settle(attempt);
+  }
+
+  private async settle(attempt: Attempt): Promise<void> {
+    const { job } = attempt;
     // Its claim was given back when the time was up.
     if (this.abandoned.has(job)) return;
     if (attempt.settled) this.batcher.announce([attempt], [attempt.settled]);
@@ -224,12 +250,15 @@ export class JobDrainer {
     this.prepared = true;
   }
 
-  /** Leaves the job as it was before its claim, and says what kept the spec from its end. */
-  private async giveUp(job: ClaimedJob, ran: RanJob[], limit: string): Promise<EndlessDrainError> {
-    this.abandoned.add(job);
+  /** Leaves jobs as they were before their claim, and says what kept the spec from its end. */
+  private async giveUp(batch: ClaimedJob[], ran: RanJob[], limit: string): Promise<EndlessDrainError> {
+    const [job] = batch as [ClaimedJob];
     const running = this.runner.isRunning(job.id);
-    this.runner.abort(job.id, new ShutdownError('The spec waits no longer.'));
-    await this.parts.jobs.engine.settlement.release(this.claimer, [job]);
+    for (const one of batch) {
+      this.abandoned.add(one);
+      this.runner.abort(one.id, new ShutdownError('The spec waits no longer.'));
+    }
+    await this.parts.jobs.engine.settlement.release(this.claimer, batch);
     return endlessDrain(limit, ran, `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`, job.task);
   }
 }

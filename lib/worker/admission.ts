@@ -32,11 +32,12 @@ export class Admission {
 
   /**
    * Admits a job, or does not. Its place is taken here and given back by `leave`: several jobs may be handed out in a row, and
-   * each must be known as held from here on.
+   * each must be known as held from here on. A batch takes one place.
    */
-  admit(job: ClaimedJob): boolean {
+  admit(job: ClaimedJob, batch?: ClaimedJob[]): boolean {
     if (!this.mayStart() || !this.slots.take(job.task)) return false;
-    this.running.add(job);
+    if (batch) for (const one of batch) this.running.add(one);
+    else this.running.add(job);
     return true;
   }
 
@@ -44,6 +45,13 @@ export class Admission {
   leave(job: ClaimedJob): { suspect: boolean; slot: boolean } {
     this.running.delete(job);
     return { suspect: this.quarantine.leave(job), slot: this.slots.giveBack(job.task) };
+  }
+
+  /** A batch has ended. */
+  leaveBatch(jobs: ClaimedJob[]): { suspect: boolean; slot: boolean } {
+    for (const job of jobs) this.running.delete(job);
+    const suspects = jobs.filter((job) => this.quarantine.leave(job));
+    return { suspect: suspects.length > 0, slot: this.slots.giveBack(jobs[0]!.task) };
   }
 
   /** Tasks with a limit, and how many of each may start beside those that wait. */

@@ -8,6 +8,8 @@ import { ClaimScan } from './claim.scan.js';
 export interface TaskRoom {
   task: string;
   free: number;
+  /** Of a task that takes many jobs at once: how many, and how many wait for it here. */
+  batch?: { size: number; waiting: number } | undefined;
 }
 
 /** Where nothing is told of lanes, one look at them in so long is enough. */

@@ -3,13 +3,15 @@
 import type { ClaimFilter } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { News } from '../storage/job.news.js';
-import { ClaimGroup } from './claim.group.js';
+import { ClaimGroup, type TaskRoom } from './claim.group.js';
 import type { JobQueueOptions } from './queue.options.js';
 
 export interface PlannedClaim {
   group: ClaimGroup;
   /** Most jobs; null: no limit of its own. */
   limit: number | null;
+  /** Of a task that takes many jobs at once. */
+  batch?: TaskRoom['batch'];
 }
 
 export class ClaimPlan {
@@ -30,7 +32,7 @@ export class ClaimPlan {
     return (this.options.queues ?? [null]).flatMap((queue) => {
       const groups: PlannedClaim[] = [
         { group: this.groupOf(queue, null), limit: null },
-        ...rooms.map(({ task, free }) => ({ group: this.groupOf(queue, task), limit: free })),
+        ...rooms.map(({ task, free, batch }) => ({ group: this.groupOf(queue, task), limit: free, batch })),
       ];
       return [...groups.slice(first), ...groups.slice(0, first)];
     });

@@ -1,8 +1,8 @@
 // Claims whose answer was lost, and jobs that could not be given back: the database thinks that this pool holds them, and
 // its heartbeat would keep them from everybody for ever. Found by comparing what is locked with what is held.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import type { JobEngine } from '../manager/job.engine.js';
 import { backoffMs } from '../timing.js';
+import type { JobQueueOptions } from './queue.options.js';
 
 /** A statement that lost its connection may still be at work: one look is not enough. */
 const LOOKS_MS = [0, 10_000, 60_000];
@@ -10,9 +10,10 @@ const LOOKS_MS = [0, 10_000, 60_000];
 export class ClaimReconciler {
   private looks: number[] = [];
   private failures = 0;
+  private isToCompare = false;
 
   constructor(
-    private readonly engine: JobEngine,
+    private readonly options: Pick<JobQueueOptions, 'jobs' | 'onError'>,
     private readonly incarnation: () => string,
     /** All that the pool knows it holds; null where nothing can tell: nothing is suspected then. */
     private readonly held: (() => ClaimedJob[]) | null,
@@ -38,16 +39,32 @@ export class ClaimReconciler {
     this.looks = LOOKS_MS.map((ms) => now + ms);
   }
 
-  /** The same for what a heartbeat can compare cheaply: limited queues, and claims that the audit asked about. */
-  async compare(): Promise<void> {
-    if (this.held) await this.engine.registry.releaseUnknown(this.incarnation(), this.held(), false);
+  /** The next call of `reconcile` compares what a heartbeat can compare cheaply. */
+  compareSoon(): void {
+    this.isToCompare = true;
   }
 
-  /** Gives back what nothing here knows of. Never beside a claim of the same pool. @throws what the database throws */
-  async poll(): Promise<void> {
+  /** Looks where that is due. Never beside a claim of the same pool. Never rejects. */
+  async reconcile(): Promise<void> {
+    if (!this.isDue && !this.isToCompare) return;
+    try {
+      await (this.isDue ? this.poll() : this.compare());
+    } catch (error) {
+      this.options.onError?.(error, 'looking for lost claims');
+    }
+  }
+
+  /** Limited queues, and claims that the audit asked about. */
+  private async compare(): Promise<void> {
+    this.isToCompare = false;
+    if (this.held) await this.options.jobs.engine.registry.releaseUnknown(this.incarnation(), this.held(), false);
+  }
+
+  /** Gives back what nothing here knows of */
+  private async poll(): Promise<void> {
     const lookedAt = performance.now();
     try {
-      await this.engine.registry.releaseUnknown(this.incarnation(), this.held?.() ?? [], true);
+      await this.options.jobs.engine.registry.releaseUnknown(this.incarnation(), this.held?.() ?? [], true);
       this.failures = 0;
       this.looks = this.looks.filter((due) => due > lookedAt);
     } catch (error) {

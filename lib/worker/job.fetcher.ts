@@ -20,6 +20,8 @@ import type { JobQueueOptions } from './queue.options.js';
 const LIMITED_AHEAD = 10;
 /** Most KiB of payloads that one claim reads, except the first. */
 const MAX_CLAIM_KIB = 4 * 1024;
+/** Most jobs of one claim for batches. */
+const MAX_GATHERED = 1_000;
 
 export interface Claimed extends ClaimResult {
   /** Of a task with a limit of its own. */
@@ -81,8 +83,10 @@ export class JobFetcher {
   }
 
   /** Tasks with a limit of their own do not wait until the buffer, which others fill, has room. */
-  wantsPlain({ group, limit }: PlannedClaim): boolean {
+  wantsPlain(planned: PlannedClaim): boolean {
+    const { group, limit } = planned;
     if (group.queue !== null || this.options.mayClaim?.() === false) return false;
+    if (planned.batch && this.plainRoom(planned) < 1) return false;
     return (limit !== null || this.room.wantsMore()) && !group.scan.isEmpty(this.room.pollMs);
   }
 
@@ -93,7 +97,7 @@ export class JobFetcher {
     let given = 0;
     for (const planned of plan) {
       const look = await this.lookAt(planned, Math.min(this.room.slots(), slots - given));
-      given += look?.jobs.length ?? 0;
+      given += Math.ceil((look?.jobs.length ?? 0) / (planned.batch?.size ?? 1));
       if (look) found.push({ ...look, look, ahead: false });
     }
     return found;
@@ -136,8 +140,9 @@ export class JobFetcher {
   }
 
   /** Jobs of lanes, for the slots that are free; null where there are none, or nothing new. */
-  private async lookAt({ group, limit }: PlannedClaim, slots: number): Promise<LaneClaimResult | null> {
-    const wanted = Math.min(slots, limit ?? Infinity) >> Math.min(this.room.failures(), 10);
+  private async lookAt({ group, limit, batch }: PlannedClaim, slots: number): Promise<LaneClaimResult | null> {
+    const room = batch ? Math.min(MAX_GATHERED, slots * batch.size - batch.waiting) : slots;
+    const wanted = Math.min(room, limit ?? Infinity) >> Math.min(this.room.failures(), 10);
     if (wanted < 1 || this.looking || group.lookAt > performance.now()) return null;
     const { era } = this;
     const end = this.beginLook();
@@ -190,9 +195,8 @@ export class JobFetcher {
   /** A batch of plain jobs, for the buffer; null where it needs none. */
   private async fill(planned: PlannedClaim): Promise<ClaimResult | null> {
     if (!this.wantsPlain(planned)) return null;
-    const { group, limit } = planned;
-    const room = limit === null ? this.buffer.room + this.room.slots() : Math.min(limit, LIMITED_AHEAD);
-    const wanted = Math.max(1, room >> Math.min(this.room.failures(), 10));
+    const { group } = planned;
+    const wanted = Math.max(1, this.plainRoom(planned) >> Math.min(this.room.failures(), 10));
     const startedAt = performance.now();
     const { era } = this;
     const result = await this.options.jobs.engine.claims.claimPlain({
@@ -204,6 +208,14 @@ export class JobFetcher {
     });
     group.scan.learn(result, performance.now() - startedAt, wanted);
     return this.ofEra(era, result);
+  }
+
+  /** For batches: what the free slots can run, and one batch ahead of them; more where few jobs share a batch. */
+  private plainRoom({ limit, batch }: PlannedClaim): number {
+    if (limit === null) return this.buffer.room + this.room.slots();
+    if (!batch) return Math.min(limit, LIMITED_AHEAD);
+    const room = Math.max((this.room.slots() + 1) * batch.size, this.buffer.size) - batch.waiting;
+    return Math.min(limit, room, MAX_GATHERED);
   }
 
   private ofEra<Result extends ClaimResult>(era: number, result: Result): Result {

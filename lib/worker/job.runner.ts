@@ -10,6 +10,7 @@ import type { TaskDefinition, TaskRegistry } from '../manager/task.registry.js';
 import { withReason } from '../storage/database.errors.js';
 import { openScope } from '../monitoring/async.scope.js';
 import type { JobEvents } from '../monitoring/job.events.js';
+import { BatchRunner } from './batch.runner.js';
 import { Deadlines, type Deadline } from './deadlines.js';
 import { SwapList } from './swap.list.js';
 import { JobContext } from './job.context.js';
@@ -35,9 +36,12 @@ export class JobRunner {
   private readonly deadlines = new Deadlines();
   private readonly running = new SwapList<RunningAttempt>();
   private readonly transactional: TransactionalRun;
+  private readonly batches: BatchRunner;
 
   constructor(private readonly parts: JobRunnerParts) {
     this.transactional = new TransactionalRun(parts);
+    const { deadlines, running, transactional } = this;
+    this.batches = new BatchRunner(parts, { deadlines, running, transactional });
   }
 
   /**
@@ -49,6 +53,14 @@ export class JobRunner {
     return scope.runInAsyncScope(() =>
       this.begin(new RunningAttempt(job, this.parts.jobs, this.parts.workerId, scope)),
     );
+  }
+
+  /** Runs jobs of one task by one call of its handler, which takes many. Never rejects. */
+  async runBatch(jobs: ClaimedJob[]): Promise<Attempt[]> {
+    const definition = this.parts.tasks.get(jobs[0]!.task);
+    return definition?.options.batch
+      ? this.batches.run(jobs, definition)
+      : Promise.all(jobs.map((job) => this.run(job)));
   }
 
   /** Aborts the signal of one running job, or of one claim of it. */

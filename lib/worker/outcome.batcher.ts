@@ -8,7 +8,7 @@ import type { JobEngine } from '../manager/job.engine.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { isDataFault, isStatementTimeout, maxPauseMs } from '../storage/sql.states.js';
 import { backoffMs } from '../timing.js';
-import type { FillingAnswer } from './job.queue.js';
+import type { FillingAnswer } from './place.filler.js';
 import { CircuitBreaker } from './circuit.breaker.js';
 
 const MAX_BATCH = 1_000;

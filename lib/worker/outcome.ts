@@ -59,6 +59,9 @@ export function snooze(ms: number): Snooze {
   return { [BRAND]: 'snooze', ms };
 }
 
+/** Whether a value was made by `snooze`. */
+export const isSnooze = (value: unknown): value is Snooze => brandOf(value) === 'snooze';
+
 const brandOf = (value: unknown): unknown =>
   typeof value === 'object' && value !== null ? quietly(() => (value as Record<symbol, unknown>)[BRAND]) : undefined;
 
@@ -96,7 +99,7 @@ export function readThrown(thrown: unknown, delayOf: DelayOf): Outcome {
 
 function readAnswer(value: unknown, delayOf: DelayOf): Reading | null {
   if (isPartialSuccess(value)) return readPartial(value, delayOf);
-  if (brandOf(value) === 'snooze') return { outcome: { kind: 'snoozed', delayMs: (value as Snooze).ms } };
+  if (isSnooze(value)) return { outcome: { kind: 'snoozed', delayMs: value.ms } };
   return null;
 }
 

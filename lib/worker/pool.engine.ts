@@ -90,7 +90,14 @@ export class PoolEngine {
   }
 
   leave(job: ClaimedJob): void {
-    const freed = this.admission.leave(job);
+    this.noteFreed(this.admission.leave(job));
+  }
+
+  leaveBatch(jobs: ClaimedJob[]): void {
+    this.noteFreed(this.admission.leaveBatch(jobs));
+  }
+
+  private noteFreed(freed: { suspect: boolean; slot: boolean }): void {
     if (freed.suspect) this.queue.lookAgain();
     if (!freed.slot) return;
     this.queue.serve();
@@ -179,7 +186,8 @@ export class PoolEngine {
       claimer: () => this.identity.claimer,
       taskRooms: () => this.admission.rooms(() => this.queue.jobs()),
       onError,
-      admit: (job) => this.admission.admit(job),
+      admit: (job, batch) => this.admission.admit(job, batch),
+      batchOf: (task) => tasks.get(task)?.options.batch ?? null,
       mayClaim,
       held: () => this.held(),
       quarantine: this.admission.quarantine,

@@ -1,6 +1,7 @@
 // What a JobQueue is made with, and what of a pool's settings is its own.
 import type { Claimer } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { BatchOptions } from '../interfaces/task.interface.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import { workerIdFaults } from '../manager/arguments.js';
@@ -41,7 +42,9 @@ export interface JobQueueOptions {
    * Asked for a place before a job is handed out; `false`: it may not start now, is passed over and keeps its turn.
    * Default: always.
    */
-  admit?: ((job: ClaimedJob) => boolean) | undefined;
+  admit?: ((job: ClaimedJob, batch?: ClaimedJob[]) => boolean) | undefined;
+  /** How jobs of a task are gathered to be handed out together; see `batchFor`. Default: each is handed out by itself. */
+  batchOf?: ((task: string) => BatchOptions | null) | undefined;
   /** Default: none; every job may run beside any other. */
   quarantine?: CrashQuarantine | undefined;
   /** Asked before each claim; `false`: claim nothing for now, until `wake()`. Default: always. */
@@ -78,6 +81,7 @@ const queueOptions = section({
   claimer: given(rules.callable),
   taskRooms: given(rules.callable),
   admit: given(rules.callable),
+  batchOf: given(rules.callable),
   quarantine: given(rules.anything),
   mayClaim: given(rules.callable),
   held: given(rules.callable),

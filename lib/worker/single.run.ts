@@ -97,11 +97,12 @@ export class SingleRun {
     const { events, tasks } = this.parts;
     if (tasks.get(job.task)?.options.transactional) await this.prepareTransactions(job, workerId);
     events.emit('job.started', workerId, { job });
-    const attempt = await runner.run(job);
-    if (attempt.settled) batcher.announce([attempt], [attempt.settled]);
-    else batcher.add(attempt);
+    const isBatch = tasks.get(job.task)?.options.batch;
+    const [attempt] = isBatch ? await runner.runBatch([job]) : [await runner.run(job)];
+    if (attempt!.settled) batcher.announce([attempt!], [attempt!.settled]);
+    else batcher.add(attempt!);
     await batcher.flush();
-    return attempt;
+    return attempt!;
   }
 
   private async report(attempt: Attempt, result: SettleResult | null): Promise<WorkedOnce> {

@@ -1,5 +1,6 @@
-// How many jobs of each task with a limit of its own run in a pool.
+// How many jobs, or batches, of each task with a limit of its own run in a pool.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
+import type { BatchOptions } from '../interfaces/task.interface.js';
 import type { TaskRegistry } from '../manager/task.registry.js';
 import type { TaskRoom } from './claim.group.js';
 
@@ -27,15 +28,22 @@ export class TaskSlots {
     return true;
   }
 
-  /** Tasks with a limit, and how many of each may begin beside those that wait. */
+  /** Tasks with a limit, or with batches, and how many jobs of each may begin beside those that wait. */
   rooms(waiting: () => ClaimedJob[]): TaskRoom[] {
-    const limited = this.tasks.names().filter((task) => this.limitOf(task) !== null);
-    if (!limited.length) return NO_ROOMS;
+    const tasks = this.tasks.names().filter((task) => this.limitOf(task) !== null || this.batchOf(task) !== null);
+    if (!tasks.length) return NO_ROOMS;
     const jobs = waiting();
-    return limited.map((task) => {
+    return tasks.map((task) => {
+      const limit = this.limitOf(task) ?? Infinity;
+      const size = this.batchOf(task)?.size ?? 1;
       const buffered = jobs.filter((job) => job.task === task).length;
-      return { task, free: this.limitOf(task)! - (this.running.get(task) ?? 0) - buffered };
+      const free = (limit - (this.running.get(task) ?? 0)) * size - buffered;
+      return { task, free, ...(this.batchOf(task) && { batch: { size, waiting: buffered } }) };
     });
+  }
+
+  private batchOf(task: string): BatchOptions | null {
+    return this.tasks.get(task)?.options.batch ?? null;
   }
 
   private limitOf(task: string): number | null {

@@ -9,6 +9,7 @@ import {
   LeaseLostError,
   TransactionOverError,
 } from '../jobs.errors.js';
+import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { JobEngine } from '../manager/job.engine.js';
 import { JobTransaction } from '../manager/job.transaction.js';
 import { withReason } from '../storage/database.errors.js';
@@ -33,17 +34,35 @@ interface Run {
   delayOf: DelayOf;
 }
 
+/** How the jobs of a batch are run, and what is made of their ends. */
+interface BatchedRun {
+  attempt: () => Promise<Ended[]>;
+  /** The same end for each. */
+  endAll: (outcome: (readFailure: (error: unknown) => Outcome) => Outcome) => Attempt[];
+  delayOf: (job: ClaimedJob) => DelayOf;
+}
+
 export class TransactionalRun {
   private readonly open = new Set<JobTransaction>();
 
   constructor(private readonly parts: TransactionalParts) {}
 
   async run(running: RunningAttempt, startedAt: number, run: Run): Promise<Attempt> {
+    const [attempt] = await this.runAll(running, {
+      attempt: async () => [await run.attempt()],
+      endAll: (outcomeBy) => [ended(running.job, outcomeBy(run.readFailure), startedAt)],
+      delayOf: () => run.delayOf,
+    });
+    return attempt!;
+  }
+
+  /** Runs jobs in one transaction, which settles all of them, or is rolled back. `running` stands for all. */
+  async runAll(running: RunningAttempt, run: BatchedRun): Promise<Attempt[]> {
     let transaction: JobTransaction;
     try {
       transaction = running.transaction = await this.begin(running);
     } catch (error) {
-      return ended(running.job, this.readNotBegun(error, running, run), startedAt);
+      return run.endAll((readFailure) => this.readNotBegun(error, running, readFailure));
     }
     this.open.add(transaction);
     try {
@@ -58,16 +77,16 @@ export class TransactionalRun {
     await Promise.all([...this.open].map((transaction) => transaction.destroy()));
   }
 
-  private async runWithin(transaction: JobTransaction, running: RunningAttempt, run: Run): Promise<Attempt> {
-    const attempt = await run.attempt();
-    if (!attempt.thrown && !running.leftBehind) {
+  private async runWithin(transaction: JobTransaction, running: RunningAttempt, run: BatchedRun): Promise<Attempt[]> {
+    const attempts = await run.attempt();
+    if (attempts.every(({ thrown }) => !thrown) && !running.leftBehind) {
       const context = `settling job ${running.job.id} in its transaction`;
       const onPutOff = (error: unknown): void => this.parts.onError(error, context);
-      return settleInside(transaction, this.parts.claimer(), attempt, run.delayOf, onPutOff);
+      return settleInside(transaction, this.parts.claimer(), attempts, run.delayOf, onPutOff);
     }
     // A handler that was left behind must not go on writing in a transaction that ends without it.
     await (running.leftBehind || isLeftBehind(running) ? transaction.destroy() : transaction.rollback());
-    return attempt;
+    return attempts;
   }
 
   private async begin(running: RunningAttempt): Promise<JobTransaction> {
@@ -83,7 +102,7 @@ export class TransactionalRun {
   }
 
   /** Nothing has begun: the attempt does not count, and the job comes back after a while. */
-  private readNotBegun(error: unknown, running: RunningAttempt, { readFailure }: Run): Outcome {
+  private readNotBegun(error: unknown, running: RunningAttempt, readFailure: Run['readFailure']): Outcome {
     if (running.isAborted) return readFailure(running.abortReason);
     // The database's absence has been told with each try.
     if (!(error instanceof DatabaseUnavailableError)) this.report(error, running);
@@ -101,46 +120,53 @@ const putOff = (error: unknown): Outcome => ({
 });
 
 /**
- * The handler has answered: settle, then commit. Whatever goes wrong rolls both back, and the attempt is recorded by a second,
- * fenced statement. Where others' locks were in the way, the attempt does not count, and `onPutOff` hears why.
+ * The handler has answered: settle, then commit. Whatever goes wrong rolls both back, and the attempts are recorded by a second,
+ * fenced statement. Where others' locks were in the way, the attempts do not count, and `onPutOff` hears why.
  */
 async function settleInside(
   transaction: JobTransaction,
   claimer: Claimer,
-  attempt: Attempt,
-  delayOf: DelayOf,
+  attempts: Attempt[],
+  delayOf: (job: ClaimedJob) => DelayOf,
   onPutOff: (error: unknown) => void,
-): Promise<Attempt> {
-  const failed = (error: unknown): Attempt => ({ ...attempt, outcome: readThrown(withReason(error), delayOf) });
-  let result: SettleResult;
-  try {
-    result = await transaction.settle(claimer, attempt);
-  } catch (error) {
-    await transaction.rollback();
-    if (!isInTheWay(error)) return failed(error);
-    onPutOff(error);
-    return { ...attempt, outcome: putOff(error) };
-  }
-  // Lost to another worker, or ended by the handler itself, through ctx.jobs: then the rollback brings the claim back, and
-  // the attempt has to be settled. The second statement tells which.
-  if (result.status === 'lost') {
-    // Lost, or ended by the handler itself through ctx.jobs, which the rollback takes back: a fenced failure finds out.
-    await transaction.rollback();
-    return failed(endedItself(attempt.job.id));
-  }
-  // The job was to be cancelled while it ran: what it has written must not stay.
-  if (result.status === 'cancelled') {
-    await transaction.rollback();
-    return { ...attempt, outcome: CANCELLED };
+): Promise<Attempt[]> {
+  const failed = (error: unknown, one: Attempt): Attempt => ({
+    ...one,
+    outcome: readThrown(withReason(error), delayOf(one.job)),
+  });
+  const settled: Attempt[] = [];
+  for (const attempt of attempts) {
+    const result = await transaction.settle(claimer, attempt).catch((error: unknown) => ({ error }));
+    if ('error' in result) {
+      await transaction.rollback();
+      if (!isInTheWay(result.error)) return attempts.map((one) => failed(result.error, one));
+      onPutOff(result.error);
+      return attempts.map((one) => ({ ...one, outcome: putOff(result.error) }));
+    }
+    const own = refusedEnd(attempt, result, (error) => failed(error, attempt));
+    if (own) {
+      await transaction.rollback();
+      // The others had no part in it: they are given back, and run again without it.
+      return attempts.map((one) => (one === attempt ? own : { ...one, outcome: RELEASED }));
+    }
+    settled.push({ ...attempt, settled: result });
   }
   try {
     await transaction.commit();
-    return { ...attempt, settled: result };
+    return settled;
   } catch (error) {
     await transaction.destroy();
     const isRolledBack = error instanceof TransactionOverError || isCertainlyRolledBack(error);
-    return isRolledBack ? failed(error) : { ...failed(error), inDoubt: true };
+    return attempts.map((one) => (isRolledBack ? failed(error, one) : { ...failed(error, one), inDoubt: true }));
   }
+}
+
+/** What becomes of an attempt that cannot be committed; null: it can. */
+function refusedEnd(attempt: Attempt, { status }: SettleResult, failed: (error: unknown) => Attempt): Attempt | null {
+  // Lost, or ended by the handler itself through ctx.jobs, which the rollback takes back: a fenced failure finds out.
+  if (status === 'lost') return failed(endedItself(attempt.job.id));
+  // The job was to be cancelled while it ran: what it has written must not stay.
+  return status === 'cancelled' ? { ...attempt, outcome: CANCELLED } : null;
 }
 
 /**
@@ -149,6 +175,8 @@ async function settleInside(
  */
 const isInTheWay = (error: unknown): boolean =>
   error instanceof JobHeldError || isLockTimeout(error) || isDeadlock(error) || isStatementTimeout(error);
+
+const RELEASED: Outcome = { kind: 'released' };
 
 const CANCELLED: Outcome = { kind: 'cancelled', reason: null };
 

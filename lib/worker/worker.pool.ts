@@ -1,4 +1,5 @@
 // N slots that take jobs from the local buffer, run them, and hand their outcomes to the batcher; and how they start and stop.
+import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, type SchemaTooNewError, ShutdownError, StoppedError } from '../jobs.errors.js';
 import { settledWithin } from '../timing.js';
 import type { JobQueue } from './job.queue.js';
@@ -78,7 +79,7 @@ export class WorkerPool {
     return this.engine.circuit;
   }
 
-  /** Slots that run a job now. */
+  /** Jobs that run now. */
   get activeWorkers(): number {
     return this.engine.admission.size;
   }
@@ -225,6 +226,11 @@ export class WorkerPool {
     for (;;) {
       const job = this.queue.tryTakeJob() ?? (await this.queue.takeJob(Infinity));
       if (!job) return;
+      const batch = this.queue.batchFor(job);
+      if (batch) {
+        await this.runBatch(batch);
+        continue;
+      }
       this.parts.events.emit('job.started', this.workerId, { job });
       const attempt = await this.engine.runner.run(job);
       this.engine.leave(job);
@@ -232,6 +238,18 @@ export class WorkerPool {
       else this.engine.batcher.add(attempt);
       if (this.engine.batcher.isFull) await this.engine.batcher.flush();
     }
+  }
+
+  private async runBatch(jobs: ClaimedJob[]): Promise<void> {
+    const { engine } = this;
+    for (const job of jobs) this.parts.events.emit('job.started', this.workerId, { job });
+    const attempts = await engine.runner.runBatch(jobs);
+    engine.leaveBatch(jobs);
+    for (const attempt of attempts) {
+      if (attempt.settled) engine.batcher.announce([attempt], [attempt.settled]);
+      else engine.batcher.add(attempt);
+    }
+    if (engine.batcher.isFull) await engine.batcher.flush();
   }
 
   /** Neither a claim nor an outcome can go through any more: said once, and the pool ends. */
