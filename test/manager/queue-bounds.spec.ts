@@ -159,7 +159,7 @@ describe('in a caller’s transaction', () => {
     expect(await waiting()).toBe(4);
   });
 
-  it('it is counted on its own connection', async () => {
+  it('jobs are counted on its own connection', async () => {
     const narrow = await another({ connection: { connectionString: test.url, max: 1 } });
     await client.query('begin');
     await Promise.all([1, 2].map((payload) => narrow.addJob('x', payload, { queue: 'mail', manager: client })));

@@ -32,6 +32,7 @@ describe('the options', () => {
         maxPayloadBytes: 1_048_576,
         encryption: null,
         queues: {},
+        maxWaiting: {},
       },
       worker: {
         concurrency: 10,
