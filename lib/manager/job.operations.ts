@@ -13,6 +13,7 @@ import * as limits from '../storage/statements/rate-limits.js';
 import { check } from '../validation.js';
 import { MAX_MS, rules } from '../validation.rules.js';
 import { callOptions, copyOf, idsOf } from './arguments.js';
+import { BulkActions } from './bulk.actions.js';
 import { JobEdits } from './job.edits.js';
 import { JobEngine } from './job.engine.js';
 import { toQueueState, toRateLimit } from './job.mapper.js';
@@ -24,10 +25,13 @@ import { JobReports } from './job.reports.js';
 
 /** What operators do: to jobs, queues, rate limits, crontabs and what is left behind. */
 export abstract class JobOperations extends JobReports {
+  /** Actions on many jobs at once, by a filter. */
+  readonly bulk: BulkActions;
   private readonly edits: JobEdits;
 
   constructor(engine: JobEngine) {
     super(engine);
+    this.bulk = new BulkActions(engine);
     const { database, settings, inspector, promoter, publisher, revival } = engine;
     const { retentionMs } = settings.history;
     this.edits = new JobEdits({ database, promoter, publisher, revival, inspector, retentionMs });
