@@ -508,13 +508,13 @@ export const CASES: Record<string, Case> = {
     args: () => [1],
     kit: true,
     locks:
-      'crontabs duties releases job_tasks workers job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs job_bulk_actions duties releases job_tasks workers job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
   clear_jobs: {
     args: none,
     kit: true,
     locks:
-      'crontabs workers job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs job_bulk_actions workers job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
   clear_configuration: { args: none, kit: true, locks: 'crontabs job_queues rate_limits' },
 
@@ -567,7 +567,16 @@ export const ANSWERS = {
     'find_undeclared_crontabs',
     'retire_crontabs',
   ],
+  'pages of bulk actions come again': [
+    'next_bulk_page',
+    'take_bulk_action',
+    'bulk_matches',
+    'lock_bulk_jobs',
+    'move_jobs',
+    'put_off_bulk_action',
+  ],
   'garbage is left to the next collection': [
+    'prune_bulk_actions',
     'make_partition',
     'drop_history_partition',
     'old_body_partitions',
@@ -646,15 +655,19 @@ export const CALLS: Record<string, Call> = {
 /** Statements with a limit of their own that no caller's transaction runs, but for a collection of garbage. */
 export const OF_POOLS = [
   'audit_claims',
+  'bulk_matches',
   'check_claims',
   'complete_and_claim',
   'declare_queue',
   'drop_body_partition',
   'drop_history_partition',
+  'lock_bulk_jobs',
   'make_partition',
+  'move_jobs',
   'prune_bodies',
   'prune_history',
   'save_progress',
+  'take_bulk_action',
   'unknown_claims',
   'unknown_claims_anywhere',
 ];

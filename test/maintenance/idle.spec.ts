@@ -33,7 +33,7 @@ describe('an idle process', () => {
   /** What a pool asks in each poll interval, and what it sends now and then for all pools together. */
   const POLLS = ['claim_plain_jobs', 'claim_lane_jobs'];
   const SHARED =
-    /^(heartbeat|check_claims|unknown_claims|take_duty|find_untold|find_circles|free_\w+|find_expired_leases)$/;
+    /^(heartbeat|check_claims|unknown_claims|take_duty|find_untold|find_circles|next_bulk_page|free_\w+|find_expired_leases)$/;
 
   const start = () =>
     apps.start({

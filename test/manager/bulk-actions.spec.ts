@@ -1,7 +1,13 @@
 // Actions on many jobs: what they meet, what becomes of it, and that each page is done once, whatever happens beside it.
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { BulkActionNotFoundError, type BulkAction, type JobFilter, type JobManager, WaitTimeoutError } from '../../lib/index.js';
+import {
+  BulkActionNotFoundError,
+  type BulkAction,
+  type JobFilter,
+  type JobManager,
+  WaitTimeoutError,
+} from '../../lib/index.js';
 import { createTestManager, managerWithin, OTHER, type TestManager, WORKER } from '../support/manager.js';
 
 const BY = { by: 'ada' };
@@ -99,7 +105,15 @@ describe('a bulk action', () => {
     const then = new Date(Date.now() - HOUR);
     const found = async (filter: JobFilter) => (await jobs.listJobs(filter)).items.map(({ id }) => id).toSorted();
     const filters: JobFilter[] = [
-      ...[{ task: 'b' }, { queue: 'q' }, { tag: 'x' }, { tag: 'y' }, { flag: 'f' }, { groupId: 'g' }, { groupId: old! }],
+      ...[
+        { task: 'b' },
+        { queue: 'q' },
+        { tag: 'x' },
+        { tag: 'y' },
+        { flag: 'f' },
+        { groupId: 'g' },
+        { groupId: old! },
+      ],
       ...[{ search: 'needle' }, { status: 'scheduled' as const }, { from: then }, { to: then }],
       { task: 'b', tag: 'x', status: 'scheduled', from: then, search: 'B' },
     ];

@@ -119,7 +119,7 @@ export const findBulkPage = statement<{ ids: string[]; next_id: string | null; l
   (schema) => `
   select to_json(p.ids) as ids, p.next_id, p.looked_at from ${schema}.bulk_page(
     $1::text, $2::uuid, $3::uuid, $4::json, $5::text[], $6::timestamptz, $7::integer, $8::integer) p`,
-  { repeatable: true, limited: true },
+  { repeatable: true, limited: true, patient: true },
 );
 
 /** About how many jobs there are to look at. $1 source, as above. Index: jobs_exhausted; else the statistics of the tables. */
@@ -139,7 +139,7 @@ export const countBulkSource = statement<{ jobs: number }>(
       )
     )::float8
   end as jobs`,
-  { repeatable: true },
+  { repeatable: true, patient: true },
 );
 
 /** Those that match, with their status. $1 ids, $2 filter, $3 statuses, $4 known by. */
