@@ -48,8 +48,11 @@ const CHANGED = 'it has changed meanwhile';
 const KEY_TAKEN = 'another live job has its key';
 const WAITED_FOR = 'other jobs wait for it';
 
-/** So many locks of others are waited for in one page, each for 100 ms; then what is left of it counts as held. */
-const MAX_WAITS = 3;
+/**
+ * Rows of jobs and keys that others hold are passed over. So many other locks are waited for in one page, each for 100 ms, which is
+ * enough to find the one job of a page that is at fault; then what is left of the page counts as held.
+ */
+const MAX_WAITS = 12;
 
 const noEffects = (): Effects => ({ done: 0, failed: [], skipped: [], held: [], after: [] });
 
@@ -91,8 +94,8 @@ export class BulkEffects {
   /** Keys come before jobs in the order of locks, so whose keys are taken is asked first. */
   private async applyTogether(ids: string[]): Promise<Effects> {
     const { action } = this.page;
-    const keyless = action === 'retry' || action === 'reschedule' ? await this.lockKeysOf(ids) : new Set<string>();
-    const [row] = await this.run(bulk.lockBulkJobs, [ids, BODY_LOCKS[action]]);
+    const { held, keyless } = await this.lockKeysOf(ids);
+    const [row] = await this.run(bulk.lockBulkJobs, [ids.filter((id) => !held.has(id)), BODY_LOCKS[action]]);
     const locked = row!.ids;
     const isLocked = new Set(locked);
     const matches = await this.matchesAmong(locked);
@@ -198,27 +201,32 @@ export class BulkEffects {
   }
 
   /**
-   * Locks the keys that jobs need to come back. Returns those of them that must do without, because another live job has the key: the
-   * oldest one of a page gets it.
+   * Locks the keys that jobs need to come back. `held`: jobs whose keys other transactions hold. `keyless`: jobs that must do without,
+   * because another live job has the key. The oldest one of a page gets it.
    */
-  private async lockKeysOf(ids: string[]): Promise<Set<string>> {
-    const { revival } = this.parts;
-    const { executor, action, settings } = this.page;
-    const find = (): Promise<revivals.RetryableRow[]> => {
-      if (action === 'retry') return this.run(revivals.findRetryable, [ids]);
-      const { maxAttempts } = settings;
-      return maxAttempts === undefined ? Promise.resolve([]) : this.run(revivals.findRevivable, [ids, maxAttempts]);
-    };
-    const proposed = await find();
-    if (!proposed.some(({ job_key }) => job_key !== null)) return new Set();
-    await revival.lockKeys(proposed, executor);
-    const [keyless, seen] = [new Set<string>(), new Set<string>()];
-    for (const { id, job_key: key, taken } of await find()) {
-      if (key === null) continue;
-      if (taken || seen.has(key)) keyless.add(id);
+  private async lockKeysOf(ids: string[]): Promise<{ held: Set<string>; keyless: Set<string> }> {
+    const [held, keyless, seen] = [new Set<string>(), new Set<string>(), new Set<string>()];
+    const proposed = await this.findKeyed(ids);
+    if (!proposed.length) return { held, keyless };
+    const keys = proposed.map(({ job_key }) => job_key);
+    await this.run(revivals.claimFreeKeys, [keys, proposed.map(({ id }) => id)]);
+    const locked = new Set((await this.run(bulk.tryLockKeys, [keys])).map(({ key }) => key));
+    for (const { id, job_key: key, taken } of await this.findKeyed(ids)) {
+      if (!locked.has(key)) held.add(id);
+      else if (taken || seen.has(key)) keyless.add(id);
       seen.add(key);
     }
-    return keyless;
+    return { held, keyless };
+  }
+
+  /** Those of the jobs that have a key and need it to come back, oldest first. */
+  private async findKeyed(ids: string[]): Promise<(revivals.RetryableRow & { job_key: string })[]> {
+    const { action, settings } = this.page;
+    const { maxAttempts } = settings;
+    let rows: revivals.RetryableRow[] = [];
+    if (action === 'retry') rows = await this.run(revivals.findRetryable, [ids]);
+    else if (maxAttempts !== undefined) rows = await this.run(revivals.findRevivable, [ids, maxAttempts]);
+    return rows.filter((row): row is typeof row & { job_key: string } => row.job_key !== null);
   }
 
   private matchesAmong(ids: string[]): Promise<{ id: string; status: JobStatus }[]> {

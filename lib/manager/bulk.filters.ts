@@ -101,7 +101,8 @@ function filterFaults(action: BulkActionName, filter: unknown): string[] {
   if (!names.length)
     return ['Expected a filter that says which jobs are meant, got an empty one; all: true means all.'];
   if (filter.all && names.length > 1) return ['Expected filter.all alone, got it beside other fields.'];
-  const statuses = STATUSES[action];
+  const skipsRunning = action === 'reschedule' || action === 'move';
+  const statuses = STATUSES[action].filter((one) => one !== 'running' || !skipsRunning);
   if (filter.status === undefined) return [];
   return faultOf('filter.status', filter.status, (value) =>
     statuses.includes(value as JobStatus) ? null : `one that ${action} can be done to (${statuses.join(', ')})`,

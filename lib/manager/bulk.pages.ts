@@ -3,6 +3,7 @@
 import type { BulkAction, BulkActionName, BulkFilter, BulkPreview, BulkReason } from '../interfaces/bulk.interface.js';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
 import type { Database } from '../storage/database.js';
+import { DecryptionError } from '../jobs.errors.js';
 import { isContention } from '../storage/sql.states.js';
 import * as bulk from '../storage/statements/bulk-actions.js';
 import { BulkEffects, type BulkParts, type Effects } from './bulk.effects.js';
@@ -33,6 +34,8 @@ export interface DonePage {
   action: BulkAction;
   /** It was the action's first one. */
   isFirst: boolean;
+  /** Why others could not be told of it; sweeps find what is left to do. Null: they were. */
+  failure: unknown;
 }
 
 /** The action was stopped while its page was done: nothing of the page is kept. */
@@ -80,13 +83,12 @@ export class BulkPages {
         const [taken] = await database.run(bulk.takeBulkAction, [], executor);
         if (!taken) return null;
         const page = await this.doPage(taken, executor).catch((error: unknown) => {
-          throw error instanceof StoppedMeanwhile || isContention(error) ? error : new FailedPage(taken, error);
+          throw comesAgain(error) ? error : new FailedPage(taken, error);
         });
         effects = page.effects;
         return { action: toBulkAction(page.row, this.cipher), isFirst: taken.pages === 0 };
       });
-      for (const tell of effects?.after ?? []) await tell();
-      return done;
+      return done && { ...done, failure: await failureOf(effects?.after ?? []) };
     } catch (error) {
       if (error instanceof StoppedMeanwhile) return null;
       if (error instanceof FailedPage) return this.putOff(error);
@@ -127,12 +129,14 @@ export class BulkPages {
   }
 
   private async findPage(
-    { position, last_id, rate_per_s: rate }: bulk.TakenRow,
+    { position, last_id, rate_per_s: rate, failures }: bulk.TakenRow,
     { source, wanted, statuses, knownBy }: { source: string; wanted: string; statuses: string[]; knownBy: string },
     executor: QueryExecutor,
   ) {
-    const size = Math.min(PAGE, rate ?? PAGE);
-    const values = [source, position, last_id, wanted, statuses, knownBy, size, MOST_LOOKED_AT];
+    // One that went wrong, perhaps because it took too long, becomes smaller.
+    const part = 2 ** failures;
+    const size = Math.max(1, Math.floor(Math.min(PAGE, rate ?? PAGE) / part));
+    const values = [source, position, last_id, wanted, statuses, knownBy, size, Math.ceil(MOST_LOOKED_AT / part)];
     return (await this.parts.database.run(bulk.findBulkPage, values, executor))[0]!;
   }
 
@@ -162,8 +166,19 @@ export class BulkPages {
     const values = [taken.id, taken.pages, why, FAILURE_PAUSE_MS, FAILURES];
     const [row] = await this.parts.database.run(bulk.putOffBulkAction, values).catch(() => []);
     if (row?.state !== 'failed') throw cause;
-    return { action: toBulkAction(row, this.cipher), isFirst: taken.pages === 0 };
+    return { action: toBulkAction(row, this.cipher), isFirst: taken.pages === 0, failure: null };
   }
+}
+
+/** Another process may have the key; locks are gone the next time. */
+const comesAgain = (error: unknown): boolean =>
+  error instanceof StoppedMeanwhile || error instanceof DecryptionError || isContention(error);
+
+/** Does each, whatever became of those before it. Returns the first failure, or null. */
+async function failureOf(steps: (() => Promise<void>)[]): Promise<unknown> {
+  let failure: unknown = null;
+  for (const step of steps) await step().catch((error: unknown) => (failure ??= error));
+  return failure;
 }
 
 /** What it counts is what it has met for the first time; what others hold stays with the action. */
@@ -190,7 +205,8 @@ function progressOfHeld(taken: bulk.TakenRow, effects: Effects): Progress {
   const pauseMs = effects.held.length ? Math.min(MAX_HELD_PAUSE_MS, HELD_PAUSE_MS * 2 ** tries) : paceOf(effects, rate);
   return {
     position,
-    held: givesUp ? [] : effects.held,
+    // The other end first, the next time: a page may have given up before it came there.
+    held: givesUp ? [] : effects.held.toReversed(),
     tries: givesUp ? 0 : tries,
     matched: 0,
     skippedAsHeld: givesUp ? effects.held : [],

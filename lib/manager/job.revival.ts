@@ -96,7 +96,7 @@ export class JobRevival {
   }
 
   /** Before the jobs: this is the order of locks. Returns the keys. */
-  async lockKeys(jobs: revivals.RetryableRow[], executor: QueryExecutor): Promise<Set<string>> {
+  private async lockKeys(jobs: revivals.RetryableRow[], executor: QueryExecutor): Promise<Set<string>> {
     const keyed = jobs.filter(({ job_key }) => job_key !== null);
     const keys = keyed.map(({ job_key }) => job_key!);
     if (!keyed.length) return new Set();

@@ -80,9 +80,10 @@ export class BulkDriver {
     return backoffMs(this.failures++, MAX_BACKOFF_MS);
   }
 
-  private announce({ action, isFirst }: DonePage): void {
+  private announce({ action, isFirst, failure }: DonePage): void {
     const { events, workerId } = this.parts;
     if (isFirst && action.startedAt) events.emit('bulk.started', workerId, { bulk: progressOf(action) });
+    if (failure !== null) this.parts.onError(failure, 'telling what a bulk action has done');
     if (action.finishedAt) events.emit('bulk.finished', workerId, { bulk: progressOf(action) });
   }
 

@@ -95,6 +95,7 @@ export interface TakenRow {
   held: string[];
   held_tries: number;
   pages: number;
+  failures: number;
   reasons: BulkReason[];
   /** As PostgreSQL writes it, to the microsecond. */
   known_by: string;
@@ -105,7 +106,7 @@ export const takeBulkAction = statement<TakenRow>(
   'take_bulk_action',
   (schema) => `
   select a.id, a.action, a.state, a.filter, a.settings, a.reason, a.rate_per_s, a.last_id, a.position,
-    to_json(a.held) as held, a.held_tries, a.pages, a.reasons, to_json(a.created_at) #>> '{}' as known_by
+    to_json(a.held) as held, a.held_tries, a.pages, a.failures, a.reasons, to_json(a.created_at) #>> '{}' as known_by
   from ${schema}.take_bulk_action() a`,
   { limited: true },
 );
@@ -154,6 +155,13 @@ export const lockBulkJobs = statement<{ ids: string[] }>(
   'lock_bulk_jobs',
   (schema) => `select to_json(${schema}.lock_bulk_jobs($1::uuid[], $2::text)) as ids`,
   { limited: true },
+);
+
+/** Locks keys, but for those that others hold. $1 keys. Index: job_keys_pkey. */
+export const tryLockKeys = statement<{ key: string }>(
+  'try_lock_keys',
+  (schema) =>
+    `select k.key from ${schema}.job_keys k where k.key = any($1::text[]) order by k.key for update skip locked`,
 );
 
 /** Gives waiting jobs another queue. $1 ids, $2 queue or null. */
