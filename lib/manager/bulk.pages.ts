@@ -2,7 +2,6 @@
 // a page done or not done. Any process may do the next one.
 import type { BulkAction, BulkActionName, BulkFilter, BulkPreview, BulkReason } from '../interfaces/bulk.interface.js';
 import type { QueryExecutor } from '../interfaces/job.interface.js';
-import type { Database } from '../storage/database.js';
 import { DecryptionError } from '../jobs.errors.js';
 import { isContention } from '../storage/sql.states.js';
 import * as bulk from '../storage/statements/bulk-actions.js';

@@ -100,4 +100,8 @@ export class BulkDriver {
   }
 }
 
-const progressOf = ({ filter: _, ...progress }: BulkAction): BulkProgress => progress;
+/** Without the filter. */
+function progressOf(action: BulkAction): BulkProgress {
+  const { filter: _, ...progress } = action;
+  return progress;
+}

@@ -82,7 +82,7 @@ describe('a pool', () => {
     await scene.jobs.bulk.move({ queue: 'full' }, { ...BY, queue: 'free' });
     await scene.jobs.bulk.retry({ status: 'cancelled' }, BY);
     await eventually(() => ran.length === 2);
-    expect(ran.toSorted()).toEqual([1, 2]);
+    expect(new Set(ran)).toEqual(new Set([1, 2]));
   });
 
   it('that is stopped leaves the rest of an action to others', async () => {
