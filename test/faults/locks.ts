@@ -402,7 +402,7 @@ export const CASES: Record<string, Case> = {
   count_bulk_source: { args: () => ['exhausted'] },
   bulk_matches: { args: ({ ids }) => [[ids.waiting], '{}', ['available'], AT] },
   lock_bulk_jobs: { args: ({ ids }) => [[ids.waiting, ids.completed], 'update'], locks: 'jobs job_bodies' },
-  try_lock_keys: { args: () => [['k', 'x']], locks: 'job_keys' },
+  try_lock_keys: { args: () => [['k', 'x']], within: true, locks: 'job_keys' },
   move_jobs: { args: ({ ids }) => [[ids.waiting, ids.running], 'n'], locks: 'jobs job_bodies' },
   move_bulk_action: {
     args: () => [BULK, 0, null, null, 0, 1, 1, 0, 0, null, 0, false],
