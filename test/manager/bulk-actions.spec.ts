@@ -91,6 +91,7 @@ describe('a bulk action', () => {
   });
 
   it('has an end where there is no job at all', async () => {
+    expect(await jobs.engine.bulk.dueInMs()).toBeNull();
     expect(await perform(await jobs.bulk.purge({ all: true }, BY))).toMatchObject({ state: 'completed', matched: 0 });
   });
 

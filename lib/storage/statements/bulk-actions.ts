@@ -77,7 +77,7 @@ export const nextBulkPage = statement<{ due_in: number | null }>(
   'next_bulk_page',
   (schema) => `
   select case when bool_or(a.next_at > clock_timestamp() + interval '2 min') then 0
-    else greatest(0, extract(epoch from min(a.next_at) - clock_timestamp()) * 1000)::float8 end as due_in
+    when count(*) > 0 then greatest(0, extract(epoch from min(a.next_at) - clock_timestamp()) * 1000)::float8 end as due_in
   from ${schema}.job_bulk_actions a where a.finished_at is null`,
   { repeatable: true },
 );
