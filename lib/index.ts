@@ -43,6 +43,7 @@ export type { Reencryption, ReencryptOptions } from './manager/reencryption.js';
 export type { WaitOptions } from './manager/job.waiter.js';
 export type * from './interfaces/job.interface.js';
 export type * from './interfaces/report.interface.js';
+export type * from './interfaces/bulk.interface.js';
 export type * from './interfaces/job.graph.interface.js';
 export type * from './interfaces/cron.interface.js';
 export {
@@ -73,6 +74,8 @@ export { PackageFilesMissingError } from './storage/migration.files.js';
 export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';
 export { DatabaseExhaustedError, PoolerModeError, type DatabaseResource } from './database.refusals.js';
+export type { BulkActions } from './manager/bulk.actions.js';
+export { BulkActionNotFoundError } from './manager/bulk.errors.js';
 export { CrontabLockedError } from './manager/crontab.errors.js';
 export { QueueFullError } from './manager/queue.errors.js';
 export { PartitionsHeldError } from './manager/retention.errors.js';

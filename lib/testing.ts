@@ -113,7 +113,7 @@ export class JobsTesting {
   }
 
   /**
-   * Runs all due jobs in this process, and those that they add, until none is due: one at a time, in order of priority,
+   * Performs bulk actions that are due, and runs all due jobs in this process, and those that they add, until none is due: one at a time, in order of priority,
    * run-at and id. Handlers, payload checks, timeouts, retries, limits and events are those of production. Failures are
    * not thrown but returned. What waits for its backoff, its time or a rate limit's window is left: see `travel`.
    *

@@ -1,4 +1,5 @@
 // The events of pools and jobs: what each type carries.
+import type { BulkProgress } from './bulk.interface.js';
 import type { Job } from './job.interface.js';
 
 export interface JobEventFields {
@@ -16,6 +17,9 @@ export interface JobEventFields {
   'job.lost': { job: Job };
   'job.settled': { job: Job; outcome: string };
   'cron.fired': { cronId: string; slot: Date; job: Job };
+  /** A bulk action has done its first page; it has ended, in whatever way. */
+  'bulk.started': { bulk: BulkProgress };
+  'bulk.finished': { bulk: BulkProgress };
   'worker.error': { error: unknown; context: string };
   /** The database cannot be reached, or takes no writes. Once, however many statements fail. */
   'database.lost': { error: unknown };

@@ -9,6 +9,7 @@ import { JobNotifier } from '../storage/job.notifier.js';
 import { TransactionSource } from '../storage/transaction.source.js';
 import { settledWithin } from '../timing.js';
 import { AttemptStore } from './attempt.store.js';
+import { BulkPages } from './bulk.pages.js';
 import { ClaimEnds } from './claim.ends.js';
 import { Crontabs } from './crontabs.js';
 import { Declarations } from './declarations.js';
@@ -68,6 +69,8 @@ export class JobEngine {
   /** Incarnations and their heartbeats. */
   readonly registry: WorkerRegistry;
   readonly revival: JobRevival;
+  /** What pools do of bulk actions. */
+  readonly bulk: BulkPages;
   readonly inspector: JobInspector;
   /** What a running attempt writes before it ends. */
   readonly attempts: AttemptStore;
@@ -100,6 +103,9 @@ export class JobEngine {
     this.exactClaims = new ExactClaims(database, this.claims);
     this.registry = new WorkerRegistry(database, settings, this.ends, this.promoter, schemaCheck);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
+    const { promoter, publisher, revival } = this;
+    const { retentionMs } = settings.history;
+    this.bulk = new BulkPages({ database, promoter, publisher, revival, retentionMs }, cipher);
     this.inspector = new JobInspector(database, cipher);
     this.attempts = new AttemptStore(database, cipher);
     this.transactions = new TransactionSource(database);

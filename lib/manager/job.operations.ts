@@ -14,6 +14,7 @@ import * as limits from '../storage/statements/rate-limits.js';
 import { check, refuseCall } from '../validation.js';
 import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
 import { callOptions, copyOf, idsOf } from './arguments.js';
+import { BulkActions } from './bulk.actions.js';
 import { JobEdits } from './job.edits.js';
 import { JobEngine } from './job.engine.js';
 import { toPartitionState, toQueueState, toRateLimit } from './job.mapper.js';
@@ -33,10 +34,13 @@ type QueueEdit = [paused: boolean | null, limit: number | null, unlimited: boole
 
 /** What operators do: to jobs, queues, rate limits, crontabs and what is left behind. */
 export abstract class JobOperations extends JobReports {
+  /** Actions on many jobs at once, by a filter. */
+  readonly bulk: BulkActions;
   private readonly edits: JobEdits;
 
   constructor(engine: JobEngine) {
     super(engine);
+    this.bulk = new BulkActions(engine);
     const { database, settings, inspector, promoter, publisher, revival } = engine;
     const { retentionMs } = settings.history;
     this.edits = new JobEdits({ database, promoter, publisher, revival, inspector, retentionMs });

@@ -4,6 +4,7 @@ import type { HistoryOptions } from '../interfaces/jobs-options.interface.js';
 import { MissingPrivilegesError } from '../jobs.errors.js';
 import { isContention } from '../storage/sql.states.js';
 import type { Database, Statement } from '../storage/database.js';
+import { pruneBulkActions } from '../storage/statements/bulk-actions.js';
 import * as partitions from '../storage/statements/partitions.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import { pause } from '../timing.js';
@@ -67,6 +68,7 @@ export class JobRetention {
     await this.unlessHeld(garbage.pruneReceipts, []);
     await this.unlessHeld(garbage.pruneReplacements, []);
     await this.removeBodies(at);
+    await this.unlessHeld(pruneBulkActions, [this.history.retentionMs]);
     await this.unlessHeld(garbage.pruneWorkers, [this.history.retentionMs]);
     await this.makePartitions(at);
     if (this.changed && !this.refused) await this.database.run(partitions.analyzeParents, []);

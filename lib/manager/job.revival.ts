@@ -52,13 +52,17 @@ export class JobRevival {
    * does for a retry. `changes`: run-at, priority, max attempts.
    * @throws JobKeyConflictError where another live job holds a key of theirs
    */
-  async reschedule(ids: string[], changes: [unknown, unknown, number | null]): Promise<edits.EditedRow[]> {
+  async reschedule(
+    ids: string[],
+    changes: [unknown, unknown, number | null],
+    within?: QueryExecutor,
+  ): Promise<edits.EditedRow[]> {
     const { database } = this;
     const most = changes[2];
-    const find = (executor?: QueryExecutor): Promise<revivals.RetryableRow[]> =>
+    const find = (executor = within): Promise<revivals.RetryableRow[]> =>
       most === null ? Promise.resolve([]) : database.run(revivals.findRevivable, [ids, most], executor);
     const proposed = await find();
-    if (!proposed.length) return database.run(edits.rescheduleJobs, [ids, ...changes, []]);
+    if (!proposed.length) return database.run(edits.rescheduleJobs, [ids, ...changes, []], within);
     const revive = async (executor: QueryExecutor): Promise<edits.EditedRow[]> => {
       const keys = await this.lockKeys(proposed, executor);
       const jobs = (await find(executor)).filter(({ job_key }) => keys.has(job_key!));
@@ -67,6 +71,7 @@ export class JobRevival {
       await database.run(revivals.forgetSuccessors, [jobs.map(({ id }) => id)], executor);
       return rows;
     };
+    if (within) return revive(within);
     return retryOnContention(() => database.transaction(revive), database.isBound);
   }
 

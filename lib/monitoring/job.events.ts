@@ -21,6 +21,8 @@ const EVENT_TYPES: Record<JobEventType, true> = {
   'job.lost': true,
   'job.settled': true,
   'cron.fired': true,
+  'bulk.started': true,
+  'bulk.finished': true,
   'worker.error': true,
   'database.lost': true,
   'database.back': true,

@@ -1,4 +1,5 @@
 // The one subscriber that logs. Never payloads, never connection strings.
+import type { BulkProgress } from '../interfaces/bulk.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
 import { errorMessage } from './error.text.js';
 import type { JobEvents } from './job.events.js';
@@ -28,6 +29,7 @@ export class JobLogger {
 
   subscribe(events: JobEvents): void {
     this.logJobs(events);
+    this.logBulkActions(events);
     this.logTrouble(events);
     events.onDropped((error, type, subscriber) => {
       this.logError(`${subscriber || 'A subscriber'} failed on the event ${type}: ${describe(error)}`, error);
@@ -56,6 +58,15 @@ export class JobLogger {
     events.on('job.timeout', ({ job, timeoutMs }) => sink.debug(`${nameOf(job)} ran longer than ${timeoutMs} ms`));
     events.on('job.lost', ({ job, workerId }) => {
       sink.warn(`${nameOf(job)} was taken away from worker ${workerId} while it ran; its outcome was not recorded`);
+    });
+  }
+
+  private logBulkActions(events: JobEvents): void {
+    events.on('bulk.started', ({ bulk }) => this.sink.log(`${actionOf(bulk)} has begun`));
+    events.on('bulk.finished', ({ bulk }) => {
+      const { state, matched, done, failed, skipped, error } = bulk;
+      const counts = `${matched} jobs matched, ${done} done, ${failed} failed, ${skipped} skipped`;
+      this.sink.log(`${actionOf(bulk)} has ${state}: ${counts}${error === null ? '' : `; ${withoutSecrets(error)}`}`);
     });
   }
 
@@ -114,6 +125,9 @@ export class JobLogger {
     }
   }
 }
+
+const actionOf = ({ action, id, by, reason }: BulkProgress): string =>
+  `Bulk ${action} ${id} by ${by}${reason === null ? '' : ` (${reason})`}`;
 
 const nameOf = ({ task, id }: { task: string; id: string }): string => `Job ${id} of task "${task}"`;
 

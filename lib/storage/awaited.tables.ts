@@ -24,6 +24,7 @@ const TABLES: Record<string, Tables> = {
   free_keys: { writes: ['jobs', 'job_keys'] },
   tell_children: { writes: TELL },
   tell_these_children: { writes: TELL },
+  find_bulk_page: { reads: ['jobs', 'job_bodies', 'job_history'] },
   find_circle_of: { reads: ['jobs', 'job_dependencies', 'job_replacements'] },
   edit_queue: { writes: ['jobs', 'job_places', 'job_queues'] },
   bound_queue: { writes: ['job_queues'] },

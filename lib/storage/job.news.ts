@@ -8,6 +8,8 @@ export type News =
   | { kind: 'lanes'; lanes: string[] }
   /** Anything may run. */
   | { kind: 'all' }
+  /** A bulk action was asked for. */
+  | { kind: 'bulk' }
   /** Claims of these jobs were taken from their holders; none: of any. */
   | { kind: 'ended'; ids: string[] }
   /** These running jobs are to be cancelled, whether their rows say so yet or not. */
@@ -23,6 +25,7 @@ const MAX_REASON = 500;
 /** The messages to send for some news: the shortest form that loses nothing. */
 export function toMessages(news: News): string[] {
   if (news.kind === 'jobs') return [jobsMessage(news.priorities)];
+  if (news.kind === 'bulk') return [JSON.stringify(news)];
   if (news.kind === 'lanes' || news.kind === 'all') {
     const text = JSON.stringify(news);
     return [Buffer.byteLength(text) > MAX_BYTES ? JSON.stringify({ kind: 'all' }) : text];

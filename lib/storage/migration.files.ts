@@ -37,6 +37,7 @@ export const MIGRATIONS: Migration[] = [
       new URL('./migrations/0001_initial/5_upkeep.sql', import.meta.url),
       new URL('./migrations/0001_initial/6_partitions.sql', import.meta.url),
       new URL('./migrations/0001_initial/7_enqueue.sql', import.meta.url),
+      new URL('./migrations/0001_initial/8_bulk.sql', import.meta.url),
     ],
     down: () => [new URL('./migrations/0001_initial/down.sql', import.meta.url)],
   },

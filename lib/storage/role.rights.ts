@@ -51,6 +51,7 @@ const RIGHTS: Record<string, Rights> = {
   duties: { enqueue: null, worker: 'select, insert, update' },
   claims_in_question: { enqueue: null, worker: 'select, insert, delete, update (fence)' },
   crontabs: { enqueue: LOOKS, worker: EVERYTHING },
+  job_bulk_actions: { enqueue: null, worker: EVERYTHING },
   releases: { enqueue: null, worker: EVERYTHING },
 };
 

@@ -93,7 +93,9 @@ export class JobDrainer {
     try {
       await this.parts.jobs.resetLockedJobs();
       await this.fireCrontabs();
-      await this.runAll(options, { maxJobs, timeoutMs }, first);
+      await this.performBulkActions();
+      do await this.runAll(options, { maxJobs, timeoutMs }, first);
+      while (await this.performBulkActions());
     } finally {
       // No timer stays behind.
       await this.runner.stop();
@@ -179,6 +181,14 @@ export class JobDrainer {
     } catch (error) {
       events.emit('worker.error', this.workerId, { error, context: `firing the crontab "${cronId}"` });
     }
+  }
+
+  /** Those that are due, as pools perform them. Returns whether there were any. */
+  private async performBulkActions(): Promise<boolean> {
+    const { bulk } = this.parts.jobs.engine;
+    let pages = 0;
+    while ((await bulk.dueInMs()) === 0 && (await bulk.doNext())) pages++;
+    return pages > 0;
   }
 
   private join(id: string, family: Family): Family {

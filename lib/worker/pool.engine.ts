@@ -19,6 +19,7 @@ import type { JobEvents } from '../monitoring/job.events.js';
 import type { News } from '../storage/job.news.js';
 import type { JobNotifier } from '../storage/job.notifier.js';
 import { Admission } from './admission.js';
+import { BulkDriver } from './bulk.driver.js';
 import type { CircuitState } from './circuit.breaker.js';
 import type { CronScheduler } from './cron.scheduler.js';
 import { Heartbeat } from './heartbeat.js';
@@ -54,6 +55,7 @@ export class PoolEngine {
   readonly heartbeat: Heartbeat;
   readonly notifier: JobNotifier | null;
   readonly admission: Admission;
+  readonly bulk: BulkDriver;
   readonly counters = { completed: 0, failed: 0, errors: 0 };
   private readonly identity: WorkerIdentity;
 
@@ -83,6 +85,8 @@ export class PoolEngine {
       (requests, error) => this.reportUnwritten(requests, error),
     );
     this.heartbeat = this.makeHeartbeat(onError);
+    const { bulk: pages, registry } = engine;
+    this.bulk = new BulkDriver({ pages, schemaCheck: registry.schemaCheck, events, workerId, onError });
   }
 
   get circuit(): CircuitState {
@@ -106,6 +110,7 @@ export class PoolEngine {
 
   /** What other processes tell of claims and parents. */
   onNews(news: News): void {
+    if (news.kind === 'bulk') this.bulk.wake();
     if (news.kind === 'parents') {
       const { jobs } = this.parts;
       void jobs.engine.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));

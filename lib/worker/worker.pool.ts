@@ -113,6 +113,7 @@ export class WorkerPool {
       throw error;
     }
     this.queue.start();
+    this.engine.bulk.start();
     this.slots = Array.from({ length: this.parts.options.concurrency }, () => this.slot());
     this.parts.events.emit('pool.start', this.workerId, { concurrency: this.parts.options.concurrency });
     return this;
@@ -173,7 +174,7 @@ export class WorkerPool {
   private async drain(timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs + ABORT_GRACE_MS;
     void this.engine.heartbeat.leave();
-    const scheduled = this.parts.scheduler?.stop();
+    const scheduled = Promise.all([this.parts.scheduler?.stop(), this.engine.bulk.stop()]);
     const emptied = this.queue.stop(Math.min(MAX_JOIN_MS, Math.max(MIN_JOIN_MS, timeoutMs)));
     void this.abortAfter(timeoutMs);
     await emptied;

@@ -21,7 +21,14 @@ const NO_OPTIONS = new Set(
   'Job ClaimedJob AddedJob TaskToken QueryExecutor StandardSchema NestContext PgPoolOptions PgClientOptions'.split(' '),
 );
 /** Made by the library alone. */
-const NOT_CONSTRUCTED = new Set(['JobManager', 'WorkerPool', 'JobContext', 'JobsTesting', 'EncryptedValue']);
+const NOT_CONSTRUCTED = new Set([
+  'JobManager',
+  'BulkActions',
+  'WorkerPool',
+  'JobContext',
+  'JobsTesting',
+  'EncryptedValue',
+]);
 /** For pools and the testing kit. */
 const INTERNAL = new Set(
   'JobEvents.emit JobEvents.hide JobManager.runWith JobManager.within JobContext.withSteps JobQueue.drop JobQueue.settleAndClaim'.split(

@@ -17,7 +17,7 @@ const SHORT_MS = 60;
 
 /** The order of locks, docs/storage.md; tables of one line are of one class. */
 const ORDER = [
-  ['crontabs', 'duties', 'releases', 'job_tasks'],
+  ['crontabs', 'job_bulk_actions', 'duties', 'releases', 'job_tasks'],
   ['workers'],
   ['job_windows'],
   ['job_keys'],
@@ -76,7 +76,10 @@ type End = 'done' | 'gave up' | 'waited too long';
 /** Runs one statement as the library does, and undoes it. */
 async function run(statement: Statement<unknown>, meanwhile?: () => Promise<void>): Promise<End> {
   const { args, waits, kit, within, rows } = CASES[statement.name]!;
-  await session.query(`begin; set local statement_timeout = ${(waits || kit) && !meanwhile ? SHORT_MS : TOO_LONG_MS}`);
+  // A part of a page that is kept or undone has a beginning.
+  await session.query(
+    `begin; savepoint millrace_part; set local statement_timeout = ${(waits || kit) && !meanwhile ? SHORT_MS : TOO_LONG_MS}`,
+  );
   if (rows || within) await session.query(`set local lock_timeout = '100ms'`);
   try {
     await session.query(statement.text('jobs'), args(scene));
@@ -98,7 +101,7 @@ function endBy(error: unknown, name: string): End {
 
 /** Outside of any caller's transaction, in a session without a limit: statements that have none of their own get one. */
 async function runAlone({ name, text, limited, limitedText }: Statement<unknown>): Promise<End> {
-  await session.query(`begin; set local statement_timeout = ${TOO_LONG_MS}`);
+  await session.query(`begin; savepoint millrace_part; set local statement_timeout = ${TOO_LONG_MS}`);
   if (!limited && !limitedText) await session.query(`set local lock_timeout = '5ms'`);
   const { args } = CASES[name]!;
   const values = ['add_keyed_jobs', 'add_windowed_jobs'].includes(name) ? args(scene).with(2, false) : args(scene);

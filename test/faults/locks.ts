@@ -2,6 +2,7 @@
 import * as addJobs from '../../lib/storage/statements/add-jobs.js';
 import * as attempts from '../../lib/storage/statements/attempts.js';
 import * as claims from '../../lib/storage/statements/claim-jobs.js';
+import * as bulk from '../../lib/storage/statements/bulk-actions.js';
 import * as byHand from '../../lib/storage/statements/claims-by-hand.js';
 import * as crontabs from '../../lib/storage/statements/crontabs.js';
 import * as dependencies from '../../lib/storage/statements/dependencies.js';
@@ -29,6 +30,7 @@ const modules = [
   attempts,
   claims,
   byHand,
+  bulk,
   crontabs,
   dependencies,
   edits,
@@ -63,6 +65,8 @@ export const DEAD = 'pool-that-died';
 type Name =
   | ('running' | 'plain' | 'dead' | 'byHand' | 'holder' | 'follower' | 'waiting' | 'keyed' | 'exhausted')
   | ('lost' | 'cancelled' | 'completed' | 'parent' | 'child' | 'ended' | 'orphan' | 'fresh' | 'other' | 'due' | 'next');
+
+const BULK = '0190a000-0000-7000-8000-00000000000b';
 
 export interface Scene {
   ids: Record<Name, string>;
@@ -164,6 +168,10 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
   await sql(`update jobs.crontabs set known_since = clock_timestamp() - interval '30 s'`);
   await sql(`insert into jobs.crontabs (id, task, schedule, time_zone, payload, options, declared, release)
     values ('d', 't', '0 0 1 1 *', 'UTC', '1', '{}', true, 'r')`);
+  await sql(`insert into jobs.job_bulk_actions (id, action, filter, settings, asked_by, last_id)
+    values ('${BULK}', 'cancel', '{}', '{}', 'b', '${ids.next}')`);
+  await sql(`insert into jobs.job_bulk_actions (id, action, filter, settings, asked_by, last_id, state, finished_at)
+    values (gen_random_uuid(), 'cancel', '{}', '{}', 'b', '${ids.next}', 'completed', ${old})`);
   await comeFromTheFuture(sql, ids);
   const sealed = Object.values(OWNERS).map(({ table, column }) => `update jobs.${table} set ${column} = '"old"'`);
   for (const text of sealed) await sql(text);
@@ -207,6 +215,7 @@ const OWNERS: Record<
   progress: { table: 'job_progress', column: 'value', owner: ({ ids }) => ids.running, part: null, old: '"old"' },
   log: { table: 'job_logs', column: 'message', owner: ({ ids }) => ids.running, part: '1', old: '"old"' },
   crontab: { table: 'crontabs', column: 'payload', owner: () => 'c', part: null, old: '"old"' },
+  filter: { table: 'job_bulk_actions', column: 'filter', owner: () => BULK, part: null, old: '"old"' },
 };
 
 interface Case {
@@ -395,6 +404,33 @@ export const CASES: Record<string, Case> = {
     locks: 'job_bodies job_steps job_progress job_logs job_history',
   },
 
+  // Bulk actions
+  add_bulk_action: {
+    args: () => [crypto.randomUUID(), 'cancel', '{}', '{}', 'b', null, null],
+    locks: '',
+  },
+  find_bulk_action: { args: () => [BULK] },
+  list_bulk_actions: { args: () => [null, 10] },
+  stop_bulk_action: { rows: true, args: () => [BULK], locks: 'job_bulk_actions' },
+  next_bulk_page: { args: none },
+  take_bulk_action: { args: none },
+  find_bulk_page: { args: () => ['live', ...ANY_ID, '{}', ['available'], AT, 10, 100] },
+  count_bulk_source: { args: () => ['exhausted'] },
+  bulk_matches: { args: ({ ids }) => [[ids.waiting], '{}', ['available'], AT] },
+  lock_bulk_jobs: { args: ({ ids }) => [[ids.waiting, ids.completed], 'update'], locks: 'jobs job_bodies' },
+  try_lock_keys: { args: () => [['k', 'x']], within: true, locks: 'job_keys' },
+  move_jobs: { args: ({ ids }) => [[ids.waiting, ids.running], 'n'], locks: 'jobs job_bodies' },
+  move_bulk_action: {
+    args: () => [BULK, 0, null, null, 0, 1, 1, 0, 0, null, 0, false],
+    within: true,
+    locks: 'job_bulk_actions',
+  },
+  put_off_bulk_action: { rows: true, args: () => [BULK, 0, 'x', 1, 10], locks: 'job_bulk_actions' },
+  prune_bulk_actions: { args: () => [HOUR], locks: 'job_bulk_actions' },
+  begin_part: { args: none, within: true },
+  keep_part: { args: none, within: true },
+  undo_part: { args: none, within: true },
+
   // Looking
   find_jobs: { args: ({ ids }) => [[ids.running]] },
   find_results: { args: ({ ids }) => [[ids.running]] },
@@ -491,13 +527,13 @@ export const CASES: Record<string, Case> = {
     args: () => [1],
     kit: true,
     locks:
-      'crontabs duties releases job_tasks workers job_windows job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs job_bulk_actions duties releases job_tasks workers job_windows job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
   clear_jobs: {
     args: none,
     kit: true,
     locks:
-      'crontabs workers job_windows job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs job_bulk_actions workers job_windows job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
   clear_configuration: { args: none, kit: true, locks: 'crontabs job_queues rate_limits' },
 
@@ -556,7 +592,16 @@ export const ANSWERS = {
     'find_undeclared_crontabs',
     'retire_crontabs',
   ],
+  'pages of bulk actions come again': [
+    'next_bulk_page',
+    'take_bulk_action',
+    'bulk_matches',
+    'lock_bulk_jobs',
+    'move_jobs',
+    'put_off_bulk_action',
+  ],
   'garbage is left to the next collection': [
+    'prune_bulk_actions',
     'make_partition',
     'drop_history_partition',
     'old_body_partitions',
@@ -642,15 +687,19 @@ export const CALLS: Record<string, Call> = {
 /** Statements with a limit of their own that no caller's transaction runs, but for a collection of garbage. */
 export const OF_POOLS = [
   'audit_claims',
+  'bulk_matches',
   'check_claims',
   'complete_and_claim',
   'declare_queue',
   'drop_body_partition',
   'drop_history_partition',
+  'lock_bulk_jobs',
   'make_partition',
+  'move_jobs',
   'prune_bodies',
   'prune_history',
   'save_progress',
+  'take_bulk_action',
   'unknown_claims',
   'unknown_claims_anywhere',
 ];

@@ -6,6 +6,7 @@ import { statement, type Statement } from '../../lib/storage/database.js';
 import { addAlikeJobs, addJobs, addKeyedJobs } from '../../lib/storage/statements/add-jobs.js';
 import { nextPlainPriority } from '../../lib/storage/statements/claim-jobs.js';
 import { findExpiredLeases } from '../../lib/storage/statements/claims-by-hand.js';
+import * as bulk from '../../lib/storage/statements/bulk-actions.js';
 import * as ends from '../../lib/storage/statements/end-jobs.js';
 import { refillRateLimits } from '../../lib/storage/statements/rate-limits.js';
 import * as workers from '../../lib/storage/statements/workers.js';
@@ -64,6 +65,10 @@ const specWith = (more = ''): string =>
 const isKeyTaken = statement('is_key_taken', (schema) => `select ${schema}.is_key_taken($1::text, $2::uuid)`);
 const keyed = specWith(',"job_key":"k","job_key_mode":"replace"');
 
+/** The first page of a bulk action that ten jobs are looked at for. */
+const pageOf = (source: string): string =>
+  `'${source}', '00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff', '{}', '{available}', 'infinity', 10, 10`;
+
 /** What pools and callers run again and again beside claims and settles, prepared like theirs. Arguments in SQL. */
 const repeated: [Statement<unknown>, string][] = [
   [addAlikeJobs, `'{' || gen_random_uuid() || '}', '1', 't', 0, 5, null, null, null`],
@@ -87,6 +92,11 @@ const repeated: [Statement<unknown>, string][] = [
   [ends.findCircles, ''],
   [ends.freePlaces, `'', 0`],
   [refillRateLimits, ''],
+  ...['live', 'exhausted', 'all'].map((source): [Statement<unknown>, string] => [bulk.findBulkPage, pageOf(source)]),
+  [bulk.lockBulkJobs, `'${SOME}', 'update'`],
+  [bulk.moveJobs, `'${SOME}', 'q'`],
+  [bulk.nextBulkPage, ''],
+  [bulk.takeBulkAction, ''],
 ];
 
 async function prepareRepeated(): Promise<void> {

@@ -8,6 +8,8 @@ export interface EditedRow {
   lane: string | null;
   /** An open transaction holds the job: nothing was changed. */
   held?: boolean;
+  /** It has no attempts left. Of rescheduled jobs alone. */
+  exhausted?: boolean;
 }
 
 export interface CancelledRow {
@@ -96,9 +98,10 @@ export const rescheduleJobs = statement<EditedRow>(
     where b.id = any(array(select id from edited)) and b.id::text = e.id::text
       and (b.priority, b.max_attempts) is distinct from (e.priority, e.max_attempts)
   )
-  select h.id, e.lane, false as held from held h left join edited e on e.id = h.id
+  select h.id, e.lane, false as held, e.parked is not distinct from 'exhausted' as exhausted
+  from held h left join edited e on e.id = h.id
   union all
-  select j.id, null, true from ${schema}.jobs j where j.id = any($1::uuid[]) and j.id not in (select id from locked)`,
+  select j.id, null, true, false from ${schema}.jobs j where j.id = any($1::uuid[]) and j.id not in (select id from locked)`,
   { patient: true },
 );
 

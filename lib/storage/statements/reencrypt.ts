@@ -15,7 +15,7 @@ export interface SealedRow {
 /** A column that may hold envelopes. */
 export interface SealedColumn {
   /** What the value is to the cipher. */
-  field: 'payload' | 'previous' | 'result' | 'partial' | 'step' | 'progress' | 'log' | 'crontab';
+  field: 'payload' | 'previous' | 'result' | 'partial' | 'step' | 'progress' | 'log' | 'crontab' | 'filter';
   /**
    * $1 how envelopes begin, $2 how those of the present key begin, $3 the first owner to look at or null, $4 whether to
    * begin behind it, $5 how many.
@@ -92,4 +92,5 @@ export const SEALED_COLUMNS: SealedColumn[] = [
   sealedColumn('progress', { table: 'job_progress', column: 'value', ...ofJob }),
   sealedColumn('log', { table: 'job_logs', column: 'message', type: 'text', ...ofJob, part: 'id', partType: 'bigint' }),
   sealedColumn('crontab', { table: 'crontabs', column: 'payload', owner: 'id', ownerType: 'text' }),
+  sealedColumn('filter', { table: 'job_bulk_actions', column: 'filter', owner: 'id' }),
 ];

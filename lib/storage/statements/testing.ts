@@ -14,6 +14,7 @@ export const STORED_TIMES: Record<string, string[]> = {
   job_replacements: ['replaced_at'],
   job_windows: ['begins_at', 'until', 'set_at'],
   duties: ['due_at'],
+  job_bulk_actions: ['created_at', 'started_at', 'finished_at', 'next_at'],
   job_tasks: ['last_seen_at'],
   rate_limits: ['window_started_at'],
   rate_limit_windows: ['started_at'],
@@ -38,6 +39,7 @@ export const TABLES_OF_JOBS = [
   'job_places',
   'claims_in_question',
   'rate_limit_windows',
+  'job_bulk_actions',
 ];
 
 /** $1 ms. The database's clock decides what is due, and cannot be turned, so everything stored becomes older. */

@@ -464,3 +464,45 @@ create table claims_in_question (
   fence bigint not null,
   constraint claims_in_question_pkey primary key (worker, job_id, fence)
 );
+
+-- Actions on many jobs that operators have asked for, those that have ended included: what was asked for, by which name, and what
+-- has come of it. Pools perform them page by page: each page is one transaction, which moves `position` on.
+create table job_bulk_actions (
+  id uuid not null,
+  action text not null,
+  state text not null default 'waiting',
+  -- Which jobs. May be encrypted: it may name persons.
+  filter json not null,
+  -- What the action needs to know: run-at, priority, max attempts, queue.
+  settings json not null,
+  asked_by text not null,
+  reason text,
+  -- Jobs a second; null: as many as possible.
+  rate_per_s integer,
+  created_at timestamptz not null default clock_timestamp(),
+  started_at timestamptz,
+  finished_at timestamptz,
+  next_at timestamptz not null default clock_timestamp(),
+  -- The youngest job that it is about, and the one up to which it has come; null: it has come to the end.
+  last_id uuid not null,
+  position uuid default '00000000-0000-0000-0000-000000000000',
+  -- Jobs that others held when their page came, and how often all of them were tried again without any getting free.
+  held uuid[] not null default '{}',
+  held_tries smallint not null default 0,
+  pages integer not null default 0,
+  matched bigint not null default 0,
+  done bigint not null default 0,
+  failed bigint not null default 0,
+  skipped bigint not null default 0,
+  -- Why the first of them failed or were skipped.
+  reasons json not null default '[]',
+  -- Tries of the present page that went wrong as a whole, and why the last of them did.
+  failures smallint not null default 0,
+  error text,
+  constraint job_bulk_actions_pkey primary key (id),
+  constraint action_is_known check (action in ('cancel', 'retry', 'reschedule', 'purge', 'move')),
+  constraint state_is_known check (state in ('waiting', 'running', 'completed', 'stopped', 'failed')),
+  constraint finished_has_its_time check ((finished_at is null) = (state in ('waiting', 'running')))
+) with (fillfactor = 50);
+
+create index job_bulk_actions_open on job_bulk_actions (id) where finished_at is null;
