@@ -70,4 +70,5 @@ export type { RoleKind } from './storage/role.rights.js';
 export * from './jobs.errors.js';
 export { DatabaseExhaustedError, PoolerModeError, type DatabaseResource } from './database.refusals.js';
 export { CrontabLockedError } from './manager/crontab.errors.js';
+export { ClaimsUnderWayError } from './manager/pause.errors.js';
 export { PartitionsHeldError } from './manager/retention.errors.js';

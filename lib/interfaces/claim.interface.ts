@@ -98,6 +98,10 @@ export interface PlainClaimResult extends ClaimResult {
   /** Hand it to the next claim of the same scan. */
   cursor: CursorPosition[];
   quiet: QuietStretch | null;
+  /** In which priorities it has passed jobs of paused tasks. */
+  passed: number[];
+  /** It has read as many jobs as it may: what lies behind its cursor is for the next one. */
+  isCut: boolean;
 }
 
 /** What a claim of lanes tells of them, beside the jobs. */
@@ -179,6 +183,8 @@ export interface WorkerRegistration {
   queues?: string[] | null;
   forbiddenFlags?: string[] | null;
   leaseMs: number;
+  /** The module's instance that it is a pool of. Default: the one without a name. */
+  instance?: string | null;
 }
 
 /** What a thread needs to send heartbeats by itself. */
@@ -200,6 +206,8 @@ export interface HeartbeatReport {
   needsRescue: boolean;
   /** The version of the schema, where a newer release has changed what this one needs. */
   newerSchema: number | null;
+  /** Whether tasks, instances or workers are paused now. */
+  hasPauses: boolean;
 }
 
 /** Runs single jobs, for `workOnce`. */

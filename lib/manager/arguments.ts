@@ -168,6 +168,8 @@ export const callOptions = {
     status: required(rules.oneOf('exhausted', 'completed', 'cancelled')),
     olderThanMs: required(rules.integer(0, MAX_AGE_MS)),
   }),
+  pauseQueue: section({ until: orNull(rules.date), reason: orNull(rules.reason), by: orNull(rules.reason) }),
+  pause: section({ until: orNull(rules.date), reason: required(rules.reason), by: required(rules.reason) }),
   configureQueue: section({ concurrency: required(rules.concurrency) }),
   gcTaskIdentifiers: section({ keepSinceMs: orNull(rules.integer(0, MAX_AGE_MS)) }),
   reencryptJobs: section({ batchSize: orNull(rules.integer(1, MAX_BATCH)), signal: given(rules.signal) }),

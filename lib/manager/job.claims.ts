@@ -31,6 +31,13 @@ import type { SchemaCheck } from './schema.check.js';
 const UNREADABLE_MS = 60_000;
 /** Lanes that one claim looks at: a look of 1 to 2 ms. */
 const MAX_HOPS = 200;
+/** What may come last of a claim of plain jobs. */
+interface PlainReport {
+  quiet?: [after: number, upto: number, until: number] | null;
+  passed?: [priority: number, runAt: number, id: string][];
+  cut?: boolean;
+}
+
 interface Read extends ClaimResult {
   positions: (JobPosition & { lane: string })[];
   claimedAt: number | null;
@@ -67,12 +74,15 @@ export class JobClaims {
       request.quiet?.upto ?? null,
     ]);
     const { positions, last, ...result } = await this.read(request, rows);
-    const quiet = (last as { quiet?: [number, number, number] } | null)?.quiet;
+    const { quiet, passed = [], cut: isCut = false } = (last as PlainReport | null) ?? {};
+    const passes = passed.map(([priority, runAt, id]) => ({ priority, runAt, id }));
     return {
       ...result,
-      cursor: advance(request.cursor, positions),
+      cursor: advance(request.cursor, [...positions, ...passes]),
       quiet: quiet ? { after: quiet[0], upto: quiet[1], until: quiet[2] } : request.quiet,
-      more: positions.length >= request.limit,
+      more: isCut || positions.length >= request.limit,
+      passed: passes.map(({ priority }) => priority),
+      isCut,
     };
   }
 

@@ -16,6 +16,7 @@ import { ExactClaims } from './exact.claims.js';
 import { JobAdder } from './job.adder.js';
 import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
+import { JobPauses } from './job.pauses.js';
 import { JobInspector } from './job.inspector.js';
 import { JobPreparer } from './job.preparer.js';
 import { JobPromoter, newsOf } from './job.promoter.js';
@@ -65,6 +66,7 @@ export class JobEngine {
   /** Incarnations and their heartbeats. */
   readonly registry: WorkerRegistry;
   readonly revival: JobRevival;
+  readonly pauses: JobPauses;
   readonly inspector: JobInspector;
   /** What a running attempt writes before it ends. */
   readonly attempts: AttemptStore;
@@ -95,6 +97,7 @@ export class JobEngine {
     this.exactClaims = new ExactClaims(database, this.claims);
     this.registry = new WorkerRegistry(database, settings, this.ends, this.promoter, schemaCheck);
     this.revival = new JobRevival(database, this.promoter, this.publisher);
+    this.pauses = new JobPauses(database, this.publisher);
     this.inspector = new JobInspector(database, cipher);
     this.attempts = new AttemptStore(database, cipher);
     this.transactions = new TransactionSource(database);

@@ -1,11 +1,20 @@
 // Rows become what users see, and a job becomes the spec of its replay.
 import type { ClaimedJob, Job, JobSpec } from '../interfaces/job.interface.js';
-import type { HistoryRecord, QueueState, RateLimit, WorkerInfo } from '../interfaces/report.interface.js';
+import type {
+  HistoryRecord,
+  Pause,
+  PauseDetails,
+  PauseTarget,
+  QueueState,
+  RateLimit,
+  WorkerInfo,
+} from '../interfaces/report.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { HistoryRow } from '../storage/statements/inspect-jobs.js';
 import type { ClaimedText, ClaimExtra } from '../storage/statements/claim-jobs.js';
 import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/workers.js';
+import type { PauseRow } from '../storage/statements/pauses.js';
 import type { QueueRow } from '../storage/statements/queues.js';
 import type { RateLimitRow } from '../storage/statements/rate-limits.js';
 import { isSealed, openValue, openPayload, reveal, type JobCipher } from './job.cipher.js';
@@ -126,10 +135,33 @@ export const toQueueState = (row: QueueRow): QueueState => ({
   name: row.name,
   concurrency: row.concurrency ?? Infinity,
   paused: row.paused,
+  pause: row.paused
+    ? toPauseDetails({
+        since: row.paused_since,
+        until: row.paused_until,
+        reason: row.pause_reason,
+        paused_by: row.paused_by,
+      })
+    : null,
   running: row.running,
   waiting: row.waiting,
   lockedBy: row.locked_by,
 });
+
+export const toPauseDetails = (row: Pick<PauseRow, 'since' | 'until' | 'reason' | 'paused_by'>): PauseDetails => ({
+  since: toDateOrNull(row.since),
+  until: toDateOrNull(row.until),
+  reason: row.reason,
+  by: row.paused_by,
+});
+
+export const toPause = (row: PauseRow): Pause => ({ target: targetOf(row), ...toPauseDetails(row) });
+
+function targetOf({ kind, name, partition }: PauseRow): PauseTarget {
+  if (kind === 'all') return { all: true };
+  if (kind === 'partition') return { partition: { queue: name, partition } };
+  return { [kind]: name } as unknown as PauseTarget;
+}
 
 export const toRateLimit = (row: RateLimitRow): RateLimit => ({
   key: row.key,

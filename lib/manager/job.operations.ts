@@ -2,7 +2,7 @@
 // answer.
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type { Job, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
-import type { QueueState, RateLimit } from '../interfaces/report.interface.js';
+import type { Pause, PauseOptions, PauseTarget, QueueState, RateLimit } from '../interfaces/report.interface.js';
 import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import { withLockRetries, retryOnContention } from '../storage/retry.js';
@@ -146,22 +146,52 @@ export abstract class JobOperations extends JobReports {
 
   // Queues and rate limits
 
-  /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. @throws RowsHeldError */
-  async pauseQueue(name: string): Promise<void> {
-    check({ name: [name, rules.laneName] });
-    await this.editQueue(name, [true, null, false]);
+  /**
+   * Claims nothing more of the target, until it is resumed or until a time. Running jobs go on, claimed ones that have not started
+   * are given back, jobs can be added. When the call has resolved, no claim ignores the pause. A target that is paused already
+   * gets the new time, reason and `by`. In a caller's transaction it takes effect with the commit; claims under way then may
+   * commit shortly after.
+   *
+   * @throws InvalidArgumentError, also where `until` has passed; RowsHeldError; ClaimsUnderWayError where the pause holds, but
+   *   transactions of callers that have claimed before it stay open
+   * @example
+   * await jobs.pause({ task: 'charge' }, { until: new Date(Date.now() + 600_000), reason: 'the bank is down', by: 'ada' });
+   */
+  async pause(target: PauseTarget, options: PauseOptions): Promise<void> {
+    check({}, [callOptions.pause, options]);
+    await this.engine.pauses.pause(target, options);
   }
 
+  /**
+   * Ends the pause of exactly this target; others that hold its jobs stay. Pools go on at once. Returns whether there was one.
+   * @throws InvalidArgumentError, RowsHeldError
+   */
+  async resume(target: PauseTarget): Promise<boolean> {
+    return this.engine.pauses.resume(target);
+  }
+
+  /** The pauses in force, the oldest first. */
+  async listPauses(): Promise<Pause[]> {
+    return this.engine.pauses.list();
+  }
+
+  /** The same as `pause({ queue: name }, …)`: until `resumeQueue`, or until a time. @throws RowsHeldError */
+  async pauseQueue(name: string, options: Partial<PauseOptions> = {}): Promise<void> {
+    check({ name: [name, rules.laneName] }, [callOptions.pauseQueue, options]);
+    await this.engine.pauses.pause({ queue: name }, options);
+  }
+
+  /** The same as `resume({ queue: name })`. @throws RowsHeldError */
   async resumeQueue(name: string): Promise<void> {
     check({ name: [name, rules.laneName] });
-    await this.editQueue(name, [false, null, false]);
+    await this.engine.pauses.resume({ queue: name });
   }
 
   /** Sets how many jobs of the queue run at once over all processes; wins over what processes declare. */
   async configureQueue(name: string, options: { concurrency: number }): Promise<void> {
     check({ name: [name, rules.laneName] }, [callOptions.configureQueue, options]);
     const { concurrency } = options;
-    await this.editQueue(name, concurrency === Infinity ? [null, null, true] : [null, concurrency, false]);
+    await this.editQueue(name, concurrency === Infinity ? [null, true] : [concurrency, false]);
   }
 
   async listQueues(): Promise<QueueState[]> {
@@ -257,7 +287,7 @@ export abstract class JobOperations extends JobReports {
   }
 
   /** Claims keep a busy queue for some milliseconds each: tried until they let it through. */
-  private async editQueue(name: string, settings: [paused: boolean | null, limit: number | null, unlimited: boolean]) {
+  private async editQueue(name: string, settings: [limit: number | null, unlimited: boolean]) {
     await retryOnContention(
       () => this.engine.database.run(lanes.editQueue, [name, ...settings]),
       this.engine.database.isBound,

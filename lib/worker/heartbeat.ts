@@ -16,6 +16,8 @@ export interface HeartbeatParts {
   engine: JobEngine;
   identity: WorkerIdentity;
   options: WorkerSettings;
+  /** The module's instance that it is a pool of; `null`: the one without a name. */
+  instance: string | null;
   /** Those that the pool has handlers for, or is to take. */
   tasks: () => string[];
   /** Whether the pool takes tasks that it does not know, too. */
@@ -30,6 +32,8 @@ export interface HeartbeatParts {
   onDeath: () => void;
   /** The lease holds again, or a beat was heard: what waited for it may go on. */
   onBeat: () => void;
+  /** A beat has told whether something is paused. */
+  onPauses: (hasPauses: boolean) => void;
   /** A newer release has changed the schema: this process must claim nothing more. */
   onSchemaTooNew: (error: SchemaTooNewError) => void;
   onError: (error: unknown, context: string) => void;
@@ -189,7 +193,7 @@ export class Heartbeat {
     }
   }
 
-  private read({ expired, held, needsRescue, newerSchema }: HeartbeatReport): void {
+  private read({ expired, held, needsRescue, newerSchema, hasPauses }: HeartbeatReport): void {
     if (this.stopped) return;
     const { schemaCheck } = this.parts.engine.registry;
     schemaCheck.learn(newerSchema);
@@ -200,6 +204,7 @@ export class Heartbeat {
     // A transaction holds the incarnation's row for longer than its lease: another one can claim meanwhile.
     if (held && !this.holds) return this.reregister();
     this.parts.onBeat();
+    this.parts.onPauses(hasPauses);
     void this.checkClaims();
   }
 
@@ -264,13 +269,14 @@ export class Heartbeat {
   }
 
   private async register(): Promise<void> {
-    const { engine, identity, options, tasks } = this.parts;
+    const { engine, identity, instance, options, tasks } = this.parts;
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
     const sentAt = monotonicMs();
     const sentWallAt = wallClock.now();
     const { incarnation: id, label } = identity;
     const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
-    await engine.registry.register({ id, label, host: hostname(), pid: process.pid, concurrency, leaseMs, ...takes });
+    const who = { id, label, instance, host: hostname(), pid: process.pid };
+    await engine.registry.register({ ...who, concurrency, leaseMs, ...takes });
     engine.registry.schemaCheck.assertKnown();
     [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
     this.noteLease();

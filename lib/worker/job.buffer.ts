@@ -91,6 +91,10 @@ export class JobBuffer {
     return this.takeWhere(({ job }) => names.has(job.id + job.fence));
   }
 
+  takeJobs(matches: (job: ClaimedJob) => boolean): ClaimedJob[] {
+    return this.takeWhere(({ job }) => matches(job));
+  }
+
   jobs(): ClaimedJob[] {
     return this.entries.map(({ job }) => job);
   }

@@ -5,6 +5,7 @@ import type {
   LaneClaim,
   LaneClaimResult,
   NextInLane,
+  PlainClaimResult,
   SettleRequest,
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
@@ -24,6 +25,8 @@ const MAX_CLAIM_KIB = 4 * 1024;
 export interface Claimed extends ClaimResult {
   /** Of a task with a limit of its own. */
   ahead: boolean;
+  /** The database's time of the claim, in ms; `null`: the holder may not claim. */
+  claimedAt: number | null;
   /** Of lanes: what the look has told. */
   look?: LaneClaimResult;
 }
@@ -188,7 +191,7 @@ export class JobFetcher {
   }
 
   /** A batch of plain jobs, for the buffer; null where it needs none. */
-  private async fill(planned: PlannedClaim): Promise<ClaimResult | null> {
+  private async fill(planned: PlannedClaim): Promise<PlainClaimResult | null> {
     if (!this.wantsPlain(planned)) return null;
     const { group, limit } = planned;
     const room = limit === null ? this.buffer.room + this.room.slots() : Math.min(limit, LIMITED_AHEAD);

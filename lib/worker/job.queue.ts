@@ -227,6 +227,18 @@ export class JobQueue {
     return dropped;
   }
 
+  /** Gives back what was claimed and has not started of what is paused now. */
+  giveBackPaused(): void {
+    const { isPaused } = this.options;
+    const paused = isPaused ? this.buffer.takeJobs((job) => isPaused(job)) : [];
+    if (paused.length) this.giveBackSoon(paused);
+  }
+
+  /** Something is not paused any more: what was passed may run now. */
+  resume(): void {
+    this.onNews({ kind: 'pauses' });
+  }
+
   /** Takes everything out of the buffer: the pool was taken for dead, and others have these jobs. */
   dropAll(): void {
     this.fetcher.forget();
@@ -349,7 +361,7 @@ export class JobQueue {
       const results = answer.results.map((settled) => ({ ...settled, hasFreedPlace: false }));
       const begin = (): void => {
         end();
-        this.accept({ jobs, more: look.more, ahead: false });
+        this.accept({ jobs, more: look.more, ahead: false, claimedAt: look.claimedAt });
       };
       return { ...answer, results, begin };
     } catch (error) {
@@ -408,7 +420,11 @@ export class JobQueue {
     return jobs.filter((job) => !extra.includes(job));
   }
 
-  private accept({ jobs, more, ahead }: Claimed): void {
+  private accept({ jobs: claimed, more, ahead, claimedAt }: Claimed): void {
+    const { isPaused } = this.options;
+    const paused = isPaused ? claimed.filter((job) => isPaused(job, claimedAt ?? undefined)) : [];
+    if (paused.length) this.giveBackSoon(paused);
+    const jobs = paused.length ? claimed.filter((job) => !paused.includes(job)) : claimed;
     if (!jobs.length) return this.serve();
     this.counters.fetched += jobs.length;
     this.counters.refetchCount++;
@@ -464,7 +480,11 @@ export class JobQueue {
     const stale = this.buffer.takeOlderThan(this.options.queueTtlMs ?? 60_000);
     if (!stale.length) return;
     this.counters.staleDropped += stale.length;
-    const work = this.giveBack(stale).finally(() => this.givingBack.delete(work));
+    this.giveBackSoon(stale);
+  }
+
+  private giveBackSoon(jobs: ClaimedJob[]): void {
+    const work = this.giveBack(jobs).finally(() => this.givingBack.delete(work));
     this.givingBack.add(work);
   }
 

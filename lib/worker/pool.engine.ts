@@ -22,6 +22,7 @@ import { Admission } from './admission.js';
 import type { CircuitState } from './circuit.breaker.js';
 import type { CronScheduler } from './cron.scheduler.js';
 import { Heartbeat } from './heartbeat.js';
+import { PauseWatch } from './pause.watch.js';
 import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
@@ -35,6 +36,8 @@ export interface WorkerPoolParts {
   events: JobEvents;
   options: WorkerSettings;
   workerId?: string;
+  /** The module's instance that it is a pool of. Default: the one without a name. */
+  instance?: string | undefined;
   scheduler?: CronScheduler;
 }
 
@@ -54,6 +57,7 @@ export class PoolEngine {
   readonly heartbeat: Heartbeat;
   readonly notifier: JobNotifier | null;
   readonly admission: Admission;
+  readonly pauses: PauseWatch;
   readonly counters = { completed: 0, failed: 0, errors: 0 };
   private readonly identity: WorkerIdentity;
 
@@ -70,6 +74,13 @@ export class PoolEngine {
     this.notifier = options.listen ? engine.createNotifier(onDeaf) : null;
     const mayStart = (): boolean => this.circuit === 'closed' && this.heartbeat.holds;
     this.admission = new Admission(tasks, options.maxCrashes, mayStart);
+    this.pauses = new PauseWatch({
+      pauses: engine.pauses,
+      incarnation: () => identity.incarnation,
+      onPaused: () => this.queue.giveBackPaused(),
+      onResumed: () => this.queue.resume(),
+      onError,
+    });
     this.queue = this.makeQueue(mayStart, onError);
     const onBegin = (error: unknown): void => this.hearOfBegin(error);
     this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError, onBegin });
@@ -103,6 +114,7 @@ export class PoolEngine {
       const { jobs } = this.parts;
       void jobs.engine.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
     }
+    if (news.kind === 'pauses') this.pauses.ask();
     if (news.kind !== 'ended' && news.kind !== 'cancelled') return;
     const mine = [...this.queue.jobs(), ...this.admission.all()].some(({ id }) => news.ids.includes(id));
     if (news.kind === 'cancelled' && mine) {
@@ -180,6 +192,7 @@ export class PoolEngine {
       taskRooms: () => this.admission.rooms(() => this.queue.jobs()),
       onError,
       admit: (job) => this.admission.admit(job),
+      isPaused: (job, claimedAt) => this.pauses.holdsBack(job, claimedAt),
       mayClaim,
       held: () => this.held(),
       quarantine: this.admission.quarantine,
@@ -192,6 +205,7 @@ export class PoolEngine {
       engine: jobs.engine,
       identity: this.identity,
       options,
+      instance: this.parts.instance ?? null,
       tasks: () => options.taskIdentifiers ?? tasks.names(),
       takesAnyTask: this.takesAnyTask,
       held: () => [...this.queue.jobs(), ...this.held()],
@@ -205,6 +219,7 @@ export class PoolEngine {
         this.queue.compareSoon();
         this.onCircuitChange();
       },
+      onPauses: (hasPauses) => this.pauses.onBeat(hasPauses),
       onSchemaTooNew: (error) => this.lifecycle.retire(error),
       onError,
     });

@@ -42,6 +42,11 @@ export interface JobQueueOptions {
    * Default: always.
    */
   admit?: ((job: ClaimedJob) => boolean) | undefined;
+  /**
+   * Whether the job was claimed by a claim, of this time by the database's clock in ms, that did not know of its pause: then it
+   * goes back. Default: claims know all.
+   */
+  isPaused?: ((job: ClaimedJob, claimedAt?: number) => boolean) | undefined;
   /** Default: none; every job may run beside any other. */
   quarantine?: CrashQuarantine | undefined;
   /** Asked before each claim; `false`: claim nothing for now, until `wake()`. Default: always. */
@@ -78,6 +83,7 @@ const queueOptions = section({
   claimer: given(rules.callable),
   taskRooms: given(rules.callable),
   admit: given(rules.callable),
+  isPaused: given(rules.callable),
   quarantine: given(rules.anything),
   mayClaim: given(rules.callable),
   held: given(rules.callable),
