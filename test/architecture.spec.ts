@@ -130,7 +130,7 @@ describe('the house', () => {
     const limits: Record<string, number> = {
       'jobs.errors.ts': 470,
       'manager/job.operations.ts': 450,
-      'worker/job.queue.ts': 490,
+      'worker/job.queue.ts': 510,
     };
     const long = files
       .map((file) => ({ file, lines: readFileSync(join(lib, file), 'utf8').split('\n').length }))

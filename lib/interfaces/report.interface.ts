@@ -57,7 +57,7 @@ export type PauseTarget =
   | { partition: { queue: string; partition: string } }
   /** The pools of an instance, by the name that `JobsModule` was given; `default` is the instance without a name. */
   | { instance: string }
-  /** One pool, or who claims by hand, by its `workerId`. */
+  /** One pool, or the claims by hand of one name, by its `workerId`. */
   | { worker: string }
   /** Every claim. */
   | { all: true };
@@ -67,7 +67,7 @@ export interface PauseOptions {
   until?: Date | null | undefined;
   /** Why, for people: at most 1,000 characters. */
   reason: string;
-  /** Who has paused it, for people. */
+  /** The name of the person or program that pauses it, for people. */
   by: string;
 }
 

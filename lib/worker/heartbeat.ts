@@ -16,8 +16,6 @@ export interface HeartbeatParts {
   engine: JobEngine;
   identity: WorkerIdentity;
   options: WorkerSettings;
-  /** The module's instance that it is a pool of; `null`: the one without a name. */
-  instance: string | null;
   /** Those that the pool has handlers for, or is to take. */
   tasks: () => string[];
   /** Whether the pool takes tasks that it does not know, too. */
@@ -30,10 +28,8 @@ export interface HeartbeatParts {
   onTooLate: () => void;
   /** The pool was taken for dead: all that it holds is, or will be, given to others. */
   onDeath: () => void;
-  /** The lease holds again, or a beat was heard: what waited for it may go on. */
-  onBeat: () => void;
-  /** A beat has told whether something is paused. */
-  onPauses: (hasPauses: boolean) => void;
+  /** The lease holds again, or a beat was heard: what waited for it may go on. `hasPauses`: as far as it was told. */
+  onBeat: (hasPauses?: boolean) => void;
   /** A newer release has changed the schema: this process must claim nothing more. */
   onSchemaTooNew: (error: SchemaTooNewError) => void;
   onError: (error: unknown, context: string) => void;
@@ -203,8 +199,7 @@ export class Heartbeat {
     this.noteLease();
     // A transaction holds the incarnation's row for longer than its lease: another one can claim meanwhile.
     if (held && !this.holds) return this.reregister();
-    this.parts.onBeat();
-    this.parts.onPauses(hasPauses);
+    this.parts.onBeat(hasPauses);
     void this.checkClaims();
   }
 
@@ -269,11 +264,10 @@ export class Heartbeat {
   }
 
   private async register(): Promise<void> {
-    const { engine, identity, instance, options, tasks } = this.parts;
+    const { engine, identity, options, tasks } = this.parts;
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
-    const sentAt = monotonicMs();
-    const sentWallAt = wallClock.now();
-    const { incarnation: id, label } = identity;
+    const [sentAt, sentWallAt] = [monotonicMs(), wallClock.now()];
+    const { incarnation: id, label, instance } = identity;
     const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
     const who = { id, label, instance, host: hostname(), pid: process.pid };
     await engine.registry.register({ ...who, concurrency, leaseMs, ...takes });

@@ -68,7 +68,7 @@ export class PoolEngine {
     const { tasks, events, options } = parts;
     const { engine } = parts.jobs;
     const workerId = (this.workerId = parts.workerId ?? newWorkerId(hostname()));
-    const identity = (this.identity = new WorkerIdentity(workerId));
+    const identity = (this.identity = new WorkerIdentity(workerId, parts.instance));
     const onError = (error: unknown, context: string): void => this.report(error, context);
     const onDeaf = (error: unknown): void => onError(error, 'listening for jobs');
     this.notifier = options.listen ? engine.createNotifier(onDeaf) : null;
@@ -205,7 +205,6 @@ export class PoolEngine {
       engine: jobs.engine,
       identity: this.identity,
       options,
-      instance: this.parts.instance ?? null,
       tasks: () => options.taskIdentifiers ?? tasks.names(),
       takesAnyTask: this.takesAnyTask,
       held: () => [...this.queue.jobs(), ...this.held()],
@@ -215,11 +214,11 @@ export class PoolEngine {
         this.runner.abortAll((job) => new LeaseLostError(job.id));
         this.queue.dropAll();
       },
-      onBeat: () => {
+      onBeat: (hasPauses = false) => {
+        this.pauses.onBeat(hasPauses);
         this.queue.compareSoon();
         this.onCircuitChange();
       },
-      onPauses: (hasPauses) => this.pauses.onBeat(hasPauses),
       onSchemaTooNew: (error) => this.lifecycle.retire(error),
       onError,
     });

@@ -11,6 +11,7 @@ import * as ends from '../../lib/storage/statements/end-jobs.js';
 import * as inspections from '../../lib/storage/statements/inspect-jobs.js';
 import * as partitions from '../../lib/storage/statements/partitions.js';
 import * as garbage from '../../lib/storage/statements/prune-jobs.js';
+import * as pauses from '../../lib/storage/statements/pauses.js';
 import * as queues from '../../lib/storage/statements/queues.js';
 import * as limits from '../../lib/storage/statements/rate-limits.js';
 import { SEALED_COLUMNS } from '../../lib/storage/statements/reencrypt.js';
@@ -37,6 +38,7 @@ const modules = [
   inspections,
   partitions,
   garbage,
+  pauses,
   queues,
   limits,
   releases,
@@ -81,6 +83,7 @@ export async function setScene({ jobs, sql }: TestManager): Promise<Scene> {
     (ids[name] = (await jobs.addJob(task, { name }, options)).id);
   await jobs.registerRateLimit('l', 100, HOUR);
   await jobs.configureQueue('q', { concurrency: 5 });
+  await jobs.pause({ task: 'paused' }, { reason: 'why', by: 'who' });
   await jobs.configureQueue('u', { concurrency: Infinity });
   await jobs.scheduleCron({ id: 'c', task: 't', schedule: '* * * * * *', payload: {} });
   for (const pool of [LIVING, DEAD]) await registerPool(jobs, pool, HOUR);
@@ -478,7 +481,7 @@ export const CASES: Record<string, Case> = {
     args: () => [1],
     kit: true,
     locks:
-      'crontabs duties releases job_tasks workers job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs duties releases job_tasks job_pauses workers job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
   clear_jobs: {
     args: none,
@@ -486,7 +489,7 @@ export const CASES: Record<string, Case> = {
     locks:
       'crontabs workers job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
-  clear_configuration: { args: none, kit: true, locks: 'crontabs job_queues rate_limits' },
+  clear_configuration: { args: none, kit: true, locks: 'crontabs job_pauses job_queues rate_limits' },
 
   ...Object.fromEntries(SEALED_COLUMNS.flatMap(sealedCases)),
 };

@@ -11,7 +11,7 @@ create type claim_pauses as (may_claim boolean, ends_claim boolean, tasks text[]
 
 -- The shared lock excludes the end of the incarnation (see end_incarnations), waits for nothing, and writes nothing. It is also
 -- what a pause looks for, which waits for claims that began before it (see claims_under_way); claims by hand have one of their
--- own. What is paused is read after it: a claim that does not know a pause is found by whoever has committed that.
+-- own. What is paused is read after it: a claim that does not know a pause is found by the session that has committed it.
 -- Indexes: workers_pkey, job_pauses_of_claims.
 create function pauses_of_claim(worker text, by_hand boolean, present timestamptz) returns claim_pauses
 language plpgsql

@@ -486,7 +486,7 @@ begin
   return coalesce(ended[1] > present, false);
 end $$;
 
--- Transactions that claim now: all, or those of `known` that still do. Each holds a shared lock that names who claims (see
+-- Transactions that claim now: all, or those of `known` that still do. Each holds a shared lock that names the claimer (see
 -- pauses_of_claim). Such claims may have begun before the caller's commit; claims that begin later know what it has changed.
 create function claims_under_way(known text[]) returns text[]
 language sql stable
