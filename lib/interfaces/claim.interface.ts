@@ -88,6 +88,8 @@ export interface ClaimResult {
   jobs: ClaimedJob[];
   /** The scan ended at its limit: there is probably more to claim right now. */
   more: boolean;
+  /** The database's time, in ms, when the first of the pauses that it has met ends by itself; `null`: none does. */
+  pausedUntil: number | null;
   /** Why some of them are not among `jobs`: they were put off, because nothing here can decrypt or read them. */
   unreadable?: unknown;
 }
@@ -125,6 +127,8 @@ export interface LaneReport {
   passed: [place: string, runAt: string, id: string][];
   /** Lanes that have become due. */
   due: string[] | null;
+  /** When the first of the pauses that it has met ends by itself, in ms. */
+  pausedUntil?: number | null;
   /** How long the look took in the database. */
   ms: number;
 }

@@ -36,13 +36,14 @@ interface PlainReport {
   quiet?: [after: number, upto: number, until: number] | null;
   passed?: [priority: number, runAt: number, id: string][];
   cut?: boolean;
+  pausedUntil?: number | null;
 }
 
 interface Read extends ClaimResult {
   positions: (JobPosition & { lane: string })[];
   claimedAt: number | null;
   /** The object that comes last, if there is one. */
-  last: unknown;
+  last: PlainReport | LaneReport | null;
 }
 
 export class JobClaims {
@@ -155,7 +156,7 @@ export class JobClaims {
   /** What a claim of lanes has brought. */
   async readLanes(request: LaneClaim, rows: { job: string }[]): Promise<LaneClaimResult> {
     const { positions, last, claimedAt, ...result } = await this.read(request, rows);
-    const report = last as LaneReport | null;
+    const report = last && 'turns' in last ? (last as LaneReport) : null;
     const taken = positions.map(({ priority, lane, runAt, id }) => ({
       place: placeInWalk(priority, lane),
       runAt: microseconds(runAt),
@@ -173,12 +174,13 @@ export class JobClaims {
   /** Texts become jobs. What cannot be read is failed, what cannot be decrypted is put off: neither stops the rest. */
   private async read(claimer: Claimer, rows: { job: string }[]): Promise<Read> {
     const claimedAt = rows.length ? Number(rows[0]!.job) : null;
-    const read: Read = { jobs: [], positions: [], claimedAt, last: null, more: false };
+    const read: Read = { jobs: [], positions: [], claimedAt, last: null, more: false, pausedUntil: null };
     const refused: SettleRequest[] = [];
     for (let index = 1; index < rows.length; index++) {
       const text = rows[index]!.job;
       if (text.startsWith('{')) {
-        read.last = JSON.parse(text);
+        read.last = JSON.parse(text) as PlainReport;
+        read.pausedUntil = read.last.pausedUntil ?? null;
         continue;
       }
       const { job, runAt, error } = this.readOne(text, claimer.label, claimedAt!);

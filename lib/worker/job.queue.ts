@@ -229,8 +229,8 @@ export class JobQueue {
 
   /** Gives back what was claimed and has not started of what is paused now. */
   giveBackPaused(): void {
-    const { isPaused } = this.options;
-    const paused = isPaused ? this.buffer.takeJobs((job) => isPaused(job)) : [];
+    const { pauses } = this.options;
+    const paused = pauses ? this.buffer.takeJobs((job) => pauses.holdsBack(job)) : [];
     if (paused.length) this.giveBackSoon(paused);
   }
 
@@ -331,6 +331,7 @@ export class JobQueue {
     if (claims.status === 'rejected') return [];
     for (const result of claims.value) {
       if (result.look) this.noteLook(result.look);
+      this.options.pauses?.noteEnd(result.pausedUntil, result.claimedAt);
       if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
       this.accept({ ...result, jobs: await this.withoutExtraSuspects(result.jobs) });
     }
@@ -361,7 +362,7 @@ export class JobQueue {
       const results = answer.results.map((settled) => ({ ...settled, hasFreedPlace: false }));
       const begin = (): void => {
         end();
-        this.accept({ jobs, more: look.more, ahead: false, claimedAt: look.claimedAt });
+        this.accept({ jobs, more: look.more, ahead: false, claimedAt: look.claimedAt, pausedUntil: null });
       };
       return { ...answer, results, begin };
     } catch (error) {
@@ -421,8 +422,8 @@ export class JobQueue {
   }
 
   private accept({ jobs: claimed, more, ahead, claimedAt }: Claimed): void {
-    const { isPaused } = this.options;
-    const paused = isPaused ? claimed.filter((job) => isPaused(job, claimedAt ?? undefined)) : [];
+    const { pauses } = this.options;
+    const paused = pauses ? claimed.filter((job) => pauses.holdsBack(job, claimedAt ?? undefined)) : [];
     if (paused.length) this.giveBackSoon(paused);
     const jobs = paused.length ? claimed.filter((job) => !paused.includes(job)) : claimed;
     if (!jobs.length) return this.serve();

@@ -20,9 +20,12 @@ const RETRY_MS = 1_000;
 
 export class PauseWatch {
   private known: KnownPauses = { readAt: -Infinity, pauses: [] };
+  private knownEndsAt = Infinity;
   private asking: Promise<void> | null = null;
   private askAgain = false;
   private timer: NodeJS.Timeout | null = null;
+  /** When the first pause ends that a claim has met, and that may be over before it is asked for; by performance.now(). */
+  private metEndsAt = Infinity;
   private stopped = false;
 
   constructor(private readonly parts: PauseWatchParts) {}
@@ -48,10 +51,24 @@ export class PauseWatch {
     return claimedAt <= readAt && pauses.some(({ kind, name }) => kind !== 'task' || name === job.task);
   }
 
+  /** A claim, of this time, has met pauses of which the first ends at `until`: both by the database's clock, in ms. */
+  noteEnd(until: number | null, claimedAt: number | null): void {
+    if (until === null || claimedAt === null) return;
+    const endsAt = performance.now() + until - claimedAt + LATE_MS;
+    if (endsAt >= this.metEndsAt) return;
+    this.metEndsAt = endsAt;
+    this.wakeIn(this.knownEndInMs);
+  }
+
   async stop(): Promise<void> {
     this.stopped = true;
     if (this.timer) clearTimeout(this.timer);
     await this.asking;
+  }
+
+  /** When the next pause ends by itself, as far as is known. */
+  private get knownEndInMs(): number {
+    return Math.min(this.knownEndsAt, this.metEndsAt) - performance.now();
   }
 
   private async run(): Promise<void> {
@@ -72,10 +89,13 @@ export class PauseWatch {
     this.known = known;
     const { readAt, pauses } = known;
     const until = Math.min(Infinity, ...pauses.map((one) => one.until ?? Infinity));
-    this.wakeIn(until - readAt + LATE_MS);
+    this.knownEndsAt = performance.now() + until - readAt + LATE_MS;
+    const hasMetEnd = performance.now() >= this.metEndsAt;
+    if (hasMetEnd) this.metEndsAt = Infinity;
+    this.wakeIn(this.knownEndInMs);
     const now = new Set(pauses.map(nameOf));
     if ([...now].some((name) => !before.has(name))) this.parts.onPaused();
-    if ([...before].some((name) => !now.has(name))) this.parts.onResumed();
+    if (hasMetEnd || [...before].some((name) => !now.has(name))) this.parts.onResumed();
   }
 
   private wakeIn(ms: number): void {

@@ -192,7 +192,7 @@ export class PoolEngine {
       taskRooms: () => this.admission.rooms(() => this.queue.jobs()),
       onError,
       admit: (job) => this.admission.admit(job),
-      isPaused: (job, claimedAt) => this.pauses.holdsBack(job, claimedAt),
+      pauses: this.pauses,
       mayClaim,
       held: () => this.held(),
       quarantine: this.admission.quarantine,

@@ -8,6 +8,7 @@ import type { JobNotifier } from '../storage/job.notifier.js';
 import { check, isRecord, option, throwIfAny, required, section, type Rule } from '../validation.js';
 import { rules } from '../validation.rules.js';
 import type { TaskRoom } from './claim.group.js';
+import type { PauseWatch } from './pause.watch.js';
 import type { CrashQuarantine } from './crash.quarantine.js';
 
 export interface JobQueueOptions {
@@ -42,11 +43,8 @@ export interface JobQueueOptions {
    * Default: always.
    */
   admit?: ((job: ClaimedJob) => boolean) | undefined;
-  /**
-   * Whether the job was claimed by a claim, of this time by the database's clock in ms, that did not know of its pause: then it
-   * goes back. Default: claims know all.
-   */
-  isPaused?: ((job: ClaimedJob, claimedAt?: number) => boolean) | undefined;
+  /** For pools: what they know of pauses. Default: claims alone know. */
+  pauses?: PauseWatch | undefined;
   /** Default: none; every job may run beside any other. */
   quarantine?: CrashQuarantine | undefined;
   /** Asked before each claim; `false`: claim nothing for now, until `wake()`. Default: always. */
@@ -83,7 +81,7 @@ const queueOptions = section({
   claimer: given(rules.callable),
   taskRooms: given(rules.callable),
   admit: given(rules.callable),
-  isPaused: given(rules.callable),
+  pauses: given(rules.anything),
   quarantine: given(rules.anything),
   mayClaim: given(rules.callable),
   held: given(rules.callable),

@@ -12,6 +12,7 @@ const result = (cursor: CursorPosition[], rest: Partial<PlainClaimResult> = {}):
   claimedAt: Date.now(),
   passed: [],
   isCut: false,
+  pausedUntil: null,
   ...rest,
 });
 

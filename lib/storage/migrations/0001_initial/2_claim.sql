@@ -6,8 +6,8 @@
 -- the limit on waits is for tables that others have locked as a whole.
 
 -- What a claim has to know before it looks at jobs. `may_claim`: of an incarnation that has not ended. `ends_claim`: everything
--- is paused, or all that this pool would take. `tasks`: those paused, null for none.
-create type claim_pauses as (may_claim boolean, ends_claim boolean, tasks text[]);
+-- is paused, or all that this pool would take. `tasks`: those paused, null for none. `soonest`: when the first of these ends by itself.
+create type claim_pauses as (may_claim boolean, ends_claim boolean, tasks text[], soonest timestamptz);
 
 -- The shared lock excludes the end of the incarnation (see end_incarnations), waits for nothing, and writes nothing. It is also
 -- what a pause looks for, which waits for claims that began before it (see claims_under_way); claims by hand have one of their
@@ -22,13 +22,14 @@ declare
 begin
   if not pg_try_advisory_xact_lock_shared(hashtextextended(
     case when by_hand then 'millrace:claims by hand' else 'millrace:incarnation:' || worker end, 0)) then
-    return (false, true, null)::claim_pauses;
+    return (false, true, null, null)::claim_pauses;
   end if;
-  select by_hand or w.id is not null, coalesce(p.ends_claim, false), p.tasks into found
+  select by_hand or w.id is not null, coalesce(p.ends_claim, false), p.tasks, p.soonest into found
   from (select) claim
   left join workers w on not by_hand and w.id = worker and w.stopped_at is null
   cross join lateral (
-    select bool_or(p.kind <> 'task') as ends_claim, array_agg(p.name) filter (where p.kind = 'task') as tasks
+    select bool_or(p.kind <> 'task') as ends_claim, array_agg(p.name) filter (where p.kind = 'task') as tasks,
+      min(p.until) as soonest
     from job_pauses p
     where p.kind <> 'partition' and is_in_force(true, p.until, present) and case p.kind
       when 'instance' then p.name = w.instance
@@ -98,7 +99,8 @@ $$;
 -- priority, run-at, task, attempts, max attempts, revision, created-at, extra, payload], times in ms, `extra` null or an
 -- object of what few jobs have; a job whose body is gone has no payload. Last may come an object { quiet: a stretch of
 -- priorities (after, upto] in which nothing is due before `until`; passed: [[priority, run-at, id]], up to where there is nothing
--- for this claim, because tasks are paused; cut: whether it ended there, having read 10,000 jobs }.
+-- for this claim, because tasks are paused; cut: whether it ended there, having read 10,000 jobs; pausedUntil: when the first of
+-- the pauses that it has met ends by itself, or null }.
 --
 -- most_kib: how much the payloads may weigh together, except the first. tasks: only these, or null; other_tasks: not
 -- these. lease: null for pools. known_*: the cursor, one position for each priority, best first. quiet_*: such a stretch.
@@ -156,6 +158,9 @@ begin
   end if;
   return next date_part('epoch', present) * 1000;
   if pauses.ends_claim or tasks <@ pauses.tasks then
+    if pauses.soonest is not null then
+      return next json_build_object('pausedUntil', date_part('epoch', pauses.soonest) * 1000);
+    end if;
     return;
   end if;
   other_tasks := other_tasks || pauses.tasks;
@@ -286,8 +291,9 @@ begin
     end loop;
     exit when is_cut or at_priority is null or at_priority > worst_priority or open_places <= 0 or open_kib < 0;
   end loop;
-  if quiet is not null or cardinality(passed) > 0 then
-    return next json_build_object('quiet', quiet, 'passed', passed, 'cut', is_cut);
+  if quiet is not null or cardinality(passed) > 0 or pauses.soonest is not null then
+    return next json_build_object('quiet', quiet, 'passed', passed, 'cut', is_cut,
+      'pausedUntil', date_part('epoch', pauses.soonest) * 1000);
   end if;
 end $$;
 
@@ -576,7 +582,7 @@ $$;
 --   probably more to claim now; lanes: how many were served;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
 --   held: lanes of which others hold what is needed; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
---   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due;
+--   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due; pausedUntil;
 --   ms: how long it took }.
 --
 -- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns: as reported, one
@@ -665,6 +671,9 @@ begin
   end if;
   return next date_part('epoch', present) * 1000;
   if pauses.ends_claim or tasks <@ pauses.tasks then
+    if pauses.soonest is not null then
+      return next json_build_object('pausedUntil', date_part('epoch', pauses.soonest) * 1000);
+    end if;
     return;
   end if;
   other_tasks := other_tasks || pauses.tasks;
@@ -1029,7 +1038,7 @@ begin
     'more', open_places <= 0 or hops_left <= 0 or was_stopped, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
-    ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes,
+    ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes, 'pausedUntil', date_part('epoch', pauses.soonest) * 1000,
     'ms', date_part('epoch', clock_timestamp() - present) * 1000);
 end $$;
 
