@@ -18,25 +18,29 @@ language plpgsql
 set search_path from current
 as $$
 declare
+  may_claim boolean;
+  has_pauses boolean;
   found claim_pauses;
 begin
   if not pg_try_advisory_xact_lock_shared(hashtextextended(
     case when by_hand then 'millrace:claims by hand' else 'millrace:incarnation:' || worker end, 0)) then
     return (false, true, null, null)::claim_pauses;
   end if;
-  select by_hand or w.id is not null, coalesce(p.ends_claim, false), p.tasks, p.soonest into found
-  from (select) claim
-  left join workers w on not by_hand and w.id = worker and w.stopped_at is null
-  cross join lateral (
-    select bool_or(p.kind <> 'task') as ends_claim, array_agg(p.name) filter (where p.kind = 'task') as tasks,
-      min(p.until) as soonest
-    from job_pauses p
-    where p.kind <> 'partition' and is_in_force(true, p.until, present) and case p.kind
-      when 'instance' then p.name = w.instance
-      when 'worker' then p.name = coalesce(w.label, worker)
-      else true
-    end
-  ) p;
+  -- Mostly nothing is paused: that is found out by one page.
+  select by_hand or exists (select from workers w where w.id = worker and w.stopped_at is null),
+    exists (select from job_pauses p where p.kind <> 'partition')
+  into may_claim, has_pauses;
+  if not has_pauses then
+    return (may_claim, false, null, null)::claim_pauses;
+  end if;
+  select may_claim, coalesce(bool_or(p.kind <> 'task'), false), array_agg(p.name) filter (where p.kind = 'task'), min(p.until)
+  into found
+  from job_pauses p
+  where p.kind <> 'partition' and is_in_force(true, p.until, present) and case p.kind
+    when 'instance' then not by_hand and p.name = (select w.instance from workers w where w.id = worker)
+    when 'worker' then p.name = coalesce((select w.label from workers w where w.id = worker and not by_hand), worker)
+    else true
+  end;
   return found;
 end $$;
 
