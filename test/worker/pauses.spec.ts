@@ -114,6 +114,7 @@ describe('an idle pool that polls rarely', () => {
     await scene.jobs.pause({ instance: 'default' }, WHY);
     await add('mail');
     await eventually(() => ran.length === 1);
+    expect(ran).toEqual(['mail']);
   });
 
   it('finds a new job behind 30,000 of a paused task at once', async () => {
