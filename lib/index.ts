@@ -78,4 +78,5 @@ export type { BulkActions } from './manager/bulk.actions.js';
 export { BulkActionNotFoundError } from './manager/bulk.errors.js';
 export { CrontabLockedError } from './manager/crontab.errors.js';
 export { QueueFullError } from './manager/queue.errors.js';
+export { ClaimsUnderWayError } from './manager/pause.errors.js';
 export { PartitionsHeldError } from './manager/retention.errors.js';

@@ -69,6 +69,8 @@ export interface WorkerPoolOptions<T extends string = string> {
   unknownTasks?: 'leave' | 'exhaust' | undefined;
   /** At least 10 characters. Default: made from host, process and chance. */
   workerId?: string | undefined;
+  /** A name to pause it by, together with all pools of that name: `jobs.pause({ instance })`. Default 'default'. */
+  instance?: string | undefined;
   /** What events do not show of payloads and results. Handlers get everything. See docs/security.md. */
   mask?: Mask | undefined;
 }
@@ -89,7 +91,7 @@ export function createWorkerPool<T extends string>(parts: WorkerPoolOptions<T>):
 /** What a pool is made of, from plain tasks. @throws InvalidOptionsError */
 export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   checkPoolParts(parts);
-  const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId, mask } = parts;
+  const { jobs, tasks, events = new JobEvents(), options, unknownTasks, workerId, instance, mask } = parts;
   const settings = resolveWorkerOptions(options, unknownTasks);
   const definitions = Object.entries(tasks).map(([task, plain]) => definitionOf(task, plain));
   throwIfAny(definitions.flatMap(faultsOf));
@@ -104,7 +106,7 @@ export function poolPartsOf(parts: WorkerPoolOptions): WorkerPoolParts {
   const known = tasksOf.get(jobs) ?? registry;
   jobs.engine.runWith(new SingleRun({ jobs, tasks: known, events, validator, options: settings }));
   const scheduler = new CronScheduler({ engine: jobs.engine, tasks: registry, events });
-  const pool = { jobs, tasks: registry, events, validator, options: settings, scheduler };
+  const pool = { jobs, tasks: registry, events, validator, options: settings, scheduler, instance };
   return { ...pool, ...(workerId && { workerId }) };
 }
 

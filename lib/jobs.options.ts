@@ -165,6 +165,7 @@ const poolParts = section(
     options: option(rules.anything, undefined),
     unknownTasks: UNKNOWN_TASKS,
     workerId: option(rules.string, undefined),
+    instance: option(rules.name, undefined),
     mask: option(mask, undefined),
   },
   { worker: 'options' },

@@ -145,7 +145,7 @@ async function makeManager(
 // from here, so that a stub needs only the methods that the application uses.
 
 const makePool = (
-  { worker }: ResolvedOptions,
+  { worker, name }: ResolvedOptions,
   jobs: JobManager,
   tasks: TaskRegistry,
   validator: PayloadValidator,
@@ -154,7 +154,7 @@ const makePool = (
   if (!worker || !isOpenManager(jobs)) return null;
   const events = ownEvents(given);
   const scheduler = new CronScheduler({ engine: jobs.engine, tasks, events });
-  return new WorkerPool({ jobs, tasks, validator, events, options: worker, scheduler });
+  return new WorkerPool({ jobs, tasks, validator, events, options: worker, instance: name, scheduler });
 };
 
 const makeOrchestrator = (

@@ -98,6 +98,8 @@ export interface ClaimResult {
   jobs: ClaimedJob[];
   /** The scan ended at its limit: there is probably more to claim right now. */
   more: boolean;
+  /** The database's time, in ms, when the first of the pauses that it has met ends by itself; `null`: none does. */
+  pausedUntil: number | null;
   /** Why some of them are not among `jobs`: they were put off, because nothing here can decrypt or read them. */
   unreadable?: unknown;
 }
@@ -108,6 +110,10 @@ export interface PlainClaimResult extends ClaimResult {
   /** Hand it to the next claim of the same scan. */
   cursor: CursorPosition[];
   quiet: QuietStretch | null;
+  /** In which priorities it has passed jobs of paused tasks. */
+  passed: number[];
+  /** It has read as many jobs as it may: what lies behind its cursor is for the next one. */
+  isCut: boolean;
 }
 
 /** What a claim of lanes tells of them, beside the jobs. */
@@ -139,6 +145,8 @@ export interface LaneReport {
   passed: [place: string, runAt: string, id: string][];
   /** Lanes that have become due. */
   due: string[] | null;
+  /** When the first of the pauses that it has met ends by itself, in ms. */
+  pausedUntil?: number | null;
   /** How long the look took in the database. */
   ms: number;
 }
@@ -197,6 +205,8 @@ export interface WorkerRegistration {
   queues?: string[] | null;
   forbiddenFlags?: string[] | null;
   leaseMs: number;
+  /** The module's instance that it is a pool of. Default: the one without a name. */
+  instance?: string | null;
 }
 
 /** What a thread needs to send heartbeats by itself. */
@@ -218,6 +228,8 @@ export interface HeartbeatReport {
   needsRescue: boolean;
   /** The version of the schema, where a newer release has changed what this one needs. */
   newerSchema: number | null;
+  /** Whether tasks, instances or workers are paused now. */
+  hasPauses: boolean;
 }
 
 /** Runs single jobs, for `workOnce`. */

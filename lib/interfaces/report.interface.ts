@@ -41,6 +41,8 @@ export interface QueueState {
   /** More waiting jobs are refused; `Infinity`: no limit. */
   maxWaiting: number;
   paused: boolean;
+  /** Its pause; `null`: it is not paused. */
+  pause: PauseDetails | null;
   running: number;
   waiting: number;
   /** The worker that claimed from the queue last, while a job of it runs. */
@@ -57,6 +59,44 @@ export interface PartitionState {
   /** How much of the queue's concurrency it gets while other partitions want some; 1: all of it. */
   share: number;
   weight: number;
+}
+
+/** What a pause stops. One of these. */
+export type PauseTarget =
+  /** Jobs of a task, in whatever queue. */
+  | { task: string }
+  /** Jobs of a queue. */
+  | { queue: string }
+  /** Jobs of one partition of a queue. */
+  | { partition: { queue: string; partition: string } }
+  /** The pools of an instance, by the name that `JobsModule` was given; `default` is the instance without a name. */
+  | { instance: string }
+  /** One pool, or the claims by hand of one name, by its `workerId`. */
+  | { worker: string }
+  /** Every claim. */
+  | { all: true };
+
+export interface PauseOptions {
+  /** When the pause ends by itself, by the database's clock. Default: when it is resumed. */
+  until?: Date | null | undefined;
+  /** Why, for people: at most 1,000 characters. */
+  reason: string;
+  /** The name of the person or program that pauses it, for people. */
+  by: string;
+}
+
+/** When and why something was paused. */
+export interface PauseDetails {
+  since: Date | null;
+  /** `null`: when it is resumed. */
+  until: Date | null;
+  reason: string | null;
+  by: string | null;
+}
+
+/** A pause in force, as `listPauses` tells it. */
+export interface Pause extends PauseDetails {
+  target: PauseTarget;
 }
 
 export interface WorkerInfo {
@@ -124,6 +164,11 @@ export type ExplainReason =
   | 'snoozed'
   | 'queue_busy'
   | 'queue_paused'
+  | 'partition_paused'
+  | 'task_paused'
+  | 'instance_paused'
+  | 'worker_paused'
+  | 'all_paused'
   | 'no_tokens'
   | 'parents'
   | 'job_key'
@@ -145,6 +190,8 @@ export interface JobExplanation {
   until: Date | null;
   /** Ids of the jobs in its way. */
   blockedBy: string[];
+  /** The pause in its way; `null`: none is. */
+  pause: PauseDetails | null;
 }
 
 /** How a job ended, as `waitForJob` reports it. */

@@ -111,7 +111,7 @@ export class ExactClaims {
       const found = await this.claims.claimPlain(base);
       jobs.push(...found.jobs);
       cursor = found.cursor;
-      if (!found.jobs.length) break;
+      if (!found.jobs.length && !found.isCut) break;
     }
   }
 

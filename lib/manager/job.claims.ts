@@ -32,11 +32,19 @@ import type { SchemaCheck } from './schema.check.js';
 const UNREADABLE_MS = 60_000;
 /** Lanes that one claim looks at: a look of 1 to 2 ms. */
 const MAX_HOPS = 200;
+/** What may come last of a claim of plain jobs. */
+interface PlainReport {
+  quiet?: [after: number, upto: number, until: number] | null;
+  passed?: [priority: number, runAt: number, id: string][];
+  cut?: boolean;
+  pausedUntil?: number | null;
+}
+
 interface Read extends ClaimResult {
   positions: (JobPosition & { lane: string })[];
   claimedAt: number | null;
   /** The object that comes last, if there is one. */
-  last: unknown;
+  last: PlainReport | LaneReport | null;
 }
 
 export class JobClaims {
@@ -68,12 +76,15 @@ export class JobClaims {
       request.quiet?.upto ?? null,
     ]);
     const { positions, last, ...result } = await this.read(request, rows);
-    const quiet = (last as { quiet?: [number, number, number] } | null)?.quiet;
+    const { quiet, passed = [], cut: isCut = false } = (last as PlainReport | null) ?? {};
+    const passes = passed.map(([priority, runAt, id]) => ({ priority, runAt, id }));
     return {
       ...result,
-      cursor: advance(request.cursor, positions),
+      cursor: advance(request.cursor, [...positions, ...passes]),
       quiet: quiet ? { after: quiet[0], upto: quiet[1], until: quiet[2] } : request.quiet,
-      more: positions.length >= request.limit,
+      more: isCut || positions.length >= request.limit,
+      passed: passes.map(({ priority }) => priority),
+      isCut,
     };
   }
 
@@ -148,7 +159,7 @@ export class JobClaims {
   /** What a claim of lanes has brought. */
   async readLanes(request: LaneClaim, rows: { job: string }[]): Promise<LaneClaimResult> {
     const { positions, last, claimedAt, ...result } = await this.read(request, rows);
-    const report = last as LaneReport | null;
+    const report = last && 'turns' in last ? (last as LaneReport) : null;
     const taken = positions.map(({ priority, lane, runAt, id }) => ({
       place: placeInWalk(priority, lane),
       runAt: microseconds(runAt),
@@ -166,12 +177,13 @@ export class JobClaims {
   /** Texts become jobs. What cannot be read is failed, what cannot be decrypted is put off: neither stops the rest. */
   private async read(claimer: Claimer, rows: { job: string }[]): Promise<Read> {
     const claimedAt = rows.length ? Number(rows[0]!.job) : null;
-    const read: Read = { jobs: [], positions: [], claimedAt, last: null, more: false };
+    const read: Read = { jobs: [], positions: [], claimedAt, last: null, more: false, pausedUntil: null };
     const refused: SettleRequest[] = [];
     for (let index = 1; index < rows.length; index++) {
       const text = rows[index]!.job;
       if (text.startsWith('{')) {
-        read.last = JSON.parse(text);
+        read.last = JSON.parse(text) as PlainReport;
+        read.pausedUntil = read.last.pausedUntil ?? null;
         continue;
       }
       const { job, runAt, error } = this.readOne(text, claimer.label, claimedAt!);

@@ -17,6 +17,7 @@ import { ExactClaims } from './exact.claims.js';
 import { JobAdder } from './job.adder.js';
 import { JobCipher } from './job.cipher.js';
 import { JobClaims } from './job.claims.js';
+import { JobPauses } from './job.pauses.js';
 import { JobInspector } from './job.inspector.js';
 import { JobPreparer } from './job.preparer.js';
 import { JobPromoter, newsOf } from './job.promoter.js';
@@ -71,6 +72,7 @@ export class JobEngine {
   readonly revival: JobRevival;
   /** What pools do of bulk actions. */
   readonly bulk: BulkPages;
+  readonly pauses: JobPauses;
   readonly inspector: JobInspector;
   /** What a running attempt writes before it ends. */
   readonly attempts: AttemptStore;
@@ -106,12 +108,13 @@ export class JobEngine {
     const { promoter, publisher, revival } = this;
     const { retentionMs } = settings.history;
     this.bulk = new BulkPages({ database, promoter, publisher, revival, retentionMs }, cipher);
+    this.pauses = new JobPauses(database, this.publisher);
     this.inspector = new JobInspector(database, cipher);
     this.attempts = new AttemptStore(database, cipher);
     this.transactions = new TransactionSource(database);
     const preparer = new JobPreparer(settings, tasks, validator, cipher);
     this.bounds = parts.bounds ?? new QueueBounds();
-    const { promoter, publisher, bounds } = this;
+    const { bounds } = this;
     this.adder = new JobAdder({ database, preparer, promoter, publisher, bounds, ambient, cipher });
     this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);

@@ -1,14 +1,22 @@
 // Why is this job not running? The obstacle that comes first, in one sentence and in fields.
 import type { Job } from '../interfaces/job.interface.js';
-import type { ExplainReason, JobExplanation } from '../interfaces/report.interface.js';
+import type { ExplainReason, JobExplanation, PauseDetails } from '../interfaces/report.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { ExplainRow } from '../storage/statements/inspect-jobs.js';
+import type { PauseRow } from '../storage/statements/pauses.js';
+import { toPauseDetails } from './job.mapper.js';
 
-type Finding = { reason: ExplainReason; message: string; until?: Date | null; blockedBy?: string[] };
+type Finding = {
+  reason: ExplainReason;
+  message: string;
+  until?: Date | null;
+  blockedBy?: string[];
+  pause?: PauseDetails;
+};
 
 export function explainLiveJob(job: Job, row: ExplainRow | undefined): JobExplanation {
   const found = row ? ofLive(job, row) : ofFinished(job);
-  return { status: job.status, until: null, blockedBy: [], ...found };
+  return { status: job.status, until: null, blockedBy: [], pause: null, ...found };
 }
 
 function ofFinished(job: Job): Finding {
@@ -19,7 +27,14 @@ function ofFinished(job: Job): Finding {
 }
 
 function ofLive(job: Job, row: ExplainRow): Finding {
-  return ofState(job, row) ?? ofTime(job, row) ?? ofQueue(job, row) ?? ofTokens(job, row) ?? ofWorkers(job, row);
+  return (
+    ofState(job, row) ??
+    ofTime(job, row) ??
+    ofPause(row.pause) ??
+    ofQueue(job, row) ??
+    ofTokens(job, row) ??
+    ofWorkers(job, row)
+  );
 }
 
 function ofState(job: Job, row: ExplainRow): Finding | null {
@@ -71,9 +86,26 @@ function soFar({ attempts }: Job, { last_outcome }: ExplainRow): string {
   return `It has made ${count(attempts, 'attempt')}`;
 }
 
+function ofPause(row: PauseRow | null): Finding | null {
+  if (!row) return null;
+  const pause = toPauseDetails(row);
+  const { until, reason, by } = pause;
+  const when = until ? ` until ${iso(until)}` : '';
+  const who = by === null ? '' : ` by ${by}`;
+  const why = reason === null ? '.' : `: ${reason}`;
+  return { reason: `${row.kind}_paused`, message: `${subjectOf(row)} paused${when}${who}${why}`, until, pause };
+}
+
+function subjectOf({ kind, name, partition }: PauseRow): string {
+  if (kind === 'all') return 'Everything is';
+  if (kind === 'partition') return `The partition "${partition}" of its queue "${name}" is`;
+  if (kind === 'worker') return `The worker "${name}", which would take it, is`;
+  if (kind === 'instance') return `The instance "${name}", whose workers would take it, is`;
+  return `Its ${kind} "${name}" is`;
+}
+
 function ofQueue(job: Job, row: ExplainRow): Finding | null {
   if (job.queue === null) return null;
-  if (row.queue_paused) return { reason: 'queue_paused', message: `Its queue "${job.queue}" is paused.` };
   const blockedBy = row.queue_jobs ?? [];
   const places = row.queue_known ? row.queue_concurrency : 1;
   if (places === null || blockedBy.length < places) return null;
@@ -105,6 +137,8 @@ function ofWorkers(job: Job, row: ExplainRow): Finding {
     const message = `No live worker that handles task "${job.task}" takes jobs with the flag ${flags} (forbiddenFlags).`;
     return { reason: 'no_taker', message };
   }
+  const paused = ofPause(row.taker_pause);
+  if (paused) return paused;
   return { reason: 'ready', message: 'It is ready: the next free worker takes it when its turn comes.' };
 }
 

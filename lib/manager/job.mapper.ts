@@ -3,6 +3,9 @@ import type { ClaimedJob, Job, JobSpec } from '../interfaces/job.interface.js';
 import type {
   HistoryRecord,
   PartitionState,
+  Pause,
+  PauseDetails,
+  PauseTarget,
   QueueState,
   RateLimit,
   WorkerInfo,
@@ -13,6 +16,7 @@ import type { ClaimedText, ClaimExtra } from '../storage/statements/claim-jobs.j
 import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/workers.js';
 import type { PartitionRow, QueueRow } from '../storage/statements/queues.js';
+import type { PauseRow } from '../storage/statements/pauses.js';
 import type { RateLimitRow } from '../storage/statements/rate-limits.js';
 import { isSealed, openValue, openPayload, reveal, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
@@ -135,6 +139,14 @@ export const toQueueState = (row: QueueRow): QueueState => ({
   concurrency: row.concurrency ?? Infinity,
   maxWaiting: row.max_waiting ?? Infinity,
   paused: row.paused,
+  pause: row.paused
+    ? toPauseDetails({
+        since: row.paused_since,
+        until: row.paused_until,
+        reason: row.pause_reason,
+        paused_by: row.paused_by,
+      })
+    : null,
   running: row.running,
   waiting: row.waiting,
   lockedBy: row.locked_by,
@@ -148,6 +160,21 @@ export const toPartitionState = (row: PartitionRow): PartitionState => ({
   share: row.share ?? 1,
   weight: row.weight,
 });
+
+export const toPauseDetails = (row: Pick<PauseRow, 'since' | 'until' | 'reason' | 'paused_by'>): PauseDetails => ({
+  since: toDateOrNull(row.since),
+  until: toDateOrNull(row.until),
+  reason: row.reason,
+  by: row.paused_by,
+});
+
+export const toPause = (row: PauseRow): Pause => ({ target: targetOf(row), ...toPauseDetails(row) });
+
+function targetOf({ kind, name, partition }: PauseRow): PauseTarget {
+  if (kind === 'all') return { all: true };
+  if (kind === 'partition') return { partition: { queue: name, partition } };
+  return { [kind]: name } as unknown as PauseTarget;
+}
 
 export const toRateLimit = (row: RateLimitRow): RateLimit => ({
   key: row.key,

@@ -3,7 +3,16 @@
 import type { CronInfo, CronSpec } from '../interfaces/cron.interface.js';
 import type { Job, JobStatus, QueryExecutor } from '../interfaces/job.interface.js';
 import type { PartitionOptions, QueueOptions } from '../interfaces/jobs-options.interface.js';
-import type { Page, PageRequest, PartitionState, QueueState, RateLimit } from '../interfaces/report.interface.js';
+import type {
+  Page,
+  PageRequest,
+  PartitionState,
+  Pause,
+  PauseOptions,
+  PauseTarget,
+  QueueState,
+  RateLimit,
+} from '../interfaces/report.interface.js';
 import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import { withLockRetries, retryOnContention } from '../storage/retry.js';
@@ -30,7 +39,7 @@ import { JobReports } from './job.reports.js';
 const MAX_COUNTED = 1_000;
 const NOTHING_TO_CONFIGURE = 'Expected concurrency, partitions or maxWaiting, got none.';
 
-type QueueEdit = [paused: boolean | null, limit: number | null, unlimited: boolean, partitions: string | null];
+type QueueEdit = [limit: number | null, unlimited: boolean, partitions: string | null];
 
 /** What operators do: to jobs, queues, rate limits, crontabs and what is left behind. */
 export abstract class JobOperations extends JobReports {
@@ -159,15 +168,45 @@ export abstract class JobOperations extends JobReports {
 
   // Queues and rate limits
 
-  /** Claims nothing more from the queue until `resumeQueue`. Running jobs go on. @throws RowsHeldError */
-  async pauseQueue(name: string): Promise<void> {
-    check({ name: [name, rules.laneName] });
-    await this.editQueue(name, [true, null, false, null]);
+  /**
+   * Claims nothing more of the target, until it is resumed or until a time. Running jobs go on, claimed ones that have not started
+   * are given back, jobs can be added. When the call has resolved, no claim ignores the pause. A target that is paused already
+   * gets the new time, reason and `by`. In a caller's transaction it takes effect with the commit; claims under way then may
+   * commit shortly after.
+   *
+   * @throws InvalidArgumentError, also where `until` has passed; RowsHeldError; ClaimsUnderWayError where the pause holds, but
+   *   transactions of callers that have claimed before it stay open
+   * @example
+   * await jobs.pause({ task: 'charge' }, { until: new Date(Date.now() + 600_000), reason: 'the bank is down', by: 'ada' });
+   */
+  async pause(target: PauseTarget, options: PauseOptions): Promise<void> {
+    check({}, [callOptions.pause, options]);
+    await this.engine.pauses.pause(target, options);
   }
 
+  /**
+   * Ends the pause of exactly this target; others that hold its jobs stay. Pools go on at once. Returns whether there was one.
+   * @throws InvalidArgumentError, RowsHeldError
+   */
+  async resume(target: PauseTarget): Promise<boolean> {
+    return this.engine.pauses.resume(target);
+  }
+
+  /** The pauses in force, the oldest first. */
+  async listPauses(): Promise<Pause[]> {
+    return this.engine.pauses.list();
+  }
+
+  /** The same as `pause({ queue: name }, …)`: until `resumeQueue`, or until a time. @throws RowsHeldError */
+  async pauseQueue(name: string, options: Partial<PauseOptions> = {}): Promise<void> {
+    check({ name: [name, rules.laneName] }, [callOptions.pauseQueue, options]);
+    await this.engine.pauses.pause({ queue: name }, options);
+  }
+
+  /** The same as `resume({ queue: name })`. @throws RowsHeldError */
   async resumeQueue(name: string): Promise<void> {
     check({ name: [name, rules.laneName] });
-    await this.editQueue(name, [false, null, false, null]);
+    await this.engine.pauses.resume({ queue: name });
   }
 
   /**
@@ -188,7 +227,7 @@ export abstract class JobOperations extends JobReports {
     if (concurrency === undefined && !partitions) return;
     const settings = partitions ? JSON.stringify(partitionSettings(partitions)) : null;
     const isUnlimited = concurrency === Infinity;
-    await this.editQueue(name, [null, isUnlimited ? null : (concurrency ?? null), isUnlimited, settings]);
+    await this.editQueue(name, [isUnlimited ? null : (concurrency ?? null), isUnlimited, settings]);
   }
 
   /**

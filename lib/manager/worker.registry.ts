@@ -55,9 +55,9 @@ export class WorkerRegistry {
   /** Makes an incarnation known: from now on its claims hold as long as its heartbeat. */
   async register({ id, label, host, pid, concurrency, leaseMs, ...takes }: WorkerRegistration): Promise<void> {
     const environment = JSON.stringify(executionEnvironment());
-    const { tasks, takesAnyTask = false, queues = null, forbiddenFlags = null } = takes;
+    const { tasks, takesAnyTask = false, queues = null, forbiddenFlags = null, instance = null } = takes;
     const filter = [tasks, takesAnyTask, queues, forbiddenFlags];
-    const values = [id, label, host, pid, concurrency, leaseMs, ...filter, environment];
+    const values = [id, label, host, pid, concurrency, leaseMs, ...filter, environment, instance];
     this.schemaCheck.learn((await this.database.run(statements.registerWorker, values))[0]?.newer_schema ?? null);
   }
 
@@ -69,6 +69,7 @@ export class WorkerRegistry {
       held: row?.held ?? false,
       needsRescue: row?.needs_rescue ?? false,
       newerSchema: row?.newer_schema ?? null,
+      hasPauses: row?.has_pauses ?? false,
     };
   }
 

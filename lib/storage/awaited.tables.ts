@@ -12,6 +12,8 @@ interface Tables {
 const END = ['jobs', 'job_places', 'job_history', 'settle_receipts', 'workers'];
 const TELL = ['jobs', 'job_keys', 'job_dependencies', 'job_bodies', 'job_history', 'job_replacements'];
 const CLAIM = ['jobs', 'job_bodies', 'workers'];
+/** What claims look at first. */
+const PAUSES = ['job_pauses'];
 const LIMITS = ['rate_limits', 'rate_limit_windows'];
 
 /** By statement. Those that no caller's transaction runs have none: a spec lists them. */
@@ -26,13 +28,18 @@ const TABLES: Record<string, Tables> = {
   tell_these_children: { writes: TELL },
   find_bulk_page: { reads: ['jobs', 'job_bodies', 'job_history'] },
   find_circle_of: { reads: ['jobs', 'job_dependencies', 'job_replacements'] },
+  pause_target: { writes: ['job_queues'], reads: PAUSES },
+  resume_target: { writes: ['job_queues'], reads: PAUSES },
   edit_queue: { writes: ['jobs', 'job_places', 'job_queues'] },
   bound_queue: { writes: ['job_queues'] },
   register_rate_limit: { writes: LIMITS },
   refill_rate_limits: { writes: ['rate_limit_windows'], reads: ['rate_limits'] },
-  claim_plain_jobs: { writes: CLAIM },
-  claim_lane_jobs: { writes: [...CLAIM, 'job_queues', 'job_places', 'rate_limit_windows'], reads: ['rate_limits'] },
-  next_plain_priority: { reads: ['jobs'] },
+  claim_plain_jobs: { writes: CLAIM, reads: PAUSES },
+  claim_lane_jobs: {
+    writes: [...CLAIM, 'job_queues', 'job_places', 'rate_limit_windows'],
+    reads: ['rate_limits', ...PAUSES],
+  },
+  next_plain_priority: { reads: ['jobs', ...PAUSES] },
   find_expired_leases: { reads: ['jobs'] },
   end_incarnations: { writes: ['jobs', 'workers'] },
   claims_of_the_dead: { writes: ['workers'], reads: ['jobs'] },

@@ -10,6 +10,8 @@ export type News =
   | { kind: 'all' }
   /** A bulk action was asked for. */
   | { kind: 'bulk' }
+  /** Something was paused or resumed: pools ask what. */
+  | { kind: 'pauses' }
   /** Claims of these jobs were taken from their holders; none: of any. */
   | { kind: 'ended'; ids: string[] }
   /** These running jobs are to be cancelled, whether their rows say so yet or not. */
@@ -30,6 +32,7 @@ export function toMessages(news: News): string[] {
     const text = JSON.stringify(news);
     return [Buffer.byteLength(text) > MAX_BYTES ? JSON.stringify({ kind: 'all' }) : text];
   }
+  if (news.kind === 'pauses') return [JSON.stringify(news)];
   const reason = 'reason' in news && { reason: news.reason?.slice(0, MAX_REASON) ?? null };
   const messages: string[] = [];
   for (let start = 0; start < news.ids.length; start += MAX_IDS) {

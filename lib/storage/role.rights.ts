@@ -42,6 +42,8 @@ const RIGHTS: Record<string, Rights> = {
   job_logs: { enqueue: LOOKS, worker: 'select, insert, delete' },
   job_queues: { enqueue: LOOKS, worker: EVERYTHING },
   job_partitions: { enqueue: LOOKS, worker: LOOKS },
+  // What a pause is to stop does not lift it: pausing is for operators. (A queue's is in its own row.)
+  job_pauses: { enqueue: LOOKS, worker: 'select, update (since)' },
   job_places: { enqueue: LOOKS, worker: EVERYTHING },
   job_tasks: { enqueue: null, worker: EVERYTHING },
   // Workers take tokens; how many there are is for operators to say.

@@ -56,11 +56,13 @@ export class ClaimPlan {
   /** Whether the news may concern jobs that could be claimed. */
   onNews(news: News): boolean {
     if (news.kind === 'lanes') this.noteRunnable(news.lanes);
-    else if (news.kind === 'all') this.noteRunnable(null);
+    else if (news.kind === 'all' || news.kind === 'pauses') this.noteRunnable(null);
+    // What was passed may be paused no more.
+    if (news.kind === 'pauses') for (const { scan } of this.groups.values()) scan.forget();
     if (news.kind === 'jobs' || news.kind === 'all') {
       for (const group of this.groups.values()) group.scan.noteDue(news.kind === 'jobs' ? news.priorities : null);
     }
-    return news.kind === 'jobs' || news.kind === 'lanes' || news.kind === 'all';
+    return ['jobs', 'lanes', 'all', 'pauses'].includes(news.kind);
   }
 
   /** Something in lanes that begin like these may run; null: in any. */

@@ -28,8 +28,8 @@ export interface HeartbeatParts {
   onTooLate: () => void;
   /** The pool was taken for dead: all that it holds is, or will be, given to others. */
   onDeath: () => void;
-  /** The lease holds again, or a beat was heard: what waited for it may go on. */
-  onBeat: () => void;
+  /** The lease holds again, or a beat was heard: what waited for it may go on. `hasPauses`: as far as it was told. */
+  onBeat: (hasPauses?: boolean) => void;
   /** A newer release has changed the schema: this process must claim nothing more. */
   onSchemaTooNew: (error: SchemaTooNewError) => void;
   onError: (error: unknown, context: string) => void;
@@ -189,7 +189,7 @@ export class Heartbeat {
     }
   }
 
-  private read({ expired, held, needsRescue, newerSchema }: HeartbeatReport): void {
+  private read({ expired, held, needsRescue, newerSchema, hasPauses }: HeartbeatReport): void {
     if (this.stopped) return;
     const { schemaCheck } = this.parts.engine.registry;
     schemaCheck.learn(newerSchema);
@@ -199,7 +199,7 @@ export class Heartbeat {
     this.noteLease();
     // A transaction holds the incarnation's row for longer than its lease: another one can claim meanwhile.
     if (held && !this.holds) return this.reregister();
-    this.parts.onBeat();
+    this.parts.onBeat(hasPauses);
     void this.checkClaims();
   }
 
@@ -266,11 +266,11 @@ export class Heartbeat {
   private async register(): Promise<void> {
     const { engine, identity, options, tasks } = this.parts;
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
-    const sentAt = monotonicMs();
-    const sentWallAt = wallClock.now();
-    const { incarnation: id, label } = identity;
+    const [sentAt, sentWallAt] = [monotonicMs(), wallClock.now()];
+    const { incarnation: id, label, instance } = identity;
     const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
-    await engine.registry.register({ id, label, host: hostname(), pid: process.pid, concurrency, leaseMs, ...takes });
+    const who = { id, label, instance, host: hostname(), pid: process.pid };
+    await engine.registry.register({ ...who, concurrency, leaseMs, ...takes });
     engine.registry.schemaCheck.assertKnown();
     [this.registeredAt, this.registeredWallAt] = [sentAt, sentWallAt];
     this.noteLease();

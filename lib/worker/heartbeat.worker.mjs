@@ -69,6 +69,7 @@ async function renew() {
     held,
     needsRescue: row?.needs_rescue ?? false,
     newerSchema: row?.newer_schema ?? null,
+    hasPauses: row?.has_pauses ?? false,
   });
   return held;
 }

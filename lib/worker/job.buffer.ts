@@ -133,6 +133,10 @@ export class JobBuffer {
     return [...ofBatches, ...this.takeWhere(({ job, batch }) => !batch && isNamed(job))];
   }
 
+  takeJobs(matches: (job: ClaimedJob) => boolean): ClaimedJob[] {
+    return this.takeWhere(({ job }) => matches(job));
+  }
+
   jobs(): ClaimedJob[] {
     return this.entries.flatMap(jobsOf);
   }

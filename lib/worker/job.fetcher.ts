@@ -5,6 +5,7 @@ import type {
   LaneClaim,
   LaneClaimResult,
   NextInLane,
+  PlainClaimResult,
   SettleRequest,
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
@@ -26,6 +27,8 @@ const MAX_GATHERED = 1_000;
 export interface Claimed extends ClaimResult {
   /** Of a task with a limit of its own. */
   ahead: boolean;
+  /** The database's time of the claim, in ms; `null`: the holder may not claim. */
+  claimedAt: number | null;
   /** Of lanes: what the look has told. */
   look?: LaneClaimResult;
 }
@@ -193,7 +196,7 @@ export class JobFetcher {
   }
 
   /** A batch of plain jobs, for the buffer; null where it needs none. */
-  private async fill(planned: PlannedClaim): Promise<ClaimResult | null> {
+  private async fill(planned: PlannedClaim): Promise<PlainClaimResult | null> {
     if (!this.wantsPlain(planned)) return null;
     const { group } = planned;
     const wanted = Math.max(1, this.plainRoom(planned) >> Math.min(this.room.failures(), 10));

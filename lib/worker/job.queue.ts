@@ -80,7 +80,8 @@ export class JobQueue {
       {
         isRunning: () => this.running,
         failures: () => this.failures,
-        accept: (jobs, more) => this.accept({ jobs, more, ahead: false }),
+        accept: (look, jobs) =>
+          this.accept({ jobs, more: look.more, ahead: false, claimedAt: look.claimedAt, pausedUntil: null }),
         wake: () => this.wake(),
       },
     );
@@ -192,6 +193,18 @@ export class JobQueue {
     return dropped;
   }
 
+  /** Gives back what was claimed and has not started of what is paused now. */
+  giveBackPaused(): void {
+    const { pauses } = this.options;
+    const paused = pauses ? this.buffer.takeJobs((job) => pauses.holdsBack(job)) : [];
+    if (paused.length) this.releaser.giveBackSoon(paused);
+  }
+
+  /** Something is not paused any more: what was passed may run now. */
+  resume(): void {
+    this.onNews({ kind: 'pauses' });
+  }
+
   /** Takes everything out of the buffer: the pool was taken for dead, and others have these jobs. */
   dropAll(): void {
     this.fetcher.forget();
@@ -270,6 +283,7 @@ export class JobQueue {
     if (claims.status === 'rejected') return [];
     for (const result of claims.value) {
       if (result.look) this.filler.noteLook(result.look);
+      this.options.pauses?.noteEnd(result.pausedUntil, result.claimedAt);
       if (result.unreadable) this.options.onError?.(result.unreadable, 'reading claimed jobs');
       this.accept({ ...result, jobs: await this.releaser.withoutExtraSuspects(result.jobs) });
     }
@@ -283,7 +297,11 @@ export class JobQueue {
     this.wake();
   }
 
-  private accept({ jobs, more, ahead }: Claimed): void {
+  private accept({ jobs: claimed, more, ahead, claimedAt }: Claimed): void {
+    const { pauses } = this.options;
+    const paused = pauses ? claimed.filter((job) => pauses.holdsBack(job, claimedAt ?? undefined)) : [];
+    if (paused.length) this.releaser.giveBackSoon(paused);
+    const jobs = paused.length ? claimed.filter((job) => !paused.includes(job)) : claimed;
     if (!jobs.length) return this.dispatcher.serve();
     this.counters.fetched += jobs.length;
     this.counters.refetchCount++;

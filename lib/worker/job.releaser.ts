@@ -25,7 +25,12 @@ export class JobReleaser {
     const stale = this.buffer.takeOlderThan(this.options.queueTtlMs ?? QUEUE_TTL_MS);
     if (!stale.length) return;
     this.staleDropped += stale.length;
-    const work = this.giveBack(stale).finally(() => this.underWay.delete(work));
+    this.giveBackSoon(stale);
+  }
+
+  /** Is not waited for, but by `ended`. */
+  giveBackSoon(jobs: ClaimedJob[]): void {
+    const work = this.giveBack(jobs).finally(() => this.underWay.delete(work));
     this.underWay.add(work);
   }
 

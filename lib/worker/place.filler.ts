@@ -32,8 +32,8 @@ interface OfQueue {
   isRunning: () => boolean;
   /** How many of the last claims have failed in a row. */
   failures: () => number;
-  /** Puts jobs into the buffer. */
-  accept: (jobs: ClaimedJob[], more: boolean) => void;
+  /** Puts jobs of a look into the buffer. */
+  accept: (look: LaneClaimResult, jobs: ClaimedJob[]) => void;
   wake: () => void;
 }
 
@@ -140,7 +140,7 @@ export class PlaceFiller {
     const results = answer.results.map((settled) => ({ ...settled, hasFreedPlace: false }));
     const begin = (): void => {
       end();
-      this.queue.accept(jobs, look.more);
+      this.queue.accept(look, jobs);
     };
     return { ...answer, results, begin };
   }

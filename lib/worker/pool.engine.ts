@@ -23,6 +23,7 @@ import { BulkDriver } from './bulk.driver.js';
 import type { CircuitState } from './circuit.breaker.js';
 import type { CronScheduler } from './cron.scheduler.js';
 import { Heartbeat } from './heartbeat.js';
+import { PauseWatch } from './pause.watch.js';
 import { JobQueue } from './job.queue.js';
 import { JobRunner } from './job.runner.js';
 import { OutcomeBatcher } from './outcome.batcher.js';
@@ -36,6 +37,8 @@ export interface WorkerPoolParts {
   events: JobEvents;
   options: WorkerSettings;
   workerId?: string;
+  /** The module's instance that it is a pool of. Default: the one without a name. */
+  instance?: string | undefined;
   scheduler?: CronScheduler;
 }
 
@@ -56,6 +59,7 @@ export class PoolEngine {
   readonly notifier: JobNotifier | null;
   readonly admission: Admission;
   readonly bulk: BulkDriver;
+  readonly pauses: PauseWatch;
   readonly counters = { completed: 0, failed: 0, errors: 0 };
   private readonly identity: WorkerIdentity;
 
@@ -66,12 +70,19 @@ export class PoolEngine {
     const { tasks, events, options } = parts;
     const { engine } = parts.jobs;
     const workerId = (this.workerId = parts.workerId ?? newWorkerId(hostname()));
-    const identity = (this.identity = new WorkerIdentity(workerId));
+    const identity = (this.identity = new WorkerIdentity(workerId, parts.instance));
     const onError = (error: unknown, context: string): void => this.report(error, context);
     const onDeaf = (error: unknown): void => onError(error, 'listening for jobs');
     this.notifier = options.listen ? engine.createNotifier(onDeaf) : null;
     const mayStart = (): boolean => this.circuit === 'closed' && this.heartbeat.holds;
     this.admission = new Admission(tasks, options.maxCrashes, mayStart);
+    this.pauses = new PauseWatch({
+      pauses: engine.pauses,
+      incarnation: () => identity.incarnation,
+      onPaused: () => this.queue.giveBackPaused(),
+      onResumed: () => this.queue.resume(),
+      onError,
+    });
     this.queue = this.makeQueue(mayStart, onError);
     const onBegin = (error: unknown): void => this.hearOfBegin(error);
     this.runner = new JobRunner({ ...parts, workerId, claimer: () => identity.claimer, onError, onBegin });
@@ -115,6 +126,7 @@ export class PoolEngine {
       const { jobs } = this.parts;
       void jobs.engine.promoter.catchUp(news.ids).catch((error: unknown) => this.report(error, 'telling children'));
     }
+    if (news.kind === 'pauses') this.pauses.ask();
     if (news.kind !== 'ended' && news.kind !== 'cancelled') return;
     const mine = [...this.queue.jobs(), ...this.admission.all()].some(({ id }) => news.ids.includes(id));
     if (news.kind === 'cancelled' && mine) {
@@ -193,6 +205,7 @@ export class PoolEngine {
       onError,
       admit: (job, batch) => this.admission.admit(job, batch),
       batchOf: (task) => tasks.get(task)?.options.batch ?? null,
+      pauses: this.pauses,
       mayClaim,
       held: () => this.held(),
       quarantine: this.admission.quarantine,
@@ -214,7 +227,8 @@ export class PoolEngine {
         this.runner.abortAll((job) => new LeaseLostError(job.id));
         this.queue.dropAll();
       },
-      onBeat: () => {
+      onBeat: (hasPauses = false) => {
+        this.pauses.onBeat(hasPauses);
         this.queue.compareSoon();
         this.onCircuitChange();
       },

@@ -9,6 +9,7 @@ import type { JobNotifier } from '../storage/job.notifier.js';
 import { check, isRecord, option, throwIfAny, required, section, type Rule } from '../validation.js';
 import { rules } from '../validation.rules.js';
 import type { TaskRoom } from './claim.group.js';
+import type { PauseWatch } from './pause.watch.js';
 import type { CrashQuarantine } from './crash.quarantine.js';
 
 export interface JobQueueOptions {
@@ -45,6 +46,8 @@ export interface JobQueueOptions {
   admit?: ((job: ClaimedJob, batch?: ClaimedJob[]) => boolean) | undefined;
   /** How jobs of a task are gathered to be handed out together; see `batchFor`. Default: each is handed out by itself. */
   batchOf?: ((task: string) => BatchOptions | null) | undefined;
+  /** For pools: what they know of pauses. Default: claims alone know. */
+  pauses?: PauseWatch | undefined;
   /** Default: none; every job may run beside any other. */
   quarantine?: CrashQuarantine | undefined;
   /** Asked before each claim; `false`: claim nothing for now, until `wake()`. Default: always. */
@@ -82,6 +85,7 @@ const queueOptions = section({
   taskRooms: given(rules.callable),
   admit: given(rules.callable),
   batchOf: given(rules.callable),
+  pauses: given(rules.anything),
   quarantine: given(rules.anything),
   mayClaim: given(rules.callable),
   held: given(rules.callable),

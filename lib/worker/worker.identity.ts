@@ -6,7 +6,11 @@ import type { Claimer } from '../interfaces/claim.interface.js';
 export class WorkerIdentity {
   private current = newIncarnation();
 
-  constructor(readonly label: string) {}
+  constructor(
+    readonly label: string,
+    /** The module's instance that it is a pool of; `null`: the one without a name. */
+    readonly instance: string | null = null,
+  ) {}
 
   get incarnation(): string {
     return this.current;

@@ -182,6 +182,7 @@ export class WorkerPool {
     const written = await this.flush(deadline);
     const lastSteps = async (): Promise<void> => {
       await scheduled;
+      await this.engine.pauses.stop();
       await this.starting.ended();
       await this.engine.heartbeat.stop(idle && written && !this.queue.inDoubt);
       await this.engine.notifier?.stop();
@@ -216,6 +217,7 @@ export class WorkerPool {
 
   private terminate(): void {
     this.current = 'terminated';
+    void this.engine.pauses.stop();
     this.engine.batcher.giveUp();
     this.unwatch?.();
     this.leaveManager?.();

@@ -40,6 +40,10 @@ const LANE_CALLS: Record<string, (name: string) => unknown> = {
   listJobs: (queue) => manager.jobs.listJobs({ queue }),
   pauseQueue: (name) => manager.jobs.pauseQueue(name),
   resumeQueue: (name) => manager.jobs.resumeQueue(name),
+  'pause, as a queue': (queue) => manager.jobs.pause({ queue }, { reason: 'why', by: 'who' }),
+  'pause, as the queue of a partition': (queue) =>
+    manager.jobs.pause({ partition: { queue, partition: 'p' } }, { reason: 'why', by: 'who' }),
+  'resume, as a queue': (queue) => manager.jobs.resume({ queue }),
   configureQueue: (name) => manager.jobs.configureQueue(name, { concurrency: 2 }),
   forceUnlockQueues: (name) => manager.jobs.forceUnlockQueues([name]),
   registerRateLimit: (key) => manager.jobs.registerRateLimit(key, 1, 1_000),

@@ -72,6 +72,10 @@ const CALLS: Record<string, (wrong: any) => unknown> = {
     manager.jobs.purgeJobs({ status: 'completed', olderThanMs: HOUR_MS, ...wrong }),
   'JobManager.configurePartition(options)': (wrong) => manager.jobs.configurePartition('q', 'p', wrong),
   'JobManager.listPartitions(page)': (wrong) => manager.jobs.listPartitions('q', wrong),
+  'JobManager.pause(target)': (wrong) => manager.jobs.pause({ task: 'x', ...wrong }, { reason: 'why', by: 'who' }),
+  'JobManager.pause(options)': (wrong) => manager.jobs.pause({ task: 'x' }, { reason: 'why', by: 'who', ...wrong }),
+  'JobManager.resume(target)': (wrong) => manager.jobs.resume({ task: 'x', ...wrong }),
+  'JobManager.pauseQueue(options)': (wrong) => manager.jobs.pauseQueue('q', wrong),
   'JobManager.configureQueue(options)': (wrong) => manager.jobs.configureQueue('q', { concurrency: 2, ...wrong }),
   'JobManager.scheduleCron(cron)': (wrong) =>
     manager.jobs.scheduleCron({ id: 'c', task: 'x', schedule: '0 0 * * *', ...wrong }),

@@ -17,7 +17,7 @@ const SHORT_MS = 60;
 
 /** The order of locks, docs/storage.md; tables of one line are of one class. */
 const ORDER = [
-  ['crontabs', 'job_bulk_actions', 'duties', 'releases', 'job_tasks'],
+  ['crontabs', 'job_bulk_actions', 'duties', 'releases', 'job_tasks', 'job_pauses'],
   ['workers'],
   ['job_windows'],
   ['job_keys'],

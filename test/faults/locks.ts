@@ -12,6 +12,7 @@ import * as ends from '../../lib/storage/statements/end-jobs.js';
 import * as inspections from '../../lib/storage/statements/inspect-jobs.js';
 import * as partitions from '../../lib/storage/statements/partitions.js';
 import * as garbage from '../../lib/storage/statements/prune-jobs.js';
+import * as pauses from '../../lib/storage/statements/pauses.js';
 import * as queues from '../../lib/storage/statements/queues.js';
 import * as limits from '../../lib/storage/statements/rate-limits.js';
 import { SEALED_COLUMNS } from '../../lib/storage/statements/reencrypt.js';
@@ -39,6 +40,7 @@ const modules = [
   inspections,
   partitions,
   garbage,
+  pauses,
   queues,
   limits,
   releases,
@@ -85,6 +87,7 @@ export async function setScene({ jobs, sql }: TestManager): Promise<Scene> {
     (ids[name] = (await jobs.addJob(task, { name }, options)).id);
   await jobs.registerRateLimit('l', 100, HOUR);
   await jobs.configureQueue('q', { concurrency: 5 });
+  await jobs.pause({ task: 'paused' }, { reason: 'why', by: 'who' });
   await jobs.configureQueue('u', { concurrency: Infinity });
   await jobs.scheduleCron({ id: 'c', task: 't', schedule: '* * * * * *', payload: {} });
   for (const pool of [LIVING, DEAD]) await registerPool(jobs, pool, HOUR);
@@ -446,11 +449,18 @@ export const CASES: Record<string, Case> = {
 
   // Queues and rate limits
   register_queues: { args: () => [['q', 'fresh']], locks: '' },
-  declare_queue: { args: () => ['idle', 3, 'r', 7], locks: 'job_queues' },
-  find_undeclared_queues: { args: () => [['q'], [1], null, [7]] },
+  declare_queue: { args: () => ['idle', 3, '{}', 'r', 7], locks: 'job_queues' },
+  find_undeclared_queues: { args: () => [['q'], [1], null, ['{}'], [7]] },
   bound_queue: { args: () => ['u', 5], locks: 'job_queues' },
   find_queue_bounds: { args: () => [['u']] },
-  edit_queue: { args: () => ['u', true, 2, false], locks: 'job_queues' },
+  edit_queue: { args: () => ['u', 2, false, null], locks: 'job_queues' },
+  edit_partition: { args: () => ['q', 'p', 2, null, null], locks: 'job_queues job_partitions jobs' },
+  list_partitions: { args: () => ['q', 10, null, 10] },
+  pause_target: { args: () => ['queue', 'q', '', null, 'why', 'who'], locks: 'job_queues' },
+  resume_target: { args: () => ['task', 'paused', ''], locks: 'job_pauses' },
+  claims_under_way: { args: () => [null] },
+  list_pauses: { args: none },
+  find_pauses: { args: () => [LIVING] },
   prune_queues: { args: () => [[]], locks: 'job_queues' },
   register_rate_limit: { args: () => ['l', 7, 1_000, null], locks: 'rate_limits rate_limit_windows' },
   refill_rate_limits: { args: none, locks: 'rate_limits rate_limit_windows' },
@@ -477,7 +487,7 @@ export const CASES: Record<string, Case> = {
   // Pools
   register_worker: {
     rows: true,
-    args: () => ['fresh', 'l', 'h', 1, 1, HOUR, ['t'], false, null, null, '{}'],
+    args: () => ['fresh', 'l', 'h', 1, 1, HOUR, ['t'], false, null, null, '{}', null],
     locks: '',
   },
   leave_incarnation: { rows: true, args: () => [LIVING], locks: 'workers' },
@@ -527,7 +537,7 @@ export const CASES: Record<string, Case> = {
     args: () => [1],
     kit: true,
     locks:
-      'crontabs job_bulk_actions duties releases job_tasks workers job_windows job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs job_bulk_actions duties releases job_tasks job_pauses workers job_windows job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
   clear_jobs: {
     args: none,
@@ -535,7 +545,7 @@ export const CASES: Record<string, Case> = {
     locks:
       'crontabs job_bulk_actions workers job_windows job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
   },
-  clear_configuration: { args: none, kit: true, locks: 'crontabs job_queues rate_limits' },
+  clear_configuration: { args: none, kit: true, locks: 'crontabs job_pauses job_queues rate_limits' },
 
   ...Object.fromEntries(SEALED_COLUMNS.flatMap(sealedCases)),
 };
@@ -560,7 +570,7 @@ export const ANSWERS = {
   ],
   'outcomes are kept, and come again': ['complete_jobs', 'complete_and_claim', 'end_attempts', 'find_settled'],
   'claims come again': ['claim_plain_jobs', 'claim_lane_jobs', 'next_plain_priority', 'register_queues'],
-  'beats come again, and the lease goes on': ['heartbeat', 'check_claims', 'leave_incarnation'],
+  'beats come again, and the lease goes on': ['heartbeat', 'check_claims', 'leave_incarnation', 'find_pauses'],
   'duties come again': [
     'end_incarnations',
     'claims_of_the_dead',
@@ -622,6 +632,8 @@ export const ANSWERS = {
     'forget_steps',
     'edit_queue',
     'bound_queue',
+    'pause_target',
+    'resume_target',
     'register_rate_limit',
     'put_crontab',
     'drop_crontab',

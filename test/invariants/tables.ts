@@ -28,7 +28,7 @@ export async function watchLimits(sql: Sql): Promise<void> {
       if not exists (select from jobs.job_queues where name = new.queue) then
         raise exception 'a job of %, which is not registered, was claimed', new.queue;
       end if;
-      if (select paused from jobs.job_queues where name = new.queue) then
+      if (select jobs.is_in_force(paused, paused_until, clock_timestamp()) from jobs.job_queues where name = new.queue) then
         raise exception 'a job of %, which is paused, was claimed', new.queue;
       end if;
       return null;

@@ -286,6 +286,8 @@ describe('a process that may only enqueue', () => {
       resetLockedJobs: () => jobs.resetLockedJobs(),
       purgeJobs: () => jobs.purgeJobs({ status: 'exhausted', olderThanMs: 0 }),
       pauseQueue: () => jobs.pauseQueue('mail'),
+      pause: () => jobs.pause({ task: 'mail' }, { reason: 'why', by: 'who' }),
+      resume: () => jobs.resume({ task: 'mail' }),
       configureQueue: () => jobs.configureQueue('mail', { concurrency: 2 }),
       registerRateLimit: () => jobs.registerRateLimit('r', 1, 1000),
       refillRateLimits: () => jobs.refillRateLimits(),
@@ -408,6 +410,10 @@ describe('an operator', () => {
     await jobs.forceUnlockJobs([WORKER]);
     await jobs.pauseQueue('lane');
     await jobs.resumeQueue('lane');
+    await jobs.pause({ task: 'lane' }, { reason: 'why', by: 'who' });
+    await jobs.pause({ task: 'lane' }, { reason: 'why', by: 'someone else' });
+    expect(await jobs.listPauses()).toHaveLength(1);
+    expect(await jobs.resume({ task: 'lane' })).toBe(true);
     await jobs.configureQueue('lane', { concurrency: 7 });
     await jobs.forceUnlockQueues();
     await jobs.registerRateLimit('mine', 1, 1_000);

@@ -308,7 +308,16 @@ describe('clear', () => {
       `select table_name from information_schema.tables
        where table_schema = 'jobs' and table_name not in (select relname from pg_inherits join pg_class on oid = inhrelid)`,
     );
-    const configured = ['job_queues', 'job_tasks', 'rate_limits', 'workers', 'crontabs', 'releases', 'duties'];
+    const configured = [
+      'job_queues',
+      'job_pauses',
+      'job_tasks',
+      'rate_limits',
+      'workers',
+      'crontabs',
+      'releases',
+      'duties',
+    ];
     const others = tables.map(({ table_name }) => table_name).filter((name) => !name.includes('migration'));
     expect(others.toSorted()).toEqual([...TABLES_OF_JOBS, ...configured].toSorted());
   });

@@ -10,6 +10,9 @@ const result = (cursor: CursorPosition[], rest: Partial<PlainClaimResult> = {}):
   cursor,
   quiet: null,
   claimedAt: Date.now(),
+  passed: [],
+  isCut: false,
+  pausedUntil: null,
   ...rest,
 });
 

@@ -2,6 +2,7 @@
 import type { PartialResults } from '../../interfaces/job.interface.js';
 import type { HistoryStatus } from '../../interfaces/report.interface.js';
 import { statement } from '../database.js';
+import type { PauseRow } from './pauses.js';
 import { anyJobColumns, joinLiveAndLast, ms, type JobRow } from './job-columns.js';
 
 /** $1 ids. Index: job_bodies_pkey. */
@@ -179,7 +180,8 @@ export interface ExplainRow {
   due: boolean;
   queue_concurrency: number | null;
   queue_known: boolean;
-  queue_paused: boolean | null;
+  /** The pause of everything, the task, the queue or the partition, in this order. */
+  pause: PauseRow | null;
   queue_jobs: string[] | null;
   limit_known: boolean;
   tokens: number | null;
@@ -194,16 +196,31 @@ export interface ExplainRow {
   /** Of those that handle the task, whether one takes from the queue. */
   has_queue_taker: boolean;
   has_taker: boolean;
+  /** Where all of these are paused: the pause that ends first. */
+  taker_pause: PauseRow | null;
   /** Flags of the job that pools leave to others. */
   forbidden: string[] | null;
 }
+
+const pauseAsJson = `json_build_object('kind', p.kind, 'name', p.name, 'partition', p.partition, 'since', ${ms('p.since')},
+      'until', ${ms('p.until')}, 'reason', p.reason, 'paused_by', p.paused_by)`;
 
 /** What stands between a live job and a worker: readiness as the claim computes it. $1 id. */
 export const explainJob = statement<ExplainRow>(
   'explain_job',
   (schema) => `
   select j.parked, j.locked_by is not null as running, ${ms('j.run_at')} as run_at, j.run_at <= clock_timestamp() as due,
-    q.concurrency as queue_concurrency, q.name is not null as queue_known, q.paused as queue_paused,
+    q.concurrency as queue_concurrency, q.name is not null as queue_known,
+    (select ${pauseAsJson} from (
+      select 1 as nth, 'queue' as kind, q.name, '' as partition, q.paused_since as since, q.paused_until as until,
+        q.pause_reason as reason, q.paused_by
+      where ${schema}.is_in_force(q.paused, q.paused_until, clock_timestamp())
+      union all
+      select case p.kind when 'partition' then 2 else 0 end, p.kind, p.name, p.partition, p.since, p.until, p.reason, p.paused_by
+      from ${schema}.job_pauses p
+      where ${schema}.is_in_force(true, p.until, clock_timestamp()) and (p.kind = 'all' or p.kind = 'task' and p.name = j.task
+        or p.kind = 'partition' and p.name = j.queue and p.partition = split_part(j.lane, E'\\x1f', 2))
+    ) p order by p.nth, p.kind limit 1) as pause,
     (select json_agg(o.job_id) from (
       select p.job_id from ${schema}.job_places p
       where p.queue = j.queue and p.number >= q.places_from and p.job_id <> j.id order by p.number limit 100
@@ -224,12 +241,21 @@ export const explainJob = statement<ExplainRow>(
     select count(*) > 0 as has_worker, coalesce(bool_or(t.of_task), false) as has_handler,
       coalesce(bool_or(t.of_task and t.of_queue), false) as has_queue_taker,
       coalesce(bool_or(t.of_task and t.of_queue and t.of_flags), false) as has_taker,
+      case when bool_and(t.pause is not null) filter (where t.of_task and t.of_queue and t.of_flags)
+        then (array_agg(t.pause order by t.pause_until) filter (where t.of_task and t.of_queue and t.of_flags))[1]
+      end as taker_pause,
       (select json_agg(distinct f.flag) from ${schema}.workers x cross join lateral unnest(x.forbidden_flags) as f(flag)
         where x.stopped_at is null and f.flag = any(j.flags)) as forbidden
     from (
       select x.takes_any_task or j.task = any(x.tasks) as of_task, x.queues is null or coalesce(j.queue = any(x.queues), false) as of_queue,
-        x.forbidden_flags is null or j.flags is null or not j.flags && x.forbidden_flags as of_flags
+        x.forbidden_flags is null or j.flags is null or not j.flags && x.forbidden_flags as of_flags, y.pause, y.pause_until
       from ${schema}.workers x
+      left join lateral (
+        select ${pauseAsJson} as pause, p.until as pause_until from ${schema}.job_pauses p
+        where ${schema}.is_in_force(true, p.until, clock_timestamp())
+          and (p.kind = 'instance' and p.name = x.instance or p.kind = 'worker' and p.name = x.label)
+        order by p.until desc nulls first limit 1
+      ) y on true
       where x.stopped_at is null and x.left_at is null and x.heartbeat_at + x.lease_ms * interval '1 ms' > clock_timestamp()
     ) t
   ) takers

@@ -1,5 +1,6 @@
 // Queues (lanes with a limit): their registry, their limits and their pauses.
 import { statement } from '../database.js';
+import { ms } from './job-columns.js';
 
 /** Registers queues that claims came across. $1 names. */
 export const registerQueues = statement(
@@ -41,12 +42,12 @@ export const findUndeclaredQueues = statement<{ name: string }>(
 );
 
 /**
- * Changes what is given. $1 name, $2 whether it is paused or null, $3 concurrency or null, $4 no limit, $5 settings of
- * partitions (JSON) or null. No claim that does not know the change is committed after it.
+ * Changes what is given. $1 name, $2 concurrency or null, $3 no limit, $4 settings of partitions (JSON) or null. No claim that
+ * does not know the change is committed after it.
  */
 export const editQueue = statement(
   'edit_queue',
-  (schema) => `select ${schema}.edit_queue($1::text, $2::boolean, $3::integer, $4::boolean, $5::jsonb)`,
+  (schema) => `select ${schema}.edit_queue($1::text, $2::integer, $3::boolean, $4::jsonb)`,
   { repeatable: true, limited: true },
 );
 
@@ -100,6 +101,10 @@ export interface QueueRow {
   concurrency: number | null;
   max_waiting: number | null;
   paused: boolean;
+  paused_since: number | null;
+  paused_until: number | null;
+  pause_reason: string | null;
+  paused_by: string | null;
   running: number;
   waiting: number;
   locked_by: string | null;
@@ -118,9 +123,17 @@ export const listQueues = statement<QueueRow>(
   )
   select coalesce(q.name, j.queue) as name, case when q.name is null then 1 else q.concurrency end as concurrency,
     q.max_waiting,
-    coalesce(q.paused, false) as paused, coalesce(j.running, 0) as running, coalesce(j.waiting, 0) as waiting,
+    coalesce(q.is_paused, false) as paused, ${ms('q.paused_since')} as paused_since, ${ms('q.paused_until')} as paused_until,
+    q.pause_reason, q.paused_by, coalesce(j.running, 0) as running, coalesce(j.waiting, 0) as waiting,
     coalesce(w.label, j.locked_by) as locked_by
-  from (select * from ${schema}.job_queues where $1::text[] is null or name = any($1)) q
+  from (
+    select n.name, n.concurrency, n.max_waiting, p.* from ${schema}.job_queues n
+    left join lateral (
+      select true as is_paused, n.paused_since, n.paused_until, n.pause_reason, n.paused_by
+      where ${schema}.is_in_force(n.paused, n.paused_until, clock_timestamp())
+    ) p on true
+    where $1::text[] is null or n.name = any($1)
+  ) q
   full join jobs j on j.queue = q.name
   left join ${schema}.workers w on w.id = j.locked_by
   order by 1`,
@@ -143,7 +156,7 @@ export const pruneQueues = statement<{ name: string }>(
   (schema) => `
   with idle as materialized (
     select q.name from ${schema}.job_queues q
-    where not q.paused and not q.configured and not q.waiting_configured and q.name <> all($1::text[])
+    where not ${schema}.is_in_force(q.paused, q.paused_until, clock_timestamp()) and not q.configured and not q.waiting_configured and q.name <> all($1::text[])
       and (q.declared_at is null or q.declared_at < clock_timestamp() - interval '30 days')
       and not exists (select from ${schema}.jobs j where j.queue = q.name)
       and not exists (select from ${schema}.job_places p where p.queue = q.name)

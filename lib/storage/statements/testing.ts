@@ -10,7 +10,8 @@ export const STORED_TIMES: Record<string, string[]> = {
   job_steps: ['completed_at'],
   job_progress: ['updated_at'],
   job_logs: ['logged_at'],
-  job_queues: ['declared_at'],
+  job_queues: ['declared_at', 'paused_since', 'paused_until'],
+  job_pauses: ['since', 'until'],
   job_replacements: ['replaced_at'],
   job_windows: ['begins_at', 'until', 'set_at'],
   duties: ['due_at'],
@@ -82,6 +83,7 @@ export const clearConfiguration = statement(
   'clear_configuration',
   (schema) => `
   with queues as (delete from ${schema}.job_queues),
+  pauses as (delete from ${schema}.job_pauses),
   limits as (delete from ${schema}.rate_limits),
   crontabs as (delete from ${schema}.crontabs where not declared)
   select 1 as cleared`,

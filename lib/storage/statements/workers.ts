@@ -5,14 +5,15 @@ import { ms } from './job-columns.js';
 
 /**
  * Also changes what a known one takes. $1 incarnation, $2 label, $3 host, $4 pid, $5 concurrency, $6 lease in ms, $7 tasks,
- * $8 whether it takes others as well, $9 queues and $10 forbidden flags (or null), $11 environment.
+ * $8 whether it takes others as well, $9 queues and $10 forbidden flags (or null), $11 environment, $12 the module's instance or
+ * null: the one without a name.
  */
 export const registerWorker = statement<{ newer_schema: number | null }>(
   'register_worker',
   (schema) => `
   insert into ${schema}.workers (id, label, host, pid, concurrency, lease_ms, tasks, takes_any_task, queues, forbidden_flags,
-    environment)
-  values ($1, $2, $3, $4, $5, $6, $7::text[], $8::boolean, $9::text[], $10::text[], $11::text::json)
+    environment, instance)
+  values ($1, $2, $3, $4, $5, $6, $7::text[], $8::boolean, $9::text[], $10::text[], $11::text::json, coalesce($12, 'default'))
   on conflict (id) do update set heartbeat_at = clock_timestamp(), tasks = excluded.tasks
   returning (${newerSchema(schema)}) as newer_schema`,
   { patient: true },
@@ -23,11 +24,12 @@ export const registerWorker = statement<{ newer_schema: number | null }>(
  * taken for dead; `held`: another session holds the row or its table, and nothing was renewed. Also tells what there is to
  * do, so that an idle process need not ask by statements of their own. The function is of 5_upkeep.sql.
  */
-export const heartbeat = statement<{ held: boolean; needs_rescue: boolean; newer_schema: number | null }>(
-  'heartbeat',
-  (schema) => `select * from ${schema}.heartbeat($1::text, ${SCHEMA_VERSION})`,
-  { limited: true },
-);
+export const heartbeat = statement<{
+  held: boolean;
+  needs_rescue: boolean;
+  newer_schema: number | null;
+  has_pauses: boolean;
+}>('heartbeat', (schema) => `select * from ${schema}.heartbeat($1::text, ${SCHEMA_VERSION})`, { limited: true });
 
 /** $1 incarnation, or null: all that were not heard of for their lease. Returns those that have ended now. */
 export const endIncarnations = statement<{ id: string }>(

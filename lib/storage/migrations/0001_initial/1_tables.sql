@@ -247,7 +247,13 @@ create table job_queues (
   -- The release that has declared it, and when it did so last, to the day.
   release text,
   declared_at timestamptz,
+  -- The only place where a queue's pause is told; see is_in_force.
   paused boolean not null default false,
+  paused_since timestamptz,
+  -- Null: until it is resumed.
+  paused_until timestamptz,
+  pause_reason text,
+  paused_by text,
   -- For each of its partitions, unless job_partitions says otherwise: concurrency, share, weight, keepOrder.
   partitions jsonb not null default '{}',
   -- Null: no limit.
@@ -274,10 +280,38 @@ create table job_queues (
   constraint share_is_a_share check (partition_share > 0 and partition_share <= 1),
   constraint weight_is_within_bounds check (partition_weight between 1 and 1000),
   constraint name_is_a_name check (octet_length(name) between 1 and 1000 and name !~ '[\u0001-\u001f]')
-) with (fillfactor = 50);
+
 
 -- Adds to queues look once a second which of them have a bound.
-create index job_queues_bounded on job_queues (name) where max_waiting is not null;
+create index job_queues_bounded on job_queues (name) where max_waiting is not null;,
+  constraint paused_until_is_storable check (paused_until > '0001-01-01 00:00:00+00' and paused_until < '275760-01-01 00:00:00+00')
+) with (fillfactor = 50);
+
+-- A pause holds until its time, by the database's clock: none has to lift it, and its row is deleted whenever another pause is
+-- written.
+create function is_in_force(paused boolean, until timestamptz, present timestamptz) returns boolean
+language sql immutable
+as $$ select paused and (until is null or until > present) $$;
+
+-- What claims leave alone beside paused queues: everything, tasks, partitions of queues, and the claims of instances or of
+-- single pools. A table of some rows, which each claim reads first.
+create table job_pauses (
+  kind text collate "C" not null,
+  -- Of a task, an instance, a worker (its label), a queue (of a partition); '': of everything.
+  name text collate "C" not null default '',
+  partition text collate "C" not null default '',
+  since timestamptz not null default clock_timestamp(),
+  -- Null: until it is resumed.
+  until timestamptz,
+  reason text not null,
+  paused_by text not null,
+  constraint job_pauses_pkey primary key (kind, name, partition),
+  constraint kind_is_known check (kind in ('all', 'instance', 'partition', 'task', 'worker')),
+  constraint until_is_storable check (until > '0001-01-01 00:00:00+00' and until < '275760-01-01 00:00:00+00')
+);
+
+-- What each claim reads of it, whatever pauses of partitions there are: one page, mostly an empty one.
+create index job_pauses_of_claims on job_pauses (kind) where kind <> 'partition';
 
 -- One row for each claim that counts in a limited queue. Numbers are drawn under the queue's lock, so they only grow in
 -- each queue. A limit is kept by counting these rows.
@@ -345,6 +379,8 @@ create table rate_limit_windows (
 create table workers (
   id text not null,
   label text not null,
+  -- The module's instance that it is a pool of.
+  instance text not null default 'default',
   host text not null,
   pid integer not null,
   concurrency integer not null,

@@ -5,17 +5,43 @@
 -- partitions as it runs (PostgreSQL 18 may crash there), so bodies are read apart. Claims skip rows that others hold;
 -- the limit on waits is for tables that others have locked as a whole.
 
--- Whether this incarnation may claim. The shared lock excludes the end of the incarnation (see end_incarnations), waits
--- for nothing, and writes nothing.
-create function may_claim(worker text) returns boolean
+-- What a claim has to know before it looks at jobs. `may_claim`: of an incarnation that has not ended. `ends_claim`: everything
+-- is paused, or all that this pool would take. `tasks`: those paused, null for none. `soonest`: when the first of these ends by itself.
+create type claim_pauses as (may_claim boolean, ends_claim boolean, tasks text[], soonest timestamptz);
+
+-- The shared lock excludes the end of the incarnation (see end_incarnations), waits for nothing, and writes nothing. It is also
+-- what a pause looks for, which waits for claims that began before it (see claims_under_way); claims by hand have one of their
+-- own. What is paused is read after it: a claim that does not know a pause is found by the session that has committed it.
+-- Indexes: workers_pkey, job_pauses_of_claims.
+create function pauses_of_claim(worker text, by_hand boolean, present timestamptz) returns claim_pauses
 language plpgsql
 set search_path from current
 as $$
+declare
+  may_claim boolean;
+  has_pauses boolean;
+  found claim_pauses;
 begin
-  if not pg_try_advisory_xact_lock_shared(hashtextextended('millrace:incarnation:' || worker, 0)) then
-    return false;
+  if not pg_try_advisory_xact_lock_shared(hashtextextended(
+    case when by_hand then 'millrace:claims by hand' else 'millrace:incarnation:' || worker end, 0)) then
+    return (false, true, null, null)::claim_pauses;
   end if;
-  return exists (select from workers w where w.id = worker and w.stopped_at is null);
+  -- Mostly nothing is paused: that is found out by one page.
+  select by_hand or exists (select from workers w where w.id = worker and w.stopped_at is null),
+    exists (select from job_pauses p where p.kind <> 'partition')
+  into may_claim, has_pauses;
+  if not has_pauses then
+    return (may_claim, false, null, null)::claim_pauses;
+  end if;
+  select may_claim, coalesce(bool_or(p.kind <> 'task'), false), array_agg(p.name) filter (where p.kind = 'task'), min(p.until)
+  into found
+  from job_pauses p
+  where p.kind <> 'partition' and is_in_force(true, p.until, present) and case p.kind
+    when 'instance' then not by_hand and p.name = (select w.instance from workers w where w.id = worker)
+    when 'worker' then p.name = coalesce((select w.label from workers w where w.id = worker and not by_hand), worker)
+    else true
+  end;
+  return found;
 end $$;
 
 -- The text of what few jobs have, from the live row, and, closing it, from the body. Built as texts: what JSON holds is never
@@ -77,8 +103,10 @@ $$;
 -- What most claims are: due jobs without limits, in order (priority, run-at, id). Returns first the time of the claim in
 -- ms, then each job as the text of one JSON array, which costs both sides of the wire less than columns: [id, fence,
 -- priority, run-at, task, attempts, max attempts, revision, created-at, extra, payload], times in ms, `extra` null or an
--- object of what few jobs have; a job whose body is gone has no payload. Last may come an object { quiet }: a stretch of
--- priorities (after, upto] in which nothing is due before `until`.
+-- object of what few jobs have; a job whose body is gone has no payload. Last may come an object { quiet: a stretch of
+-- priorities (after, upto] in which nothing is due before `until`; passed: [[priority, run-at, id]], up to where there is nothing
+-- for this claim, because tasks are paused; cut: whether it ended there, having read 10,000 jobs; pausedUntil: when the first of
+-- the pauses that it has met ends by itself, or null }.
 --
 -- most_kib: how much the payloads may weigh together, except the first. tasks: only these, or null; other_tasks: not
 -- these. lease: null for pools. known_*: the cursor, one position for each priority, best first. quiet_*: such a stretch.
@@ -106,6 +134,7 @@ as $$
 declare
   start record;
   present timestamptz := clock_timestamp();
+  pauses claim_pauses;
   at_priority bigint;
   at_run_at timestamptz;
   at_id uuid;
@@ -120,11 +149,27 @@ declare
   hopped_upto bigint;
   soonest timestamptz;
   quiet json;
+  upto_run_at timestamptz;
+  upto_id uuid;
+  -- Of jobs, while tasks are paused: at once, and in all.
+  reads integer;
+  reads_left integer := 10000;
+  is_cut boolean := false;
+  passed json[] := '{}';
+  passed_id uuid;
 begin
-  if lease is null and not may_claim(worker) then
+  pauses := pauses_of_claim(worker, lease is not null, present);
+  if not pauses.may_claim then
     return;
   end if;
   return next date_part('epoch', present) * 1000;
+  if pauses.ends_claim or tasks <@ pauses.tasks then
+    if pauses.soonest is not null then
+      return next json_build_object('pausedUntil', date_part('epoch', pauses.soonest) * 1000);
+    end if;
+    return;
+  end if;
+  other_tasks := other_tasks || pauses.tasks;
 
   -- For each priority from the cursor's position to now; before it, those that the cursor does not know, hopping from one
   -- to the next that has something due.
@@ -173,58 +218,88 @@ begin
       exit when at_priority is null or at_priority > worst_priority;
       lower_bound := at_priority;
 
-      with due as materialized (
-        select j.ctid as place, j.payload_kib from jobs j
-        where j.parked is null and j.lane is null and j.locked_by is null
-          and j.priority = at_priority and (j.run_at, j.id) > (at_run_at, at_id) and j.run_at <= present
-          and (tasks is null or j.task = any(tasks)) and (other_tasks is null or j.task <> all(other_tasks))
-          and (forbidden is null or j.flags is null or not j.flags && forbidden)
-        order by j.run_at, j.id
-        limit open_places
-        for update skip locked
-      ),
-      weighed as (
-        select d.place, sum(d.payload_kib) over (rows unbounded preceding) - d.payload_kib as kib_before from due d
-      ),
-      -- By place: each row is locked and was seen by this very statement. One that changed in between is left.
-      claimed as (
-        update jobs j
-        set locked_by = worker, locked_at = present, attempts = j.attempts + 1, fence = j.fence + 1,
-          revision = j.revision + 1, snoozed = false, lease_ms = lease,
-          lease_expires_at = present + lease * interval '1 ms'
-        where j.ctid = any(case
-            when (select coalesce(sum(d.payload_kib), 0) from due d) <= open_kib then array(select d.place from due d)
-            else array(select w.place from weighed w where w.kib_before <= open_kib)
-          end)
-        returning j.id, j.payload_kib,
-          claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
-          case
-            when j.last_error is not null or j.job_key is not null or j.flags is not null or j.previous is not null
-              or j.crashes > 0
-            then extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes)
-          end as extra
-      )
-      select array_agg(c.id), array_agg(c.head), array_agg(c.extra), sum(c.payload_kib)
-      into claimed_ids, heads, extras, kib from claimed c;
+      passed_id := null;
+      reads := greatest(100, open_places * 2);
+      loop
+        -- Where tasks are paused, any number of their jobs may lie before the others: so many are passed at once.
+        if pauses.tasks is not null then
+          reads := least(reads, reads_left);
+          select j.run_at, j.id into upto_run_at, upto_id from jobs j
+          where j.parked is null and j.lane is null
+            and j.priority = at_priority and (j.run_at, j.id) > (at_run_at, at_id) and j.run_at <= present
+          order by j.run_at, j.id offset reads - 1 limit 1;
+          is_cut := upto_id is not null;
+        end if;
+        if not is_cut then
+          upto_run_at := present;
+          upto_id := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+        end if;
 
-      -- A statement of its own, which locks nothing.
-      return query
-        select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', case
-            when c.extra is null and b.group_id is null and b.tags is null and b.timeout_ms is null
-              and b.depends_on is null then 'null'
-            else coalesce(c.extra, extra_of(null, null, null, null, 0::smallint))
-              || extra_of_body(b.job_key_mode, b.tags, b.group_id, b.depends_on, b.timeout_ms)
-          end, ',' || b.payload, ']')
-        from unnest(claimed_ids, heads, extras) as c(id, head, extra)
-        left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
-      open_places := open_places - coalesce(cardinality(claimed_ids), 0);
-      open_kib := open_kib - coalesce(kib, 0);
-      exit when open_places <= 0 or open_kib < 0 or at_priority = start.priority;
+        with due as materialized (
+          select j.ctid as place, j.payload_kib from jobs j
+          where j.parked is null and j.lane is null and j.locked_by is null
+            and j.priority = at_priority and (j.run_at, j.id) > (at_run_at, at_id) and (j.run_at, j.id) <= (upto_run_at, upto_id)
+            and (tasks is null or j.task = any(tasks)) and (other_tasks is null or j.task <> all(other_tasks))
+            and (forbidden is null or j.flags is null or not j.flags && forbidden)
+          order by j.run_at, j.id
+          limit open_places
+          for update skip locked
+        ),
+        weighed as (
+          select d.place, sum(d.payload_kib) over (rows unbounded preceding) - d.payload_kib as kib_before from due d
+        ),
+        -- By place: each row is locked and was seen by this very statement. One that changed in between is left.
+        claimed as (
+          update jobs j
+          set locked_by = worker, locked_at = present, attempts = j.attempts + 1, fence = j.fence + 1,
+            revision = j.revision + 1, snoozed = false, lease_ms = lease,
+            lease_expires_at = present + lease * interval '1 ms'
+          where j.ctid = any(case
+              when (select coalesce(sum(d.payload_kib), 0) from due d) <= open_kib then array(select d.place from due d)
+              else array(select w.place from weighed w where w.kib_before <= open_kib)
+            end)
+          returning j.id, j.payload_kib,
+            claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
+            case
+              when j.last_error is not null or j.job_key is not null or j.flags is not null or j.previous is not null
+                or j.crashes > 0
+              then extra_of(j.last_error, j.job_key, j.flags, j.previous, j.crashes)
+            end as extra
+        )
+        select array_agg(c.id), array_agg(c.head), array_agg(c.extra), sum(c.payload_kib)
+        into claimed_ids, heads, extras, kib from claimed c;
+
+        -- A statement of its own, which locks nothing.
+        return query
+          select concat(c.head, coalesce(date_part('epoch', b.created_at) * 1000, 0), ',', case
+              when c.extra is null and b.group_id is null and b.tags is null and b.timeout_ms is null
+                and b.depends_on is null then 'null'
+              else coalesce(c.extra, extra_of(null, null, null, null, 0::smallint))
+                || extra_of_body(b.job_key_mode, b.tags, b.group_id, b.depends_on, b.timeout_ms)
+            end, ',' || b.payload, ']')
+          from unnest(claimed_ids, heads, extras) as c(id, head, extra)
+          left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
+        open_places := open_places - coalesce(cardinality(claimed_ids), 0);
+        open_kib := open_kib - coalesce(kib, 0);
+        exit when not is_cut or open_places <= 0 or open_kib < 0;
+        reads_left := reads_left - reads;
+        at_run_at := upto_run_at;
+        at_id := upto_id;
+        passed_id := upto_id;
+        exit when reads_left <= 0;
+        reads := least(2000, reads * 2);
+      end loop;
+      is_cut := is_cut and reads_left <= 0;
+      if passed_id is not null then
+        passed := passed || json_build_array(at_priority, date_part('epoch', at_run_at) * 1000, passed_id);
+      end if;
+      exit when is_cut or open_places <= 0 or open_kib < 0 or at_priority = start.priority;
     end loop;
-    exit when at_priority is null or at_priority > worst_priority or open_places <= 0 or open_kib < 0;
+    exit when is_cut or at_priority is null or at_priority > worst_priority or open_places <= 0 or open_kib < 0;
   end loop;
-  if quiet is not null then
-    return next json_build_object('quiet', quiet);
+  if quiet is not null or cardinality(passed) > 0 or pauses.soonest is not null then
+    return next json_build_object('quiet', quiet, 'passed', passed, 'cut', is_cut,
+      'pausedUntil', date_part('epoch', pauses.soonest) * 1000);
   end if;
 end $$;
 
@@ -246,6 +321,9 @@ as $$
 declare
   present timestamptz := clock_timestamp();
 begin
+  if exists (select from job_pauses p where p.kind = 'all' and is_in_force(true, p.until, present)) then
+    return null;
+  end if;
   return (
     with recursive hop(priority, run_at) as (
       (select j.priority, j.run_at from jobs j
@@ -370,10 +448,10 @@ as $$
 $$;
 
 -- What a lane can give now, as the present snapshot shows it: `state` open, unknown (its queue must be registered),
--- paused or full (its queue is), partition full, or tokens (its rate limit is used up `until`); `room`: at most so many jobs;
+-- paused or full (its queue is), partition paused or full, or tokens (its rate limit is used up `until`); `room`: at most so many jobs;
 -- `queue_room`: of those, how many its queue has for all its partitions; `share_room`: how many until its partition has its
 -- share; `limited`: by places. An undeclared queue that has partitions has no limit, so one that was taken for another kind
--- must be registered too.
+-- must be registered too. `until`: when a pause ends, or tokens come.
 create function room_in_lane(lane text, present timestamptz)
 returns table (
   queue text, state text, room integer, until timestamptz, limited boolean, is_ahead boolean, queue_room integer,
@@ -384,13 +462,18 @@ as $$
   select n.queue, case
       when n.queue <> '' and q.name is null then 'unknown'
       when n.partition <> '' and q.concurrency = 1 and not q.configured and q.declared_at is null then 'unknown'
-      when q.paused then 'paused'
+      when is_in_force(q.paused, q.paused_until, present) then 'paused'
+      when s.is_paused then 'partition paused'
       when q.free <= 0 then 'full'
       when p.free <= 0 then 'partition full'
       when n.keys <> '' and coalesce(t.tokens, 0) <= 0 then 'tokens'
       else 'open'
     end,
-    least(coalesce(q.free, 2147483647), coalesce(p.free, 2147483647), coalesce(t.tokens, 2147483647)), t.until, q.limited,
+    least(coalesce(q.free, 2147483647), coalesce(p.free, 2147483647), coalesce(t.tokens, 2147483647)), case
+      when is_in_force(q.paused, q.paused_until, present) then q.paused_until
+      when s.is_paused then s.until
+      else t.until
+    end, q.limited,
     coalesce(t.is_ahead, false), coalesce(q.free, 2147483647), coalesce(p.share_room, 2147483647), coalesce(p.weight, 1)
   from (
     select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 2) as partition, split_part(lane, E'\x1f', 3) as keys
@@ -405,6 +488,11 @@ as $$
   ) q on n.queue <> ''
   left join lateral room_in_partition(q.name, n.partition, q.concurrency, q.partition_concurrency, q.partition_share,
     q.partition_weight, q.places_from) p on n.partition <> ''
+  left join lateral (
+    select true as is_paused, p.until from job_pauses p
+    where p.kind = 'partition' and p.name = n.queue and p.partition = n.partition and is_in_force(true, p.until, present)
+    limit 1
+  ) s on n.partition <> ''
   left join lateral (
     select min(w.tokens) as tokens, max(w.ends_at) filter (where w.tokens <= 0) as until,
       bool_or(w.is_ahead) as is_ahead
@@ -550,7 +638,7 @@ $$;
 --   queues entered at such a place, to their end: their turns begin again; full: queues that are full or paused themselves;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
 --   held: lanes of which others hold what is needed; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
---   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due;
+--   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due; pausedUntil;
 --   ms: how long it took }.
 --
 -- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns, turns_left: as
@@ -593,6 +681,7 @@ as $$
 #variable_conflict use_column
 declare
   present timestamptz := clock_timestamp();
+  pauses claim_pauses;
   open_places integer := wanted;
   was_cut boolean;
   was_stopped boolean := false;
@@ -640,10 +729,18 @@ declare
   unknown text[] := '{}';
   passed json[] := '{}';
 begin
-  if lease is null and not may_claim(worker) then
+  pauses := pauses_of_claim(worker, lease is not null, present);
+  if not pauses.may_claim then
     return;
   end if;
   return next date_part('epoch', present) * 1000;
+  if pauses.ends_claim or tasks <@ pauses.tasks then
+    if pauses.soonest is not null then
+      return next json_build_object('pausedUntil', date_part('epoch', pauses.soonest) * 1000);
+    end if;
+    return;
+  end if;
+  other_tasks := other_tasks || pauses.tasks;
 
   if ranges_known then
     select array_agg(distinct d.lane) into due_lanes from (
@@ -945,7 +1042,7 @@ begin
           -- taken. What was read before the locks is a proposal; each condition is looked at again.
           with queues as materialized (
             select q.name, q.limited, case
-                when q.paused then 0
+                when is_in_force(q.paused, q.paused_until, present) then 0
                 when q.concurrency is null then 2147483647
                 else q.concurrency - (
                   select count(*)::integer from (
@@ -1119,7 +1216,7 @@ begin
     'more', open_places <= 0 or hops_left <= 0 or was_stopped, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
-    ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes,
+    ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes, 'pausedUntil', date_part('epoch', pauses.soonest) * 1000,
     'ms', date_part('epoch', clock_timestamp() - present) * 1000);
 end $$;
 
@@ -1147,15 +1244,24 @@ as $$
 #variable_conflict use_column
 declare
   present timestamptz := clock_timestamp();
+  pauses claim_pauses;
   at_queue text := split_part(at_lane, E'\x1f', 1);
   better bigint := -2147483649;
   hops integer := 0;
   taken record;
 begin
-  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
-    or lease is null and not may_claim(worker) then
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
     return;
   end if;
+  pauses := pauses_of_claim(worker, lease is not null, present);
+  if not pauses.may_claim or pauses.ends_claim or exists (
+    select from job_pauses p
+    where p.kind = 'partition' and p.name = at_queue and p.partition = split_part(at_lane, E'\x1f', 2)
+      and is_in_force(true, p.until, present)
+  ) then
+    return;
+  end if;
+  other_tasks := other_tasks || pauses.tasks;
   loop
     select j.priority into better from jobs j
     where j.parked is null and j.lane is not null and j.priority > better and j.priority < at_priority
@@ -1176,7 +1282,8 @@ begin
     return;
   end if;
   perform from job_queues q
-  where q.name = at_queue and q.concurrency is not null and not q.paused for no key update skip locked;
+  where q.name = at_queue and q.concurrency is not null and not is_in_force(q.paused, q.paused_until, present)
+  for no key update skip locked;
   if not found then
     return;
   end if;

@@ -3,10 +3,10 @@
 
 -- Renews the lease of an incarnation. No row: it was taken for dead. `held`: another session holds its row, or its table as a
 -- whole, and nothing was renewed; the heartbeat comes again soon. `newer_schema`: the highest version that a release which
--- knows the version `known` cannot work with; a table of versions that is locked keeps no lease from being renewed. Index:
--- workers_pkey.
+-- knows the version `known` cannot work with; a table of versions that is locked keeps no lease from being renewed.
+-- `has_pauses`: whether there is a pause that the pool should ask for. Indexes: workers_pkey, job_pauses_of_claims.
 create function heartbeat(pool text, known integer)
-returns table (held boolean, needs_rescue boolean, newer_schema integer)
+returns table (held boolean, needs_rescue boolean, newer_schema integer, has_pauses boolean)
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
@@ -38,11 +38,18 @@ begin
   exception when lock_not_available then
     newer_schema := null;
   end;
+  begin
+    has_pauses := exists (
+      select from job_pauses p where p.kind <> 'partition' and is_in_force(true, p.until, clock_timestamp())
+    );
+  exception when lock_not_available then
+    has_pauses := true;
+  end;
   return next;
 end $$;
 
 -- Marks incarnations as stopped: those that have not been heard of for their lease, or, with a name, that one, unless it
--- still holds a claim. From then on it claims nothing. Claims under way exclude it (see may_claim); rows that others hold
+-- still holds a claim. From then on it claims nothing. Claims under way exclude it (see pauses_of_claim); rows that others hold
 -- come later. A heartbeat in the future is set back to now: a clock was ahead. Index: workers_pkey.
 create function end_incarnations(only_worker text)
 returns table (id text)
@@ -289,6 +296,12 @@ begin
   update job_queues q set declared_at = present where q.ctid = any(array(
     select f.ctid from job_queues f where f.declared_at > soon for update skip locked
   ));
+  update job_queues q set paused_since = present where q.ctid = any(array(
+    select f.ctid from job_queues f where f.paused_since > soon for update skip locked
+  ));
+  update job_pauses p set since = present where p.ctid = any(array(
+    select f.ctid from job_pauses f where f.since > soon for update skip locked
+  ));
   update settle_receipts s set settled_at = present where s.ctid = any(array(
     select f.ctid from settle_receipts f where f.settled_at > soon for update skip locked
   ));
@@ -388,9 +401,7 @@ end $$;
 -- Changes a queue: excludes claims under way, so that what is committed here is followed by no claim that does not know
 -- it. Null leaves a setting as it is; `unlimited` sets no limit. Claims that run when a limit appears get places.
 -- Where claims keep it busy for 100 ms it raises lock_not_available: callers try again. Index: job_queues_pkey.
-create function edit_queue(
-  queue_name text, is_paused boolean, new_concurrency integer, unlimited boolean, new_partitions jsonb
-) returns void
+create function edit_queue(queue_name text, new_concurrency integer, unlimited boolean, new_partitions jsonb) returns void
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
@@ -402,13 +413,101 @@ begin
   insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
   select q.limited into was_limited from job_queues q where q.name = queue_name for no key update;
   update job_queues q
-  set paused = coalesce(is_paused, q.paused),
-    concurrency = case when unlimited then null else coalesce(new_concurrency, q.concurrency) end,
+  set concurrency = case when unlimited then null else coalesce(new_concurrency, q.concurrency) end,
     partitions = coalesce(new_partitions, q.partitions),
     configured = q.configured or unlimited or new_concurrency is not null or new_partitions is not null
   where q.name = queue_name;
   perform give_places(queue_name, was_limited);
 end $$;
+
+-- Begins a pause, or gives one other settings: since when it holds stays. `kind` is one of job_pauses, or 'queue'. Returns since
+-- when; nothing where `upto` has passed already. Claims of a queue are excluded as by edit_queue; of the others, those that are
+-- under way when this commits are waited for afterwards (claims_under_way). A row that others hold for 100 ms raises
+-- lock_not_available: callers try again. Indexes: job_queues_pkey, job_pauses_pkey.
+create function pause_target(target_kind text, target_name text, target_partition text, upto timestamptz, why text, who text)
+returns table (since timestamptz)
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+#variable_conflict use_column
+declare
+  present timestamptz := clock_timestamp();
+begin
+  if upto <= present then
+    return;
+  end if;
+  if target_kind = 'queue' then
+    perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || target_name, 0));
+    insert into job_queues (name) values (target_name) on conflict (name) do nothing;
+    perform from job_queues q where q.name = target_name for no key update;
+    return query
+      update job_queues q
+      set paused = true, paused_until = upto, pause_reason = why, paused_by = who,
+        paused_since = case when is_in_force(q.paused, q.paused_until, present) then coalesce(q.paused_since, present) else present end
+      where q.name = target_name
+      returning q.paused_since;
+    return;
+  end if;
+  delete from job_pauses p where p.ctid = any(array(
+    select o.ctid from job_pauses o where o.until <= present for update skip locked
+  ));
+  return query
+    insert into job_pauses as p (kind, name, partition, since, until, reason, paused_by)
+    values (target_kind, target_name, target_partition, present, upto, why, who)
+    on conflict (kind, name, partition) do update
+    set until = excluded.until, reason = excluded.reason, paused_by = excluded.paused_by,
+      since = case when is_in_force(true, p.until, present) then p.since else present end
+    returning p.since;
+end $$;
+
+-- Ends a pause. Returns whether it was in force. Indexes: job_queues_pkey, job_pauses_pkey.
+create function resume_target(target_kind text, target_name text, target_partition text) returns boolean
+language plpgsql
+set search_path from current
+set lock_timeout = '100ms'
+as $$
+declare
+  present timestamptz := clock_timestamp();
+  ended timestamptz[];
+begin
+  if target_kind = 'queue' then
+    with held as materialized (
+      select q.ctid as place, q.paused_until from job_queues q where q.name = target_name and q.paused for no key update
+    ),
+    resumed as (
+      update job_queues q
+      set paused = false, paused_since = null, paused_until = null, pause_reason = null, paused_by = null
+      from held h where q.ctid = h.place
+    )
+    select array_agg(coalesce(h.paused_until, 'infinity')) into ended from held h;
+  else
+    with gone as (
+      delete from job_pauses p
+      where p.kind = target_kind and p.name = target_name and p.partition = target_partition
+      returning p.until
+    )
+    select array_agg(coalesce(g.until, 'infinity')) into ended from gone g;
+  end if;
+  return coalesce(ended[1] > present, false);
+end $$;
+
+-- Transactions that claim now: all, or those of `known` that still do. Each holds a shared lock that names the claimer (see
+-- pauses_of_claim). Such claims may have begun before the caller's commit; claims that begin later know what it has changed.
+create function claims_under_way(known text[]) returns text[]
+language sql stable
+set search_path from current
+as $$
+  with claimers as materialized (
+    select hashtextextended('millrace:incarnation:' || w.id, 0) as key from workers w where w.stopped_at is null
+    union all select hashtextextended('millrace:claims by hand', 0)
+  )
+  select coalesce(array_agg(distinct l.virtualtransaction), '{}') from pg_locks l
+  where l.locktype = 'advisory' and l.objsubid = 1 and l.mode = 'ShareLock' and l.granted
+    and l.database = (select d.oid from pg_database d where d.datname = current_database())
+    and (l.classid::bigint << 32) | l.objid::bigint in (select c.key from claimers c)
+    and l.pid <> pg_backend_pid() and (known is null or l.virtualtransaction = any(known))
+$$;
 
 -- Sets what a partition has of its own; nulls: as its queue says for each. As edit_queue. Index: job_partitions_pkey.
 create function edit_partition(queue_name text, partition_name text, new_concurrency integer, new_share real, new_weight smallint)

@@ -1,0 +1,90 @@
+// Pauses: begins and ends them, and tells pools. Claims read what is paused; nothing is written to jobs.
+import type { Pause, PauseOptions, PauseTarget } from '../interfaces/report.interface.js';
+import { InvalidArgumentError } from '../jobs.errors.js';
+import type { Database } from '../storage/database.js';
+import type { News } from '../storage/job.news.js';
+import { retryOnContention } from '../storage/retry.js';
+import * as statements from '../storage/statements/pauses.js';
+import { pause as sleep } from '../timing.js';
+import { toPause } from './job.mapper.js';
+import { lanesOfQueue } from './lane.names.js';
+import type { NewsPublisher } from './news.publisher.js';
+import { ClaimsUnderWayError } from './pause.errors.js';
+import { readTarget, type TargetKey } from './pause.target.js';
+
+const FIRST_PAUSE_MS = 2;
+const MAX_PAUSE_MS = 100;
+const PATIENCE_MS = 10_000;
+
+/** What a pool knows of pauses. */
+export interface KnownPauses {
+  /** The database's time of the look, in ms. */
+  readAt: number;
+  pauses: { kind: string; name: string; until: number | null }[];
+}
+
+export class JobPauses {
+  constructor(
+    private readonly database: Database,
+    private readonly publisher: NewsPublisher,
+  ) {}
+
+  /** @throws InvalidArgumentError, RowsHeldError, ClaimsUnderWayError */
+  async pause(target: PauseTarget, { until = null, reason, by }: Partial<PauseOptions>): Promise<void> {
+    const key = readTarget(target);
+    const values = [...valuesOf(key), until?.toISOString() ?? null, reason ?? null, by ?? null];
+    const { isBound } = this.database;
+    const rows = await retryOnContention(() => this.database.run(statements.pauseTarget, values), isBound);
+    if (!rows.length) throw inThePast(until!);
+    await this.publisher.publish(...newsOf(key));
+    // Claims of a queue were excluded; what a caller's transaction does takes effect with its commit.
+    if (key.kind !== 'queue' && !isBound) await this.awaitClaims();
+  }
+
+  /** @throws InvalidArgumentError, RowsHeldError */
+  async resume(target: PauseTarget): Promise<boolean> {
+    const key = readTarget(target);
+    const run = () => this.database.run(statements.resumeTarget, valuesOf(key));
+    const [row] = await retryOnContention(run, this.database.isBound);
+    await this.publisher.publish(...newsOf(key));
+    return row?.resumed ?? false;
+  }
+
+  async list(): Promise<Pause[]> {
+    return (await this.database.run(statements.listPauses, [])).map(toPause);
+  }
+
+  /** Those that an incarnation must know: of tasks, of everything, of its instance and of itself. */
+  async find(incarnation: string): Promise<KnownPauses> {
+    const [row] = await this.database.run(statements.findPauses, [incarnation]);
+    const pauses = row!.pauses.map(([kind, name, until]) => ({ kind, name, until }));
+    return { readAt: Number(row!.present), pauses };
+  }
+
+  /** Until every transaction has ended that claimed when the pause was committed: it may not know of it. */
+  private async awaitClaims(): Promise<void> {
+    const deadline = performance.now() + PATIENCE_MS;
+    let claims = await this.claimsUnderWay(null);
+    for (let pauseMs = FIRST_PAUSE_MS; claims.length; pauseMs = Math.min(MAX_PAUSE_MS, pauseMs * 2)) {
+      if (performance.now() > deadline) throw new ClaimsUnderWayError(claims.length);
+      await sleep(pauseMs);
+      claims = await this.claimsUnderWay(claims);
+    }
+  }
+
+  private async claimsUnderWay(known: string[] | null): Promise<string[]> {
+    return (await this.database.run(statements.claimsUnderWay, [known]))[0]!.claims;
+  }
+}
+
+const valuesOf = ({ kind, name, partition }: TargetKey): [string, string, string] => [kind, name, partition];
+
+/** Pools that wait for a queue look at its lanes; all others ask what is paused. */
+const newsOf = ({ kind, name }: TargetKey): News[] => [
+  kind === 'queue' || kind === 'partition' ? { kind: 'lanes', lanes: [lanesOfQueue(name)] } : { kind: 'pauses' },
+];
+
+const inThePast = (until: Date): InvalidArgumentError =>
+  new InvalidArgumentError([
+    `Expected until to be later than now, by the clock of the database, got ${until.toISOString()}.`,
+  ]);

@@ -1,0 +1,73 @@
+// Pauses: what claims leave alone until it is resumed, or until a time. Those of queues are in the queues' own rows.
+import { statement } from '../database.js';
+import { ms } from './job-columns.js';
+
+/**
+ * $1 kind ('queue', or one of job_pauses), $2 name, $3 partition, $4 until or null, $5 reason, $6 by. Returns since when it
+ * holds; no row where `until` has passed.
+ */
+export const pauseTarget = statement<{ since: number }>(
+  'pause_target',
+  (schema) => `
+  select ${ms('since')} as since from ${schema}.pause_target($1::text, $2::text, $3::text, $4::timestamptz, $5::text, $6::text)`,
+  { repeatable: true, limited: true },
+);
+
+/** $1 kind, $2 name, $3 partition. Whether there was a pause in force. */
+export const resumeTarget = statement<{ resumed: boolean }>(
+  'resume_target',
+  (schema) => `select ${schema}.resume_target($1::text, $2::text, $3::text) as resumed`,
+  { repeatable: true, limited: true },
+);
+
+/** Transactions that claim now. $1 those known to do so, or null: all. */
+export const claimsUnderWay = statement<{ claims: string[] }>(
+  'claims_under_way',
+  (schema) => `select to_json(${schema}.claims_under_way($1::text[])) as claims`,
+  { repeatable: true, patient: true },
+);
+
+export interface PauseRow {
+  kind: 'all' | 'instance' | 'partition' | 'queue' | 'task' | 'worker';
+  name: string;
+  partition: string;
+  since: number | null;
+  until: number | null;
+  reason: string | null;
+  paused_by: string | null;
+}
+
+/** Those in force, the oldest first. Reads the rows of all queues. */
+export const listPauses = statement<PauseRow>(
+  'list_pauses',
+  (schema) => `
+  select kind, name, partition, ${ms('since')} as since, ${ms('until')} as until, reason, paused_by from (
+    select p.kind, p.name, p.partition, p.since, p.until, p.reason, p.paused_by from ${schema}.job_pauses p
+    where ${schema}.is_in_force(true, p.until, clock_timestamp())
+    union all
+    select 'queue', q.name, '', q.paused_since, q.paused_until, q.pause_reason, q.paused_by from ${schema}.job_queues q
+    where ${schema}.is_in_force(q.paused, q.paused_until, clock_timestamp())
+  ) p
+  order by p.since nulls first, kind, name, partition`,
+  { repeatable: true, patient: true },
+);
+
+/**
+ * What a pool must know of pauses: those of tasks, of everything, of its instance and of itself, and the database's time in ms,
+ * from before they were read. $1 incarnation. Indexes: job_pauses_of_claims, workers_pkey.
+ */
+export const findPauses = statement<{ present: number; pauses: [kind: string, name: string, until: number | null][] }>(
+  'find_pauses',
+  (schema) => `
+  select ${ms('c.present')} as present, (
+    select coalesce(json_agg(json_build_array(p.kind, p.name, ${ms('p.until')}) order by p.kind, p.name), '[]')
+    from ${schema}.job_pauses p left join ${schema}.workers w on w.id = $1
+    where p.kind <> 'partition' and ${schema}.is_in_force(true, p.until, c.present) and case p.kind
+      when 'instance' then p.name = w.instance
+      when 'worker' then p.name = w.label
+      else true
+    end
+  ) as pauses
+  from (select clock_timestamp() as present offset 0) c`,
+  { repeatable: true },
+);
