@@ -21,10 +21,17 @@ const NO_OPTIONS = new Set(
   'Job ClaimedJob AddedJob TaskToken QueryExecutor StandardSchema NestContext PgPoolOptions PgClientOptions'.split(' '),
 );
 /** Made by the library alone. */
-const NOT_CONSTRUCTED = new Set(['JobManager', 'WorkerPool', 'JobContext', 'JobsTesting', 'EncryptedValue']);
-/** For pools and the testing kit. */
+const NOT_CONSTRUCTED = new Set([
+  'JobManager',
+  'WorkerPool',
+  'JobContext',
+  'BatchContext',
+  'JobsTesting',
+  'EncryptedValue',
+]);
+/** For pools and the testing kit, and methods that take a job, which has more than is asked of it. */
 const INTERNAL = new Set(
-  'JobEvents.emit JobEvents.hide JobManager.runWith JobManager.within JobContext.withSteps JobQueue.drop JobQueue.settleAndClaim'.split(
+  'JobEvents.emit JobEvents.hide JobManager.runWith JobManager.within JobContext.withSteps JobQueue.drop JobQueue.settleAndClaim BatchContext.complete BatchContext.fail BatchContext.snooze BatchContext.for'.split(
     ' ',
   ),
 );
