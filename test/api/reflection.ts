@@ -26,12 +26,13 @@ const NOT_CONSTRUCTED = new Set([
   'BulkActions',
   'WorkerPool',
   'JobContext',
+  'BatchContext',
   'JobsTesting',
   'EncryptedValue',
 ]);
-/** For pools and the testing kit. */
+/** For pools and the testing kit, and methods that take a job, which has more than is asked of it. */
 const INTERNAL = new Set(
-  'JobEvents.emit JobEvents.hide JobManager.runWith JobManager.within JobContext.withSteps JobQueue.drop JobQueue.settleAndClaim'.split(
+  'JobEvents.emit JobEvents.hide JobManager.runWith JobManager.within JobContext.withSteps JobQueue.drop JobQueue.settleAndClaim BatchContext.complete BatchContext.fail BatchContext.snooze BatchContext.for'.split(
     ' ',
   ),
 );

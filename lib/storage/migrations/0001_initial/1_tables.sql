@@ -279,13 +279,12 @@ create table job_queues (
   constraint max_waiting_at_least_one check (max_waiting >= 1),
   constraint share_is_a_share check (partition_share > 0 and partition_share <= 1),
   constraint weight_is_within_bounds check (partition_weight between 1 and 1000),
-  constraint name_is_a_name check (octet_length(name) between 1 and 1000 and name !~ '[\u0001-\u001f]')
-
-
--- Adds to queues look once a second which of them have a bound.
-create index job_queues_bounded on job_queues (name) where max_waiting is not null;,
+  constraint name_is_a_name check (octet_length(name) between 1 and 1000 and name !~ '[\u0001-\u001f]'),
   constraint paused_until_is_storable check (paused_until > '0001-01-01 00:00:00+00' and paused_until < '275760-01-01 00:00:00+00')
 ) with (fillfactor = 50);
+
+-- Adds to queues look once a second which of them have a bound.
+create index job_queues_bounded on job_queues (name) where max_waiting is not null;
 
 -- A pause holds until its time, by the database's clock: none has to lift it, and its row is deleted whenever another pause is
 -- written.
