@@ -57,7 +57,7 @@ const MAX_PARTITION_BYTES = 600;
 
 const partition: Rule = (value) =>
   isLaneName(value) &&
-  [...(value as string)].length <= MAX_PARTITION_CHARS &&
+  (value as string).length <= MAX_PARTITION_CHARS &&
   Buffer.byteLength(value as string) <= MAX_PARTITION_BYTES
     ? null
     : `a string of 1 to ${MAX_PARTITION_CHARS} characters and at most ${MAX_PARTITION_BYTES} bytes of UTF-8 without control characters and lone surrogates`;

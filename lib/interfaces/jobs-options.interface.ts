@@ -51,7 +51,7 @@ export interface QueueOptions {
    */
   concurrency?: number | undefined;
   /** What holds for each partition of the queue, unless `configurePartition` says otherwise. */
-  partitions?: PartitionsOptions | undefined;
+  partitions?: PartitionOptions | undefined;
   /**
    * Adds are refused (QueueFullError) while so many jobs of the queue wait for it; `Infinity` for any number. Each process counts
    * once a second, so it is approximate. Default: any number.
@@ -72,20 +72,12 @@ export interface PartitionOptions {
   weight?: number | undefined;
 }
 
-export interface PartitionsOptions extends PartitionOptions {
-  /**
-   * A retry that waits holds back what comes behind it in its partition, so that jobs of a partition with a concurrency of 1
-   * end in the order in which they were added. Default false.
-   */
-  keepOrderOnRetry?: boolean | undefined;
-}
-
 /** A declared queue as it is stored. */
 export interface QueueSettings {
   /** Null: no limit. */
   concurrency: number | null;
   /** What is not the default. */
-  partitions: { concurrency?: number; share?: number; weight?: number; keepOrder?: true };
+  partitions: { concurrency?: number; share?: number; weight?: number };
   /** How many jobs may wait; null: any number. */
   maxWaiting: number | null;
 }

@@ -163,6 +163,7 @@ export type ExplainReason =
   | 'future'
   | 'snoozed'
   | 'queue_busy'
+  | 'partition_full'
   | 'queue_paused'
   | 'partition_paused'
   | 'task_paused'

@@ -32,6 +32,7 @@ function ofLive(job: Job, row: ExplainRow): Finding {
     ofTime(job, row) ??
     ofPause(row.pause) ??
     ofQueue(job, row) ??
+    ofPartition(job, row) ??
     ofTokens(job, row) ??
     ofWorkers(job, row)
   );
@@ -113,6 +114,15 @@ function ofQueue(job: Job, row: ExplainRow): Finding | null {
     `Its queue "${job.queue}" runs ${count(places, 'job')} at once and is busy` +
     `${blockedBy.length ? ` with job ${blockedBy.join(', ')}` : ''}.`;
   return { reason: 'queue_busy', message, blockedBy };
+}
+
+function ofPartition(job: Job, row: ExplainRow): Finding | null {
+  if (row.partition_free === null || row.partition_free > 0) return null;
+  const blockedBy = row.partition_jobs ?? [];
+  const message =
+    `Its partition "${job.partition}" of queue "${job.queue}" runs ${count(blockedBy.length, 'job')} at once and is busy` +
+    `${blockedBy.length ? ` with job ${blockedBy.join(', ')}` : ''}.`;
+  return { reason: 'partition_full', message, blockedBy };
 }
 
 function ofTokens(job: Job, row: ExplainRow): Finding | null {

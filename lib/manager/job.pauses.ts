@@ -34,7 +34,10 @@ export class JobPauses {
     const key = readTarget(target);
     const values = [...valuesOf(key), until?.toISOString() ?? null, reason ?? null, by ?? null];
     const { isBound } = this.database;
-    const rows = await retryOnContention(() => this.database.run(statements.pauseTarget, values), isBound);
+    const rows = await retryOnContention(
+      () => this.database.run(key.kind === 'queue' ? statements.pauseQueue : statements.pauseTarget, values),
+      isBound,
+    );
     if (!rows.length) throw inThePast(until!);
     await this.publisher.publish(...newsOf(key));
     // Claims of a queue were excluded; what a caller's transaction does takes effect with its commit.
@@ -44,7 +47,8 @@ export class JobPauses {
   /** @throws InvalidArgumentError, RowsHeldError */
   async resume(target: PauseTarget): Promise<boolean> {
     const key = readTarget(target);
-    const run = () => this.database.run(statements.resumeTarget, valuesOf(key));
+    const run = () =>
+      this.database.run(key.kind === 'queue' ? statements.resumeQueue : statements.resumeTarget, valuesOf(key));
     const [row] = await retryOnContention(run, this.database.isBound);
     await this.publisher.publish(...newsOf(key));
     return row?.resumed ?? false;

@@ -1,5 +1,5 @@
 // What is said of queues and their partitions: what it may be, and how it is stored.
-import type { PartitionsOptions, QueueOptions, QueueSettings } from '../interfaces/jobs-options.interface.js';
+import type { PartitionOptions, QueueOptions, QueueSettings } from '../interfaces/jobs-options.interface.js';
 import { ifGiven, option, section, type Rule } from '../validation.js';
 import { rules } from '../validation.rules.js';
 
@@ -25,7 +25,7 @@ export const partitionOptions = section(PARTITION);
 /** What is said of a queue, wherever it is declared or configured. */
 export const queueOptions = section({
   concurrency: given(rules.concurrency),
-  partitions: ifGiven(section({ ...PARTITION, keepOrderOnRetry: given(rules.flag) })),
+  partitions: ifGiven(partitionOptions),
   maxWaiting: given(rules.concurrency),
 });
 
@@ -42,13 +42,12 @@ export function queueSettings({ concurrency, partitions, maxWaiting }: QueueOpti
 }
 
 /** What is not the default. */
-export function partitionSettings(partitions: PartitionsOptions = {}): QueueSettings['partitions'] {
-  const { concurrency, share = 1, weight = 1, keepOrderOnRetry } = partitions;
+export function partitionSettings(partitions: PartitionOptions = {}): QueueSettings['partitions'] {
+  const { concurrency, share = 1, weight = 1 } = partitions;
   const limit = limitOf(concurrency);
   return {
     ...(limit !== undefined && { concurrency: limit }),
     ...(share !== 1 && { share }),
     ...(weight !== 1 && { weight }),
-    ...(keepOrderOnRetry && { keepOrder: true as const }),
   };
 }

@@ -14,7 +14,7 @@ import type { Attempt } from '../worker/outcome.js';
 import { newWorkerId } from '../worker/worker.identity.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
 import type { WorkerPoolParts } from '../worker/pool.engine.js';
-import { EndlessDrainError } from './testing.errors.js';
+import { endlessDrain, type EndlessDrainError } from './testing.errors.js';
 
 /** Which jobs `drain` runs, and when it gives up. */
 export interface DrainOptions {
@@ -271,19 +271,6 @@ export class JobDrainer {
     await this.parts.jobs.engine.settlement.release(this.claimer, batch);
     return endlessDrain(limit, ran, `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`, job.task);
   }
-}
-
-/** Says what ran, the most frequent first: in a chain without end, that is the culprit. */
-function endlessDrain(limit: string, ran: RanJob[], left: string, leftTask: string): EndlessDrainError {
-  const times = new Map<string, number>();
-  for (const { task } of ran.map((one) => one.job)) times.set(task, (times.get(task) ?? 0) + 1);
-  const tasks = [...times].toSorted(([, a], [, b]) => b - a);
-  const list = tasks.map(([task, count]) => `${task} (${count} ${count === 1 ? 'job' : 'jobs'})`).join(', ');
-  return new EndlessDrainError(
-    `Expected no job to be due any more ${limit}, but ${left}. Ran: ${list || 'nothing'}. ` +
-      'Does a task add itself again, or does a handler never end? If not, raise maxJobs or timeoutMs.',
-    [...new Set([...tasks.map(([task]) => task), leftTask])],
-  );
 }
 
 function detailsOf(outcome: Outcome): Pick<RanJob, 'error' | 'result'> {

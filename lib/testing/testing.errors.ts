@@ -1,4 +1,5 @@
 // What goes wrong in specs only.
+import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { JobsError } from '../jobs.errors.js';
 
 /**
@@ -27,4 +28,22 @@ export class PoolRunningError extends JobsError {
         'worker: { autoStart: false }, or stop the pool.',
     );
   }
+}
+
+/** Says what ran, the most frequent first: in a chain without end, that is the culprit. */
+export function endlessDrain(
+  limit: string,
+  ran: { job: ClaimedJob }[],
+  left: string,
+  leftTask: string,
+): EndlessDrainError {
+  const times = new Map<string, number>();
+  for (const { task } of ran.map((one) => one.job)) times.set(task, (times.get(task) ?? 0) + 1);
+  const tasks = [...times].toSorted(([, a], [, b]) => b - a);
+  const list = tasks.map(([task, count]) => `${task} (${count} ${count === 1 ? 'job' : 'jobs'})`).join(', ');
+  return new EndlessDrainError(
+    `Expected no job to be due any more ${limit}, but ${left}. Ran: ${list || 'nothing'}. ` +
+      'Does a task add itself again, or does a handler never end? If not, raise maxJobs or timeoutMs.',
+    [...new Set([...tasks.map(([task]) => task), leftTask])],
+  );
 }

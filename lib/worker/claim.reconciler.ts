@@ -1,11 +1,12 @@
 // Claims whose answer was lost, and jobs that could not be given back: the database thinks that this pool holds them, and
 // its heartbeat would keep them from everybody for ever. Found by comparing what is locked with what is held.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import { backoffMs } from '../timing.js';
+import { backoffMs, pause, settledWithin } from '../timing.js';
 import type { JobQueueOptions } from './queue.options.js';
 
 /** A statement that lost its connection may still be at work: one look is not enough. */
 const LOOKS_MS = [0, 10_000, 60_000];
+const LOOK_AGAIN_MS = 50;
 
 export class ClaimReconciler {
   private looks: number[] = [];
@@ -24,13 +25,8 @@ export class ClaimReconciler {
     return this.looks.length > 0;
   }
 
-  get isDue(): boolean {
+  private get isDue(): boolean {
     return this.looks.length > 0 && this.looks[0]! <= performance.now();
-  }
-
-  /** Whether no look has gone through since the last suspicion. */
-  get isUnsettled(): boolean {
-    return this.isDue || this.failures > 0;
   }
 
   suspect(): void {
@@ -51,6 +47,13 @@ export class ClaimReconciler {
       await (this.isDue ? this.poll() : this.compare());
     } catch (error) {
       this.options.onError?.(error, 'looking for lost claims');
+    }
+  }
+
+  /** Looks until one look has gone through since the last suspicion, or it is `deadline` by performance.now(). */
+  async settle(deadline: number): Promise<void> {
+    while ((this.isDue || this.failures > 0) && performance.now() < deadline) {
+      await settledWithin(deadline - performance.now(), this.isDue ? this.reconcile() : pause(LOOK_AGAIN_MS));
     }
   }
 

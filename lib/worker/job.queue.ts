@@ -5,7 +5,7 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { AlreadyRunningError, StoppedError } from '../jobs.errors.js';
 import type { News } from '../storage/job.news.js';
 import { maxPauseMs } from '../storage/sql.states.js';
-import { backoffMs, pause, settledWithin } from '../timing.js';
+import { backoffMs, settledWithin } from '../timing.js';
 import { ClaimPlan } from './claim.plan.js';
 import { JobBuffer } from './job.buffer.js';
 import { JobDispatcher, type QueueState } from './job.dispatcher.js';
@@ -14,20 +14,11 @@ import { JobReleaser } from './job.releaser.js';
 import { ClaimReconciler } from './claim.reconciler.js';
 import { PlaceFiller, type FillingAnswer } from './place.filler.js';
 import { PollTimer } from './poll.timer.js';
-import { checkQueueOptions, type JobQueueOptions } from './queue.options.js';
+import { checkQueueOptions, type JobQueueOptions, type JobQueueStats } from './queue.options.js';
 
-export type { JobQueueOptions } from './queue.options.js';
-
-export interface JobQueueStats {
-  fetched: number;
-  dispatched: number;
-  staleDropped: number;
-  refetchCount: number;
-  errors: number;
-}
+export type { JobQueueOptions, JobQueueStats } from './queue.options.js';
 
 const STOP_JOIN_MS = 5_000;
-const LOOK_AGAIN_MS = 50;
 
 /**
  * new → running → stopped. While running, one fetch at a time:
@@ -80,8 +71,7 @@ export class JobQueue {
       {
         isRunning: () => this.running,
         failures: () => this.failures,
-        accept: (look, jobs) =>
-          this.accept({ jobs, more: look.more, ahead: false, claimedAt: look.claimedAt, pausedUntil: null }),
+        accept: (claimed) => this.accept(claimed),
         wake: () => this.wake(),
       },
     );
@@ -131,9 +121,7 @@ export class JobQueue {
     await inTime(this.releaser.ended());
     if (!ended) void claims.then(() => this.releaser.giveBack(this.buffer.takeAll()));
     await inTime(this.releaser.giveBack(left));
-    while (ended && this.reconciler.isUnsettled && performance.now() < deadline) {
-      await inTime(this.reconciler.isDue ? this.reconciler.reconcile() : pause(LOOK_AGAIN_MS));
-    }
+    if (ended) await this.reconciler.settle(deadline);
     return left;
   }
 
@@ -195,9 +183,7 @@ export class JobQueue {
 
   /** Gives back what was claimed and has not started of what is paused now. */
   giveBackPaused(): void {
-    const { pauses } = this.options;
-    const paused = pauses ? this.buffer.takeJobs((job) => pauses.holdsBack(job)) : [];
-    if (paused.length) this.releaser.giveBackSoon(paused);
+    this.releaser.givePausedBack();
   }
 
   /** Something is not paused any more: what was passed may run now. */
@@ -298,10 +284,7 @@ export class JobQueue {
   }
 
   private accept({ jobs: claimed, more, ahead, claimedAt }: Claimed): void {
-    const { pauses } = this.options;
-    const paused = pauses ? claimed.filter((job) => pauses.holdsBack(job, claimedAt ?? undefined)) : [];
-    if (paused.length) this.releaser.giveBackSoon(paused);
-    const jobs = paused.length ? claimed.filter((job) => !paused.includes(job)) : claimed;
+    const jobs = this.releaser.withoutPaused(claimed, claimedAt);
     if (!jobs.length) return this.dispatcher.serve();
     this.counters.fetched += jobs.length;
     this.counters.refetchCount++;

@@ -14,7 +14,7 @@ export class JobReleaser {
   private readonly underWay = new Set<Promise<void>>();
 
   constructor(
-    private readonly options: Pick<JobQueueOptions, 'jobs' | 'quarantine' | 'queueTtlMs' | 'onError'>,
+    private readonly options: Pick<JobQueueOptions, 'jobs' | 'quarantine' | 'queueTtlMs' | 'onError' | 'pauses'>,
     private readonly buffer: JobBuffer,
     private readonly reconciler: ClaimReconciler,
     private readonly claimer: () => Claimer,
@@ -26,6 +26,22 @@ export class JobReleaser {
     if (!stale.length) return;
     this.staleDropped += stale.length;
     this.giveBackSoon(stale);
+  }
+
+  /** Gives back what has not started of what is paused now. */
+  givePausedBack(): void {
+    const { pauses } = this.options;
+    const paused = pauses ? this.buffer.takeJobs((job) => pauses.holdsBack(job)) : [];
+    if (paused.length) this.giveBackSoon(paused);
+  }
+
+  /** Without what is paused, which goes back. `claimedAt`: the database's time of the claim, if it is known. */
+  withoutPaused(jobs: ClaimedJob[], claimedAt: number | null): ClaimedJob[] {
+    const { pauses } = this.options;
+    const paused = pauses ? jobs.filter((job) => pauses.holdsBack(job, claimedAt ?? undefined)) : [];
+    if (!paused.length) return jobs;
+    this.giveBackSoon(paused);
+    return jobs.filter((job) => !paused.includes(job));
   }
 
   /** Is not waited for, but by `ended`. */

@@ -9,7 +9,7 @@ import type { ClaimPlan } from './claim.plan.js';
 import type { ClaimReconciler } from './claim.reconciler.js';
 import { FreedPlaces } from './freed.places.js';
 import type { JobDispatcher } from './job.dispatcher.js';
-import type { JobFetcher } from './job.fetcher.js';
+import type { Claimed, JobFetcher } from './job.fetcher.js';
 import type { JobReleaser } from './job.releaser.js';
 import type { JobQueueOptions } from './queue.options.js';
 
@@ -32,8 +32,8 @@ interface OfQueue {
   isRunning: () => boolean;
   /** How many of the last claims have failed in a row. */
   failures: () => number;
-  /** Puts jobs of a look into the buffer. */
-  accept: (look: LaneClaimResult, jobs: ClaimedJob[]) => void;
+  /** Puts claimed jobs into the buffer. */
+  accept: (claimed: Claimed) => void;
   wake: () => void;
 }
 
@@ -140,7 +140,8 @@ export class PlaceFiller {
     const results = answer.results.map((settled) => ({ ...settled, hasFreedPlace: false }));
     const begin = (): void => {
       end();
-      this.queue.accept(look, jobs);
+      const { more, claimedAt } = look;
+      this.queue.accept({ jobs, more, ahead: false, claimedAt, pausedUntil: null });
     };
     return { ...answer, results, begin };
   }

@@ -12,6 +12,14 @@ import type { TaskRoom } from './claim.group.js';
 import type { PauseWatch } from './pause.watch.js';
 import type { CrashQuarantine } from './crash.quarantine.js';
 
+export interface JobQueueStats {
+  fetched: number;
+  dispatched: number;
+  staleDropped: number;
+  refetchCount: number;
+  errors: number;
+}
+
 export interface JobQueueOptions {
   jobs: JobManager;
   /** At least 10 characters. */

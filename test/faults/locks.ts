@@ -246,7 +246,7 @@ const claimOf = ({ ids, fences }: Scene, ...names: Name[]): [string[], string[]]
 ];
 const attempt = (scene: Scene, name: Name): unknown[] => claimOf(scene, name).flat();
 const anyLane = [LIVING, 10, 10, null, null, null, null, null, null, null, []];
-const laneArguments = anyLane.concat([[], [], [], null, [], [], [], [], [], 200] as never[]);
+const laneArguments = anyLane.concat([[], [], [], [], [], null, [], [], [], [], [], 200] as never[]);
 const pages = ['(0,0)', '(1000,0)'];
 const AT = new Date(Date.now() + 400 * 86_400_000);
 const ANY_ID = ['00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff'];
@@ -454,10 +454,12 @@ export const CASES: Record<string, Case> = {
   bound_queue: { args: () => ['u', 5], locks: 'job_queues' },
   find_queue_bounds: { args: () => [['u']] },
   edit_queue: { args: () => ['u', 2, false, null], locks: 'job_queues' },
-  edit_partition: { args: () => ['q', 'p', 2, null, null], locks: 'job_queues job_partitions jobs' },
+  edit_partition: { args: () => ['q', 'p', 2, null, null], locks: 'job_queues' },
   list_partitions: { args: () => ['q', 10, null, 10] },
-  pause_target: { args: () => ['queue', 'q', '', null, 'why', 'who'], locks: 'job_queues' },
+  pause_target: { args: () => ['task', 'paused', '', null, 'why', 'who'], locks: 'job_pauses' },
+  pause_queue: { args: () => ['queue', 'q', '', null, 'why', 'who'], locks: 'job_queues' },
   resume_target: { args: () => ['task', 'paused', ''], locks: 'job_pauses' },
+  resume_queue: { args: () => ['queue', 'q', ''], locks: '' },
   claims_under_way: { args: () => [null] },
   list_pauses: { args: none },
   find_pauses: { args: () => [LIVING] },
@@ -633,7 +635,10 @@ export const ANSWERS = {
     'edit_queue',
     'bound_queue',
     'pause_target',
+    'pause_queue',
     'resume_target',
+    'resume_queue',
+    'edit_partition',
     'register_rate_limit',
     'put_crontab',
     'drop_crontab',

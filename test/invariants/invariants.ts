@@ -29,8 +29,9 @@ const ALWAYS: Record<string, string> = {
     select j.id || ' runs in ' || j.queue || ' with ' || count(p.number) || ' places' from jobs.jobs j
     join jobs.job_queues q on q.name = j.queue
     left join jobs.job_places p on p.queue = j.queue and p.job_id = j.id and p.fence = j.fence
-    where j.locked_by is not null and q.concurrency is not null
+    where j.locked_by is not null and q.limited
     group by j.id having count(p.number) <> 1 or (j.place is not null and min(p.number) <> j.place)
+      or max(p.partition) is distinct from j.partition
     union all
     select j.id || ' runs in ' || j.queue || ', which is not registered' from jobs.jobs j
     where j.locked_by is not null and j.queue is not null

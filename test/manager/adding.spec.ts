@@ -620,7 +620,8 @@ describe('what an add in a caller’s transaction tells pools', () => {
     ['that is to be silent', { notify: false }, []],
   ])('%s goes with its one statement, and is heard with the commit', async (_what, options, news) => {
     await jobs.addJob('x', 1, { ...options, manager: executor });
-    expect(sent).toHaveLength(2);
+    // Adds to queues ask once a second which queues are bounded.
+    expect(sent.filter((text) => !text.includes('queue_bounds'))).toHaveLength(2);
     await client.query('commit');
     expect(await allHeard()).toEqual(news);
   });

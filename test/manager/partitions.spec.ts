@@ -1,6 +1,6 @@
 // Partitions of a queue: they take turns by weight, each within limits of its own, and none delays another.
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import type { ClaimedJob, JobSpec } from '../../lib/index.js';
+import { createWorkerPool, type ClaimedJob, type JobSpec, type PlainTask } from '../../lib/index.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
 import { asPool, lookAsPool, registerPool } from '../support/pool.claims.js';
@@ -34,7 +34,9 @@ async function begin(): Promise<void> {
 
 const claim = async (limit: number): Promise<ClaimedJob[]> => (await lookAsPool(test.jobs, POOL, limit, memory)).jobs;
 
-const payloads = (jobs: ClaimedJob[]): unknown[] => jobs.map(({ payload }) => payload).toSorted();
+const payloads = (jobs: ClaimedJob[]): unknown[] => jobs.map(({ payload }) => String(payload)).toSorted(inOrder);
+
+const inOrder = (a: string, b: string): number => (a < b ? -1 : Number(a > b));
 
 async function settle(jobs: ClaimedJob[]): Promise<void> {
   await test.jobs.engine.settlement.settle(
@@ -146,7 +148,61 @@ describe('partitions', () => {
     memory.noteRunnable(['render\x1fbeta\x1f\x1f']);
     await settle(alone.slice(0, 6));
     const next = await claim(10);
-    expect(next.map(({ partition }) => partition).toSorted()).toEqual(['acme', 'beta', 'beta', 'beta', 'beta', 'beta']);
+    expect(next.map(({ partition }) => partition!).toSorted(inOrder)).toEqual([
+      'acme',
+      'beta',
+      'beta',
+      'beta',
+      'beta',
+      'beta',
+    ]);
+  });
+
+  it('that are full are named by explain, with the jobs that run', async () => {
+    await test.jobs.configureQueue('render', { partitions: { concurrency: 1 } });
+    await add('render', { acme: 2 });
+    const [running] = await test.jobs.getJobs('worker-of-partitions');
+    const waiting = (await test.jobs.listJobs({ status: 'available' })).items[0]!;
+    expect(await test.jobs.explain(waiting.id)).toMatchObject({
+      reason: 'partition_full',
+      blockedBy: [running!.id],
+      message: `Its partition "acme" of queue "render" runs 1 job at once and is busy with job ${running!.id}.`,
+    });
+  });
+
+  it('are named by a function of the payload, which is called once with the payload as it is stored', async () => {
+    const given: unknown[] = [];
+    const partition = (payload: { tenant: string }): string => {
+      given.push(payload);
+      return payload.tenant;
+    };
+    const task: PlainTask = { queue: 'render', partition, handler: () => null };
+    const pool = createWorkerPool({ jobs: test.jobs, tasks: { render: task }, options: { autoStart: false } });
+    const at = new Date(0);
+    const { id } = await test.jobs.addJob('render', { tenant: 'acme', at });
+    expect(await test.jobs.findJob(id)).toMatchObject({ queue: 'render', partition: 'acme' });
+    expect(given).toEqual([{ tenant: 'acme', at: at.toJSON() }]);
+    const own = await test.jobs.addJob('render', { tenant: 'acme' }, { partition: 'beta' });
+    const none = await test.jobs.addJob('render', { tenant: 'acme' }, { partition: null });
+    expect([own.partition, none.partition, given.length]).toEqual(['beta', null, 1]);
+    await expect(test.jobs.addJob('render', { tenant: 5 })).rejects.toThrow(
+      'Expected the partition that task "render" names to be a string of 1 to 200 characters',
+    );
+    await expect(test.jobs.addJob('t', null, { partition: 'acme' })).rejects.toThrow(
+      'Expected a queue beside partition',
+    );
+    await pool.stop();
+  });
+
+  it('are compared where `unique` says so, also those that a function names', async () => {
+    const task: PlainTask = { queue: 'render', partition: ({ tenant }) => tenant as string, handler: () => null };
+    const pool = createWorkerPool({ jobs: test.jobs, tasks: { once: task }, options: { autoStart: false } });
+    const unique = { by: ['partition' as const] };
+    const added = await Promise.all(
+      ['acme', 'beta', 'acme'].map((tenant, n) => test.jobs.addJob('once', { tenant, n }, { unique })),
+    );
+    expect(added.filter(({ created }) => created)).toHaveLength(2);
+    await pool.stop();
   });
 
   it('are told apart in a claimed job, in lists and in what is found', async () => {

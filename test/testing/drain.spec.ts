@@ -310,6 +310,7 @@ describe('clear', () => {
     );
     const configured = [
       'job_queues',
+      'job_partitions',
       'job_pauses',
       'job_tasks',
       'rate_limits',

@@ -180,6 +180,9 @@ export interface ExplainRow {
   due: boolean;
   queue_concurrency: number | null;
   queue_known: boolean;
+  /** How many more jobs of its partition may run; null: any number. */
+  partition_free: number | null;
+  partition_jobs: string[] | null;
   /** The pause of everything, the task, the queue or the partition, in this order. */
   pause: PauseRow | null;
   queue_jobs: string[] | null;
@@ -210,7 +213,13 @@ export const explainJob = statement<ExplainRow>(
   'explain_job',
   (schema) => `
   select j.parked, j.locked_by is not null as running, ${ms('j.run_at')} as run_at, j.run_at <= clock_timestamp() as due,
-    q.concurrency as queue_concurrency, q.name is not null as queue_known,
+    case when j.partition is null or q.concurrency > 1 or q.configured or q.declared_at is not null then q.concurrency end
+      as queue_concurrency, q.name is not null or j.partition is not null as queue_known, ${schema}.free_in_partition(j.queue, j.partition) as partition_free,
+    (select json_agg(o.job_id) from (
+      select p.job_id from ${schema}.job_places p
+      where p.queue = j.queue and p.partition = j.partition and p.number >= q.places_from and p.job_id <> j.id
+      order by p.number limit 100
+    ) o) as partition_jobs,
     (select ${pauseAsJson} from (
       select 1 as nth, 'queue' as kind, q.name, '' as partition, q.paused_since as since, q.paused_until as until,
         q.pause_reason as reason, q.paused_by
@@ -219,7 +228,7 @@ export const explainJob = statement<ExplainRow>(
       select case p.kind when 'partition' then 2 else 0 end, p.kind, p.name, p.partition, p.since, p.until, p.reason, p.paused_by
       from ${schema}.job_pauses p
       where ${schema}.is_in_force(true, p.until, clock_timestamp()) and (p.kind = 'all' or p.kind = 'task' and p.name = j.task
-        or p.kind = 'partition' and p.name = j.queue and p.partition = split_part(j.lane, E'\\x1f', 2))
+        or p.kind = 'partition' and p.name = j.queue and p.partition = j.partition)
     ) p order by p.nth, p.kind limit 1) as pause,
     (select json_agg(o.job_id) from (
       select p.job_id from ${schema}.job_places p

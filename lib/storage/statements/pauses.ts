@@ -6,19 +6,27 @@ import { ms } from './job-columns.js';
  * $1 kind ('queue', or one of job_pauses), $2 name, $3 partition, $4 until or null, $5 reason, $6 by. Returns since when it
  * holds; no row where `until` has passed.
  */
-export const pauseTarget = statement<{ since: number }>(
-  'pause_target',
-  (schema) => `
-  select ${ms('since')} as since from ${schema}.pause_target($1::text, $2::text, $3::text, $4::timestamptz, $5::text, $6::text)`,
-  { repeatable: true, limited: true },
-);
+const pausing = (schema: string): string => `
+  select ${ms('since')} as since from ${schema}.pause_target($1::text, $2::text, $3::text, $4::timestamptz, $5::text, $6::text)`;
+
+export const pauseTarget = statement<{ since: number }>('pause_target', pausing, { repeatable: true, limited: true });
+
+/** The same of a queue, whose pause is in its own row: a worker's role may write that. */
+export const pauseQueue = statement<{ since: number }>('pause_queue', pausing, { repeatable: true, limited: true });
 
 /** $1 kind, $2 name, $3 partition. Whether there was a pause in force. */
-export const resumeTarget = statement<{ resumed: boolean }>(
-  'resume_target',
-  (schema) => `select ${schema}.resume_target($1::text, $2::text, $3::text) as resumed`,
-  { repeatable: true, limited: true },
-);
+const resuming = (schema: string): string => `select ${schema}.resume_target($1::text, $2::text, $3::text) as resumed`;
+
+export const resumeTarget = statement<{ resumed: boolean }>('resume_target', resuming, {
+  repeatable: true,
+  limited: true,
+});
+
+/** The same of a queue. */
+export const resumeQueue = statement<{ resumed: boolean }>('resume_queue', resuming, {
+  repeatable: true,
+  limited: true,
+});
 
 /** Transactions that claim now. $1 those known to do so, or null: all. */
 export const claimsUnderWay = statement<{ claims: string[] }>(

@@ -77,7 +77,7 @@ export interface PartitionRow {
 export const listPartitions = statement<PartitionRow>(
   'list_partitions',
   (schema) => `select * from ${schema}.list_partitions($1::text, $2::integer, $3::text, $4::integer)`,
-  { repeatable: true, limited: true },
+  { repeatable: true, limited: true, patient: true },
 );
 
 /** $1 name, $2 how many jobs may wait or null. */

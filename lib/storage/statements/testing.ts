@@ -83,6 +83,7 @@ export const clearConfiguration = statement(
   'clear_configuration',
   (schema) => `
   with queues as (delete from ${schema}.job_queues),
+  partitions as (delete from ${schema}.job_partitions),
   pauses as (delete from ${schema}.job_pauses),
   limits as (delete from ${schema}.rate_limits),
   crontabs as (delete from ${schema}.crontabs where not declared)

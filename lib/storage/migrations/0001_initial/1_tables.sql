@@ -254,15 +254,13 @@ create table job_queues (
   paused_until timestamptz,
   pause_reason text,
   paused_by text,
-  -- For each of its partitions, unless job_partitions says otherwise: concurrency, share, weight, keepOrder.
+  -- For each of its partitions, unless job_partitions says otherwise: concurrency, share, weight.
   partitions jsonb not null default '{}',
   -- Null: no limit.
   partition_concurrency integer generated always as ((partitions ->> 'concurrency')::integer) stored,
   -- How much of the queue's concurrency one partition gets while others want some. Null: all of it.
   partition_share real generated always as ((partitions ->> 'share')::real) stored,
   partition_weight smallint generated always as (coalesce((partitions ->> 'weight')::smallint, 1)) stored,
-  -- Whether a retry that waits holds back what comes behind it in its partition.
-  keep_order boolean generated always as (coalesce((partitions ->> 'keepOrder')::boolean, false)) stored,
   -- Whether job_partitions sets a limit for one of them.
   limits_partitions boolean not null default false,
   -- Whether claims count in places, of the queue, of its partitions, or both.

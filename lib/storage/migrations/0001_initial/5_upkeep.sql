@@ -413,7 +413,13 @@ begin
   insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
   select q.limited into was_limited from job_queues q where q.name = queue_name for no key update;
   update job_queues q
-  set concurrency = case when unlimited then null else coalesce(new_concurrency, q.concurrency) end,
+  set concurrency = case
+      when unlimited then null
+      when new_concurrency is not null then new_concurrency
+      -- A queue that nothing was said of has no limit once it has partitions.
+      when new_partitions is not null and q.concurrency = 1 and not q.configured and q.declared_at is null then null
+      else q.concurrency
+    end,
     partitions = coalesce(new_partitions, q.partitions),
     configured = q.configured or unlimited or new_concurrency is not null or new_partitions is not null
   where q.name = queue_name;
@@ -539,12 +545,24 @@ begin
   perform give_places(queue_name, was_limited);
 end $$;
 
+-- How many more jobs of a partition may run, as far as its own limit goes, for statements outside of the claims; null: any number.
+create function free_in_partition(queue_name text, partition_name text) returns integer
+language sql stable
+set search_path from current
+as $$
+  select p.free from job_queues q
+  cross join lateral room_in_partition(q.name, partition_name, q.concurrency, q.partition_concurrency, q.partition_share,
+    q.partition_weight, q.places_from) p
+  where q.name = queue_name
+$$;
+
 -- Partitions of a queue that have jobs in lanes or settings of their own, by name; see statements/queues.ts. One descent along
 -- jobs_lanes for each priority and partition, and what is counted, `most_counted` rows at most. Index: job_partitions_pkey.
 create function list_partitions(queue_name text, most integer, after_name text, most_counted integer)
 returns table (partition text, waiting integer, running integer, concurrency integer, share real, weight smallint)
 language plpgsql
 set search_path from current
+set lock_timeout = '100ms'
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
