@@ -69,6 +69,7 @@ describe('dependsOn (create-task!, parent tasks)', () => {
       status: 'blocked',
       reason: 'parents',
       message: 'It waits for 1 job it depends on.',
+      pause: null,
       until: null,
       blockedBy: [second.id],
     });

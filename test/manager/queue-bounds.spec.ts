@@ -211,7 +211,7 @@ describe('bounds', () => {
   });
 
   it.each<[string, object]>([
-    ['Expected concurrency or maxWaiting, got neither.', {}],
+    ['Expected concurrency, partitions or maxWaiting, got none.', {}],
     ['Expected maxWaiting to be an integer from 1', { maxWaiting: 0 }],
     ['Expected maxWaiting to be an integer from 1', { maxWaiting: '5' }],
     ['Expected maxWaiting to be an integer from 1', { maxWaiting: null }],

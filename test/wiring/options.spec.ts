@@ -12,6 +12,8 @@ const problemsOf = (options: unknown): string[] => {
   return [];
 };
 
+const queue = (concurrency: number | null) => ({ concurrency, partitions: {}, maxWaiting: null });
+
 describe('the options', () => {
   it('left out have the documented defaults', () => {
     expect(resolveOptions()).toEqual({
@@ -32,7 +34,6 @@ describe('the options', () => {
         maxPayloadBytes: 1_048_576,
         encryption: null,
         queues: {},
-        maxWaiting: {},
       },
       worker: {
         concurrency: 10,
@@ -79,7 +80,7 @@ describe('the options', () => {
       maintenance: { gc: false, timeZone: 'Europe/Berlin' },
       unknownTasks: 'exhaust',
     });
-    expect(manager).toMatchObject({ schema: 'work', queues: { a: 4, b: 1, c: Infinity } });
+    expect(manager).toMatchObject({ schema: 'work', queues: { a: queue(4), b: queue(1), c: queue(null) } });
     expect(manager.retry).toMatchObject({ multiplier: 3, baseDelayMs: 1_000 });
     expect(worker).toMatchObject({
       keepaliveMs: 7_000,
