@@ -53,7 +53,9 @@ describe('a schema in which others may create', () => {
       `select proname, proconfig from pg_proc where prosecdef and pronamespace = 'public'::regnamespace`,
     );
     const proconfig = ['search_path="public", pg_temp', 'enable_seqscan=off', 'jit=off'];
-    expect(definers).toEqual(['add_keyed_jobs', 'add_windowed_jobs'].map((proname) => ({ proname, proconfig })));
+    expect(definers.toSorted((a, b) => (a.proname < b.proname ? -1 : 1))).toEqual(
+      ['add_keyed_jobs', 'add_windowed_jobs'].map((proname) => ({ proname, proconfig })),
+    );
 
     const client = new pg.Client(url);
     await client.connect();
