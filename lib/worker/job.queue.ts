@@ -252,8 +252,7 @@ export class JobQueue {
     this.filler.reportFreed();
     this.dispatcher.serveNow();
     const more = found.some((result) => result.more && (result.jobs.length > 0 || this.dispatcher.freeSlots > 0));
-    const count = found.reduce((sum, { jobs }) => sum + jobs.length, 0);
-    return more ? 0 : this.pauseBefore(this.poll.after(count));
+    return more ? 0 : this.pauseBefore(this.poll.after(found.reduce((sum, { jobs }) => sum + jobs.length, 0)));
   }
 
   private pauseAfterFailure(error: unknown): number {

@@ -459,7 +459,7 @@ export const CASES: Record<string, Case> = {
   pause_target: { args: () => ['task', 'paused', '', null, 'why', 'who'], locks: 'job_pauses' },
   pause_queue: { args: () => ['queue', 'q', '', null, 'why', 'who'], locks: 'job_queues' },
   resume_target: { args: () => ['task', 'paused', ''], locks: 'job_pauses' },
-  resume_queue: { args: () => ['queue', 'q', ''], locks: '' },
+  resume_queue: { args: () => ['queue', 'q', ''] },
   claims_under_way: { args: () => [null] },
   list_pauses: { args: none },
   find_pauses: { args: () => [LIVING] },
