@@ -138,6 +138,20 @@ describe('partitions', () => {
     expect(served.length).toBe(27);
   });
 
+  it('that a filled queue keeps from running are not passed, however much of them is due', async () => {
+    await test.jobs.configureQueue('render', { concurrency: 1, partitions: {} });
+    await add('render', { acme: 600, beta: 600 });
+    await begin();
+    const order: unknown[] = [];
+    for (let round = 0; round < 4; round++) {
+      const { jobs, report } = await lookAsPool(test.jobs, POOL, 10, memory, { taskIdentifiers: ['t'] });
+      expect(report!.passed).toEqual([]);
+      order.push(...payloads(jobs));
+      await settle(jobs);
+    }
+    expect(order).toEqual(['acme1', 'beta1', 'acme2', 'beta2']);
+  });
+
   it('get no more than their share of the queue while others want some, and all of it when none does', async () => {
     await test.jobs.configureQueue('render', { concurrency: 10, partitions: { share: 0.5 } });
     await add('render', { acme: 30 });

@@ -829,6 +829,7 @@ begin
             end, coalesce(r.queue, u.queue, case when o.enters_at is not null then split_part(n.lane, E'\x1f', 1) end), o.branch,
             case
               when o.enters_at is not null then 'entered'
+              when r.state = 'open' and w.branch_room <= 0 then 'behind'
               when h.stops and r.state <> 'unknown' then 'behind'
               when r.state = 'open' and w.quota <= 0 then 'share'
               else coalesce(r.state, 'skipped')
