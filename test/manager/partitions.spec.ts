@@ -68,6 +68,19 @@ describe('partitions', () => {
     expect(queue).toMatchObject({ name: 'render', concurrency: Infinity });
   });
 
+  it('take the limit from their queue before any claim has met it, and also where it was paused before', async () => {
+    await add('render', { acme: 1 });
+    await test.jobs.addJob('t', null, { queue: 'serial' });
+    await test.jobs.pauseQueue('paused');
+    await add('paused', { acme: 1 });
+    const found = (await test.jobs.listQueues()).map(({ name, concurrency }) => [name, concurrency]);
+    expect(found).toEqual([
+      ['paused', Infinity],
+      ['render', Infinity],
+      ['serial', 1],
+    ]);
+  });
+
   it('take turns one job at a time, also where claims are for one job', async () => {
     await add('render', { acme: 5, beta: 5, gamma: 5 });
     await begin();

@@ -116,18 +116,23 @@ export const listQueues = statement<QueueRow>(
   (schema) => `
   with jobs as materialized (
     select queue, count(*) filter (where locked_by is null and parked is distinct from 'exhausted')::integer as waiting,
-      count(*) filter (where locked_by is not null)::integer as running, max(locked_by) as locked_by
+      count(*) filter (where locked_by is not null)::integer as running, max(locked_by) as locked_by,
+      bool_or(partition is not null) as has_partitions
     from ${schema}.jobs
     where queue is not null and ($1::text[] is null or queue = any($1))
     group by queue
   )
-  select coalesce(q.name, j.queue) as name, case when q.name is null then 1 else q.concurrency end as concurrency,
+  select coalesce(q.name, j.queue) as name, case
+      when q.is_said then q.concurrency
+      -- One that nothing is said of has no limit once it has partitions.
+      when not coalesce(j.has_partitions, false) then coalesce(q.concurrency, case when q.name is null then 1 end)
+    end as concurrency,
     q.max_waiting,
     coalesce(q.is_paused, false) as paused, ${ms('q.paused_since')} as paused_since, ${ms('q.paused_until')} as paused_until,
     q.pause_reason, q.paused_by, coalesce(j.running, 0) as running, coalesce(j.waiting, 0) as waiting,
     coalesce(w.label, j.locked_by) as locked_by
   from (
-    select n.name, n.concurrency, n.max_waiting, p.* from ${schema}.job_queues n
+    select n.name, n.concurrency, n.configured or n.declared_at is not null as is_said, n.max_waiting, p.* from ${schema}.job_queues n
     left join lateral (
       select true as is_paused, n.paused_since, n.paused_until, n.pause_reason, n.paused_by
       where ${schema}.is_in_force(n.paused, n.paused_until, clock_timestamp())
