@@ -207,9 +207,9 @@ const cases = {
 
 async function claimsOf50() {
   const shapes = {
-    plain: () => ({}),
-    '10 jobs a lane': (n) => ({ queue: `queue-${Math.floor(n / 10)}` }),
-    '2 jobs a lane': (n) => ({ queue: `queue-${Math.floor(n / 2)}` }),
+    plain: [() => ({})],
+    '10 jobs a lane': [(n) => ({ queue: `queue-${Math.floor(n / 10)}` }), 5],
+    '2 jobs a lane': [(n) => ({ queue: `queue-${Math.floor(n / 2)}` }), 25],
   };
   const figures = {};
   await within(async ({ jobs, sql }) => {
@@ -220,13 +220,13 @@ async function claimsOf50() {
       values ('${holder}', 'holder', 'host', 1, 10, ${HOUR}, '{noop}', '{}')`);
     for (let queue = 0; queue < 25; queue++) await jobs.configureQueue(`queue-${queue}`, { concurrency: 100 });
     for (let round = 0; round < 120; round++) {
-      for (const [name, specOf] of Object.entries(shapes)) {
+      for (const [name, [specOf, lanes]] of Object.entries(shapes)) {
         await jobs.addJobs(Array.from({ length: 50 }, (_, n) => ({ task: 'noop', payload: { n }, ...specOf(n) })));
         const text =
           name === 'plain'
             ? `select * from jobs.claim_plain_jobs($1, 50, 65536, null, null, null, null, null, '{}', '{}', '{}', null, null)`
-            : `select * from jobs.claim_lane_jobs($1, 50, 50, null, null, null, null, null, null, null, '{}', '{}', '{}',
-                '{}', '{}', '{}', null, '{}', '{}', '{}', '{}', '{}', 200)`;
+            : `select * from jobs.claim_lane_jobs($1, 50, null, null, null, null, null, null, null, '{080000001}', '{0}', '{1}',
+                '{${50 / lanes}}', '{}', '{}', '{}', '{}', '{}', null, '{}', '{}', '{}', '{}', '{}', 200)`;
         await sql.query('begin');
         const startedAt = performance.now();
         const { rows } = await sql.query({ name, text, values: [holder] });
@@ -420,7 +420,7 @@ async function heldLong(db) {
   const pool = await db.work(() => void ran++);
   const startedAt = performance.now();
   while (performance.now() - startedAt < HOLD_MS) {
-    for (const [name, specOf] of Object.entries(shapes)) {
+    for (const [name, [specOf, lanes]] of Object.entries(shapes)) {
       const size = name === 'plain' ? 5_000 : 1_500;
       const target = ran + size;
       const from = performance.now();

@@ -50,8 +50,6 @@ export interface PlainClaim extends Claimer, ClaimFilter {
 export interface LaneClaim extends Claimer, ClaimFilter {
   /** Most jobs to claim: the slots that are free. */
   limit: number;
-  /** Most jobs of one lane. */
-  share: number;
   /** Only jobs that have crashed at most so often; `null`: any. */
   maxCrashes: number | null;
   /** Only this queue. */
@@ -67,12 +65,20 @@ export interface Turn {
   left: number;
 }
 
+/** Where the circle over the lanes of a priority goes on. In one circle, each lane gets as many jobs as its share. */
+export interface CircleTurn extends Turn {
+  /** How many jobs each lane gets in this circle, times its weight. */
+  share: number;
+  /** The same in the next one. */
+  nextShare: number;
+}
+
 /** What a pool remembers of lanes, as the claim reads it. */
 export interface LaneMemoryState {
-  /** Of priorities: where the turn goes on. */
-  turns: Turn[];
-  /** Of queues whose partitions took all that the queue could give: the places behind which they are entered, in order. */
-  queueTurns: string[];
+  /** Of priorities. */
+  turns: CircleTurn[];
+  /** Of queues whose partitions took all that the queue could give: where they are entered, in order. */
+  queueTurns: Turn[];
   /** Stretches of the walk in which nothing can be claimed, in order. */
   blocked: { after: string; upto: string }[];
   /** Beginnings of lanes to look at all the same, in order. */
@@ -120,17 +126,22 @@ export interface PlainClaimResult extends ClaimResult {
 export interface LaneReport {
   /** The last priority served; null: none was. */
   priority: number | null;
-  /** Places behind which turns go on: in each priority served, that of the last lane that got a job. */
-  turns: string[];
-  /** How many more jobs each of these may get before its turn is over. */
-  left: number[];
-  /** Of queues whose partitions took all that the queue could give: the place of the last lane that got a job. */
-  cut: string[];
-  /** Places of queues that were entered at such a place, to their end: their turns begin again. */
+  /**
+   * In each priority served: the place of the last lane that got a job, how many more it may get before its turn is over, the
+   * share of the circle, how many lanes a whole circle has served, each counted by its weight, or 0, how many jobs the circle has
+   * brought here, and whether it began here.
+   */
+  turns: [place: string, left: number, share: number, weights: number, jobs: number, begins: boolean][];
+  /**
+   * Of queues whose partitions took all that the queue could give, or that was wanted: the place of the last lane that got a job,
+   * and how many more it may get.
+   */
+  cut: [place: string, left: number][];
+  /** Places of queues that were walked to their end: their turns begin again. */
   ended: string[];
   /** Queues that are full or paused themselves, not partitions of them. */
   full: string[];
-  /** How many lanes were served, each counted by its weight. */
+  /** How many lanes were served in one circle, each counted by its weight. */
   lanes: number;
   more: boolean;
   /** Stretches of the walk in which nothing can be claimed now: after, up to, until when (ms) or null. */

@@ -50,7 +50,6 @@ export function inTurn(jobs: ClaimedJob[]): ClaimedJob[] {
 const joinReports = (first: LaneReport, next: LaneReport): LaneReport => ({
   ...next,
   turns: [...first.turns, ...next.turns],
-  left: [...first.left, ...next.left],
   cut: [...first.cut, ...next.cut],
   ended: [...first.ended, ...next.ended],
   full: [...first.full, ...next.full],

@@ -79,8 +79,7 @@ export class ExactClaims {
     while (jobs.length < upto) {
       const wanted = upto - jobs.length;
       const base = { ...request, otherTasks: null, maxCrashes: null, queue, limit: wanted };
-      const { share: _share, ...state } = memory.next(wanted);
-      const found = await this.claims.claimLanes({ ...base, memory: state, share: wanted });
+      const found = await this.claims.claimLanes({ ...base, memory: memory.next(wanted) });
       memory.learn(found);
       jobs.push(...found.jobs);
       // What others hold is tried once more, with some to spare; where they hold all of those, with ever more.

@@ -25,7 +25,7 @@ import type { JobSettlement } from './job.settlement.js';
 import { weigh } from './job.weight.js';
 import { hasAdvanced } from './lane.memory.js';
 import { laneOf, placeInWalk } from './lane.names.js';
-import { turnsOf } from './lane.turns.js';
+import { turnsAfter } from './lane.turns.js';
 import type { SchemaCheck } from './schema.check.js';
 
 /** How long a job waits that this process cannot decrypt, for one that can. */
@@ -98,9 +98,7 @@ export class JobClaims {
       for (const queue of unknown) tried.add(queue);
       const limit = request.limit - found.taken.length;
       if (limit <= 0) return found;
-      // The last turn of each priority counts.
-      const turns = [...turnsOf(found.report).toReversed(), ...request.memory.turns];
-      const memory = { ...request.memory, turns };
+      const memory = { ...request.memory, ...turnsAfter(request.memory, found.report) };
       const more = this.claimLanesOnce({ ...request, limit, memory }, [...tried]);
       const next = await more.catch(nullIfLocked(() => found.taken.length > 0 && !this.database.isBound));
       if (!next?.report) return found;
@@ -126,7 +124,6 @@ export class JobClaims {
     return [
       request.holder,
       request.limit,
-      request.share,
       request.taskIdentifiers,
       request.otherTasks,
       request.forbiddenFlags,
@@ -136,7 +133,10 @@ export class JobClaims {
       request.queue,
       memory.turns.map(({ place }) => place),
       memory.turns.map(({ left }) => left),
-      memory.queueTurns,
+      memory.turns.map(({ share }) => share),
+      memory.turns.map(({ nextShare }) => nextShare),
+      memory.queueTurns.map(({ place }) => place),
+      memory.queueTurns.map(({ left }) => left),
       memory.blocked.map(({ after }) => after),
       memory.blocked.map(({ upto }) => upto),
       memory.told,

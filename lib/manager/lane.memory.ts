@@ -58,8 +58,6 @@ export class LaneMemory {
   private wanted = 0;
   private heldMs = 0;
   private heldUntil = Infinity;
-  /** Lanes that the last look served: among so many a claim is shared. */
-  private lanes = 1;
   /** Queues that were full or paused themselves: a place that one of their partitions frees is for all of them. */
   private fullQueues = new Set<string>();
 
@@ -85,7 +83,7 @@ export class LaneMemory {
   }
 
   /** For the next claim of so many jobs. */
-  next(wanted: number): LaneMemoryState & { share: number } {
+  next(wanted: number): LaneMemoryState {
     const now = performance.now();
     this.wanted = wanted;
     if (now - this.forgottenAt > this.costs.periodMs) this.startOver();
@@ -95,13 +93,12 @@ export class LaneMemory {
     this.toldInFlight = new Set();
     this.forgotInFlight = false;
     return {
-      turns: this.turns.ofLanes,
+      turns: this.turns.ofLanes(wanted),
       queueTurns: this.turns.ofQueues,
       blocked: this.stretches,
       told: [...this.told].sort(comparePlaces),
       dueSince: this.stretches.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
       positions: this.positionsAhead(),
-      share: Math.max(1, Math.ceil(wanted / Math.max(1, this.lanes))),
       spares: this.spares,
     };
   }
@@ -135,7 +132,6 @@ export class LaneMemory {
     if (report.held.length) this.hold();
     else this.heldMs = 0;
     this.turns.learn(report);
-    this.lanes = Math.max(1, report.lanes);
     if (!this.stretches.length) this.told.clear();
     if (this.stretches.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
     // What was told during the look may concern all that it has passed.

@@ -1,23 +1,38 @@
 // Whose turn is next: over the lanes of each priority, and within queues whose partitions take all that the queue can give.
-import type { LaneReport, Turn } from '../interfaces/claim.interface.js';
+// Lanes are served in circles. In one circle each gets the same share, however many claims the circle takes.
+import type { CircleTurn, LaneMemoryState, LaneReport, Turn } from '../interfaces/claim.interface.js';
 import { comparePlaces, priorityAtPlace, queueAtPlace } from './lane.names.js';
 
 const MAX_TURNS = 100;
 
+interface Circle extends Turn {
+  share: number;
+  /** Lanes that a whole circle serves, each counted by its weight; 0: not known. */
+  weights: number;
+  /** What this one has brought so far. */
+  jobs: number;
+}
+
 export class Turns {
   /** By priority as a place names it. */
-  private readonly lanes = new Map<string, Turn>();
-  /** By the place at which a queue begins: the place behind which it is entered. */
-  private readonly queues = new Map<string, string>();
+  private readonly circles = new Map<string, Circle>();
+  /** By the place at which a queue begins. */
+  private readonly queues = new Map<string, Turn>();
   private lastPlace = '';
 
-  get ofLanes(): Turn[] {
-    return [...this.lanes.values()];
+  /** For a claim of so many jobs, which a whole circle should fill. */
+  ofLanes(wanted: number): CircleTurn[] {
+    return [...this.circles.values()].map(({ place, left, share, weights }) => ({
+      place,
+      left,
+      share,
+      nextShare: weights ? Math.ceil(wanted / weights) : 1,
+    }));
   }
 
   /** In order of the walk. */
-  get ofQueues(): string[] {
-    return [...this.queues.values()].sort(comparePlaces);
+  get ofQueues(): Turn[] {
+    return inOrder([...this.queues.values()]);
   }
 
   /** The place of the lane served last. */
@@ -25,15 +40,39 @@ export class Turns {
     return this.lastPlace;
   }
 
-  learn(report: LaneReport): void {
-    for (const turn of turnsOf(report)) {
-      setLast(this.lanes, priorityAtPlace(turn.place), turn);
-      this.lastPlace = turn.place;
+  learn({ turns, cut, ended }: LaneReport): void {
+    for (const [place, left, share, weights, jobs, begins] of turns) {
+      const before = this.circles.get(priorityAtPlace(place));
+      const known = weights || before?.weights || 0;
+      const brought = jobs + ((!begins && before?.jobs) || 0);
+      // There are more lanes than were known: small shares let all of them have their turns soon.
+      const isLong = share > 1 && brought > 2 * share * known;
+      const circle = { place, left, share: isLong ? 1 : share, weights: isLong ? 0 : known, jobs: brought };
+      setLast(this.circles, priorityAtPlace(place), circle);
+      this.lastPlace = place;
     }
-    for (const queue of report.ended) this.queues.delete(queue);
-    for (const place of report.cut) setLast(this.queues, queueAtPlace(place), place);
+    for (const queue of ended) this.queues.delete(queue);
+    for (const [place, left] of cut) setLast(this.queues, queueAtPlace(place), { place, left });
   }
 }
+
+/** What a claim is told that goes on where another one has ended. */
+export function turnsAfter(
+  { turns, queueTurns }: LaneMemoryState,
+  { turns: served, cut, ended }: LaneReport,
+): Pick<LaneMemoryState, 'turns' | 'queueTurns'> {
+  const circles = new Map(turns.map((turn) => [priorityAtPlace(turn.place), turn]));
+  for (const [place, left, share] of served) {
+    const priority = priorityAtPlace(place);
+    circles.set(priority, { place, left, share, nextShare: circles.get(priority)?.nextShare ?? 1 });
+  }
+  const queues = new Map(queueTurns.map((turn) => [queueAtPlace(turn.place), turn]));
+  for (const queue of ended) queues.delete(queue);
+  for (const [place, left] of cut) queues.set(queueAtPlace(place), { place, left });
+  return { turns: [...circles.values()], queueTurns: inOrder([...queues.values()]) };
+}
+
+const inOrder = (turns: Turn[]): Turn[] => turns.sort((a, b) => comparePlaces(a.place, b.place));
 
 /** As the newest of at most so many. */
 function setLast<V>(turns: Map<string, V>, key: string, value: V): void {
@@ -41,6 +80,3 @@ function setLast<V>(turns: Map<string, V>, key: string, value: V): void {
   turns.set(key, value);
   if (turns.size > MAX_TURNS) turns.delete(turns.keys().next().value!);
 }
-
-export const turnsOf = ({ turns, left }: LaneReport): Turn[] =>
-  turns.map((place, index) => ({ place, left: left[index] ?? 0 }));

@@ -176,7 +176,7 @@ export class JobFetcher {
   }
 
   private laneClaim(group: ClaimGroup, wanted: number): LaneClaim {
-    const { share, ...memory } = group.lanes.next(wanted);
+    const memory = group.lanes.next(wanted);
     group.looks();
     return {
       ...this.claimer,
@@ -185,7 +185,6 @@ export class JobFetcher {
       maxCrashes: this.options.quarantine?.claimableCrashes ?? null,
       queue: group.queue,
       limit: wanted,
-      share,
       memory,
     };
   }

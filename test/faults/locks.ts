@@ -245,8 +245,8 @@ const claimOf = ({ ids, fences }: Scene, ...names: Name[]): [string[], string[]]
   names.map((name) => fences[ids[name]] ?? '1'),
 ];
 const attempt = (scene: Scene, name: Name): unknown[] => claimOf(scene, name).flat();
-const anyLane = [LIVING, 10, 10, null, null, null, null, null, null, null, []];
-const laneArguments = anyLane.concat([[], [], [], [], [], null, [], [], [], [], [], 200] as never[]);
+const anyLane = [LIVING, 10, null, null, null, null, null, null, null, []];
+const laneArguments = anyLane.concat([[], [], [], [], [], [], [], [], null, [], [], [], [], [], 200] as never[]);
 const pages = ['(0,0)', '(1000,0)'];
 const AT = new Date(Date.now() + 400 * 86_400_000);
 const ANY_ID = ['00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff'];

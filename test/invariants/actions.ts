@@ -160,9 +160,10 @@ export async function claimForPool(
 }
 
 function lookAt(incarnation: string, { batch, filter, share }: Look, memory: LaneMemory, limit = batch): LaneClaim {
-  const { share: _share, ...state } = memory.next(limit);
+  const { turns, ...state } = memory.next(limit);
   const request = { ...claimerOf(incarnation), ...filterOf(filter), worstPriority: null };
-  return { ...request, limit, share, maxCrashes: null, queue: null, memory: state };
+  const circles = turns.map((turn) => ({ ...turn, nextShare: share }));
+  return { ...request, limit, maxCrashes: null, queue: null, memory: { ...state, turns: circles } };
 }
 
 /** `found`: null where the claims were settled apart; `alone`: the jobs come from the lane alone that was tried first. */

@@ -94,9 +94,8 @@ describe('a queue that no claim has met', () => {
     await fill('new', 1, { priority: 1 });
     const claimer = { ...asPool(POOL), label: POOL };
     const request = { job: first!, outcome: { kind: 'completed', result: null } as const, executionTimeMs: 1 };
-    const { share, ...state } = memory.next(1);
     const filter = { taskIdentifiers: null, otherTasks: null, forbiddenFlags: null, worstPriority: null };
-    const claim = { ...claimer, ...filter, limit: 1, share, maxCrashes: null, queue: null, memory: state };
+    const claim = { ...claimer, ...filter, limit: 1, maxCrashes: null, queue: null, memory: memory.next(1) };
     const values = jobs.engine.claims.valuesAfterSettle(claim, null);
     const answer = await jobs.engine.settlement.completeAndClaim(claimer, [request], values);
     const found = await jobs.engine.claims.readLanes(claim, answer.claimed);

@@ -31,7 +31,6 @@ const add = (payload: string, options: object = {}, task = 'x') =>
 
 /** Settles the job, and says what came next, and whether a look at all lanes brought it. */
 async function settle(job: ClaimedJob, position: Partial<NextInLane> = {}, taskIdentifiers: string[] | null = null) {
-  const { share, ...memory } = new LaneMemory(HOUR).next(10);
   const request = {
     ...asPool(POOL),
     taskIdentifiers,
@@ -41,8 +40,7 @@ async function settle(job: ClaimedJob, position: Partial<NextInLane> = {}, taskI
     maxCrashes: null,
     queue: null,
     limit: 10,
-    share,
-    memory,
+    memory: new LaneMemory(HOUR).next(10),
   };
   const next = { priority: job.priority, lane: laneOf(job), runAt: null, id: null, ...position };
   const values = [...jobs.engine.claims.laneValues(request), next.priority, next.lane, next.runAt, next.id];

@@ -66,7 +66,7 @@ it('a look at lanes reads nothing before the positions that the pool has in them
   const [position] = await test.sql<{ at: string }>('select clock_timestamp()::text as at');
   await test.jobs.addJob('t', 1, { queue: 'q' });
   await test.sql(`update jobs.job_queues set places_from = 1e9`);
-  const look = `select * from jobs.claim_lane_jobs('${POOL}', 10, 10, null, null, null, null, null, null, null, '{}', '{}',
+  const look = `select * from jobs.claim_lane_jobs('${POOL}', 10, null, null, null, null, null, null, null, '{}', '{}', '{}', '{}', '{}',
     '{}', '{}', '{}', '{}', null, array['${placeInWalk(0, LANE)}'], array['${position!.at}'::timestamptz],
     '{00000000-0000-0000-0000-000000000000}', '{}', '{}', 200)`;
   // The first one makes its plans.

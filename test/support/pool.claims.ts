@@ -20,14 +20,12 @@ export async function claimAsPool(jobs: JobManager, id: string, claim: PoolClaim
   const { limit = 10, taskIdentifiers = null, forbiddenFlags = null, memory = new LaneMemory(Infinity) } = claim;
   const base = { holder: id, label: id, leaseMs: null, taskIdentifiers, forbiddenFlags };
   const filter = { ...base, otherTasks: null, worstPriority: null };
-  const { share: _share, ...state } = memory.next(limit);
   const lanes = await jobs.engine.claims.claimLanes({
     ...filter,
     limit,
-    share: limit,
     maxCrashes: null,
     queue: null,
-    memory: state,
+    memory: memory.next(limit),
   });
   memory.learn(lanes);
   const left = limit - lanes.jobs.length;
@@ -56,7 +54,6 @@ export async function lookAsPool(
   memory: LaneMemory,
   { taskIdentifiers, ms }: PoolLook = {},
 ): Promise<LaneClaimResult> {
-  const { share, ...state } = memory.next(limit);
   const found = await jobs.engine.claims.claimLanes({
     ...asPool(id),
     taskIdentifiers: taskIdentifiers ?? null,
@@ -66,8 +63,7 @@ export async function lookAsPool(
     maxCrashes: null,
     queue: null,
     limit,
-    share,
-    memory: state,
+    memory: memory.next(limit),
   });
   memory.learn(ms === undefined ? found : { ...found, report: { ...found.report!, ms } });
   return found;

@@ -628,23 +628,26 @@ as $$
 $$;
 
 -- Claims due jobs of lanes, for free slots: priorities best first; in one priority fair turns over the lanes that can run,
--- beginning behind the lane that got a job last, at most `share` jobs of each, times its weight; in a lane by run-at and id,
--- among jobs that others do not hold (spare_*: in which lanes to try how many more than are wanted, because they do). What cannot give now (a queue
+-- beginning behind the lane that got a job last; in a lane by run-at and id, among jobs that others do not hold (spare_*: in
+-- which lanes to try how many more than are wanted, because they do). In one circle, from the first lane of a priority to the
+-- last, each gets as many jobs as the circle's share times its weight, in as many claims as that takes. What cannot give now (a queue
 -- that is full or paused, a limit without tokens) costs one hop, however much waits in it. Returns as claim_plain_jobs,
 -- `extra` with the queue and the rate limit, and last an object
--- { priority: the last one served; turns: in priorities served, the place of the last lane that got a job, and how many more
---   it may get before its turn is over; more: there is probably more to claim now; lanes: how many were served, by weight;
---   cut: of queues whose partitions took all that the queue could give, the place of the last lane that got a job; ended:
---   queues entered at such a place, to their end: their turns begin again; full: queues that are full or paused themselves;
+-- { priority: the last one served; turns: in priorities served, [the place of the last lane that got a job, how many more it
+--   may get before its turn is over, the share of the circle, how many lanes a whole circle has served, by weight, or 0, how many
+--   jobs the circle has brought here, whether it began here]; more: there is probably more to claim now;
+--   lanes: how many were served, by weight; cut: of queues whose partitions took all that the queue could give, or that this claim wanted, [the place of the last lane that
+--   got a job, how many more it may get]; ended: queues walked to their end: their turns begin again; full: queues that are full or paused themselves;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
 --   held: lanes of which others hold what is needed; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
 --   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due; pausedUntil;
 --   ms: how long it took }.
 --
--- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns, turns_left: as
--- reported, one for each priority; each goes on by itself, so that what is served in one does not end the turns of another.
--- queue_turns: what was reported as `cut`, in order: such a queue is entered behind that lane, wherever the walk comes from, so
--- that its last partitions get their turns although others fill it each time. skip_*: such stretches
+-- most_crashes: only jobs that have crashed at most so often. only_queue: only lanes of this queue. turns, turns_left,
+-- turn_shares: as reported, one for each priority; each goes on by itself, so that what is served in one does not end the turns
+-- of another. next_shares: of the circles that come next. queue_turns, queue_turns_left: what was reported as `cut`, in order:
+-- such a queue is entered at that lane, wherever the walk comes from, so that its last partitions get their turns although
+-- others fill it each time. skip_*: such stretches
 -- (after, upto] as the pool remembers them, in order; told: beginnings of lanes to look at all the same, in order;
 -- due_since: also lanes in which something became due since. known_*: positions in lanes behind which to read, in order of
 -- the walk. unregistered: queues that could not be registered, because others hold their names.
@@ -659,9 +662,9 @@ $$;
 -- Where a queue is full, places in it whose claims are over are deleted. A limit's window in the future is set back.
 -- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
 create function claim_lane_jobs(
-  worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
+  worker text, wanted integer, tasks text[], other_tasks text[], forbidden text[],
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[], turns_left integer[],
-  queue_turns text[], skip_after text[], skip_upto text[], told text[], due_since timestamptz,
+  turn_shares integer[], next_shares integer[], queue_turns text[], queue_turns_left integer[], skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
   hop_limit integer, unregistered text[] default '{}'
 )
@@ -683,6 +686,7 @@ declare
   present timestamptz := clock_timestamp();
   pauses claim_pauses;
   open_places integer := wanted;
+  -- Whether some lane has more than its share.
   was_cut boolean;
   was_stopped boolean := false;
   hops_left integer := hop_limit;
@@ -692,9 +696,23 @@ declare
   first_lane text := coalesce(only_queue || E'\x1f', '');
   turn_lane text;
   turn_left integer;
+  turn_share integer;
+  next_share integer;
   lane_left integer;
   leg_from text;
   leg_upto text;
+  leg_share integer;
+  -- Whatever the shares are.
+  is_beyond boolean;
+  leg_jobs integer;
+  begins_circle boolean;
+  -- The lanes that had something, by weight: of the rest of a circle that an earlier claim began, of the last whole one, and of
+  -- one before.
+  leg_weights integer;
+  rest_weights integer;
+  circle_weights integer;
+  known_weights integer;
+  circle_jobs integer := 0;
   ranges_known boolean := cardinality(skip_after) > 0;
   due_lanes text[];
   merged text[];
@@ -707,16 +725,21 @@ declare
   held_queues text[];
   held_keys text[];
   taken record;
+  served integer := 0;
   served_priority bigint;
   served_lane text;
-  served_turns text[] := '{}';
-  served_left integer[] := '{}';
+  served_left integer;
+  served_share integer;
+  served_jobs integer;
+  served_first boolean;
+  served_turns json[] := '{}';
   known_turns text[];
-  cut_turns text[] := '{}';
+  known_turns_left integer[];
+  cut_turns json[] := '{}';
   entered text[];
+  walked text[];
   ended text[] := '{}';
   full_queues text[] := '{}';
-  served integer := 0;
   next_priority bigint;
   next_lane text;
   hidden_upto text;
@@ -776,39 +799,62 @@ begin
       exit when not found;
       at_priority := ('x' || lpad(left(hidden_upto, 9), 16, '0'))::bit(64)::bigint - 2147483649 - 1;
     end loop;
-    select substr(t.place, 10), t.more into turn_lane, turn_left from unnest(turns, turns_left) t(place, more)
+    select substr(t.place, 10), t.more, t.share, t.next into turn_lane, turn_left, turn_share, next_share
+    from unnest(turns, turns_left, turn_shares, next_shares) t(place, more, share, next)
     where starts_with(t.place, place_in_walk(at_priority, '')) limit 1;
     turn_lane := coalesce(turn_lane, first_lane);
-    known_turns := array(
-      select substr(t.place, 10) from unnest(queue_turns) with ordinality t(place, nth)
-      where starts_with(t.place, place_in_walk(at_priority, '')) order by t.nth
-    );
+    next_share := coalesce(next_share, 1);
+    -- But where the turn itself lies in it.
+    select array_agg(substr(t.place, 10) order by t.nth), array_agg(t.more order by t.nth) into known_turns, known_turns_left
+    from unnest(queue_turns, queue_turns_left) with ordinality t(place, more, nth)
+    where starts_with(t.place, place_in_walk(at_priority, ''))
+      and not starts_with(turn_lane, split_part(substr(t.place, 10), E'\x1f', 1) || E'\x1f');
     select array_agg(substr(k.place, 10) order by k.nth), array_agg(k.run_at order by k.nth), array_agg(k.id order by k.nth)
     into known_lanes, known_lane_run_ats, known_lane_ids
     from unnest(known_places, known_run_ats, known_ids) with ordinality k(place, run_at, id, nth)
     where starts_with(k.place, place_in_walk(at_priority, ''));
 
-    -- From the last lane served to the end, then from the beginning to it. Both again where queues were entered at a turn of
-    -- their own, from their beginnings; and where some lane has more than its share, both without shares: what is left of this
-    -- priority goes before all that is worse. A lane whose turn is not over comes first.
+    -- The rest of the circle that an earlier claim began, then circles of its own, as long as one brings something and some lane
+    -- has more: what is left of this priority goes before all that is worse. Each shares equally what is left. Queues that were
+    -- entered at a turn of their own are walked from their beginnings by the next. The last one knows no shares.
     was_cut := false;
+    is_beyond := false;
     entered := '{}';
+    circle_weights := 0;
+    rest_weights := 0;
+    known_weights := 0;
+    served_lane := null;
+    <<circles>>
     for leg in 1..6 loop
-      if leg in (3, 4) then
-        continue when entered = '{}';
-        known_turns := array(
-          select t from unnest(known_turns) with ordinality k(t, nth)
-          where split_part(t, E'\x1f', 1) <> all(entered) order by nth
-        );
+      exit when is_beyond or not was_cut and (leg > 2 or leg = 2 and turn_lane = first_lane);
+      if entered <> '{}' then
+        select array_agg(k.place order by k.nth), array_agg(k.more order by k.nth) into known_turns, known_turns_left
+        from unnest(known_turns, known_turns_left) with ordinality k(place, more, nth)
+        where split_part(k.place, E'\x1f', 1) <> all(entered);
       end if;
-      exit when leg = 5 and not was_cut;
       leg_from := case
-        when leg % 2 = 0 then first_lane
-        when leg = 1 and turn_left > 0 then left(turn_lane, -1)
+        when leg > 1 then first_lane
+        when turn_left > 0 then left(turn_lane, -1)
         else turn_lane
       end;
-      leg_upto := case leg % 2 when 0 then turn_lane end;
-      continue when leg_upto is not null and leg_from >= leg_upto collate "C";
+      -- Those behind the turn have no more.
+      leg_upto := case when leg = 2 and not was_cut then turn_lane end;
+      begins_circle := leg > 1 or turn_lane = first_lane;
+      is_beyond := leg > 2 and (leg = 6 or leg_jobs = 0);
+      leg_share := case
+        when is_beyond then wanted
+        when not begins_circle then greatest(1, turn_share)
+        when circle_weights = 0 then next_share
+        else (open_places + circle_weights - 1) / circle_weights
+      end;
+      if begins_circle then
+        circle_jobs := 0;
+      end if;
+      leg_jobs := 0;
+      leg_weights := 0;
+      circle_weights := 0;
+      was_cut := false;
+      continue when leg_from >= leg_upto collate "C";
       -- Where no lane lies, a look would find none. Positions spare this one the dead rows that it would read.
       if not exists (select from unnest(known_lanes) k where k > leg_from collate "C") then
         select j.lane into next_lane from jobs j
@@ -818,9 +864,9 @@ begin
       end if;
       loop
         with recursive hop(lane, pos, queue, branch, state, until, is_ahead, limited, places, run_ats, ids, quota, weight, got, hops,
-          of_branch, of_queue, filled, queue_filled, stops, blocked_after) as (
+          of_branch, of_queue, filled, queue_filled, is_cut, stops, blocked_after) as (
           select leg_from collate "C", leg_from collate "C", null::text collate "C", null::text collate "C", null::text, null::timestamptz, false, false,
-            null::tid[], null::timestamptz[], null::uuid[], 0, 0, 0, 0, 0, 0, false, false, false, null::text collate "C"
+            null::tid[], null::timestamptz[], null::uuid[], 0, 0, 0, 0, 0, 0, false, false, false, false, null::text collate "C"
           union all
           select n.lane, case
               when r.state in ('full', 'paused') and o.in_partition then r.queue || ' '
@@ -837,6 +883,7 @@ begin
             h.got + g.got, h.hops + 1, u.of_branch + g.of_branch, u.of_queue + g.of_branch,
             coalesce(r.limited and u.of_branch + g.found >= w.branch_room, false) or (u.branch is not null and h.filled),
             coalesce(r.limited and u.of_queue + g.of_branch >= r.queue_room, u.queue is not null and h.queue_filled),
+            coalesce(r.state = 'open' and w.quota < w.branch_room and (w.quota <= 0 or g.found >= w.quota), false),
             h.stops or coalesce(r.state = 'unknown' and r.queue || case when o.in_partition then E'\x1f' else '' end <> all(unregistered), false),
             case when not h.stops and o.enters_at is null
                 and (r.state is null or (r.state <> 'unknown' and d.places is null and not (r.state = 'open' and least(w.quota, w.branch_room) <= 0)))
@@ -892,9 +939,7 @@ begin
             select p.branch, p.in_partition, case
                 when p.in_partition and u.queue is null and not n.skipped and known_turns[t.b] >= n.lane collate "C"
                   and starts_with(known_turns[t.b], split_part(n.lane, E'\x1f', 1) || E'\x1f')
-                  and not starts_with(leg_from, split_part(n.lane, E'\x1f', 1) || E'\x1f')
-                  and not coalesce(starts_with(leg_upto, split_part(n.lane, E'\x1f', 1) || E'\x1f'), false)
-                then known_turns[t.b]
+                then left(known_turns[t.b], case when known_turns_left[t.b] > 0 then -1 else 10000 end)
               end as enters_at
             from (
               select split_part(n.lane, E'\x1f', 2) <> '' as in_partition,
@@ -908,13 +953,21 @@ begin
           cross join lateral (
             select least(r.room, r.queue_room - u.of_queue + u.of_branch) as branch_room,
               case
-                when leg >= 5 then wanted
+                when is_beyond then wanted
                 when leg = 1 and n.lane = turn_lane and turn_left > 0 then least(turn_left, r.share_room)
-                -- Of a queue that has less than is wanted, as much less.
-                when o.in_partition
-                  then least((share * least(r.queue_room, wanted) + wanted - 1) / wanted * r.weight, r.share_room)
-                else share
+                when own.more > 0 then least(own.more, r.share_room)
+                -- Of a queue that has less than is wanted: at first one, then as much less.
+                when o.in_partition then least(r.share_room, r.weight * case
+                    when r.queue_room >= wanted then leg_share
+                    when leg > 2 then greatest(1, leg_share::bigint * r.queue_room / wanted)
+                    else 1
+                  end)::integer
+                else leg_share
               end as quota
+            from (
+              select case when known_turns[t.b] = n.lane then known_turns_left[t.b] end as more
+              from width_bucket(n.lane, known_turns) t(b)
+            ) own
           ) w
           left join lateral (
             select array_agg(due.place) as places, array_agg(due.run_at) as run_ats, array_agg(due.id) as ids from (
@@ -938,7 +991,7 @@ begin
             and h.hops < hops_left and (n.lane is not null or n.skipped)
             and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
         )
-        select max(h.hops) as hops, coalesce(bool_or(cardinality(h.places) >= h.quota or h.state = 'share'), false) as is_cut, max(h.pos) as lane,
+        select max(h.hops) as hops, bool_or(h.is_cut) as is_cut, max(h.pos) as lane,
           bool_or(h.lane is null) as ended,
           array_agg(h.branch) filter (where h.filled) as filled_branches,
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
@@ -984,8 +1037,11 @@ begin
         end if;
         hops_left := hops_left - look.hops;
         was_cut := was_cut or look.is_cut;
-        entered := entered || array(select e from unnest(look.entered) e where e <> all(coalesce(look.cut_queues, '{}')));
-        ended := ended || array(select place_in_walk(at_priority, e || E'\x1f') from unnest(entered) e);
+        leg_weights := leg_weights + coalesce(look.weights, 0);
+        walked := array(select e from unnest(look.entered) e where e <> all(coalesce(look.cut_queues, '{}')));
+        was_cut := was_cut or walked <> '{}';
+        entered := entered || walked;
+        ended := ended || array(select place_in_walk(at_priority, e || E'\x1f') from unnest(walked) e);
         full_queues := full_queues || look.full_queues;
         unknown := unknown || look.unknown;
         was_stopped := look.is_stopped;
@@ -1183,12 +1239,14 @@ begin
               from unnest(taken.ids, taken.heads, taken.extras) as c(id, head, extra)
               left join lateral (select * from job_bodies b where b.id = c.id limit 1) b on true;
             open_places := open_places - taken.jobs;
-            served := served + look.weights;
+            served := greatest(served, leg_weights);
+            leg_jobs := leg_jobs + taken.jobs;
+            circle_jobs := circle_jobs + taken.jobs;
             served_priority := at_priority;
             -- Behind the last lane that got a job: those that were proposed after it, and got no token, come first.
             served_lane := taken.last_lane;
             -- What its weight is for may come in several claims.
-            lane_left := case when open_places <= 0 and leg < 5 then
+            lane_left := case when open_places <= 0 and not is_beyond then
                 (select q.quota from unnest(look.lanes, look.quotas) q(lane, quota) where q.lane = served_lane limit 1)
                 - cardinality(array_positions(taken.lanes, served_lane))
               else 0 end;
@@ -1197,23 +1255,46 @@ begin
               and (hops_left > 0 or not starts_with(look.lane, split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || E'\x1f')) then
               served_lane := split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || ' ';
             end if;
-            served_turns := served_turns || place_in_walk(at_priority, served_lane);
-            served_left := served_left || greatest(0, lane_left);
-            cut_turns := cut_turns || array(select place_in_walk(at_priority, c) from unnest(taken.cut_lanes) c);
+            served_left := greatest(0, lane_left);
+            served_share := case when is_beyond then 1 else leg_share end;
+            served_jobs := circle_jobs;
+            served_first := begins_circle;
+            cut_turns := cut_turns || array(
+              select json_build_array(place_in_walk(at_priority, c.lane), case when is_beyond then 0 else greatest(0, (
+                select q.quota from unnest(look.lanes, look.quotas) q(lane, quota) where q.lane = c.lane limit 1
+              ) - cardinality(array_positions(taken.lanes, c.lane))) end)
+              from (
+                select unnest(taken.cut_lanes) as lane
+                union all select served_lane where open_places <= 0 and split_part(served_lane, E'\x1f', 2) <> ''
+              ) c
+            );
             if taken.place % 256 < taken.jobs then
               perform move_places_from(held_queues);
             end if;
           end if;
         end if;
-        exit priorities when open_places <= 0 or hops_left <= 0 or was_stopped;
+        exit circles when open_places <= 0 or hops_left <= 0 or was_stopped;
         -- A look that was cut short by what it proposed goes on behind it.
         exit when at_lane is null or look.lanes is null or not look.is_short or at_lane >= leg_upto collate "C";
         leg_from := at_lane;
       end loop;
+      if begins_circle then
+        circle_weights := leg_weights + case when leg_upto is null then 0 else rest_weights end;
+        known_weights := coalesce(nullif(circle_weights, 0), known_weights);
+      else
+        rest_weights := leg_weights;
+        if split_part(turn_lane, E'\x1f', 1) <> all(full_queues) then
+          ended := ended || place_in_walk(at_priority, split_part(turn_lane, E'\x1f', 1) || E'\x1f');
+        end if;
+      end if;
     end loop;
+    if served_lane is not null then
+      served_turns := served_turns || json_build_array(place_in_walk(at_priority, served_lane), served_left, served_share, known_weights,
+        served_jobs, served_first);
+    end if;
+    exit when open_places <= 0 or hops_left <= 0 or was_stopped;
   end loop;
-  return next json_build_object('priority', served_priority, 'turns', served_turns, 'left', served_left, 'lanes', served,
-    'cut', cut_turns, 'ended', ended, 'full', full_queues,
+  return next json_build_object('priority', served_priority, 'turns', served_turns, 'lanes', served, 'cut', cut_turns, 'ended', ended, 'full', full_queues,
     'more', open_places <= 0 or hops_left <= 0 or was_stopped, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)

@@ -187,9 +187,9 @@ end $$;
 -- behind (after_run_at, after_id) at `next_priority`, for as many jobs as are settled; the look comes where that gives nothing.
 create function complete_and_claim(
   label text, ids uuid[], fences bigint[], execution_times integer[], results text[], keep boolean, retention bigint,
-  worker text, wanted integer, share integer, tasks text[], other_tasks text[], forbidden text[],
+  worker text, wanted integer, tasks text[], other_tasks text[], forbidden text[],
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
-  turns_left integer[], queue_turns text[], skip_after text[], skip_upto text[], told text[], due_since timestamptz,
+  turns_left integer[], turn_shares integer[], next_shares integer[], queue_turns text[], queue_turns_left integer[], skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
   hop_limit integer, next_priority bigint, next_lane text, after_run_at timestamptz, after_id uuid
 )
@@ -212,8 +212,8 @@ begin
     end if;
   end if;
   return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
-    from claim_lane_jobs(worker, wanted, share, tasks, other_tasks, forbidden, most_crashes, lease, worst_priority,
-      only_queue, turns, turns_left, queue_turns, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
+    from claim_lane_jobs(worker, wanted, tasks, other_tasks, forbidden, most_crashes, lease, worst_priority,
+      only_queue, turns, turns_left, turn_shares, next_shares, queue_turns, queue_turns_left, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
       spare_lanes, spares, hop_limit) c;
 end $$;
 
