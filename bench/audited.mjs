@@ -15,5 +15,5 @@ const serve = async (_payload, { job }) => {
   await pause(5 + Math.random() * 25);
   note('end', job);
 };
-await work(jobs, serve, { leaseMs: 2_000, keepaliveMs: 500, pollIntervalMs: 250, maxCrashes: 1_000_000 });
+await work(jobs, serve, { leaseMs: 2_000, keepaliveMs: 500, pollIntervalMs: 250, maxCrashes: 32_767 });
 process.send('ready');

@@ -340,7 +340,7 @@ async function cpuOfClaims() {
 }
 
 /** Long enough for leases to run out, or short enough for them not to. */
-const STOP_MS = [300, 600, 5_000];
+const STOP_MS = [200, 400, 800, 3_500];
 
 async function strict({ url, jobs, sql }) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'millrace-fairness-'));
@@ -351,7 +351,11 @@ async function strict({ url, jobs, sql }) {
   const start = async () => {
     const child = fork(fileURLToPath(new URL('audited.mjs', import.meta.url)), [url, file]);
     child.once('exit', () => ends.has(child.pid) || ends.set(child.pid, Date.now()));
-    await once(child, 'message');
+    const ended = once(child, 'exit').then(([code]) =>
+      Promise.reject(new Error(`Expected a worker to start, it ended (${code}).`)),
+    );
+    ended.catch(() => undefined);
+    await Promise.race([once(child, 'message'), ended]);
     workers.add(child);
   };
   const end = async (child, signal) => {
@@ -381,7 +385,7 @@ async function strict({ url, jobs, sql }) {
   })();
   const until = performance.now() + STRICT_S * 1_000;
   while (performance.now() < until) {
-    await pause(300 + Math.random() * 700);
+    await pause(100 + Math.random() * 300);
     const child = [...workers][Math.floor(Math.random() * workers.size)];
     if (Math.random() < 0.5) {
       kills++;
