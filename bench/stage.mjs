@@ -145,11 +145,10 @@ export class Hands {
   }
 
   async claimLanes(limit) {
-    const { share, ...memory } = this.#lanes.next(limit);
+    const memory = this.#lanes.next(limit);
     const look = await this.engine.claims.claimLanes({
       ...this.#request,
       limit,
-      share,
       memory,
       maxCrashes: null,
       queue: null,

@@ -26,7 +26,7 @@ export class Turns {
       place,
       left,
       share,
-      nextShare: weights ? Math.ceil(wanted / weights) : 1,
+      nextShare: weights ? shareOf(wanted / weights) : 1,
     }));
   }
 
@@ -73,6 +73,9 @@ export function turnsAfter(
 }
 
 const inOrder = (turns: Turn[]): Turn[] => turns.sort((a, b) => comparePlaces(a.place, b.place));
+
+/** A circle may be a little more than a claim, which spares it a look; not where that is many jobs. */
+const shareOf = (jobs: number): number => (jobs < 8 ? Math.ceil(jobs) : Math.floor(jobs));
 
 /** As the newest of at most so many. */
 function setLast<V>(turns: Map<string, V>, key: string, value: V): void {

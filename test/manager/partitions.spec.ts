@@ -106,6 +106,18 @@ describe('partitions', () => {
     expect(counts.four! / counts.one!).toBeCloseTo(4, 0);
   });
 
+  it('get them in a queue that has less room than one turn takes, and in claims of which none ends with a circle', async () => {
+    await test.jobs.configureQueue('render', { concurrency: 3, partitions: {} });
+    await test.jobs.configurePartition('render', 'two', { weight: 2 });
+    await test.jobs.configurePartition('render', 'four', { weight: 4 });
+    await add('render', { one: 50, two: 100, four: 200 });
+    await begin();
+    expect(await drain(70, 10)).toEqual({ one: 30, two: 60, four: 120 });
+    await test.jobs.configureQueue('render', { concurrency: Infinity, partitions: {} });
+    memory.forget();
+    expect(await drain(14, 5)).toEqual({ one: 10, two: 20, four: 40 });
+  });
+
   it('run no more jobs at once than the queue says for each, or configurePartition for one', async () => {
     await test.jobs.configureQueue('render', { concurrency: 6, partitions: { concurrency: 2 } });
     await test.jobs.configurePartition('render', 'acme', { concurrency: 3 });

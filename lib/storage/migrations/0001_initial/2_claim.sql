@@ -1246,7 +1246,8 @@ begin
             -- Behind the last lane that got a job: those that were proposed after it, and got no token, come first.
             served_lane := taken.last_lane;
             -- What its weight is for may come in several claims.
-            lane_left := case when open_places <= 0 and not is_beyond then
+            lane_left := case
+              when not is_beyond and (open_places <= 0 or split_part(served_lane, E'\x1f', 1) = any(look.cut_queues)) then
                 (select q.quota from unnest(look.lanes, look.quotas) q(lane, quota) where q.lane = served_lane limit 1)
                 - cardinality(array_positions(taken.lanes, served_lane))
               else 0 end;
