@@ -420,7 +420,7 @@ async function heldLong(db) {
   const pool = await db.work(() => void ran++);
   const startedAt = performance.now();
   while (performance.now() - startedAt < HOLD_MS) {
-    for (const [name, [specOf, lanes]] of Object.entries(shapes)) {
+    for (const [name, specOf] of Object.entries(shapes)) {
       const size = name === 'plain' ? 5_000 : 1_500;
       const target = ran + size;
       const from = performance.now();

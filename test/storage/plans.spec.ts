@@ -1,6 +1,6 @@
 // The plans of the hot statements: whatever the statistics say, none reads or sorts the backlog. Statements are planned
 // on empty tables first and keep those plans, as those of a pool do that has been idle for a while.
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { statement, type Statement } from '../../lib/storage/database.js';
 import { addAlikeJobs, addJobs, addKeyedJobs } from '../../lib/storage/statements/add-jobs.js';
@@ -173,21 +173,25 @@ async function leaveAlone(): Promise<void> {
   for (const { name } of tables) await test.sql(`alter table ${name} set (autovacuum_enabled = off)`);
 }
 
+async function begin(partitioned = false): Promise<void> {
+  test = await createTestManager();
+  if (partitioned) await makePartitions();
+  await leaveAlone();
+  client = new pg.Client(test.url);
+  await client.connect();
+  client.on('notice', ({ message = '' }) => plans.push(message));
+  await registerPool(test.jobs, WORKER, 1e9);
+  await client.query(`load 'auto_explain'`);
+  await client.query(`set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
+    set client_min_messages = log`);
+}
+
 describe.each([
   ['the default partitions alone', 0],
   ['several partitions', 5],
 ])('claims and settles read no more than they need, with %s,', (_, partitions) => {
   beforeAll(async () => {
-    test = await createTestManager();
-    if (partitions) await makePartitions();
-    await leaveAlone();
-    client = new pg.Client(test.url);
-    await client.connect();
-    client.on('notice', ({ message = '' }) => plans.push(message));
-    await registerPool(test.jobs, WORKER, 1e9);
-    await client.query(`load 'auto_explain'`);
-    await client.query(`set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
-    set client_min_messages = log`);
+    await begin(partitions > 0);
     await prepareRepeated();
   });
   afterAll(async () => {
@@ -227,5 +231,22 @@ describe.each([
   it('after the load was analysed', async () => {
     await test.sql('analyze');
     expect(await faults()).toEqual([]);
+  });
+});
+
+describe('a claim in a table that was never analysed', () => {
+  afterEach(async () => {
+    await client.end();
+    await test.close();
+  });
+
+  it('reads nothing of a partition that holds almost all that is due, and came first', async () => {
+    await begin();
+    await test.jobs.configureQueue('shared', { concurrency: Infinity, partitions: {} });
+    const specs = Array.from({ length: 10_000 }, (_, n) => ({ n, partition: n < 9_900 ? 'noisy' : `small${n % 20}` }));
+    await test.jobs.addJobs(specs.map(({ n, partition }) => ({ task: 't', payload: n, queue: 'shared', partition })));
+    expect(await faultsOf('a claim of partitions', claimLanes())).toEqual([]);
+    await test.sql(`update jobs.jobs set task = 'other' where partition <> 'noisy'`);
+    expect(await faultsOf('a claim that passes partitions', claimLanes())).toEqual([]);
   });
 });

@@ -348,6 +348,15 @@ create function place_in_walk(priority bigint, lane text) returns text
 language sql immutable
 as $$ select lpad(to_hex(priority + 2147483649), 9, '0') || lane collate "C" $$;
 
+-- Behind which a walk begins that goes on with a turn: of a partition, with the first of its lanes, because what is earlier goes
+-- first in it.
+create function before_turn(lane text) returns text
+language sql immutable
+as $$
+  select case split_part(lane, E'\x1f', 2) when '' then left(lane, -1)
+    else split_part(lane, E'\x1f', 1) || E'\x1f' || split_part(lane, E'\x1f', 2) end collate "C"
+$$;
+
 -- The window of a rate limit at a time: windows are fixed, so however late the first claim of one comes, it starts a whole
 -- number of intervals after the first. `number`: of the newest row of rate_limit_windows.
 create function window_of(limit_key text, present timestamptz)
@@ -544,7 +553,9 @@ begin
   return next_priority;
 end $$;
 
--- Due jobs of a lane, behind a position, that a claim for these tasks and flags may take. It passes at most 500 others.
+-- Due jobs of a lane, behind a position, that a claim for these tasks and flags may take. It passes at most 500 others. Rows are
+-- compared, not columns: with priority and lane given, jobs_due_in_lanes would have the same order, and a plan that was made for
+-- an empty table would read all that is due in other lanes.
 create function due_in_lane(
   at_priority bigint, at_lane text, after_run_at timestamptz, after_id uuid, present timestamptz,
   tasks text[], other_tasks text[], forbidden text[], most_crashes integer
@@ -554,11 +565,11 @@ language sql stable
 as $$
   select seen.place, seen.run_at, seen.id from (
     select j.ctid as place, j.run_at, j.id, j.task, j.flags, j.crashes from jobs j
-    where j.parked is null and j.lane is not null and j.priority = at_priority and j.lane = at_lane
-      and j.locked_by is null and j.run_at <= present
-      and (j.run_at, j.id) > (
+    where j.parked is null and j.lane is not null and j.locked_by is null
+      and (j.priority, j.lane, j.run_at, j.id) > (at_priority, at_lane collate "C",
         coalesce(after_run_at, '-infinity'), coalesce(after_id, '00000000-0000-0000-0000-000000000000'))
-    order by j.run_at, j.id limit 500
+      and (j.priority, j.lane, j.run_at) <= (at_priority, at_lane collate "C", present)
+    order by j.priority, j.lane, j.run_at, j.id limit 500
   ) seen
   where (tasks is null or seen.task = any(tasks)) and (other_tasks is null or seen.task <> all(other_tasks))
     and (forbidden is null or seen.flags is null or not seen.flags && forbidden)
@@ -834,7 +845,7 @@ begin
       end if;
       leg_from := case
         when leg > 1 then first_lane
-        when turn_left > 0 then left(turn_lane, -1)
+        when turn_left > 0 then before_turn(turn_lane)
         else turn_lane
       end;
       -- Those behind the turn have no more.
@@ -939,7 +950,7 @@ begin
             select p.branch, p.in_partition, case
                 when p.in_partition and u.queue is null and not n.skipped and known_turns[t.b] >= n.lane collate "C"
                   and starts_with(known_turns[t.b], split_part(n.lane, E'\x1f', 1) || E'\x1f')
-                then left(known_turns[t.b], case when known_turns_left[t.b] > 0 then -1 else 10000 end)
+                then case when known_turns_left[t.b] > 0 then before_turn(known_turns[t.b]) else known_turns[t.b] end
               end as enters_at
             from (
               select split_part(n.lane, E'\x1f', 2) <> '' as in_partition,
@@ -1058,11 +1069,12 @@ begin
             select json_build_array(place_in_walk(at_priority, e.lane), seen.run_at, seen.id)
             from unnest(look.empty) e(lane) cross join lateral (
               select j.run_at, j.id from jobs j
-              where j.parked is null and j.lane is not null and j.priority = at_priority and j.lane = e.lane
-                and j.locked_by is null and j.run_at <= present and (j.run_at, j.id) > (
+              where j.parked is null and j.lane is not null and j.locked_by is null
+                and (j.priority, j.lane, j.run_at, j.id) > (at_priority, e.lane collate "C",
                   coalesce((select known_lane_run_ats[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '-infinity'),
                   coalesce((select known_lane_ids[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '00000000-0000-0000-0000-000000000000'))
-              order by j.run_at, j.id offset 499 limit 1
+                and (j.priority, j.lane, j.run_at) <= (at_priority, e.lane collate "C", present)
+              order by j.priority, j.lane, j.run_at, j.id offset 499 limit 1
             ) seen
           );
         end if;
@@ -1252,9 +1264,10 @@ begin
                 - cardinality(array_positions(taken.lanes, served_lane))
               else 0 end;
             -- A branch that is filled goes by run-at over all its lanes, so the turn is behind it, not within it.
-            if lane_left <= 0 and split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || E'\x1f' = any(look.filled_branches)
+            if (lane_left <= 0 or split_part(served_lane, E'\x1f', 2) = '') and split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || E'\x1f' = any(look.filled_branches)
               and (hops_left > 0 or not starts_with(look.lane, split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || E'\x1f')) then
               served_lane := split_part(served_lane, E'\x1f', 1) || E'\x1f' || split_part(served_lane, E'\x1f', 2) || ' ';
+              lane_left := 0;
             end if;
             served_left := greatest(0, lane_left);
             served_share := case when is_beyond then 1 else leg_share end;
@@ -1266,7 +1279,7 @@ begin
               ) - cardinality(array_positions(taken.lanes, c.lane))) end)
               from (
                 select unnest(taken.cut_lanes) as lane
-                union all select served_lane where open_places <= 0 and split_part(served_lane, E'\x1f', 2) <> ''
+                union all select served_lane where open_places <= 0 and split_part(taken.last_lane, E'\x1f', 2) <> ''
               ) c
             );
             if taken.place % 256 < taken.jobs then
