@@ -1,4 +1,4 @@
-// Who waits for how long: counted by the task, shown on the terminal.
+// How long pages of the noisy tenant and of the others wait: counted by the task, shown on the terminal.
 import { Injectable } from '@nestjs/common';
 
 export const NOISY = 'acme';
