@@ -15,7 +15,7 @@ export class RenderTasks {
   /** Tenants take turns: a job says whose it is, and that is all. */
   @Task('render-page', { queue: 'render', partition: ({ tenant }: Page) => tenant })
   async render({ tenant, askedAt }: Page): Promise<void> {
-    this.waits.begun(tenant, Date.now() - askedAt);
+    this.waits.of(tenant).waits.push(Date.now() - askedAt);
     await sleep(20);
   }
 }

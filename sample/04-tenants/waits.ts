@@ -1,4 +1,4 @@
-// Who waits how long: counted by the tasks, shown by the terminal.
+// How long pages of the noisy tenant and of the others wait: counted by the task, shown on the terminal.
 import { Injectable } from '@nestjs/common';
 
 export const NOISY = 'acme';
@@ -11,10 +11,9 @@ export class Group {
     return this.asked - this.waits.length;
   }
 
-  /** The wait, in ms, that this share of the jobs has not exceeded. */
+  /** That share of the waits was not longer, in ms. */
   quantile(share: number): number {
-    const sorted = this.waits.toSorted((a, b) => a - b);
-    return sorted[Math.floor(sorted.length * share)] ?? 0;
+    return this.waits.toSorted((a, b) => a - b)[Math.floor(this.waits.length * share)] ?? 0;
   }
 }
 
@@ -25,9 +24,5 @@ export class Waits {
 
   of(tenant: string): Group {
     return tenant === NOISY ? this.noisy : this.others;
-  }
-
-  begun(tenant: string, waitMs: number): void {
-    this.of(tenant).waits.push(waitMs);
   }
 }
