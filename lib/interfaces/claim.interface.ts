@@ -148,6 +148,8 @@ export interface LaneReport {
   blocked: [after: string, upto: string, until: number | null][];
   /** Lanes of which others hold what is needed. */
   held: string[];
+  /** Where those lie that gave nothing, if the look has come to as many lanes as it may: after, up to. */
+  heldStretches: [after: string, upto: string][] | null;
   /** Those of them that gave nothing, because others hold jobs. */
   crowded: string[];
   /** Queues to register. */

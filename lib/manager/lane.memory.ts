@@ -10,6 +10,7 @@ import type {
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { LanePasses, type Position } from './lane.passes.js';
+import { byAfter, joined, type Stretch } from './lane.stretches.js';
 import { Turns } from './lane.turns.js';
 import { SweepCosts } from './sweep.costs.js';
 import {
@@ -22,13 +23,6 @@ import {
   placeInWalk,
   queueOfLane,
 } from './lane.names.js';
-
-interface Stretch {
-  after: string;
-  upto: string;
-  /** By the database's clock, in ms. */
-  until: number;
-}
 
 /** How many jobs of a lane are tried beyond what is wanted, where others hold some; twice as many each time they hold all. */
 const SPARE = 20;
@@ -45,6 +39,8 @@ const COMMIT_MS = 100;
 
 export class LaneMemory {
   private stretches: Stretch[] = [];
+  /** What others held, where there was too much of it for one look: passed for a while. */
+  private heldStretches: Stretch[] = [];
   private told = new Set<string>();
   private toldInFlight: Set<string> | null = null;
   private positions = new Map<string, Position>();
@@ -78,7 +74,7 @@ export class LaneMemory {
 
   /** When a look may find more than the last one did: a window begins, or what others held may be free. ms from now. */
   get nextInMs(): number {
-    const window = Math.min(Infinity, ...this.stretches.map(({ until }) => until)) - this.clockLead;
+    const window = Math.min(Infinity, ...this.blocked.map(({ until }) => until)) - this.clockLead;
     return Math.min(window, this.heldUntil) - performance.now();
   }
 
@@ -87,17 +83,19 @@ export class LaneMemory {
     const now = performance.now();
     this.wanted = wanted;
     if (now - this.forgottenAt > this.costs.periodMs) this.startOver();
-    this.stretches = this.stretches.filter(({ until }) => until - this.clockLead > now);
+    const lasts = ({ until }: Stretch): boolean => until - this.clockLead > now;
+    this.stretches = this.stretches.filter(lasts);
+    this.heldStretches = this.heldStretches.filter(lasts);
     this.heldUntilBefore = this.heldUntil;
     this.heldUntil = Infinity;
     this.toldInFlight = new Set();
     this.forgotInFlight = false;
     return {
       turns: this.turns.ofLanes(wanted),
-      queueTurns: this.turns.ofQueues,
-      blocked: this.stretches,
+      queueTurns: this.turns.ofQueues(wanted),
+      blocked: this.blocked,
       told: [...this.told].sort(comparePlaces),
-      dueSince: this.stretches.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
+      dueSince: this.blocked.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
       positions: this.positionsAhead(),
       spares: this.spares,
     };
@@ -115,9 +113,13 @@ export class LaneMemory {
     const due = report.more ? (report.due ?? []) : [];
     const unknown = report.unknown.map((queue) => (queue.includes('\x1f') ? queue : lanesOfQueue(queue)));
     for (const queue of report.full) this.fullQueues.add(queue);
-    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...report.held, ...due, ...unknown];
+    const held = report.heldStretches ? [] : report.held;
+    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...held, ...due, ...unknown];
     for (const lane of open) this.told.add(lane);
-    for (const [after, upto, until] of report.blocked) this.block({ after, upto, until: until ?? Infinity });
+    for (const [after, upto, until] of report.blocked)
+      this.stretches = joined(this.stretches, { after, upto, until: until ?? Infinity });
+    for (const [after, upto] of report.heldStretches ?? [])
+      this.heldStretches = joined(this.heldStretches, { after, upto, until: claimedAt + MAX_HELD_MS });
     // What was told during the look may lie before what it has read.
     const isTold = (place: string): boolean => beginsLike(place, inFlight);
     const passed = report.passed.filter(([place]) => !isTold(place));
@@ -132,8 +134,8 @@ export class LaneMemory {
     if (report.held.length) this.hold();
     else this.heldMs = 0;
     this.turns.learn(report);
-    if (!this.stretches.length) this.told.clear();
-    if (this.stretches.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
+    if (!this.blocked.length) this.told.clear();
+    if (this.blocked.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
     // What was told during the look may concern all that it has passed.
     if (this.forgotInFlight) this.forget();
   }
@@ -176,7 +178,7 @@ export class LaneMemory {
     lanes = lanes.map((lane) => this.widened(lane));
     for (const lane of lanes) {
       // Where no stretch is remembered, every lane is looked at.
-      if (this.stretches.length) this.told.add(lane);
+      if (this.blocked.length) this.told.add(lane);
       this.toldInFlight?.add(lane);
     }
     const told = new Set(lanes);
@@ -189,7 +191,7 @@ export class LaneMemory {
   /** A place became free: its lanes are looked at, but nothing has come to stand before their positions. */
   noteFreed(queue: string, partition: string | null): void {
     const lanes = this.widened(lanesOfBranch(queue, partition));
-    if (this.stretches.length) this.told.add(lanes);
+    if (this.blocked.length) this.told.add(lanes);
     this.toldInFlight?.add(lanes);
     if (this.told.size > MAX_TOLD) this.startOver();
   }
@@ -219,6 +221,7 @@ export class LaneMemory {
   /** The next look goes through everything; what it may not take it passes as before, as long as that is affordable. */
   private startOver(): void {
     this.stretches = [];
+    this.heldStretches = [];
     this.told.clear();
     this.fullQueues.clear();
     this.positions.clear();
@@ -227,20 +230,10 @@ export class LaneMemory {
     this.costs.begin();
   }
 
-  /** Joins a stretch with those that it touches. */
-  private block(fresh: Stretch): void {
-    const joined = { ...fresh };
-    const apart: Stretch[] = [];
-    for (const other of this.stretches) {
-      const touches = comparePlaces(other.after, joined.upto) <= 0 && comparePlaces(joined.after, other.upto) <= 0;
-      if (!touches) apart.push(other);
-      else {
-        if (comparePlaces(other.after, joined.after) < 0) joined.after = other.after;
-        if (comparePlaces(other.upto, joined.upto) > 0) joined.upto = other.upto;
-        joined.until = Math.min(joined.until, other.until);
-      }
-    }
-    this.stretches = [...apart, joined].sort((a, b) => comparePlaces(a.after, b.after));
+  /** In order of the walk. */
+  private get blocked(): Stretch[] {
+    if (!this.heldStretches.length) return this.stretches;
+    return [...this.stretches, ...this.heldStretches].sort(byAfter);
   }
 
   /** Behind the last job taken of each lane, unless something before it was left to others. */

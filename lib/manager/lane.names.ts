@@ -44,6 +44,18 @@ export function beginsLike(place: string, beginnings: Iterable<string>): boolean
 
 /** As PostgreSQL compares them, with collation "C": by code points. */
 export function comparePlaces(a: string, b: string): number {
-  if (a === b) return 0;
-  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+  const length = Math.min(a.length, b.length);
+  for (let at = 0; at < length; at++) {
+    const one = a.charCodeAt(at);
+    const other = b.charCodeAt(at);
+    if (one !== other) return rankOf(one) - rankOf(other);
+  }
+  return a.length - b.length;
 }
+
+const SURROGATES = 0xd800;
+const AFTER_SURROGATES = 0xe000;
+
+/** Halves of code points above U+FFFF come after all below. */
+const rankOf = (unit: number): number =>
+  unit < SURROGATES ? unit : unit < AFTER_SURROGATES ? unit + (AFTER_SURROGATES - SURROGATES) * 4 : unit;

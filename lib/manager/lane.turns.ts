@@ -4,6 +4,9 @@ import type { CircleTurn, LaneMemoryState, LaneReport, Turn } from '../interface
 import { comparePlaces, priorityAtPlace, queueAtPlace } from './lane.names.js';
 
 const MAX_TURNS = 100;
+/** A claim is told of so many, at least: those that it comes to first. */
+const TOLD_QUEUES = 100;
+const MAX_QUEUES = 5_000;
 
 interface Circle extends Turn {
   share: number;
@@ -30,9 +33,25 @@ export class Turns {
     }));
   }
 
-  /** In order of the walk. */
-  get ofQueues(): Turn[] {
-    return inOrder([...this.queues.values()]);
+  /** Those that a claim of so many jobs comes to, in order of the walk. */
+  ofQueues(wanted: number): Turn[] {
+    const all = inOrder([...this.queues.values()]);
+    const most = Math.max(TOLD_QUEUES, wanted);
+    if (all.length <= most) return all;
+    const priorities = new Map<string, Turn[]>();
+    for (const turn of all) {
+      const priority = priorityAtPlace(turn.place);
+      const others = priorities.get(priority);
+      if (others) others.push(turn);
+      else priorities.set(priority, [turn]);
+    }
+    return [...priorities].flatMap(([priority, turns]) => {
+      const { place } = this.circles.get(priority) ?? { place: '' };
+      const next = turns.findIndex((turn) => comparePlaces(turn.place, place) >= 0);
+      const behind = next < 0 ? [] : turns.slice(next);
+      const before = next < 0 ? turns : turns.slice(0, next);
+      return inOrder([...behind, ...before].slice(0, Math.ceil(most / priorities.size)));
+    });
   }
 
   /** The place of the lane served last. */
@@ -52,7 +71,7 @@ export class Turns {
       this.lastPlace = place;
     }
     for (const queue of ended) this.queues.delete(queue);
-    for (const [place, left] of cut) setLast(this.queues, queueAtPlace(place), { place, left });
+    for (const [place, left] of cut) setLast(this.queues, queueAtPlace(place), { place, left }, MAX_QUEUES);
   }
 }
 
@@ -78,8 +97,8 @@ const inOrder = (turns: Turn[]): Turn[] => turns.sort((a, b) => comparePlaces(a.
 const shareOf = (jobs: number): number => (jobs < 8 ? Math.ceil(jobs) : Math.floor(jobs));
 
 /** As the newest of at most so many. */
-function setLast<V>(turns: Map<string, V>, key: string, value: V): void {
+function setLast<V>(turns: Map<string, V>, key: string, value: V, most = MAX_TURNS): void {
   turns.delete(key);
   turns.set(key, value);
-  if (turns.size > MAX_TURNS) turns.delete(turns.keys().next().value!);
+  if (turns.size > most) turns.delete(turns.keys().next().value!);
 }

@@ -650,7 +650,8 @@ $$;
 --   lanes: how many were served, by weight; cut: of queues whose partitions took all that the queue could give, or that this claim wanted, [the place of the last lane that
 --   got a job, how many more it may get]; ended: queues walked to their end: their turns begin again; full: queues that are full or paused themselves;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
---   held: lanes of which others hold what is needed; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
+--   held: lanes of which others hold what is needed; heldStretches: where those lie that gave nothing, if it has looked at as many
+--   lanes as it may: [[after, upto]], or null; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
 --   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due; pausedUntil;
 --   ms: how long it took }.
 --
@@ -759,6 +760,7 @@ declare
   untils timestamptz[] := '{}';
   blocked record;
   held text[] := '{}';
+  held_stretches json[] := '{}';
   crowded text[] := '{}';
   unknown text[] := '{}';
   passed json[] := '{}';
@@ -874,16 +876,16 @@ begin
         continue when not found or next_lane > leg_upto collate "C";
       end if;
       loop
-        with recursive hop(lane, pos, queue, branch, state, until, is_ahead, limited, places, run_ats, ids, quota, weight, got, hops,
+        with recursive hop(lane, pos, came_from, queue, branch, state, until, is_ahead, limited, places, run_ats, ids, quota, weight, got, hops,
           of_branch, of_queue, filled, queue_filled, is_cut, stops, blocked_after) as (
-          select leg_from collate "C", leg_from collate "C", null::text collate "C", null::text collate "C", null::text, null::timestamptz, false, false,
+          select leg_from collate "C", leg_from collate "C", leg_from collate "C", null::text collate "C", null::text collate "C", null::text, null::timestamptz, false, false,
             null::tid[], null::timestamptz[], null::uuid[], 0, 0, 0, 0, 0, 0, false, false, false, false, null::text collate "C"
           union all
           select n.lane, case
               when r.state in ('full', 'paused') and o.in_partition then r.queue || ' '
               when o.enters_at is not null then o.enters_at
               else n.lane
-            end, coalesce(r.queue, u.queue, case when o.enters_at is not null then split_part(n.lane, E'\x1f', 1) end), o.branch,
+            end, h.pos, coalesce(r.queue, u.queue, case when o.enters_at is not null then split_part(n.lane, E'\x1f', 1) end), o.branch,
             case
               when o.enters_at is not null then 'entered'
               when r.state = 'open' and w.branch_room <= 0 then 'behind'
@@ -1006,6 +1008,7 @@ begin
           bool_or(h.lane is null) as ended,
           array_agg(h.branch) filter (where h.filled) as filled_branches,
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
+          array_agg(h.came_from order by h.hops) filter (where h.places is not null) as came_from,
           array_agg(h.limited order by h.hops) filter (where h.places is not null) as limited,
           array_agg(h.quota order by h.hops) filter (where h.places is not null) as quotas,
           sum(h.weight) filter (where h.places is not null) as weights,
@@ -1243,6 +1246,11 @@ begin
           into taken from claimed c;
 
           held := held || taken.held;
+          held_stretches := held_stretches || array(
+            select json_build_array(place_in_walk(at_priority, l.came_from), place_in_walk(at_priority, l.lane))
+            from unnest(look.lanes, look.came_from) l(lane, came_from)
+            where l.lane = any(taken.held) and l.lane <> all(coalesce(taken.lanes, '{}'))
+          );
           crowded := crowded || taken.crowded;
           if taken.jobs > 0 then
             return query
@@ -1312,7 +1320,7 @@ begin
     'more', open_places <= 0 or hops_left <= 0 or was_stopped, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
-    ), 'held', held, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes, 'pausedUntil', date_part('epoch', pauses.soonest) * 1000,
+    ), 'held', held, 'heldStretches', case when hops_left <= 0 then held_stretches end, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes, 'pausedUntil', date_part('epoch', pauses.soonest) * 1000,
     'ms', date_part('epoch', clock_timestamp() - present) * 1000);
 end $$;
 

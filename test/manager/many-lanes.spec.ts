@@ -1,0 +1,98 @@
+// More lanes than one look comes to: none of them hides the others.
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import pg from 'pg';
+import type { JobManager } from '../../lib/index.js';
+import { LaneMemory } from '../../lib/manager/lane.memory.js';
+import { comparePlaces } from '../../lib/manager/lane.names.js';
+import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
+import { asPool, lookAsPool, registerPool } from '../support/pool.claims.js';
+
+const POOL = 'pool-of-many-lanes';
+/** A look comes to 200. */
+const MANY = 250;
+
+let test: TestManager;
+let jobs: JobManager;
+let memory: LaneMemory;
+
+beforeEach(async () => {
+  test = await createTestManager();
+  jobs = test.jobs;
+  memory = new LaneMemory(Infinity);
+  await registerPool(jobs, POOL, 1e9);
+});
+afterEach(() => test.close());
+
+const named = (nth: number): string => `lane${String(nth).padStart(4, '0')}`;
+
+/** The payloads that a pool gets by so many looks. */
+async function takenBy(looks: number, limit: number): Promise<unknown[]> {
+  const payloads: unknown[] = [];
+  for (let nth = 0; nth < looks; nth++) {
+    const found = await lookAsPool(jobs, POOL, limit, memory);
+    payloads.push(...found.jobs.map(({ payload }) => payload));
+    const requests = found.jobs.map((job) => ({
+      job,
+      outcome: { kind: 'completed' as const, result: null },
+      executionTimeMs: 1,
+    }));
+    if (requests.length) await jobs.engine.settlement.settle(asPool(POOL), requests);
+    for (const job of found.jobs) memory.noteFreed(job.queue!, job.partition);
+  }
+  return payloads;
+}
+
+describe('more lanes than a look comes to', () => {
+  it.each([
+    ['queues', (nth: number) => ({ queue: named(nth) }), 'jobs'],
+    ['partitions', (nth: number) => ({ queue: 'shared', partition: named(nth) }), 'jobs'],
+    [
+      'partitions of a queue whose row is held',
+      (nth: number) => ({ queue: 'shared', partition: named(nth) }),
+      'job_queues',
+    ],
+  ])('do not hide what lies behind them while an open transaction holds them: %s', async (_, laneOf, rows) => {
+    await jobs.configureQueue('shared', { concurrency: 1_000, partitions: {} });
+    await jobs.addJobs(Array.from({ length: MANY }, (__, nth) => ({ task: 't', payload: nth, ...laneOf(nth) })));
+    // Makes the queues known.
+    await takenBy(3, 1);
+    const stranger = new pg.Client(test.url);
+    await stranger.connect();
+    await stranger.query('begin');
+    await stranger.query(`select from jobs.${rows} for update`);
+    await jobs.addJobs([
+      { task: 't', payload: 'free', queue: 'zoo' },
+      { task: 't', payload: 'worse', queue: 'zoo', priority: 5 },
+    ]);
+    memory.noteRunnable(['zoo\x1f']);
+    expect(await takenBy(5, 10)).toEqual(['free', 'worse']);
+    await jobs.addJob('t', 'by hand', { queue: 'zoo' });
+    expect((await jobs.getJobs(WORKER, { batchSize: 10 })).map(({ payload }) => payload)).toEqual(['by hand']);
+    await stranger.query('rollback');
+    await stranger.end();
+  });
+
+  it('all give their last partitions their turns, in more full queues than a claim is told of', async () => {
+    const partitions = ['a', 'a', 'a', 'a', 'a', 'b', 'c'];
+    const queues = Array.from({ length: 130 }, (_, nth) => named(nth));
+    for (const queue of queues) await jobs.configureQueue(queue, { concurrency: 1, partitions: {} });
+    await jobs.addJobs(
+      queues.flatMap((queue) => partitions.map((partition) => ({ task: 't', payload: partition, queue, partition }))),
+    );
+    const taken = await takenBy(95, 10);
+    // Three of each queue bring all of them.
+    expect(taken.lastIndexOf('c')).toBeLessThan(queues.length * 3 + 20);
+    expect(taken).toHaveLength(queues.length * partitions.length);
+  });
+});
+
+it('places are compared as PostgreSQL does it, by code points', () => {
+  const units = fc.constantFrom('a', '\ud7ff', '\ue000', '\uffff', '\u{10000}', '\u{10ffff}');
+  const texts = fc.string({ unit: units, maxLength: 4 });
+  fc.assert(
+    fc.property(texts, texts, (one, other) => {
+      expect(Math.sign(comparePlaces(one, other))).toBe(Buffer.compare(Buffer.from(one), Buffer.from(other)));
+    }),
+  );
+});
