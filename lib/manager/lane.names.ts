@@ -55,7 +55,10 @@ export function comparePlaces(a: string, b: string): number {
 
 const SURROGATES = 0xd800;
 const AFTER_SURROGATES = 0xe000;
+const UNITS = 0x10000;
 
 /** Halves of code points above U+FFFF come after all below. */
-const rankOf = (unit: number): number =>
-  unit < SURROGATES ? unit : unit < AFTER_SURROGATES ? unit + (AFTER_SURROGATES - SURROGATES) * 4 : unit;
+function rankOf(unit: number): number {
+  if (unit < SURROGATES) return unit;
+  return unit < AFTER_SURROGATES ? unit + UNITS - AFTER_SURROGATES : unit - AFTER_SURROGATES + SURROGATES;
+}
