@@ -1,7 +1,12 @@
 // Checked jobs become rows, in one statement where that is possible: plain jobs share one, job keys take their turns, and
 // children are linked with their parents.
 import type { AddedJob, QueryExecutor } from '../interfaces/job.interface.js';
-import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
+import {
+  DependencyCircleError,
+  RateLimitWeightError,
+  UnknownParentError,
+  UnknownRateLimitError,
+} from '../jobs.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 import { isUniqueViolation, violates } from '../storage/database.errors.js';
 import { isContention } from '../storage/sql.states.js';
@@ -37,6 +42,7 @@ import {
   roundsOf,
   toAddedJob,
 } from './prepared.jobs.js';
+import { readRefused } from './rate.limits.js';
 import { inTermsOfDoubt } from '../storage/retry.js';
 
 /** On whose connection, and how it waits for keys that others hold. */
@@ -165,7 +171,7 @@ export class JobInserter {
 
   /** Before anything is written. */
   async refuseAhead(jobs: PreparedJob[], children: PreparedJob[], executor: QueryExecutor): Promise<void> {
-    const limits = [...new Set(jobs.flatMap(({ row }) => row.rate_limit_key ?? []))];
+    const limits = [...new Set(jobs.flatMap(({ row }) => row.limits ?? []))];
     if (limits.length) refuseMissing(await this.database.run(findMissingLimits, [limits], executor));
     if (children.length) await this.refuseUnknown(findParents, parentsOf(children), executor);
   }
@@ -226,6 +232,8 @@ export class JobInserter {
 }
 
 function refuseMissing(rows: { missing: string | null }[]): void {
-  const missing = rows.flatMap((row) => row.missing ?? []);
-  if (missing.length) throw new UnknownRateLimitError(missing);
+  const refused = rows.flatMap((row) => (row.missing === null ? [] : readRefused(row.missing)));
+  const unknown = refused.filter((one) => typeof one === 'string');
+  if (unknown.length) throw new UnknownRateLimitError(unknown);
+  for (const one of refused) if (typeof one !== 'string') throw new RateLimitWeightError(one.key, one.weight, one.most);
 }

@@ -12,7 +12,7 @@ beforeAll(async () => {
 afterAll(() => test.close());
 beforeEach(() =>
   test.sql(
-    'truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places, jobs.rate_limits, jobs.rate_limit_windows',
+    'truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places, jobs.rate_limits, jobs.rate_limit_states, jobs.rate_limit_blocks',
   ),
 );
 
@@ -21,14 +21,14 @@ const add = (count: number, options: object = {}) =>
   jobs.addJobs(Array.from({ length: count }, (_, n) => ({ task: 'x', payload: n, rateLimitKey: 'api', ...options })));
 const claim = (batchSize = 100, worker = WORKER) => jobs.getJobs(worker, { batchSize });
 const payloads = (claimed: { payload: unknown }[]): unknown[] => claimed.map(({ payload }) => payload);
-/** Moves the limit's window into the past, as if so many intervals had gone by. */
+/** Moves the limit's states into the past, as if so many intervals had gone by. */
 const passWindows = (windows: number) =>
   test.sql(
     `with limits as (
       update jobs.rate_limits set window_started_at = window_started_at - $1 * interval_ms * interval '1 ms' returning *
     )
-    update jobs.rate_limit_windows w set started_at = started_at - $1 * interval_ms * interval '1 ms'
-    from limits l where l.key = w.key`,
+    update jobs.rate_limit_states s set at = at - $1 * interval_ms * interval '1 ms', full_at = full_at - $1 * interval_ms * interval '1 ms'
+    from limits l where l.key = s.key`,
     [windows],
   );
 
@@ -63,7 +63,7 @@ describe('registerRateLimit (register-rate-limit)', () => {
 });
 
 describe('a window', () => {
-  const leave = (sql: string) => test.sql(`update jobs.rate_limit_windows set started_at = clock_timestamp() ${sql}`);
+  const leave = (sql: string) => test.sql(`update jobs.rate_limit_states set at = clock_timestamp() ${sql}`);
 
   it.each([
     ['a claim', async () => expect(await claim()).toEqual([])],
