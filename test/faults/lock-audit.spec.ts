@@ -22,11 +22,11 @@ const ORDER = [
   ['job_windows'],
   ['job_keys'],
   ['job_queues'],
-  ['rate_limits', 'rate_limit_windows'],
+  ['rate_limits', 'rate_limit_states'],
   ['jobs'],
   ['job_places', 'claims_in_question'],
   ['job_dependencies'],
-  ['job_bodies', 'job_steps', 'job_progress', 'job_logs', 'job_history', 'settle_receipts', 'job_replacements'],
+  ['job_bodies', 'job_steps', 'job_progress', 'job_logs', 'job_history', 'settle_receipts', 'job_replacements', 'rate_limit_blocks'],
 ];
 const TABLES = ORDER.flat();
 const rankOf = (table: string): number => ORDER.findIndex((tables) => tables.includes(table));
@@ -149,7 +149,7 @@ const HOLDS: Record<string, (scene: Scene) => string> = {
   'new rows': ({ ids }) => `
     insert into jobs.job_keys values ('fresh', gen_random_uuid());
     insert into jobs.job_windows values ('throttle:fresh', now(), now() + interval '1 h', now(), gen_random_uuid()); insert into jobs.job_queues (name) values ('fresh');
-    insert into jobs.rate_limits values ('fresh', 1, 1, now()); insert into jobs.job_tasks values ('fresh');
+    insert into jobs.rate_limits values ('fresh', 'fixed', 1, 1, 1, now()); insert into jobs.job_tasks values ('fresh');
     insert into jobs.releases (id) values ('fresh');
     insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment)
       values ('fresh', 'fresh', 'h', 1, 1, 1, '{}', '{}');

@@ -7,6 +7,8 @@
 --     12 whole ones before it, so any stretch as long as the interval is covered;
 --   bucket, smooth: `at` is when all tokens are back (GCRA): each token taken puts it off by interval / capacity.
 -- Microseconds are whole numbers, and divisions of them are rounded so that no limit is exceeded.
+-- take_tokens, and the adds that ask refused_limits, run with the rights of the tables' owner. So in these, and in what they call, functions of any type are qualified, and
+-- operators have the very types that PostgreSQL has them for: nothing a caller has made fits better.
 
 -- The rate limits of a job, as its column `limits` names them: one, or several, sorted, with \x1e between them. Each is a key, or
 -- key \x1d value \x1d weight.
@@ -36,7 +38,7 @@ as $$
   ) s on true
   cross join lateral (
     -- Blocks of the whole limit, and of the value; one that was set in the future, by such a clock, does not count.
-    select max(b.until) as until from (
+    select pg_catalog.max(b.until) as until from (
       (select b.until from rate_limit_blocks b
       where b.key = r.key and b.by_value = '' and b.until > present and b.set_at <= present + interval '1 min'
       order by b.until desc limit 1)
@@ -48,31 +50,29 @@ as $$
     ) b
   ) b
   cross join lateral (
-    select r.interval_ms * 1000::numeric as us,
+    select (r.interval_ms * 1000)::numeric as us, r.capacity::numeric as capacity, r.burst::numeric as burst,
       case r.algorithm when 'sliding' then (r.interval_ms * 1000 + 11) / 12 else r.interval_ms * 1000 end as width_us,
-      r.algorithm in ('bucket', 'smooth') as drips
+      r.algorithm in ('bucket', 'smooth') as drips,
+      least(present, coalesce(s.at, case r.algorithm when 'fixed' then r.window_started_at else present end)) as started_at
   ) i
   cross join lateral (
     -- How many windows have begun since, or for how long the bucket is not full.
-    select case when not i.drips then div(
-        extract(epoch from present - least(present,
-          coalesce(s.at, case r.algorithm when 'fixed' then r.window_started_at else present end))) * 1000000, i.width_us)::bigint
-      end as passed,
-      case when i.drips then least(greatest(0, extract(epoch from s.at - present) * 1000000),
-        div(r.burst * i.us + r.capacity - 1, r.capacity)) end as debt_us
+    select case when not i.drips
+        then pg_catalog.div(extract(epoch from present - i.started_at) * 1000000::numeric, i.width_us::numeric)::bigint end as passed,
+      case when i.drips then least(greatest(0::numeric, extract(epoch from s.at - present) * 1000000::numeric),
+        pg_catalog.div(i.burst * i.us + i.capacity - 1::numeric, i.capacity)) end as debt_us
   ) p
   cross join lateral (
     select case
         when i.drips then present + coalesce(p.debt_us, 0)::float8 * interval '1 microsecond'
-        else least(present, coalesce(s.at, case r.algorithm when 'fixed' then r.window_started_at else present end))
-          + p.passed * i.width_us * interval '1 microsecond'
+        else i.started_at + (p.passed * i.width_us)::float8 * interval '1 microsecond'
       end as at,
       case r.algorithm
         when 'fixed' then case when s.number is not null and p.passed = 0 then s.counts else '{0}' end
         when 'sliding' then case
-            when s.number is null or p.passed >= 13 then array_fill(0, array[13])
+            when s.number is null or p.passed >= 13 then pg_catalog.array_fill(0, array[13])
             when p.passed = 0 then s.counts
-            else array_fill(0, array[p.passed::integer]) || s.counts[1:13 - p.passed::integer]
+            else pg_catalog.array_cat(pg_catalog.array_fill(0, array[p.passed::integer]), s.counts[1:13 - p.passed::integer])
           end
         else '{}'
       end as counts
@@ -80,10 +80,10 @@ as $$
   cross join lateral (
     select c.at, c.counts,
       greatest(0, case
-          when i.drips then div(r.burst * i.us - coalesce(p.debt_us, 0) * r.capacity, i.us)
+          when i.drips then pg_catalog.div(i.burst * i.us - coalesce(p.debt_us, 0::numeric) * i.capacity, i.us)::integer
           when r.algorithm = 'fixed' then r.capacity - c.counts[1]
-          else r.capacity - (select sum(n) from unnest(c.counts) n)
-        end)::integer as room,
+          else r.capacity - (select pg_catalog.sum(n) from pg_catalog.unnest(c.counts) n)::integer
+        end) as room,
       coalesce(case when i.drips then s.at > c.at else s.at > present end, false) as is_ahead
   ) t
   where r.key = limit_key limit 1
@@ -95,17 +95,18 @@ create function state_after(
 ) returns table (at timestamptz, counts integer[], full_at timestamptz)
 language sql immutable
 as $$
-  select n.at, n.counts, n.at + case algorithm when 'fixed' then width_us when 'sliding' then 13 * width_us else 0 end
-    * interval '1 microsecond'
+  select n.at, n.counts, n.at
+    + (case algorithm when 'fixed' then width_us when 'sliding' then 13 * width_us else 0 end)::float8 * interval '1 microsecond'
   from (
     select case
         when algorithm in ('bucket', 'smooth')
-          then at + div(weight * interval_us + capacity - 1, capacity)::float8 * interval '1 microsecond'
+          then at + pg_catalog.div(weight::numeric * interval_us + capacity::numeric - 1::numeric, capacity::numeric)::float8
+            * interval '1 microsecond'
         else at
       end as at,
       case
         when algorithm in ('bucket', 'smooth') then counts
-        else (counts[1] + weight)::integer || counts[2:13]
+        else pg_catalog.array_cat(array[(counts[1] + weight)::integer], counts[2:13])
       end as counts
   ) n
 $$;
@@ -119,12 +120,12 @@ language sql immutable
 as $$
   select case when weight <= burst then greatest(blocked_until, case
       when room >= weight then present
-      when algorithm = 'fixed' then at + width_us * interval '1 microsecond'
-      when algorithm = 'sliding' then at + width_us * interval '1 microsecond' * (
-        select min(n) from generate_series(1, 13) n
-        where capacity - coalesce((select sum(c) from unnest(counts[1:13 - n]) c), 0) >= weight
-      )
-      else at - div((burst - weight) * interval_us, capacity)::float8 * interval '1 microsecond'
+      when algorithm = 'fixed' then at + width_us::float8 * interval '1 microsecond'
+      when algorithm = 'sliding' then at + (width_us * (
+        select pg_catalog.min(n) from pg_catalog.generate_series(1, 13) n
+        where capacity - coalesce((select pg_catalog.sum(c) from pg_catalog.unnest(counts[1:13 - n]) c), 0)::integer >= weight
+      ))::float8 * interval '1 microsecond'
+      else at - pg_catalog.div((burst - weight)::numeric * interval_us, capacity::numeric)::float8 * interval '1 microsecond'
     end) end
 $$;
 
@@ -144,12 +145,12 @@ $$;
 
 create function lock_of_limit(limit_key text) returns bigint
 language sql stable
-as $$ select pg_catalog.hashtextextended('millrace:limit:' || pg_catalog.current_schema() || E'\x1d' || limit_key, 0) $$;
+as $$ select pg_catalog.hashtextextended('millrace:limit:' || pg_catalog.current_schema()::text || E'\x1d' || limit_key, 0) $$;
 
 create function lock_of_tokens(limit_key text, value text) returns bigint
 language sql stable
 as $$
-  select pg_catalog.hashtextextended('millrace:tokens:' || pg_catalog.current_schema() || E'\x1d' || limit_key || E'\x1d' || value, 0)
+  select pg_catalog.hashtextextended('millrace:tokens:' || pg_catalog.current_schema()::text || E'\x1d' || limit_key || E'\x1d' || value, 0)
 $$;
 
 -- Keeps the state of a limit from others until the transaction ends, unless they keep it: then false, at once. What takes tokens
@@ -224,7 +225,7 @@ create function refused_limits(limits text) returns setof text
 language sql stable
 set search_path from current
 as $$
-  select case when r.key is null then l.key else l.key || E'\x1d' || l.weight || E'\x1d' || r.burst end
+  select case when r.key is null then l.key else l.key || E'\x1d' || l.weight::text || E'\x1d' || r.burst::text end
   from limits_of(limits) l left join rate_limits r on r.key = l.key
   where r.key is null or r.burst < l.weight
 $$;
@@ -237,6 +238,8 @@ returns table (known boolean, burst integer, is_taken boolean, retry_in_ms float
 language plpgsql
 security definer
 set search_path from current
+set enable_seqscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -262,7 +265,7 @@ begin
     insert into rate_limit_states (key, by_value, number, at, counts, full_at)
     select limit_key, value, found_state.number + 1, s.at, s.counts, s.full_at
     from state_after(found_state.algorithm, found_state.at, found_state.counts, found_state.capacity, found_state.interval_us,
-      found_state.width_us, case when found_state.tokens >= weight then weight else 0 end) s;
+      found_state.width_us, (case when found_state.tokens >= weight then weight else 0 end)::bigint) s;
     delete from rate_limit_states s where s.ctid = any(array(
       select o.ctid from rate_limit_states o
       where o.key = limit_key and o.by_value = value and o.number = found_state.number limit 1 for update skip locked
@@ -270,7 +273,7 @@ begin
   end if;
   return query
     select true, found_state.burst, found_state.tokens >= weight,
-      case when found_state.tokens < weight then pg_catalog.ceil(1000 * extract(epoch from enough_at(found_state.algorithm,
+      case when found_state.tokens < weight then pg_catalog.ceil(1000::numeric * extract(epoch from enough_at(found_state.algorithm,
         found_state.at, found_state.counts, found_state.room, found_state.capacity, found_state.burst, found_state.interval_us,
         found_state.width_us, found_state.blocked_until, weight, present) - present))::float8
       else 0 end;
