@@ -78,6 +78,18 @@ export interface RateLimit {
   availableTokens: number;
   /** When tokens came last: the start of a window; of buckets: now. */
   lastRefillAt: Date;
+  /** A handler has blocked it until then (`RateLimitedError`); `null`: none has. */
+  blockedUntil: Date | null;
+}
+
+/** What is left of a rate limit for one value of `by`. */
+export interface RateLimitValue {
+  by: string;
+  availableTokens: number;
+  /** When there is a token; in the past where there is one. */
+  nextTokenAt: Date;
+  /** A handler has blocked it until then; `null`: none has. */
+  blockedUntil: Date | null;
 }
 
 export interface QueueState {

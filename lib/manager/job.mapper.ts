@@ -8,6 +8,7 @@ import type {
   PauseTarget,
   QueueState,
   RateLimit,
+  RateLimitValue,
   WorkerInfo,
 } from '../interfaces/report.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
@@ -17,7 +18,7 @@ import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/workers.js';
 import type { PartitionRow, QueueRow } from '../storage/statements/queues.js';
 import type { PauseRow } from '../storage/statements/pauses.js';
-import type { RateLimitRow } from '../storage/statements/rate-limits.js';
+import type { LimitValueRow, RateLimitRow } from '../storage/statements/rate-limits.js';
 import { isSealed, openValue, openPayload, reveal, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
 import { keyOfLimits, limitsAsOption, limitsOfText } from './rate.limits.js';
@@ -187,6 +188,14 @@ export const toRateLimit = (row: RateLimitRow): RateLimit => ({
   burst: row.burst,
   availableTokens: row.available,
   lastRefillAt: toDate(row.refilled_at),
+  blockedUntil: toDateOrNull(row.blocked_until),
+});
+
+export const toRateLimitValue = (row: LimitValueRow): RateLimitValue => ({
+  by: row.by_value,
+  availableTokens: row.available,
+  nextTokenAt: toDate(row.enough_at),
+  blockedUntil: toDateOrNull(row.blocked_until),
 });
 
 export const toWorkerInfo = (row: WorkerRow): WorkerInfo => ({

@@ -13,6 +13,7 @@ import type {
   QueueState,
   RateLimit,
   RateLimitOptions,
+  RateLimitValue,
   TokenOptions,
   TokensTaken,
 } from '../interfaces/report.interface.js';
@@ -277,7 +278,11 @@ export abstract class JobOperations extends JobReports {
    */
   registerRateLimit(key: string, options: RateLimitOptions): Promise<RateLimit>;
   registerRateLimit(key: string, capacity: number, interval: number | string): Promise<RateLimit>;
-  async registerRateLimit(key: string, given: RateLimitOptions | number, interval?: number | string): Promise<RateLimit> {
+  async registerRateLimit(
+    key: string,
+    given: RateLimitOptions | number,
+    interval?: number | string,
+  ): Promise<RateLimit> {
     const options = typeof given === 'number' ? { capacity: given, interval: interval! } : given;
     return this.engine.limiter.register(key, options);
   }
@@ -293,6 +298,16 @@ export abstract class JobOperations extends JobReports {
    */
   async takeTokens(key: string, options: TokenOptions = {}): Promise<TokensTaken> {
     return this.engine.limiter.take(key, options);
+  }
+
+  /** Rate limits, by key. */
+  async listRateLimits(page?: PageRequest): Promise<Page<RateLimit>> {
+    return this.engine.limiter.list(page);
+  }
+
+  /** Values of `by` that have taken tokens of a rate limit which are not all back yet, or that are blocked; in their order. */
+  async listRateLimitValues(key: string, page?: PageRequest): Promise<Page<RateLimitValue>> {
+    return this.engine.limiter.listValues(key, page);
   }
 
   /** Forgets what has been taken of limits that have all their tokens back. Returns of how many. Claims need none of it. */

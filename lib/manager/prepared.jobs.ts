@@ -60,10 +60,7 @@ export function pairsOf(children: PreparedJob[]): [childIds: string[], parentIds
   return [children.flatMap(({ row }, index) => parents[index]!.map(() => row.id)), parents.flat()];
 }
 
-type Announced = Pick<
-  AddedJob,
-  'status' | 'runAt' | 'queue' | 'partition' | 'rateLimits' | 'maxAttempts' | 'priority'
->;
+type Announced = Pick<AddedJob, 'status' | 'runAt' | 'queue' | 'partition' | 'rateLimits' | 'maxAttempts' | 'priority'>;
 
 /** Of what may run soon: where pools should look. */
 export function newsOfAdded(added: Announced[]): News[] {

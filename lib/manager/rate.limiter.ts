@@ -1,14 +1,23 @@
 // Rate limits outside of claims: registering them, taking their tokens, and what people see of them.
 import type { QueryExecutor } from '../interfaces/job.interface.js';
-import type { RateLimit, RateLimitOptions, TokenOptions, TokensTaken } from '../interfaces/report.interface.js';
+import type {
+  Page,
+  PageRequest,
+  RateLimit,
+  RateLimitOptions,
+  RateLimitValue,
+  TokenOptions,
+  TokensTaken,
+} from '../interfaces/report.interface.js';
 import { InvalidArgumentError, RateLimitWeightError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { retryOnContention, withLockRetries } from '../storage/retry.js';
 import * as limits from '../storage/statements/rate-limits.js';
 import { check, faultOf, option, refuseCall, required, section, type Rule } from '../validation.js';
 import { MAX_MS, rules } from '../validation.rules.js';
-import { toRateLimit } from './job.mapper.js';
+import { toRateLimit, toRateLimitValue } from './job.mapper.js';
 import type { NewsPublisher } from './news.publisher.js';
+import { pageOf, readCursor, readPageRequest } from './page.js';
 import { tokenOptions } from './rate.limits.js';
 
 const interval: Rule = (value) =>
@@ -32,17 +41,17 @@ export class RateLimiter {
   async register(key: string, asked: RateLimitOptions): Promise<RateLimit> {
     check({ key: [key, rules.laneName] }, [registration, asked]);
     const { algorithm = 'fixed', capacity, interval: length, burst } = asked;
-    if (burst !== undefined && algorithm !== 'bucket') throw new InvalidArgumentError([burstlessFault(algorithm, burst)]);
+    if (burst !== undefined && algorithm !== 'bucket')
+      throw new InvalidArgumentError([burstlessFault(algorithm, burst)]);
     const [ms, sql] = typeof length === 'number' ? [length, null] : [null, length];
     const most = algorithm === 'smooth' ? 1 : (burst ?? capacity);
     const { database } = this;
     const values = [key, algorithm, capacity, ms, sql, most];
-    const rows = await retryOnContention(
-      () => database.run(limits.registerRateLimit, values),
-      database.isBound,
-    ).catch((error: unknown) => {
-      throw faultOfInterval(error, asked) ?? error;
-    });
+    const rows = await retryOnContention(() => database.run(limits.registerRateLimit, values), database.isBound).catch(
+      (error: unknown) => {
+        throw faultOfInterval(error, asked) ?? error;
+      },
+    );
     await this.publisher.publish({ kind: 'all' });
     return toRateLimit(rows[0] as limits.RateLimitRow);
   }
@@ -56,16 +65,34 @@ export class RateLimiter {
     // Before the first await: by then the caller may be in another transaction, or in none.
     const caller = database.join(manager ?? this.ambient());
     if (caller)
-      return caller.during(() => caller.inTurn(async () => this.read(key, weight, await this.run(values, true, caller))));
+      return caller.during(() =>
+        caller.inTurn(async () => this.read(key, weight, await this.run(values, true, caller))),
+      );
     const isPatient = database.isBound;
     return retryOnContention(() => this.run(values, isPatient), isPatient).then((rows) => this.read(key, weight, rows));
+  }
+
+  async list(page: PageRequest | undefined): Promise<Page<RateLimit>> {
+    const { limit, cursor } = readPageRequest(page);
+    const [behind] = readCursor(cursor, (key) => rules.laneName(key) === null);
+    const rows = await this.database.run(limits.listRateLimits, [limit + 1, behind]);
+    return pageOf(rows, limit, toRateLimit, ({ key }) => [key]);
+  }
+
+  /** @throws InvalidArgumentError */
+  async listValues(key: string, page: PageRequest | undefined): Promise<Page<RateLimitValue>> {
+    check({ key: [key, rules.laneName] });
+    const { limit, cursor } = readPageRequest(page);
+    const [behind] = readCursor(cursor, (value) => rules.partition(value) === null);
+    const rows = await this.database.run(limits.listValuesOfLimit, [key, limit + 1, behind]);
+    return pageOf(rows, limit, toRateLimitValue, ({ by_value: by }) => [by]);
   }
 
   /** How many states were forgotten. */
   async refill(): Promise<number> {
     const { database } = this;
     const doing = withLockRetries(database.isBound);
-    for (let total = 0; ; ) {
+    for (let total = 0; ;) {
       const [row] = await doing(() => database.run(limits.refillRateLimits, []));
       total += row?.refilled ?? 0;
       if ((row?.refilled ?? 0) < MAX_REFILLED) return total;
@@ -91,11 +118,11 @@ const burstlessFault = (algorithm: string, burst: number): string =>
 
 /** Null: something else went wrong. */
 function faultOfInterval(error: unknown, { interval: length, capacity, burst }: RateLimitOptions): Error | null {
-  if (limits.refusesBurst(error)) {
+  if (burst !== undefined && limits.refusesBurst(error)) {
     const fault = `Expected a burst that comes back within 1e12 ms, got ${burst} at ${capacity} in each ${length}.`;
     return new InvalidArgumentError([fault]);
   }
-  if (!limits.refusesInterval(error)) return null;
+  if (!limits.refusesInterval(error) && !limits.refusesBurst(error)) return null;
   refuseCall(faultOf('interval', length, () => 'ms or an SQL interval, from 1 ms to 1e12 ms'));
   return null;
 }

@@ -38,9 +38,11 @@ function limitsWith(byRule: Rule): Option<any> {
     isRecord(value) ? limit.check(value, path) : faultOf(path, value, (key) => rules.laneName(key) && EXPECTED);
   const check = (value: unknown, path: string): string[] => {
     if (value === undefined || value === null) return [];
-    if (!Array.isArray(value)) return checkOne(value, path);
-    if (!value.length || value.length > MAX_LIMITS) return faultOf(path, value, () => EXPECTED);
-    const faults = value.flatMap((one, index) => checkOne(one, `${path}[${index}]`));
+    if (Array.isArray(value) && (!value.length || value.length > MAX_LIMITS))
+      return faultOf(path, value, () => EXPECTED);
+    const faults = Array.isArray(value)
+      ? value.flatMap((one, index) => checkOne(one, `${path}[${index}]`))
+      : checkOne(value, path);
     return faults.length ? faults : textFaults(value as Asked, path);
   };
   return { check, read: (value: unknown) => value, paths: [] };

@@ -98,7 +98,13 @@ export async function retryUntilKnown<T>(work: (repeat: boolean) => Promise<T>):
 }
 
 /** The database was asked whether the call was done before, and then refused it for what it asks: nothing has happened. */
-const REFUSALS = [UnknownRateLimitError, RateLimitWeightError, UnknownParentError, DependencyCircleError, InvalidArgumentError];
+const REFUSALS = [
+  UnknownRateLimitError,
+  RateLimitWeightError,
+  UnknownParentError,
+  DependencyCircleError,
+  InvalidArgumentError,
+];
 
 const isRefusal = (error: unknown): boolean => REFUSALS.some((refusal) => error instanceof refusal);
 

@@ -227,5 +227,4 @@ export class JobFetcher {
   }
 }
 
-const isOfLane = (a: ClaimedJob, b: ClaimedJob): boolean =>
-  a.priority === b.priority && laneOf(a) === laneOf(b);
+const isOfLane = (a: ClaimedJob, b: ClaimedJob): boolean => a.priority === b.priority && laneOf(a) === laneOf(b);

@@ -26,7 +26,16 @@ const ORDER = [
   ['jobs'],
   ['job_places', 'claims_in_question'],
   ['job_dependencies'],
-  ['job_bodies', 'job_steps', 'job_progress', 'job_logs', 'job_history', 'settle_receipts', 'job_replacements', 'rate_limit_blocks'],
+  [
+    'job_bodies',
+    'job_steps',
+    'job_progress',
+    'job_logs',
+    'job_history',
+    'settle_receipts',
+    'job_replacements',
+    'rate_limit_blocks',
+  ],
 ];
 const TABLES = ORDER.flat();
 const rankOf = (table: string): number => ORDER.findIndex((tables) => tables.includes(table));

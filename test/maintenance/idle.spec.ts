@@ -70,7 +70,9 @@ describe('an idle process', () => {
   it('forgets what was taken of a rate limit that is full again by its cron, wherever it was registered', async () => {
     await apps.start({ imports: [JobsModule.forRoot({ connection: apps.database.url, worker })] });
     const { pool } = apps.database;
-    await pool.query(`insert into jobs.rate_limits values ('elsewhere', 'fixed', 5, 3600000, 5, now() - interval '90 min')`);
+    await pool.query(
+      `insert into jobs.rate_limits values ('elsewhere', 'fixed', 5, 3600000, 5, now() - interval '90 min')`,
+    );
     await pool.query(
       `insert into jobs.rate_limit_states values ('elsewhere', '', 7, now() - interval '90 min', '{5}', now() - interval '30 min')`,
     );

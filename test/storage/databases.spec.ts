@@ -99,7 +99,8 @@ describe('a schema in which others may create', () => {
     await sql(`insert into public.rate_limits
       select a, a, 5, 3600000, 5, now() from pg_catalog.unnest(array['fixed', 'sliding', 'bucket']) a`);
     for (const key of ['fixed', 'sliding', 'bucket']) {
-      for (const weight of [2, 4]) await client.query(`select * from public.take_tokens($1, '', $2, true)`, [key, weight]);
+      for (const weight of [2, 4])
+        await client.query(`select * from public.take_tokens($1, '', $2, true)`, [key, weight]);
       const heavy = [{ ...spec, id: OTHER_ID, job_key: key, limits: `${key}\x1d\x1d6` }];
       const { rows } = await client.query(`select missing from public.add_keyed_jobs($1, '[1]', false, false)`, [
         JSON.stringify(heavy),

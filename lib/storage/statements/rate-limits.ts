@@ -12,7 +12,11 @@ export interface RateLimitRow {
   burst: number;
   available: number;
   refilled_at: number;
+  blocked_until: number | null;
 }
+
+const limitColumns = `key, algorithm, capacity, interval_ms, burst, available, ${ms('refilled_at')} as refilled_at,
+    ${ms('blocked_until')} as blocked_until`;
 
 /**
  * $1 key, $2 algorithm, $3 capacity, $4 interval in ms or null, $5 interval as SQL text or null, $6 burst. What was taken stays
@@ -21,7 +25,7 @@ export interface RateLimitRow {
 export const registerRateLimit = statement<RateLimitRow>(
   'register_rate_limit',
   (schema) => `
-  select key, algorithm, capacity, interval_ms, burst, available, ${ms('refilled_at')} as refilled_at
+  select ${limitColumns}
   from ${schema}.put_rate_limit($1::text, $2::text, $3::integer,
     coalesce($4::bigint, extract(epoch from $5::text::interval) * 1000)::bigint, $6::integer)`,
   { limited: true },
@@ -48,6 +52,29 @@ export const takeTokens = statement<TakenRow>(
   select t.* from (select where ${inCall(5)}) one
   cross join lateral ${schema}.take_tokens($1::text, $2::text, $3::integer, $4::boolean) t`,
   },
+);
+
+/** By key. $1 how many, $2 behind which key, or null. */
+export const listRateLimits = statement<RateLimitRow>(
+  'list_rate_limits',
+  (schema) => `select ${limitColumns} from ${schema}.list_rate_limits($1::integer, $2::text)`,
+  { repeatable: true, patient: true },
+);
+
+export interface LimitValueRow {
+  by_value: string;
+  available: number;
+  enough_at: number;
+  blocked_until: number | null;
+}
+
+/** Values of `by`, in order. $1 key, $2 how many, $3 behind which value, or null. */
+export const listValuesOfLimit = statement<LimitValueRow>(
+  'list_values_of_limit',
+  (schema) => `
+  select by_value, available, ${ms('enough_at')} as enough_at, ${ms('blocked_until')} as blocked_until
+  from ${schema}.list_values_of_limit($1::text, $2::integer, $3::text)`,
+  { repeatable: true, patient: true },
 );
 
 /** Whether the burst would take too long to come back. */

@@ -219,6 +219,47 @@ as $$
   cross join limits_of(limits) l left join lateral tokens_of(l.key, l.by_value, p.present) t on true
 $$;
 
+-- Rate limits by key, behind one, with what is left for jobs that name no value. Index: rate_limits_pkey.
+create function list_rate_limits(most integer, behind text)
+returns table (
+  key text, algorithm text, capacity integer, interval_ms bigint, burst integer, available integer, refilled_at timestamptz,
+  blocked_until timestamptz
+)
+language sql stable
+set search_path from current
+as $$
+  select r.key, r.algorithm, r.capacity, r.interval_ms, r.burst, t.tokens,
+    case when r.algorithm in ('bucket', 'smooth') then p.present else t.at end, t.blocked_until
+  from (select clock_timestamp() as present offset 0) p
+  cross join lateral (
+    select r.* from rate_limits r where behind is null or r.key > behind order by r.key limit most
+  ) r
+  cross join lateral tokens_of(r.key, '', p.present) t
+  order by r.key
+$$;
+
+-- Values of `by` of which something is taken or blocked, in order, behind one. Indexes: rate_limit_states_pkey, rate_limit_blocks_pkey.
+create function list_values_of_limit(limit_key text, most integer, behind text)
+returns table (by_value text, available integer, enough_at timestamptz, blocked_until timestamptz)
+language sql stable
+set search_path from current
+as $$
+  select v.by_value, t.tokens,
+    enough_at(t.algorithm, t.at, t.counts, t.room, t.capacity, t.burst, t.interval_us, t.width_us, t.blocked_until, 1, p.present),
+    t.blocked_until
+  from (select clock_timestamp() as present offset 0) p
+  cross join lateral (
+    (select distinct s.by_value from rate_limit_states s
+    where s.key = limit_key and s.by_value > coalesce(behind, '') order by s.by_value limit most)
+    union
+    (select distinct b.by_value from rate_limit_blocks b
+    where b.key = limit_key and b.by_value > coalesce(behind, '') and b.until > p.present order by b.by_value limit most)
+    order by by_value limit most
+  ) v
+  cross join lateral tokens_of(limit_key, v.by_value, p.present) t
+  order by v.by_value
+$$;
+
 -- What keeps a job with these limits from ever running: keys that are not registered, and key \x1d weight \x1d most where more
 -- tokens are asked for than the limit ever has at once. Index: rate_limits_pkey.
 create function refused_limits(limits text) returns setof text
@@ -288,7 +329,8 @@ create function put_rate_limit(
   limit_key text, new_algorithm text, new_capacity integer, new_interval_ms bigint, new_burst integer
 )
 returns table (
-  key text, algorithm text, capacity integer, interval_ms bigint, burst integer, available integer, refilled_at timestamptz
+  key text, algorithm text, capacity integer, interval_ms bigint, burst integer, available integer, refilled_at timestamptz,
+  blocked_until timestamptz
 )
 language plpgsql
 set search_path from current
@@ -355,7 +397,7 @@ begin
   perform set_back_states(array[limit_key], array['']);
   return query
     select limit_key, new_algorithm, new_capacity, new_interval_ms, new_burst, t.tokens,
-      case when new_algorithm in ('bucket', 'smooth') then present else t.at end
+      case when new_algorithm in ('bucket', 'smooth') then present else t.at end, t.blocked_until
     from tokens_of(limit_key, '', clock_timestamp()) t;
 end $$;
 
