@@ -22,7 +22,8 @@ export class InvalidOptionsError extends JobsError {
 
 /** Options given to a call (`addJob`, `getJobs`, …) are wrong; nothing was changed. */
 export class InvalidArgumentError extends JobsError {
-  readonly code: 'ERR_JOBS_INVALID_ARGUMENT' | 'ERR_JOBS_STEP_RESULT' = 'ERR_JOBS_INVALID_ARGUMENT';
+  readonly code: 'ERR_JOBS_INVALID_ARGUMENT' | 'ERR_JOBS_STEP_RESULT' | 'ERR_JOBS_RATE_LIMIT_WEIGHT' =
+    'ERR_JOBS_INVALID_ARGUMENT';
 
   constructor(
     readonly problems: string[],
@@ -165,23 +166,6 @@ export class UnknownRateLimitError extends JobsError {
     super(
       `Expected registered rate limits, got ${keys.map((key) => `"${key}"`).join(', ')}. Call ` +
         'registerRateLimit(key, capacity, interval) before adding jobs that name it.',
-    );
-  }
-}
-
-/** More tokens are asked for than the rate limit ever has at once; nothing was inserted, and no token was taken. */
-export class RateLimitWeightError extends JobsError {
-  readonly code = 'ERR_JOBS_RATE_LIMIT_WEIGHT';
-
-  constructor(
-    readonly key: string,
-    readonly weight: number,
-    /** The limit's burst, which for fixed and sliding windows is its capacity. */
-    readonly most: number,
-  ) {
-    super(
-      `Expected a weight of at most ${most} for rate limit "${key}", which never has more tokens at once, got ${weight}. ` +
-        'Ask for less, or raise the capacity, or the burst, with registerRateLimit.',
     );
   }
 }
@@ -458,31 +442,6 @@ export class PermanentFailure extends JobsError {
  */
 export class CancelJob extends JobsError {
   readonly code = 'ERR_JOBS_CANCELLED';
-}
-
-/**
- * Throw it in a handler where another service says that it is asked too often: nothing takes tokens of the job's rate limits for
- * so long, in any process, and the job comes back then without using up an attempt. A job without rate limits only comes back.
- *
- * @example
- * if (response.status === 429) throw new RateLimitedError({ retryAfterMs: 30_000 });
- */
-export class RateLimitedError extends JobsError {
-  readonly code = 'ERR_JOBS_RATE_LIMITED';
-  readonly retryAfterMs: number;
-  /** The rate limit that is blocked; null: all those of the job. */
-  readonly key: string | null;
-  /** For which value; null: as the job says it, or for all. */
-  readonly by: string | null;
-
-  /** `retryAfterMs` must be a number from 0 to 1e12: else the job fails as by any other error. */
-  constructor(limited: { retryAfterMs: number; key?: string | undefined; by?: string | undefined }) {
-    const { retryAfterMs, key, by } = limited;
-    super(`Rate limited: try again in ${retryAfterMs} ms.`);
-    this.retryAfterMs = retryAfterMs;
-    this.key = key ?? null;
-    this.by = by ?? null;
-  }
 }
 
 /** Something that is encrypted cannot be decrypted here: this process lacks the key, or has another one by that id. */

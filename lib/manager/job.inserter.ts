@@ -1,12 +1,7 @@
 // Checked jobs become rows, in one statement where that is possible: plain jobs share one, job keys take their turns, and
 // children are linked with their parents.
 import type { AddedJob, QueryExecutor } from '../interfaces/job.interface.js';
-import {
-  DependencyCircleError,
-  RateLimitWeightError,
-  UnknownParentError,
-  UnknownRateLimitError,
-} from '../jobs.errors.js';
+import { DependencyCircleError, UnknownParentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database, Statement } from '../storage/database.js';
 import { isUniqueViolation, violates } from '../storage/database.errors.js';
 import { isContention } from '../storage/sql.states.js';
@@ -42,6 +37,7 @@ import {
   roundsOf,
   toAddedJob,
 } from './prepared.jobs.js';
+import { RateLimitWeightError } from './rate.errors.js';
 import { readRefused } from './rate.limits.js';
 import { inTermsOfDoubt } from '../storage/retry.js';
 

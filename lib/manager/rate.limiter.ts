@@ -9,7 +9,7 @@ import type {
   TokenOptions,
   TokensTaken,
 } from '../interfaces/report.interface.js';
-import { InvalidArgumentError, RateLimitWeightError, UnknownRateLimitError } from '../jobs.errors.js';
+import { InvalidArgumentError, UnknownRateLimitError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import { retryOnContention, withLockRetries } from '../storage/retry.js';
 import * as limits from '../storage/statements/rate-limits.js';
@@ -18,6 +18,7 @@ import { MAX_MS, rules } from '../validation.rules.js';
 import { toRateLimit, toRateLimitValue } from './job.mapper.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { pageOf, readCursor, readPageRequest } from './page.js';
+import { RateLimitWeightError } from './rate.errors.js';
 import { tokenOptions } from './rate.limits.js';
 
 const interval: Rule = (value) =>
@@ -56,7 +57,7 @@ export class RateLimiter {
     return toRateLimit(rows[0] as limits.RateLimitRow);
   }
 
-  /** @throws InvalidArgumentError, UnknownRateLimitError, RateLimitWeightError, RowsHeldError */
+  /** @throws InvalidArgumentError, UnknownRateLimitError, RowsHeldError */
   take(key: string, options: TokenOptions): Promise<TokensTaken> {
     check({ key: [key, rules.laneName] }, [tokenOptions, options]);
     const { by, weight = 1, manager } = options;

@@ -3,9 +3,10 @@
 import type { Limited, Outcome } from '../interfaces/claim.interface.js';
 import type { AddJobOptions, JobRateLimit, RateLimitUse } from '../interfaces/job.interface.js';
 import type { TaskOptions, TaskRateLimit } from '../interfaces/task.interface.js';
-import { InvalidArgumentError, type RateLimitedError } from '../jobs.errors.js';
+import { InvalidArgumentError } from '../jobs.errors.js';
 import { faultOf, isRecord, option, refuseCall, required, section, type Option, type Rule } from '../validation.js';
 import { INT4_MAX, rules } from '../validation.rules.js';
+import type { RateLimitedError } from './rate.errors.js';
 
 const BETWEEN_LIMITS = '\x1e';
 const WITHIN_LIMIT = '\x1d';

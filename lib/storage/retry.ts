@@ -6,7 +6,6 @@ import {
   InvalidArgumentError,
   JobHeldError,
   UnknownParentError,
-  RateLimitWeightError,
   UnknownRateLimitError,
 } from '../jobs.errors.js';
 import { jittered, pause } from '../timing.js';
@@ -98,13 +97,7 @@ export async function retryUntilKnown<T>(work: (repeat: boolean) => Promise<T>):
 }
 
 /** The database was asked whether the call was done before, and then refused it for what it asks: nothing has happened. */
-const REFUSALS = [
-  UnknownRateLimitError,
-  RateLimitWeightError,
-  UnknownParentError,
-  DependencyCircleError,
-  InvalidArgumentError,
-];
+const REFUSALS = [UnknownRateLimitError, UnknownParentError, DependencyCircleError, InvalidArgumentError];
 
 const isRefusal = (error: unknown): boolean => REFUSALS.some((refusal) => error instanceof refusal);
 

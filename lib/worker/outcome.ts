@@ -1,9 +1,10 @@
 // What a handler's answer means. Whatever it returns or throws becomes an Outcome here and nowhere else.
 import type { Outcome, SettleRequest, SettleResult } from '../interfaces/claim.interface.js';
 import type { ClaimedJob, PartialResults } from '../interfaces/job.interface.js';
-import { CancelJob, PermanentFailure, RateLimitedError } from '../jobs.errors.js';
+import { CancelJob, PermanentFailure } from '../jobs.errors.js';
 import { callOptions } from '../manager/arguments.js';
 import { exactJson } from '../manager/exact.json.js';
+import { RateLimitedError } from '../manager/rate.errors.js';
 import { readLimited } from '../manager/rate.limits.js';
 import { check, type Rule } from '../validation.js';
 import { rules } from '../validation.rules.js';

@@ -35,6 +35,7 @@ afterEach(async () => {
 });
 
 const HOUR = 3_600_000;
+const inOrder = (a: string, b: string): number => (a < b ? -1 : 1);
 
 async function start(tasks: PlainTasks): Promise<void> {
   const events = new JobEvents();
@@ -77,7 +78,7 @@ describe('RateLimitedError', () => {
 
   it('lets the limit go when its time has come', async () => {
     await register();
-    const ran: unknown[] = [];
+    const ran: number[] = [];
     let isFirst = true;
     const ids = (await jobs.addJobs([1, 2, 3].map((payload) => ({ task: 'call', payload, rateLimit: 'api' })))).map(
       ({ id }) => id,
@@ -88,13 +89,13 @@ describe('RateLimitedError', () => {
           isFirst = false;
           throw new RateLimitedError({ retryAfterMs: 400 });
         }
-        ran.push(payload);
+        ran.push(payload as number);
       },
     });
     await eventually(async () =>
       (await Promise.all(ids.map((id) => jobs.findJob(id)))).every((job) => job!.status === 'completed'),
     );
-    expect(ran.toSorted()).toEqual([1, 2, 3]);
+    expect(ran.toSorted((a, b) => a - b)).toEqual([1, 2, 3]);
     const [block] = await test.sql('select until from jobs.rate_limit_blocks');
     const starts = await test.sql('select started_at from jobs.job_history where status = $1', ['completed']);
     for (const { started_at: at } of starts) expect(at.getTime()).toBeGreaterThanOrEqual(block!.until.getTime());
@@ -110,7 +111,10 @@ describe('RateLimitedError', () => {
     await jobs.addJobs(
       ['acme', 'globex', undefined].map((by) => ({ task: 'o', payload: by ?? 'none', rateLimit: { key: 'api', by } })),
     );
-    expect((await claimElsewhere()).map(({ payload }) => payload).toSorted()).toEqual(['globex', 'none']);
+    expect((await claimElsewhere()).map(({ payload }) => payload as string).toSorted(inOrder)).toEqual([
+      'globex',
+      'none',
+    ]);
     expect((await jobs.listRateLimitValues('api')).items).toMatchObject([
       { by: 'acme', availableTokens: 0, blockedUntil: expect.any(Date) },
       { by: 'globex', blockedUntil: null },
@@ -133,7 +137,7 @@ describe('RateLimitedError', () => {
       { task: 'o', payload: 'b of globex', rateLimit: { key: 'b', by: 'globex' } },
       { task: 'o', payload: 'c', rateLimit: { key: 'c', by: 'x' } },
     ]);
-    expect((await claimElsewhere()).map(({ payload }) => payload).toSorted()).toEqual(free);
+    expect((await claimElsewhere()).map(({ payload }) => payload as string).toSorted(inOrder)).toEqual(free);
   });
 
   it('only snoozes a job without rate limits', async () => {
