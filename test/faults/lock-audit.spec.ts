@@ -113,7 +113,8 @@ async function runAlone({ name, text, limited, limitedText }: Statement<unknown>
   await session.query(`begin; savepoint millrace_part; set local statement_timeout = ${TOO_LONG_MS}`);
   if (!limited && !limitedText) await session.query(`set local lock_timeout = '5ms'`);
   const { args } = CASES[name]!;
-  const values = ['add_keyed_jobs', 'add_windowed_jobs'].includes(name) ? args(scene).with(2, false) : args(scene);
+  const patience = { add_keyed_jobs: 2, add_windowed_jobs: 2, take_tokens: 3 }[name];
+  const values = patience === undefined ? args(scene) : args(scene).with(patience, false);
   try {
     await session.query((limitedText ?? text)('jobs'), values);
     return 'done';
@@ -154,7 +155,7 @@ const HOLDS: Record<string, (scene: Scene) => string> = {
   'advisory locks': () => `
     select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest(array[
       'millrace:incarnation:pool-that-lives', 'millrace:incarnation:pool-that-died', 'millrace:queue:q', 'millrace:queue:u',
-      'millrace:queue:fresh', 'millrace:partitions:jobs']) name`,
+      'millrace:queue:fresh', 'millrace:partitions:jobs', E'millrace:limit:jobs\\x1dl', E'millrace:tokens:jobs\\x1dl\\x1d']) name`,
   'new rows': ({ ids }) => `
     insert into jobs.job_keys values ('fresh', gen_random_uuid());
     insert into jobs.job_windows values ('throttle:fresh', now(), now() + interval '1 h', now(), gen_random_uuid()); insert into jobs.job_queues (name) values ('fresh');

@@ -162,6 +162,7 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
     values ('stopped', 's', 'h', 1, 1, 1, ${old}, ${old}, '{}', '{}')`);
   await sql(`update jobs.jobs set locked_at = ${old} where locked_by = '${LIVING}' and id <> '${ids.plain}'`);
   await sql(`update jobs.rate_limit_states set at = at - interval '1 day', full_at = full_at - interval '1 day'`);
+  await sql(`insert into jobs.rate_limit_blocks values ('l', 'of', ${old}, ${old}, '${ids.plain}', 1)`);
   await sql(`update jobs.job_bodies set created_at = ${old} where id in ('${ids.completed}', '${ids.cancelled}')`);
   await sql(`insert into jobs.job_bodies (id, created_at, run_at, priority, max_attempts, task, payload)
     values ('0190a000-0000-7000-8000-000000000002', ${old}, ${old}, 0, 1, 't', '1')`);
@@ -465,7 +466,9 @@ export const CASES: Record<string, Case> = {
   find_pauses: { args: () => [LIVING] },
   prune_queues: { args: () => [[]], locks: 'job_queues' },
   register_rate_limit: { args: () => ['l', 'fixed', 7, 1_000, null, 7], locks: 'rate_limits rate_limit_states' },
-  take_tokens: { args: () => ['l', '', 1, false], locks: 'rate_limit_states' },
+  take_tokens: { args: () => ['l', '', 1, true], waits: true, locks: 'rate_limit_states' },
+  list_rate_limits: { args: () => [10, null] },
+  list_values_of_limit: { args: () => ['l', 10, null] },
   refill_rate_limits: { args: none, locks: 'rate_limit_states rate_limit_blocks' },
 
   // Crontabs and releases
@@ -502,7 +505,7 @@ export const CASES: Record<string, Case> = {
   unknown_claims_anywhere: { args: (scene) => [LIVING, ...claimOf(scene, 'plain')] },
   set_back_times: {
     args: none,
-    locks: 'crontabs releases job_tasks workers job_queues settle_receipts job_replacements rate_limit_blocks',
+    locks: 'crontabs releases job_tasks workers job_queues settle_receipts job_replacements',
   },
   audit_claims: { args: () => [0, 1_000], locks: 'jobs claims_in_question' },
   take_duty: { rows: true, args: () => ['sweep', HOUR], locks: 'duties' },
