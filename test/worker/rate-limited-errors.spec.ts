@@ -186,6 +186,30 @@ describe('RateLimitedError', () => {
     ]);
   });
 
+  it('rolls the transaction of its handler back, tokens included, and blocks all the same', async () => {
+    await register();
+    await jobs.registerRateLimit('quota', 5, HOUR);
+    await test.sql('create table effects (what text)');
+    const { id } = await jobs.addJob('call', 1, { rateLimit: 'api' });
+    const taken: boolean[] = [];
+    await start({
+      call: {
+        transactional: true,
+        handler: async (_payload, ctx) => {
+          await ctx.manager.query(`insert into effects values ('written')`);
+          taken.push((await ctx.jobs.takeTokens('quota', { weight: 5 })).ok);
+          throw limited();
+        },
+      },
+    });
+    await snoozed(id);
+    expect(taken).toEqual([true]);
+    expect(await test.sql('select from effects')).toEqual([]);
+    expect(await jobs.findJob(id)).toMatchObject({ attempts: 0 });
+    expect(await jobs.takeTokens('quota', { weight: 5 })).toMatchObject({ ok: true });
+    expect(await other.takeTokens('api')).toMatchObject({ ok: false });
+  });
+
   it('is understood by failJobs, and by a job that a claim has lost it blocks nothing', async () => {
     await register();
     await jobs.addJobs([1, 2].map((payload) => ({ task: 'x', payload, rateLimit: 'api' })));

@@ -136,7 +136,7 @@ returns table (jobs integer, until timestamptz, is_ahead boolean)
 language sql stable
 as $$
   select min(coalesce(t.tokens, 0) / l.weight),
-    case when bool_and(coalesce(t.tokens, 0) >= l.weight or l.weight <= t.burst)
+    case when bool_and(coalesce(t.tokens >= l.weight or l.weight <= t.burst, false))
       then max(enough_at(t.algorithm, t.at, t.counts, t.room, t.capacity, t.burst, t.interval_us, t.width_us, t.blocked_until,
         l.weight, present)) filter (where coalesce(t.tokens, 0) < l.weight) end,
     coalesce(bool_or(t.is_ahead), false)
