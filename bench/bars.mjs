@@ -389,7 +389,7 @@ async function heldRows() {
     'job_queues',
     'job_places',
     'rate_limits',
-    'rate_limit_windows',
+    'rate_limit_states',
     'job_bodies',
     'workers',
     'duties',

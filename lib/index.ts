@@ -77,6 +77,7 @@ export { DatabaseExhaustedError, PoolerModeError, type DatabaseResource } from '
 export type { BulkActions } from './manager/bulk.actions.js';
 export { BulkActionNotFoundError } from './manager/bulk.errors.js';
 export { CrontabLockedError } from './manager/crontab.errors.js';
+export { RateLimitedError, RateLimitWeightError } from './manager/rate.errors.js';
 export { QueueFullError } from './manager/queue.errors.js';
 export { ClaimsUnderWayError } from './manager/pause.errors.js';
 export { PartitionsHeldError } from './manager/retention.errors.js';

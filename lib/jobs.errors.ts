@@ -22,7 +22,8 @@ export class InvalidOptionsError extends JobsError {
 
 /** Options given to a call (`addJob`, `getJobs`, …) are wrong; nothing was changed. */
 export class InvalidArgumentError extends JobsError {
-  readonly code: 'ERR_JOBS_INVALID_ARGUMENT' | 'ERR_JOBS_STEP_RESULT' = 'ERR_JOBS_INVALID_ARGUMENT';
+  readonly code: 'ERR_JOBS_INVALID_ARGUMENT' | 'ERR_JOBS_STEP_RESULT' | 'ERR_JOBS_RATE_LIMIT_WEIGHT' =
+    'ERR_JOBS_INVALID_ARGUMENT';
 
   constructor(
     readonly problems: string[],

@@ -32,6 +32,7 @@ import {
 } from './validation.js';
 import { INT4_MAX, MAX_ATTEMPTS, MAX_MS, rules } from './validation.rules.js';
 import { partitionOrFunction, queueOptions, queueSettings } from './manager/queue.settings.js';
+import { limitConflicts, taskLimits } from './manager/rate.limits.js';
 import { batchOption, connectionOption, encryptionKeys, keyBytes, orFunction } from './validation.options.js';
 
 const HOUR_MS = 3_600_000;
@@ -143,6 +144,7 @@ const taskOptions = section({
   maxAttempts: option(attempts, undefined),
   timeoutMs: option(milliseconds(1, INT4_MAX), undefined),
   retry: orFunction(section(RETRY)),
+  rateLimit: taskLimits,
   rateLimitKey: option(rules.laneName, undefined),
   flags: option(rules.names, undefined),
   mask: option<Mask | undefined>(mask, undefined),
@@ -235,7 +237,8 @@ export function taskFaults(task: unknown, options: unknown, source: string): str
 
 function taskConflicts(options: unknown): string[] {
   const { throttle, unique } = Object(options) as TaskOptions;
-  return throttle && unique ? ['Expected either throttle or unique, got both.'] : [];
+  const faults = throttle && unique ? ['Expected either throttle or unique, got both.'] : [];
+  return [...faults, ...limitConflicts(Object(options) as TaskOptions, '')];
 }
 
 function managerSettings(settings: Settings<typeof MANAGER>, maxCrashes: number): ManagerSettings {

@@ -95,7 +95,7 @@ async function unpinPlans(url) {
 export const watch = (url) =>
   watchWith(
     url,
-    'from jobs.jobs where parked is null and queue is null and rate_limit_key is null and run_at <= now()',
+    'from jobs.jobs where parked is null and queue is null and limits is null and run_at <= now()',
   );
 
 /** One job in four hours for each key. */

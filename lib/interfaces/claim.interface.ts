@@ -172,13 +172,19 @@ export interface LaneClaimResult extends ClaimResult {
   report: LaneReport | null;
 }
 
+/** What a handler has found exhausted: a rate limit by its key, or all those of the job. */
+export interface Limited {
+  key: string | null;
+  by: string | null;
+}
+
 /** How one attempt ended. What a handler returns or throws becomes one of these in a single place. */
 export type Outcome =
   | { kind: 'completed'; result: string | null }
   | { kind: 'partial'; partialResults: PartialResults; delayMs: number; sealed?: string }
   | { kind: 'failed'; error: unknown; delayMs: number }
   | { kind: 'permanent'; error: unknown }
-  | { kind: 'snoozed'; delayMs: number; error?: unknown }
+  | { kind: 'snoozed'; delayMs: number; error?: unknown; limited?: Limited }
   | { kind: 'cancelled'; reason: string | null }
   | { kind: 'released' };
 

@@ -7,7 +7,16 @@ export type CronOverlap = 'skip' | 'queue';
 /** Options of the jobs that a crontab adds. */
 export type CronJobOptions = Pick<
   AddJobOptions,
-  'queue' | 'partition' | 'priority' | 'maxAttempts' | 'flags' | 'tags' | 'groupId' | 'rateLimitKey' | 'timeoutMs'
+  | 'queue'
+  | 'partition'
+  | 'priority'
+  | 'maxAttempts'
+  | 'flags'
+  | 'tags'
+  | 'groupId'
+  | 'rateLimit'
+  | 'rateLimitKey'
+  | 'timeoutMs'
 >;
 
 /** When jobs are added, and what happens to slots that passed while no process was running. */

@@ -49,6 +49,26 @@ export interface Unique {
 /** How an add meets jobs of its key: what `jobKeyMode`, `debounce`, `throttle` and `unique` have asked for. */
 export type StoredKeyMode = JobKeyMode | 'debounce' | 'throttle' | 'unique';
 
+/** A rate limit that a job takes tokens of when it is claimed. */
+export interface JobRateLimit {
+  /** Must have been registered with `registerRateLimit`. */
+  key: string;
+  /**
+   * Each value has tokens of its own: a tenant, a customer; 1 to 200 characters without control characters, at most 600 bytes.
+   * Default: the tokens of all jobs that name none.
+   */
+  by?: string | null | undefined;
+  /** How many tokens the job takes, from 1 to the limit's capacity, or its burst. Default 1. */
+  weight?: number | undefined;
+}
+
+/** The same as a job shows it. */
+export interface RateLimitUse {
+  key: string;
+  by: string | null;
+  weight: number;
+}
+
 /** A job as the database knows it. Dates are `Date`, absent values `null`, absent lists empty. */
 export interface Job<P = unknown> {
   id: string;
@@ -60,7 +80,10 @@ export interface Job<P = unknown> {
   queue: string | null;
   /** Whose turn it is within the queue. */
   partition: string | null;
+  /** The key of its rate limit; of the first one where it has several. */
   rateLimitKey: string | null;
+  /** Its rate limits, sorted by key. */
+  rateLimits: RateLimitUse[];
   runAt: Date;
   /** Attempts begun so far, the running one included. */
   attempts: number;
@@ -176,8 +199,15 @@ export interface AddJobOptions {
    * `wait` until the parent is retried. Default `cancel`.
    */
   onParentFailure?: 'cancel' | 'run' | 'wait' | undefined;
-  /** Must have been registered with `registerRateLimit`. */
+  /** One rate limit, by its key alone: as `rateLimit: key`. Must have been registered with `registerRateLimit`. */
   rateLimitKey?: string | undefined;
+  /**
+   * Up to three rate limits, each a key or an object; the job takes tokens of all of them or of none. Together the keys and
+   * values are at most 1,000 bytes long. Default: the task's; `null`: none, whatever the task says.
+   * @example
+   * await jobs.addJob('sync', { tenant: 'acme' }, { rateLimit: [{ key: 'api', by: 'acme', weight: 2 }, 'all'] });
+   */
+  rateLimit?: string | JobRateLimit | (string | JobRateLimit)[] | null | undefined;
   /** How long one attempt may run. Default: the task's, else the worker's `timeoutMs`. */
   timeoutMs?: number | undefined;
   /**

@@ -1,5 +1,5 @@
 // What the library tells about jobs: their history, where they stand and why, what waits, and who works.
-import type { JobStatus, Job, PartialResults } from './job.interface.js';
+import type { JobStatus, Job, PartialResults, QueryExecutor } from './job.interface.js';
 
 export type HistoryStatus = 'started' | 'completed' | 'failed' | 'partial_success' | 'snoozed' | 'cancelled';
 
@@ -25,13 +25,71 @@ export interface HistoryRecord {
   expiresAt: Date | null;
 }
 
+/** How a rate limit counts; see docs/rate-limits.md. */
+export type RateLimitAlgorithm = 'fixed' | 'sliding' | 'bucket' | 'smooth';
+
+/** What `registerRateLimit` takes. */
+export interface RateLimitOptions {
+  /**
+   * `fixed`: at most `capacity` tokens in each window, which begins when the last one ends. `sliding`: at most so many in any
+   * stretch of the interval's length. `bucket`: `capacity` tokens come back in each interval, one by one, up to `burst`.
+   * `smooth`: the same, with one token at most: claims keep their distance. Default `fixed`.
+   */
+  algorithm?: RateLimitAlgorithm | undefined;
+  /** Tokens for each interval, at least 1. */
+  capacity: number;
+  /** In ms, or an SQL interval such as '1 minute'; from 1 ms to 1e12 ms. */
+  interval: number | string;
+  /** How many tokens a bucket holds at most. Default: the capacity. For buckets alone. */
+  burst?: number | undefined;
+}
+
+/** What `takeTokens` takes. */
+export interface TokenOptions {
+  /** Whose tokens: see `rateLimit` of jobs. Default: those of all that name none. */
+  by?: string | null | undefined;
+  /** How many. Default 1. */
+  weight?: number | undefined;
+  /**
+   * Take them on this connection, in its transaction: they come back if it rolls back, and until it ends nothing else takes
+   * tokens of this key and value. Default: as for `addJob`.
+   */
+  manager?: QueryExecutor | undefined;
+}
+
+/** What `takeTokens` answers. */
+export interface TokensTaken {
+  /** Whether they were taken: all of them, or none. */
+  ok: boolean;
+  /** When there are enough, if nothing else takes them first; 0 where they were taken. */
+  retryInMs: number;
+}
+
+/** A rate limit as the database knows it. */
 export interface RateLimit {
   key: string;
-  /** Claims allowed in each window. */
+  algorithm: RateLimitAlgorithm;
+  /** Tokens for each interval. */
   capacity: number;
   intervalMs: number;
+  /** How many tokens there are at once, at most. */
+  burst: number;
+  /** Of jobs that name no `by`. */
   availableTokens: number;
+  /** When tokens came last: the start of a window; of buckets: now. */
   lastRefillAt: Date;
+  /** A handler has blocked it until then (`RateLimitedError`); `null`: none has. */
+  blockedUntil: Date | null;
+}
+
+/** What is left of a rate limit for one value of `by`. */
+export interface RateLimitValue {
+  by: string;
+  availableTokens: number;
+  /** When there is a token; in the past where there is one. */
+  nextTokenAt: Date;
+  /** A handler has blocked it until then; `null`: none has. */
+  blockedUntil: Date | null;
 }
 
 export interface QueueState {

@@ -1,6 +1,6 @@
 // How a task is described: the options of @Task, typed payloads, and the schemas that payloads are checked by.
 import type { TaskCron } from './cron.interface.js';
-import type { JobSpec, Throttle, Unique } from './job.interface.js';
+import type { JobRateLimit, JobSpec, Throttle, Unique } from './job.interface.js';
 
 /**
  * Maps task names to payload types. Augment it, and every `addJob` is checked at compile time.
@@ -76,6 +76,15 @@ export type MaskedPart = 'payload' | 'result' | 'partialResults' | 'progress';
  */
 export type Mask = string[] | ((value: any, task: string, part: MaskedPart) => unknown);
 
+/** A rate limit of a task's jobs. */
+export interface TaskRateLimit extends Omit<JobRateLimit, 'by'> {
+  /**
+   * Each value has tokens of its own: a name, or a function of the payload, which is called once, when the job is added, with the
+   * payload as it is stored. Null and undefined: the tokens of all jobs that name none.
+   */
+  by?: JobRateLimit['by'] | ((payload: any) => string | null | undefined);
+}
+
 export interface TaskOptions {
   /**
    * What a payload must satisfy, at enqueue and again before the handler. Default: the handler's parameter type, if that is
@@ -93,7 +102,10 @@ export interface TaskOptions {
   /** How long one attempt may run. Default: the worker's `timeoutMs`. */
   timeoutMs?: number | undefined;
   retry?: RetryOptions | RetryFunction | undefined;
+  /** One rate limit, by its key alone: as `rateLimit: key`. */
   rateLimitKey?: string | undefined;
+  /** Up to three rate limits of the task's jobs, which take tokens of all of them or of none. */
+  rateLimit?: string | TaskRateLimit | (string | TaskRateLimit)[] | undefined;
   /** For adds of the task that name no `jobKey`, `debounce`, `throttle` or `unique` of their own. Not for its crontab. */
   throttle?: Throttle | undefined;
   /** As `throttle`; one of the two. */

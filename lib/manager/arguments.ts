@@ -18,6 +18,7 @@ import {
 } from '../validation.js';
 import { INT4_MAX, isStorable, isUuid, MAX_ATTEMPTS, MAX_MS, rules } from '../validation.rules.js';
 import { partitionOptions, queueOptions } from './queue.settings.js';
+import { jobLimits, limitConflicts } from './rate.limits.js';
 
 const MIN_WORKER_ID = 10;
 const MAX_PARENTS = 1_000;
@@ -53,6 +54,7 @@ export const JOB_OPTIONS = {
   groupId: given(rules.name),
   dependsOn: given(parents),
   onParentFailure: given(rules.oneOf('cancel', 'run', 'wait')),
+  rateLimit: jobLimits,
   rateLimitKey: given(rules.laneName),
   timeoutMs: given(rules.integer(1, INT4_MAX)),
 };
@@ -104,6 +106,7 @@ const meetingConflicts = (options: Partial<AddJobOptions>, path: string): string
 
 const conflictsOf = (options: Partial<AddJobOptions>, path: string): string[] => [
   ...meetingConflicts(options, path),
+  ...limitConflicts(options, path),
   ...(options.runAt && options.delayMs !== undefined ? [`Expected ${path}runAt or delayMs, got both.`] : []),
   ...(options.onParentFailure && !options.dependsOn?.length
     ? [`Expected ${path}dependsOn beside onParentFailure, got none.`]

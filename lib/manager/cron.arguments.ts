@@ -7,7 +7,8 @@ import { isSchedule, isTimeZone } from './cron.slots.js';
 /** The id becomes part of a tag, which has 1,000 bytes at most. */
 const MAX_ID_BYTES = 900;
 
-const { queue, partition, priority, maxAttempts, flags, tags, groupId, rateLimitKey, timeoutMs } = JOB_OPTIONS;
+const { queue, partition, priority, maxAttempts, flags, tags, groupId, rateLimit, rateLimitKey, timeoutMs } =
+  JOB_OPTIONS;
 
 /** What a crontab's parts must be. */
 export const cronRules = {
@@ -33,7 +34,18 @@ const cronSpec = section({
   id: required(cronRules.id),
   task,
   ...timing,
-  options: section({ queue, partition, priority, maxAttempts, flags, tags, groupId, rateLimitKey, timeoutMs }),
+  options: section({
+    queue,
+    partition,
+    priority,
+    maxAttempts,
+    flags,
+    tags,
+    groupId,
+    rateLimit,
+    rateLimitKey,
+    timeoutMs,
+  }),
 });
 
 const described = section({ ...timing, key: option(cronRules.id, undefined) });

@@ -29,6 +29,7 @@ import { lanesOfQueue } from './lane.names.js';
 import { NewsPublisher } from './news.publisher.js';
 import { QueueBounds } from './queue.bounds.js';
 import type { PayloadValidator } from './payload.validator.js';
+import { RateLimiter } from './rate.limiter.js';
 import { SchemaCheck } from './schema.check.js';
 import type { TaskRegistry } from './task.registry.js';
 import { WorkerRegistry } from './worker.registry.js';
@@ -79,6 +80,8 @@ export class JobEngine {
   readonly adder: JobAdder;
   /** How many jobs may wait. */
   readonly bounds: QueueBounds;
+  /** Tokens outside of claims. */
+  readonly limiter: RateLimiter;
   readonly retention: JobRetention;
   readonly crontabs: Crontabs;
   /** What tasks and options declare. */
@@ -116,6 +119,7 @@ export class JobEngine {
     this.bounds = parts.bounds ?? new QueueBounds();
     const { bounds } = this;
     this.adder = new JobAdder({ database, preparer, promoter, publisher, bounds, ambient, cipher });
+    this.limiter = new RateLimiter(database, publisher, ambient);
     this.retention = new JobRetention(database, settings.history, debug);
     this.crontabs = new Crontabs(database, this.adder, preparer, cipher);
     const tell = (names: string[]): Promise<void> => this.publisher.publish(...newsOf(names.map(lanesOfQueue)));

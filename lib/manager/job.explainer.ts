@@ -2,7 +2,7 @@
 import type { Job } from '../interfaces/job.interface.js';
 import type { ExplainReason, JobExplanation, PauseDetails } from '../interfaces/report.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
-import type { ExplainRow } from '../storage/statements/inspect-jobs.js';
+import type { ExplainRow, LimitNow } from '../storage/statements/inspect-jobs.js';
 import type { PauseRow } from '../storage/statements/pauses.js';
 import { toPauseDetails } from './job.mapper.js';
 
@@ -33,7 +33,7 @@ function ofLive(job: Job, row: ExplainRow): Finding {
     ofPause(row.pause) ??
     ofQueue(job, row) ??
     ofPartition(job, row) ??
-    ofTokens(job, row) ??
+    ofTokens(row) ??
     ofWorkers(job, row)
   );
 }
@@ -125,14 +125,26 @@ function ofPartition(job: Job, row: ExplainRow): Finding | null {
   return { reason: 'partition_full', message, blockedBy };
 }
 
-function ofTokens(job: Job, row: ExplainRow): Finding | null {
-  if (job.rateLimitKey === null) return null;
-  if (!row.limit_known) {
-    return { reason: 'no_tokens', message: `Rate limit "${job.rateLimitKey}" is not registered.`, until: null };
+/** Of several limits, the one that is in its way for longest. */
+function ofTokens(row: ExplainRow): Finding | null {
+  const missing = (row.limits ?? []).filter(({ known, tokens, weight }) => !known || (tokens ?? 0) < weight);
+  const endOf = ({ enough_at: at }: LimitNow): number => at ?? Infinity;
+  const [last] = missing.toSorted((a, b) => endOf(b) - endOf(a));
+  if (!last) return null;
+  const until = toDateOrNull(last.enough_at);
+  return { reason: 'no_tokens', message: `Rate limit "${last.key}" ${stateOf(last, until)}.`, until };
+}
+
+function stateOf(limit: LimitNow, until: Date | null): string {
+  const { by, weight, known, tokens, burst, blocked_until: blockedUntil } = limit;
+  if (!known) return 'is not registered';
+  const whose = by === null ? '' : ` for "${by}"`;
+  if (weight > (burst ?? 0)) return `never has the ${count(weight, 'token')} that it takes: at most ${burst}`;
+  if (blockedUntil !== null) {
+    return `gives no tokens${whose} until ${iso(until)}: a handler has blocked it (RateLimitedError) until ${iso(toDate(blockedUntil))}`;
   }
-  if (row.tokens === null || row.tokens > 0) return null;
-  const until = toDateOrNull(row.refill_at);
-  return { reason: 'no_tokens', message: `Rate limit "${job.rateLimitKey}" has no tokens until ${iso(until)}.`, until };
+  if (!tokens) return `has no tokens${whose} until ${iso(until)}`;
+  return `has ${count(tokens, 'token')}${whose}, and the ${weight} that it takes at ${iso(until)}`;
 }
 
 function ofWorkers(job: Job, row: ExplainRow): Finding {

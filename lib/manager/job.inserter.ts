@@ -37,6 +37,8 @@ import {
   roundsOf,
   toAddedJob,
 } from './prepared.jobs.js';
+import { RateLimitWeightError } from './rate.errors.js';
+import { readRefused } from './rate.limits.js';
 import { inTermsOfDoubt } from '../storage/retry.js';
 
 /** On whose connection, and how it waits for keys that others hold. */
@@ -165,7 +167,7 @@ export class JobInserter {
 
   /** Before anything is written. */
   async refuseAhead(jobs: PreparedJob[], children: PreparedJob[], executor: QueryExecutor): Promise<void> {
-    const limits = [...new Set(jobs.flatMap(({ row }) => row.rate_limit_key ?? []))];
+    const limits = [...new Set(jobs.flatMap(({ row }) => row.limits ?? []))];
     if (limits.length) refuseMissing(await this.database.run(findMissingLimits, [limits], executor));
     if (children.length) await this.refuseUnknown(findParents, parentsOf(children), executor);
   }
@@ -226,6 +228,8 @@ export class JobInserter {
 }
 
 function refuseMissing(rows: { missing: string | null }[]): void {
-  const missing = rows.flatMap((row) => row.missing ?? []);
-  if (missing.length) throw new UnknownRateLimitError(missing);
+  const refused = rows.flatMap((row) => (row.missing === null ? [] : readRefused(row.missing)));
+  const unknown = refused.filter((one) => typeof one === 'string');
+  if (unknown.length) throw new UnknownRateLimitError(unknown);
+  for (const one of refused) if (typeof one !== 'string') throw new RateLimitWeightError(one.key, one.weight, one.most);
 }

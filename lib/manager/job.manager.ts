@@ -24,6 +24,7 @@ import { ClaimsByHand, resultsByHand } from './claims.by.hand.js';
 import { JobEngine } from './job.engine.js';
 import { JobOperations } from './job.operations.js';
 import { replayOf } from './job.mapper.js';
+import { readLimited } from './rate.limits.js';
 import type { JobRetention } from './job.retention.js';
 import type { WaitOptions } from './job.waiter.js';
 import { byHand } from './worker.registry.js';
@@ -154,6 +155,8 @@ export class JobManager extends JobOperations {
     const errors = new Map(failures.map(({ job, error }) => [job, error]));
     return this.byHand.settle(workerId, executionTimeMs, [...errors.keys()], (job) => {
       const error = errors.get(job);
+      const limited = readLimited(error);
+      if (limited) return limited;
       const delayMs = this.engine.settlement.retryDelayMs(job, error);
       return delayMs === false ? { kind: 'permanent', error } : { kind: 'failed', error, delayMs };
     });

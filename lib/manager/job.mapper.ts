@@ -8,6 +8,7 @@ import type {
   PauseTarget,
   QueueState,
   RateLimit,
+  RateLimitValue,
   WorkerInfo,
 } from '../interfaces/report.interface.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
@@ -17,9 +18,10 @@ import type { JobRow } from '../storage/statements/job-columns.js';
 import type { WorkerRow } from '../storage/statements/workers.js';
 import type { PartitionRow, QueueRow } from '../storage/statements/queues.js';
 import type { PauseRow } from '../storage/statements/pauses.js';
-import type { RateLimitRow } from '../storage/statements/rate-limits.js';
+import type { LimitValueRow, RateLimitRow } from '../storage/statements/rate-limits.js';
 import { isSealed, openValue, openPayload, reveal, type JobCipher } from './job.cipher.js';
 import { correlationIdOf } from './job.id.js';
+import { keyOfLimits, limitsAsOption, limitsOfText } from './rate.limits.js';
 
 /** What cannot be decrypted is shown as an `EncryptedValue`. */
 export const toJob = (row: JobRow, cipher: JobCipher | undefined): Job => ({
@@ -30,7 +32,8 @@ export const toJob = (row: JobRow, cipher: JobCipher | undefined): Job => ({
   priority: row.priority,
   queue: row.queue,
   partition: row.partition,
-  rateLimitKey: row.rate_limit_key,
+  rateLimitKey: keyOfLimits(row.limits),
+  rateLimits: limitsOfText(row.limits),
   runAt: toDate(row.run_at),
   attempts: row.attempts,
   maxAttempts: row.max_attempts,
@@ -83,7 +86,8 @@ export const toClaimedJob = (told: ClaimedText, label: string, lockedAtMs: numbe
     priority: told[2],
     queue: extra.queue ?? null,
     partition: extra.partition ?? null,
-    rateLimitKey: extra.rateLimitKey ?? null,
+    rateLimitKey: keyOfLimits(extra.limits),
+    rateLimits: limitsOfText(extra.limits),
     runAt: toDate(told[3]),
     attempts: told[5],
     maxAttempts: told[6],
@@ -178,10 +182,20 @@ function targetOf({ kind, name, partition }: PauseRow): PauseTarget {
 
 export const toRateLimit = (row: RateLimitRow): RateLimit => ({
   key: row.key,
+  algorithm: row.algorithm,
   capacity: row.capacity,
   intervalMs: Number(row.interval_ms),
+  burst: row.burst,
   availableTokens: row.available,
-  lastRefillAt: toDate(row.window_started_at),
+  lastRefillAt: toDate(row.refilled_at),
+  blockedUntil: toDateOrNull(row.blocked_until),
+});
+
+export const toRateLimitValue = (row: LimitValueRow): RateLimitValue => ({
+  by: row.by_value,
+  availableTokens: row.available,
+  nextTokenAt: toDate(row.enough_at),
+  blockedUntil: toDateOrNull(row.blocked_until),
 });
 
 export const toWorkerInfo = (row: WorkerRow): WorkerInfo => ({
@@ -207,6 +221,6 @@ export const replayOf = (job: Job, maxAttempts: number | undefined): JobSpec => 
   groupId: job.groupId,
   queue: job.queue,
   partition: job.partition,
-  ...(job.rateLimitKey !== null && { rateLimitKey: job.rateLimitKey }),
+  ...limitsAsOption(job.rateLimits),
   ...(job.timeoutMs !== null && { timeoutMs: job.timeoutMs }),
 });

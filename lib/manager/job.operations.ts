@@ -12,6 +12,10 @@ import type {
   PauseTarget,
   QueueState,
   RateLimit,
+  RateLimitOptions,
+  RateLimitValue,
+  TokenOptions,
+  TokensTaken,
 } from '../interfaces/report.interface.js';
 import type { PayloadOf, TaskToken } from '../interfaces/task.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
@@ -19,14 +23,13 @@ import { withLockRetries, retryOnContention } from '../storage/retry.js';
 import * as byHandClaims from '../storage/statements/claims-by-hand.js';
 import * as garbage from '../storage/statements/prune-jobs.js';
 import * as lanes from '../storage/statements/queues.js';
-import * as limits from '../storage/statements/rate-limits.js';
 import { check, refuseCall } from '../validation.js';
-import { INT4_MAX, MAX_MS, rules } from '../validation.rules.js';
+import { INT4_MAX, rules } from '../validation.rules.js';
 import { callOptions, copyOf, idsOf } from './arguments.js';
 import { BulkActions } from './bulk.actions.js';
 import { JobEdits } from './job.edits.js';
 import { JobEngine } from './job.engine.js';
-import { toPartitionState, toQueueState, toRateLimit } from './job.mapper.js';
+import { toPartitionState, toQueueState } from './job.mapper.js';
 import { newsOf } from './job.promoter.js';
 import { lanesOfQueue } from './lane.names.js';
 import { pageOf, readCursor, readPageRequest } from './page.js';
@@ -265,33 +268,51 @@ export abstract class JobOperations extends JobReports {
   }
 
   /**
-   * Registers or changes a rate limit: at most `capacity` claims in each window of `interval` (ms, or an SQL interval
-   * such as '1 minute'). The current window goes on; tokens are clamped to a smaller capacity.
+   * Registers or changes a rate limit. `registerRateLimit(key, capacity, interval)` is the `fixed` one: at most `capacity` tokens
+   * in each window. A change counts for the next claim, and what was taken stays taken; in a fixed window the tokens left are
+   * clamped to a smaller capacity, and a larger one adds the difference.
+   *
+   * @throws InvalidArgumentError, RowsHeldError where transactions hold the limit for seconds
+   * @example
+   * await jobs.registerRateLimit('smtp', { algorithm: 'sliding', capacity: 100, interval: '1 minute' });
    */
-  async registerRateLimit(key: string, capacity: number, interval: number | string): Promise<RateLimit> {
-    check({
-      key: [key, rules.laneName],
-      capacity: [capacity, rules.positive],
-      interval: [interval, typeof interval === 'number' ? rules.integer(1, MAX_MS) : rules.name],
-    });
-    const [ms, sql] = typeof interval === 'number' ? [interval, null] : [null, interval];
-    const register = () => this.engine.database.run(limits.registerRateLimit, [key, capacity, ms, sql]);
-    const rows = await retryOnContention(register, this.engine.database.isBound).catch((error: unknown) => {
-      throw limits.refusesInterval(error)
-        ? new InvalidArgumentError([
-            `Expected interval to be ms or an SQL interval of at least 1 ms, got "${interval}".`,
-          ])
-        : error;
-    });
-    await this.engine.publisher.publish({ kind: 'all' });
-    return toRateLimit(rows[0] as limits.RateLimitRow);
+  registerRateLimit(key: string, options: RateLimitOptions): Promise<RateLimit>;
+  registerRateLimit(key: string, capacity: number, interval: number | string): Promise<RateLimit>;
+  async registerRateLimit(
+    key: string,
+    given: RateLimitOptions | number,
+    interval?: number | string,
+  ): Promise<RateLimit> {
+    const options = typeof given === 'number' ? { capacity: given, interval: interval! } : given;
+    return this.engine.limiter.register(key, options);
   }
 
-  /** Starts the next window of every limit whose window has passed. Returns how many. Claims do so by themselves. */
+  /**
+   * Takes tokens of a rate limit, for work that is no job: all that are asked for, or none. By the database's clock, and shared
+   * with the claims of jobs that name the limit. In a transaction (`manager`) the tokens come back if it rolls back.
+   *
+   * @throws InvalidArgumentError (in a transaction that keeps its first snapshot, too), UnknownRateLimitError,
+   *   RateLimitWeightError, RowsHeldError where a transaction keeps the tokens from others for seconds
+   * @example
+   * const { ok, retryInMs } = await jobs.takeTokens('api', { by: 'acme' });
+   */
+  async takeTokens(key: string, options: TokenOptions = {}): Promise<TokensTaken> {
+    return this.engine.limiter.take(key, options);
+  }
+
+  /** Rate limits, by key. */
+  async listRateLimits(page?: PageRequest): Promise<Page<RateLimit>> {
+    return this.engine.limiter.list(page);
+  }
+
+  /** Values of `by` that have taken tokens of a rate limit which are not all back yet, or that are blocked; in their order. */
+  async listRateLimitValues(key: string, page?: PageRequest): Promise<Page<RateLimitValue>> {
+    return this.engine.limiter.listValues(key, page);
+  }
+
+  /** Forgets what has been taken of limits that have all their tokens back. Returns of how many. Claims need none of it. */
   async refillRateLimits(): Promise<number> {
-    const { database } = this.engine;
-    const [row] = await withLockRetries(database.isBound)(() => database.run(limits.refillRateLimits, []));
-    return row?.refilled ?? 0;
+    return this.engine.limiter.refill();
   }
 
   // Recurring jobs

@@ -14,6 +14,7 @@ import { EncryptedValue, payloadBinding, type JobCipher } from './job.cipher.js'
 import { comparingPartitions, meetingOf, type Compared } from './job.meetings.js';
 import { lossIn } from './json.loss.js';
 import type { PayloadValidator } from './payload.validator.js';
+import { askedLimits, limitsByPayload, type AskedLimits } from './rate.limits.js';
 import type { TaskRegistry } from './task.registry.js';
 
 /** A job that passed every check: its row, and its payload as JSON text. */
@@ -33,6 +34,8 @@ export interface TakenJob {
   partitionOf: ((payload: any) => string | null | undefined) | null;
   /** What waits for that name. */
   unique: AddJobOptions | null;
+  /** Rate limits by values that the payload names. */
+  limitsBy: AskedLimits['limitsBy'];
 }
 
 export class JobPreparer {
@@ -60,13 +63,18 @@ export class JobPreparer {
     const lane = { queue, partition: typeof partition === 'string' ? partition : null };
     const unique = partitionOf && comparingPartitions(options, defaults);
     const row = this.toRow(task, unique ? { ...options, unique: null } : options, json, lane);
-    return { row, json, schema, partitionOf, unique };
+    const { limits, limitsBy } = askedLimits(options, defaults);
+    row.limits = limits;
+    return { row, json, schema, partitionOf, unique, limitsBy };
   }
 
   /** @throws PayloadValidationError, MissingPackageError, InvalidArgumentError */
-  async check({ row, json, schema, partitionOf, unique }: TakenJob): Promise<PreparedJob> {
-    if (schema) await this.validator.validate(row.task, schema, JSON.parse(json));
-    if (partitionOf) row.partition = partitionBy(partitionOf, row.task, JSON.parse(json));
+  async check({ row, json, schema, partitionOf, unique, limitsBy }: TakenJob): Promise<PreparedJob> {
+    // Each is given a copy of its own of what is stored.
+    const stored = (): unknown => JSON.parse(json);
+    if (schema) await this.validator.validate(row.task, schema, stored());
+    if (partitionOf) row.partition = partitionBy(partitionOf, row.task, stored());
+    if (limitsBy) row.limits = limitsByPayload(limitsBy, row.task, stored);
     if (unique) Object.assign(row, meetingOf(unique, {}, this.compared(row, json)));
     const sealed = this.cipher && this.seal(this.cipher, row, json);
     row.payload_kib = kibOf(sealed ?? json);
@@ -96,7 +104,7 @@ export class JobPreparer {
       max_attempts: options.maxAttempts ?? defaults.maxAttempts ?? this.settings.retry.maxAttempts,
       timeout_ms: options.timeoutMs ?? null,
       ...lane,
-      rate_limit_key: options.rateLimitKey ?? defaults.rateLimitKey ?? null,
+      limits: null,
       flags: listOrNull(options.flags ?? defaults.flags),
       tags: listOrNull(options.tags),
       group_id: options.groupId ?? null,

@@ -1,5 +1,8 @@
 // Lanes by name: queue, partition and rate limits, as lane_of of 1_tables.sql writes them; and where a lane stands
 // in the walk of a claim, as place_in_walk of 2_claim.sql does.
+import type { RateLimitUse } from '../interfaces/job.interface.js';
+import { textOfLimits } from './rate.limits.js';
+
 const SEPARATOR = '\x1f';
 const LOWEST = -2_147_483_649;
 const PRIORITY_DIGITS = 9;
@@ -7,14 +10,14 @@ const PRIORITY_DIGITS = 9;
 interface Limited {
   queue: string | null;
   partition: string | null;
-  rateLimitKey: string | null;
+  rateLimits: RateLimitUse[];
 }
 
 /** The lane of jobs without a limit that are claimed for free slots only. */
 export const SLOT_LANE = SEPARATOR + SEPARATOR;
 
-export const laneOf = ({ queue, partition, rateLimitKey }: Limited): string =>
-  `${queue ?? ''}${SEPARATOR}${partition ?? ''}${SEPARATOR}${rateLimitKey ?? ''}`;
+export const laneOf = ({ queue, partition, rateLimits }: Limited): string =>
+  `${queue ?? ''}${SEPARATOR}${partition ?? ''}${SEPARATOR}${textOfLimits(rateLimits) ?? ''}`;
 
 /** The queue of a lane, or of what lanes begin with. */
 export const queueOfLane = (lane: string): string => lane.slice(0, lane.indexOf(SEPARATOR));

@@ -7,10 +7,12 @@ import { isUuid, rules } from '../validation.rules.js';
 
 const DEFAULT_LIMIT = 50;
 const MAX_LIMIT = 1_000;
+/** Of the longest key, each character of it escaped. */
+const MAX_CURSOR_BYTES = 10_000;
 
 const pageRequest = section({
   limit: option(rules.integer(1, MAX_LIMIT), DEFAULT_LIMIT),
-  cursor: option<string | null>(rules.optional(rules.name), null),
+  cursor: option<string | null>(rules.optional(rules.nameUpTo(MAX_CURSOR_BYTES)), null),
 });
 
 /** @throws InvalidArgumentError */

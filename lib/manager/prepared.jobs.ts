@@ -6,6 +6,7 @@ import type { NewJob } from '../storage/statements/add-jobs.js';
 import type { PreparedJob } from './job.preparer.js';
 import { newsOf } from './job.promoter.js';
 import { laneOf } from './lane.names.js';
+import { keyOfLimits, limitsOfText } from './rate.limits.js';
 
 /** Pools that do not look for so long would come late. */
 const SOON_MS = 2_000;
@@ -34,7 +35,7 @@ export const mayLink = ({ row }: PreparedJob, id: string): boolean =>
 const isPlain = (row: NewJob): boolean =>
   row.timeout_ms === null &&
   row.queue === null &&
-  row.rate_limit_key === null &&
+  row.limits === null &&
   row.job_key === null &&
   row.window_key === null &&
   row.flags === null &&
@@ -59,17 +60,14 @@ export function pairsOf(children: PreparedJob[]): [childIds: string[], parentIds
   return [children.flatMap(({ row }, index) => parents[index]!.map(() => row.id)), parents.flat()];
 }
 
-type Announced = Pick<
-  AddedJob,
-  'status' | 'runAt' | 'queue' | 'partition' | 'rateLimitKey' | 'maxAttempts' | 'priority'
->;
+type Announced = Pick<AddedJob, 'status' | 'runAt' | 'queue' | 'partition' | 'rateLimits' | 'maxAttempts' | 'priority'>;
 
 /** Of what may run soon: where pools should look. */
 export function newsOfAdded(added: Announced[]): News[] {
   const soon = added.filter(({ status, runAt }) => {
     return status === 'available' || (status === 'scheduled' && runAt.getTime() - Date.now() < SOON_MS);
   });
-  const isPlain = (job: Announced): boolean => job.queue === null && job.rateLimitKey === null && job.maxAttempts > 1;
+  const isPlain = (job: Announced): boolean => job.queue === null && !job.rateLimits.length && job.maxAttempts > 1;
   const priorities = [...new Set(soon.filter(isPlain).map(({ priority }) => priority))];
   return newsOf(
     soon.map((job) => (isPlain(job) ? null : laneOf(job))),
@@ -87,7 +85,7 @@ export function newsAhead(jobs: PreparedJob[]): News[] | null {
       runAt: toDate(now + (row.delay_ms ?? 0)),
       queue: row.queue,
       partition: row.partition,
-      rateLimitKey: row.rate_limit_key,
+      rateLimits: limitsOfText(row.limits),
       maxAttempts: row.max_attempts,
       priority: row.priority,
     })),
@@ -160,7 +158,8 @@ export const describe = (row: NewJob, json: string, status: JobStatus, runAt: nu
   priority: row.priority,
   queue: row.queue,
   partition: row.partition,
-  rateLimitKey: row.rate_limit_key,
+  rateLimitKey: keyOfLimits(row.limits),
+  rateLimits: limitsOfText(row.limits),
   runAt: toDate(runAt),
   attempts: 0,
   maxAttempts: row.max_attempts,

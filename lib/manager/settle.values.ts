@@ -8,6 +8,7 @@ import { toDateOrNull } from '../storage/row.types.js';
 import type { CompletedRow, EndedAttempt, EndedRow, EndKind } from '../storage/statements/settle-jobs.js';
 import { freedBy, type Freed } from './job.promoter.js';
 import { laneOf } from './lane.names.js';
+import { blocksOf } from './rate.limits.js';
 
 export interface Settled {
   results: SettleResult[];
@@ -60,6 +61,7 @@ export function toEndedAttempt(request: SettleRequest): EndedAttempt {
     execution_time_ms: millisecondsOf(request),
     error_message: error?.message ?? (reason === null ? null : serializeError(reason).message),
     error_stack: error?.stack ?? null,
+    blocks: outcome.kind === 'snoozed' && outcome.limited ? blocksOf(job.rateLimits, outcome.limited) : null,
     partial_results: outcome.kind === 'partial' ? (outcome.sealed ?? JSON.stringify(outcome.partialResults)) : null,
   };
 }

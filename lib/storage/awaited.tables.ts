@@ -14,12 +14,12 @@ const TELL = ['jobs', 'job_keys', 'job_dependencies', 'job_bodies', 'job_history
 const CLAIM = ['jobs', 'job_bodies', 'workers'];
 /** What claims look at first. */
 const PAUSES = ['job_pauses'];
-const LIMITS = ['rate_limits', 'rate_limit_windows'];
+const LIMITS = ['rate_limits', 'rate_limit_states'];
 
 /** By statement. Those that no caller's transaction runs have none: a spec lists them. */
 const TABLES: Record<string, Tables> = {
   complete_jobs: { writes: [...END, 'job_dependencies'] },
-  end_attempts: { writes: END },
+  end_attempts: { writes: [...END, 'rate_limit_blocks'] },
   cancel_jobs: { writes: ['jobs', 'job_history'] },
   save_step: { writes: ['jobs', 'job_steps'] },
   free_successors: { writes: ['jobs', 'job_history'] },
@@ -36,12 +36,12 @@ const TABLES: Record<string, Tables> = {
   edit_partition: { writes: ['jobs', 'job_places', 'job_queues', 'job_partitions'] },
   list_partitions: { reads: ['jobs', 'job_queues', 'job_partitions', 'job_places'] },
   bound_queue: { writes: ['job_queues'] },
-  register_rate_limit: { writes: LIMITS },
-  refill_rate_limits: { writes: ['rate_limit_windows'], reads: ['rate_limits'] },
+  register_rate_limit: { writes: LIMITS, reads: ['rate_limit_blocks'] },
+  refill_rate_limits: { writes: ['rate_limit_states', 'rate_limit_blocks'], reads: ['rate_limits'] },
   claim_plain_jobs: { writes: CLAIM, reads: PAUSES },
   claim_lane_jobs: {
-    writes: [...CLAIM, 'job_queues', 'job_places', 'rate_limit_windows'],
-    reads: ['rate_limits', ...PAUSES],
+    writes: [...CLAIM, 'job_queues', 'job_places', 'rate_limit_states'],
+    reads: ['rate_limits', 'rate_limit_blocks', ...PAUSES],
   },
   next_plain_priority: { reads: ['jobs', ...PAUSES] },
   find_expired_leases: { reads: ['jobs'] },

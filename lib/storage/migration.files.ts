@@ -31,6 +31,7 @@ export const MIGRATIONS: Migration[] = [
     compatibleFrom: 1,
     up: () => [
       new URL('./migrations/0001_initial/1_tables.sql', import.meta.url),
+      new URL('./migrations/0001_initial/1_tokens.sql', import.meta.url),
       new URL('./migrations/0001_initial/2_claim.sql', import.meta.url),
       new URL('./migrations/0001_initial/3_settle.sql', import.meta.url),
       new URL('./migrations/0001_initial/4_ends.sql', import.meta.url),

@@ -19,7 +19,7 @@ const ADDS = 'select, insert';
 const LOOKS = 'select';
 /** What an add stores of a job. The rest is what claims and ends write: a job that is added has no fence, holder or crash. */
 const ADDED_COLUMNS =
-  'id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags, unmet, parked';
+  'id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, limits, flags, unmet, parked';
 
 type Rights = Record<Exclude<RoleKind, 'admin'>, string | null>;
 
@@ -47,8 +47,9 @@ const RIGHTS: Record<string, Rights> = {
   job_places: { enqueue: LOOKS, worker: EVERYTHING },
   job_tasks: { enqueue: null, worker: EVERYTHING },
   // Workers take tokens; how many there are is for operators to say.
-  rate_limits: { enqueue: LOOKS, worker: 'select, update (window_started_at)' },
-  rate_limit_windows: { enqueue: LOOKS, worker: 'select, insert, delete, update (started_at)' },
+  rate_limits: { enqueue: LOOKS, worker: LOOKS },
+  rate_limit_states: { enqueue: LOOKS, worker: 'select, insert, delete, update (full_at)' },
+  rate_limit_blocks: { enqueue: LOOKS, worker: 'select, insert, delete, update (set_at)' },
   workers: { enqueue: LOOKS, worker: EVERYTHING },
   duties: { enqueue: null, worker: 'select, insert, update' },
   claims_in_question: { enqueue: null, worker: 'select, insert, delete, update (fence)' },

@@ -54,6 +54,7 @@ const FIELDS: Record<keyof Job, Option<unknown>> = {
   queue: textOrNull,
   partition: textOrNull,
   rateLimitKey: textOrNull,
+  rateLimits: anything,
   runAt: date,
   attempts: whole,
   maxAttempts: whole,

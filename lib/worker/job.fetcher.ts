@@ -10,6 +10,7 @@ import type {
 } from '../interfaces/claim.interface.js';
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import type { SettleAnswer } from '../manager/job.settlement.js';
+import { laneOf } from '../manager/lane.names.js';
 import { byHand } from '../manager/worker.registry.js';
 import { isLockTimeout } from '../storage/sql.states.js';
 import type { ClaimGroup } from './claim.group.js';
@@ -225,5 +226,4 @@ export class JobFetcher {
   }
 }
 
-const isOfLane = (a: ClaimedJob, b: ClaimedJob): boolean =>
-  a.queue === b.queue && a.partition === b.partition && a.rateLimitKey === b.rateLimitKey && a.priority === b.priority;
+const isOfLane = (a: ClaimedJob, b: ClaimedJob): boolean => a.priority === b.priority && laneOf(a) === laneOf(b);

@@ -4,6 +4,8 @@ import type { ClaimedJob, PartialResults } from '../interfaces/job.interface.js'
 import { CancelJob, PermanentFailure } from '../jobs.errors.js';
 import { callOptions } from '../manager/arguments.js';
 import { exactJson } from '../manager/exact.json.js';
+import { RateLimitedError } from '../manager/rate.errors.js';
+import { readLimited } from '../manager/rate.limits.js';
 import { check, type Rule } from '../validation.js';
 import { rules } from '../validation.rules.js';
 
@@ -90,6 +92,8 @@ export function readThrown(thrown: unknown, delayOf: DelayOf): Outcome {
   const answer = readAnswer(thrown, delayOf);
   if (answer) return answer.outcome;
   const error = isVerdictClass(thrown) ? new PermanentFailure(notMade(thrown)) : thrown;
+  const limited = quietly(() => readLimited(error));
+  if (limited) return limited;
   const code = codeOf(error);
   if (code === 'ERR_JOBS_PERMANENT_FAILURE' || code === 'ERR_JOBS_STEP_RESULT') return { kind: 'permanent', error };
   if (code === 'ERR_JOBS_CANCELLED') return { kind: 'cancelled', reason: (error as Error).message };
@@ -110,9 +114,10 @@ function readAnswer(value: unknown, delayOf: DelayOf): Reading | null {
 export const isVerdict = (value: unknown): boolean =>
   isVerdictClass(value) ||
   (quietly(() => value instanceof Error) === true &&
-    ['ERR_JOBS_PERMANENT_FAILURE', 'ERR_JOBS_CANCELLED'].includes(codeOf(value) as string));
+    ['ERR_JOBS_PERMANENT_FAILURE', 'ERR_JOBS_CANCELLED', 'ERR_JOBS_RATE_LIMITED'].includes(codeOf(value) as string));
 
-const isVerdictClass = (value: unknown): value is { name: string } => value === PermanentFailure || value === CancelJob;
+const isVerdictClass = (value: unknown): value is { name: string } =>
+  [PermanentFailure, CancelJob, RateLimitedError].includes(value as typeof CancelJob);
 
 const notMade = ({ name }: { name: string }): string =>
   `Expected the handler to throw new ${name}(reason), got the class ${name} itself.`;

@@ -72,6 +72,11 @@ const CALLS: Record<string, (wrong: any) => unknown> = {
     manager.jobs.purgeJobs({ status: 'completed', olderThanMs: HOUR_MS, ...wrong }),
   'JobManager.configurePartition(options)': (wrong) => manager.jobs.configurePartition('q', 'p', wrong),
   'JobManager.listPartitions(page)': (wrong) => manager.jobs.listPartitions('q', wrong),
+  'JobManager.registerRateLimit(options)': (wrong) =>
+    manager.jobs.registerRateLimit('l', { capacity: 1, interval: 1_000, ...wrong }),
+  'JobManager.takeTokens(options)': (wrong) => manager.jobs.takeTokens('l', wrong),
+  'JobManager.listRateLimits(page)': (wrong) => manager.jobs.listRateLimits(wrong),
+  'JobManager.listRateLimitValues(page)': (wrong) => manager.jobs.listRateLimitValues('l', wrong),
   'JobManager.pause(target)': (wrong) => manager.jobs.pause({ task: 'x', ...wrong }, { reason: 'why', by: 'who' }),
   'JobManager.pause(options)': (wrong) => manager.jobs.pause({ task: 'x' }, { reason: 'why', by: 'who', ...wrong }),
   'JobManager.resume(target)': (wrong) => manager.jobs.resume({ task: 'x', ...wrong }),

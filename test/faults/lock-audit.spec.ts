@@ -22,11 +22,20 @@ const ORDER = [
   ['job_windows'],
   ['job_keys'],
   ['job_queues'],
-  ['rate_limits', 'rate_limit_windows'],
+  ['rate_limits', 'rate_limit_states'],
   ['jobs'],
   ['job_places', 'claims_in_question'],
   ['job_dependencies'],
-  ['job_bodies', 'job_steps', 'job_progress', 'job_logs', 'job_history', 'settle_receipts', 'job_replacements'],
+  [
+    'job_bodies',
+    'job_steps',
+    'job_progress',
+    'job_logs',
+    'job_history',
+    'settle_receipts',
+    'job_replacements',
+    'rate_limit_blocks',
+  ],
 ];
 const TABLES = ORDER.flat();
 const rankOf = (table: string): number => ORDER.findIndex((tables) => tables.includes(table));
@@ -104,7 +113,8 @@ async function runAlone({ name, text, limited, limitedText }: Statement<unknown>
   await session.query(`begin; savepoint millrace_part; set local statement_timeout = ${TOO_LONG_MS}`);
   if (!limited && !limitedText) await session.query(`set local lock_timeout = '5ms'`);
   const { args } = CASES[name]!;
-  const values = ['add_keyed_jobs', 'add_windowed_jobs'].includes(name) ? args(scene).with(2, false) : args(scene);
+  const patience = { add_keyed_jobs: 2, add_windowed_jobs: 2, take_tokens: 3 }[name];
+  const values = patience === undefined ? args(scene) : args(scene).with(patience, false);
   try {
     await session.query((limitedText ?? text)('jobs'), values);
     return 'done';
@@ -145,11 +155,11 @@ const HOLDS: Record<string, (scene: Scene) => string> = {
   'advisory locks': () => `
     select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest(array[
       'millrace:incarnation:pool-that-lives', 'millrace:incarnation:pool-that-died', 'millrace:queue:q', 'millrace:queue:u',
-      'millrace:queue:fresh', 'millrace:partitions:jobs']) name`,
+      'millrace:queue:fresh', 'millrace:partitions:jobs', E'millrace:limit:jobs\\x1dl', E'millrace:tokens:jobs\\x1dl\\x1d']) name`,
   'new rows': ({ ids }) => `
     insert into jobs.job_keys values ('fresh', gen_random_uuid());
     insert into jobs.job_windows values ('throttle:fresh', now(), now() + interval '1 h', now(), gen_random_uuid()); insert into jobs.job_queues (name) values ('fresh');
-    insert into jobs.rate_limits values ('fresh', 1, 1, now()); insert into jobs.job_tasks values ('fresh');
+    insert into jobs.rate_limits values ('fresh', 'fixed', 1, 1, 1, now()); insert into jobs.job_tasks values ('fresh');
     insert into jobs.releases (id) values ('fresh');
     insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, tasks, environment)
       values ('fresh', 'fresh', 'h', 1, 1, 1, '{}', '{}');

@@ -136,7 +136,7 @@ describe('while a stranger locks a table', () => {
     ['resetLockedJobs', 'jobs', (manager) => manager.resetLockedJobs()],
     ['resetLockedJobs', 'job_keys', (manager) => manager.resetLockedJobs()],
     ['forceUnlockQueues', 'job_places', (manager) => manager.forceUnlockQueues()],
-    ['refillRateLimits', 'rate_limit_windows', (manager) => manager.refillRateLimits()],
+    ['refillRateLimits', 'rate_limit_states', (manager) => manager.refillRateLimits()],
   ])('%s is tried again until %s is free', async (_, table, call) => {
     await lock(table);
     let tries = 0;

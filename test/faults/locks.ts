@@ -161,7 +161,8 @@ async function hangThingsOn(sql: TestManager['sql'], ids: Scene['ids']): Promise
   await sql(`insert into jobs.workers (id, label, host, pid, concurrency, lease_ms, heartbeat_at, stopped_at, tasks, environment)
     values ('stopped', 's', 'h', 1, 1, 1, ${old}, ${old}, '{}', '{}')`);
   await sql(`update jobs.jobs set locked_at = ${old} where locked_by = '${LIVING}' and id <> '${ids.plain}'`);
-  await sql(`update jobs.rate_limit_windows set started_at = started_at - interval '1 day'`);
+  await sql(`update jobs.rate_limit_states set at = at - interval '1 day', full_at = full_at - interval '1 day'`);
+  await sql(`insert into jobs.rate_limit_blocks values ('l', 'of', ${old}, ${old}, '${ids.plain}', 1)`);
   await sql(`update jobs.job_bodies set created_at = ${old} where id in ('${ids.completed}', '${ids.cancelled}')`);
   await sql(`insert into jobs.job_bodies (id, created_at, run_at, priority, max_attempts, task, payload)
     values ('0190a000-0000-7000-8000-000000000002', ${old}, ${old}, 0, 1, 't', '1')`);
@@ -329,7 +330,7 @@ export const CASES: Record<string, Case> = {
   },
   claim_lane_jobs: {
     args: () => [...laneArguments, []],
-    locks: 'job_queues rate_limits rate_limit_windows jobs',
+    locks: 'job_queues rate_limit_states jobs',
   },
   next_plain_priority: { args: () => [-5] },
   find_claims_of: { args: () => [[LIVING]] },
@@ -464,8 +465,11 @@ export const CASES: Record<string, Case> = {
   list_pauses: { args: none },
   find_pauses: { args: () => [LIVING] },
   prune_queues: { args: () => [[]], locks: 'job_queues' },
-  register_rate_limit: { args: () => ['l', 7, 1_000, null], locks: 'rate_limits rate_limit_windows' },
-  refill_rate_limits: { args: none, locks: 'rate_limits rate_limit_windows' },
+  register_rate_limit: { args: () => ['l', 'fixed', 7, 1_000, null, 7], locks: 'rate_limits rate_limit_states' },
+  take_tokens: { args: () => ['l', '', 1, true], waits: true, locks: 'rate_limit_states' },
+  list_rate_limits: { args: () => [10, null] },
+  list_values_of_limit: { args: () => ['l', 10, null] },
+  refill_rate_limits: { args: none, locks: 'rate_limit_states rate_limit_blocks' },
 
   // Crontabs and releases
   put_crontab: { rows: true, args: () => ['c', 't', '0 0 1 1 *', 'UTC', '1', '{}', 0, 'skip'], locks: 'crontabs' },
@@ -539,13 +543,13 @@ export const CASES: Record<string, Case> = {
     args: () => [1],
     kit: true,
     locks:
-      'crontabs job_bulk_actions duties releases job_tasks job_pauses workers job_windows job_queues rate_limits rate_limit_windows jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs job_bulk_actions duties releases job_tasks job_pauses workers job_windows job_queues rate_limits rate_limit_states jobs job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements rate_limit_blocks',
   },
   clear_jobs: {
     args: none,
     kit: true,
     locks:
-      'crontabs job_bulk_actions workers job_windows job_keys rate_limits rate_limit_windows jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements',
+      'crontabs job_bulk_actions workers job_windows job_keys rate_limits rate_limit_states jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements rate_limit_blocks',
   },
   clear_configuration: { args: none, kit: true, locks: 'crontabs job_pauses job_queues rate_limits' },
 
@@ -640,6 +644,7 @@ export const ANSWERS = {
     'resume_queue',
     'edit_partition',
     'register_rate_limit',
+    'take_tokens',
     'put_crontab',
     'drop_crontab',
   ],

@@ -72,7 +72,7 @@ async function drain(real: Real): Promise<void> {
   await jobs.resetLockedJobs();
   await jobs.gcJobHistory();
   // A limit is looked at where a claim wants its tokens.
-  expect(await timesAhead(sql)).toEqual(await timesAhead(sql, ['rate_limit_windows']));
+  expect(await timesAhead(sql)).toEqual(await timesAhead(sql, ['rate_limit_states']));
   expect(await sql(`select name from jobs.duties where due_at > now() + interval '1 minute'`)).toEqual([]);
   for (const queue of actions.QUEUES) await jobs.resumeQueue(queue);
   await letClockJump(sql, 2 * actions.HOUR);
@@ -95,7 +95,7 @@ async function drain(real: Real): Promise<void> {
       union
       select d.child_id from jobs.job_dependencies d join patient on patient.id = d.parent_id
     )
-    select id, parked, unmet, queue, rate_limit_key from jobs.jobs
+    select id, parked, unmet, queue, limits from jobs.jobs
     where parked is distinct from 'exhausted' and id not in (select id from patient)`);
   expect(stuck).toEqual([]);
 }
@@ -237,7 +237,7 @@ const HELD_TABLES = [
   'job_queues',
   'job_places',
   'rate_limits',
-  'rate_limit_windows',
+  'rate_limit_states',
   'job_replacements',
   'job_windows',
   'workers',

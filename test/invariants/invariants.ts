@@ -21,7 +21,7 @@ const ALWAYS: Record<string, string> = {
 
   'a job lies in the lane of its limits, and one that may crash or has one attempt left waits for a slot': `
     select id || ' ' || to_json(j) from jobs.jobs j
-    where lane is distinct from jobs.lane_of(queue, partition, rate_limit_key, slot_only)
+    where lane is distinct from jobs.lane_of(queue, partition, limits, slot_only)
       or (locked_by is null and parked is distinct from 'exhausted'
         and slot_only <> (crashes > 0 or attempts >= max_attempts - 1))`,
 
@@ -44,14 +44,14 @@ const ALWAYS: Record<string, string> = {
     where p.number < q.places_from`,
 
   [WINDOWS]: `
-    select w.key || ': ' || count(*) || ' claims since its window began, of which it counts ' || w.taken
-    from (select distinct on (key) * from jobs.rate_limit_windows order by key, number desc) w
+    select w.key || ': ' || count(*) || ' claims since its window began, of which it counts ' || w.counts[1]
+    from (select distinct on (key) * from jobs.rate_limit_states order by key, number desc) w
     join (
-      select b.rate_limit_key as key, h.started_at from jobs.job_history h join jobs.job_bodies b on b.id = h.job_id
+      select b.limits as key, h.started_at from jobs.job_history h join jobs.job_bodies b on b.id = h.job_id
       union all
-      select rate_limit_key, locked_at from jobs.jobs where locked_by is not null
-    ) claim on claim.key = w.key and claim.started_at > w.started_at
-    group by w.key, w.taken having count(*) > w.taken`,
+      select limits, locked_at from jobs.jobs where locked_by is not null
+    ) claim on claim.key = w.key and claim.started_at > w.at
+    group by w.key, w.counts having count(*) > w.counts[1]`,
 
   'a live job with a key owns it, or another one has taken it': `
     select j.id || ' has key ' || j.job_key || ', which belongs to ' || coalesce(k.job_id::text, 'no job') from jobs.jobs j

@@ -200,7 +200,7 @@ describe('a batch of settles that names a job more than once', () => {
 describe('jobs whose pool died beside a suspect', () => {
   const makeSuspect = async (id: string): Promise<void> =>
     void (await test.sql(
-      `update jobs.jobs set crashes = 2, slot_only = true, lane = jobs.lane_of(queue, partition, rate_limit_key, true) where id = $1`,
+      `update jobs.jobs set crashes = 2, slot_only = true, lane = jobs.lane_of(queue, partition, limits, true) where id = $1`,
       [id],
     ));
 

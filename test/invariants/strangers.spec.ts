@@ -109,7 +109,7 @@ const ROWS: Record<string, (scene: Scene) => [text: string, values?: unknown[]]>
   'a queue': () => [`job_queues where name = 'q'`],
   'a place': () => [`job_places where queue = 'q'`],
   'a rate limit': () => [`rate_limits where key = 'l'`],
-  'a window': () => [`rate_limit_windows where key = 'l'`],
+  'a window': () => [`rate_limit_states where key = 'l'`],
   'a window of a throttle': () => [`job_windows where key = 'throttle:t'`],
   'a replacement': () => ['job_replacements'],
   'a record': ({ held }) => ['job_history where job_id = $1', [held.cancelled.id]],

@@ -37,15 +37,15 @@ export async function watchLimits(sql: Sql): Promise<void> {
     declare
       most integer := (select capacity from jobs.rate_limits where key = new.key);
     begin
-      if new.taken > most then
-        raise exception '% tokens of % were taken, there are %', new.taken, new.key, most;
+      if new.counts[1] > most then
+        raise exception '% tokens of % were taken, there are %', new.counts[1], new.key, most;
       end if;
       return null;
     end $$;
     create constraint trigger watch_claims after update on jobs.jobs deferrable initially deferred for each row
       when (old.locked_by is null and new.locked_by is not null and new.queue is not null)
       execute function jobs.watch_claims();
-    create constraint trigger watch_tokens after insert on jobs.rate_limit_windows deferrable initially deferred for each row
+    create constraint trigger watch_tokens after insert on jobs.rate_limit_states deferrable initially deferred for each row
       execute function jobs.watch_tokens()`);
 }
 
@@ -131,8 +131,8 @@ export async function seeAfterJump(sql: Sql): Promise<SeenAfterJump> {
     `select id, run_at <= now() as due, coalesce(lease_expires_at <= now(), false) as expired from jobs.jobs`,
   );
   const windows = await sql<{ key: string }>(
-    `select w.key from (select distinct on (key) * from jobs.rate_limit_windows order by key, number desc) w
-     join jobs.rate_limits r on r.key = w.key where w.started_at + r.interval_ms * interval '1 ms' <= now()`,
+    `select w.key from (select distinct on (key) * from jobs.rate_limit_states order by key, number desc) w
+     join jobs.rate_limits r on r.key = w.key where w.at + r.interval_ms * interval '1 ms' <= now()`,
   );
   return { jobs: new Map(jobs.map((job) => [job.id, job])), passedWindows: windows.map(({ key }) => key) };
 }
@@ -152,6 +152,6 @@ export const letWindowPass = (sql: Sql, key: string): Promise<unknown> =>
       update jobs.rate_limits set window_started_at = clock_timestamp() - interval_ms * interval '1 ms' where key = $1
       returning key, window_started_at
     )
-    update jobs.rate_limit_windows w set started_at = p.window_started_at from passed p where w.key = p.key`,
+    update jobs.rate_limit_states w set at = p.window_started_at, full_at = clock_timestamp() from passed p where w.key = p.key`,
     [key],
   );

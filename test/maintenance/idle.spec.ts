@@ -67,13 +67,17 @@ describe('an idle process', () => {
     await Promise.all(managers.map((jobs) => jobs.close()));
   });
 
-  it('begins the next window of a rate limit by its cron, wherever it was registered', async () => {
+  it('forgets what was taken of a rate limit that is full again by its cron, wherever it was registered', async () => {
     await apps.start({ imports: [JobsModule.forRoot({ connection: apps.database.url, worker })] });
     const { pool } = apps.database;
-    await pool.query(`insert into jobs.rate_limits values ('elsewhere', 5, 3600000, now() - interval '90 min')`);
-    await pool.query(`insert into jobs.rate_limit_windows values ('elsewhere', 7, now() - interval '90 min', 5)`);
-    const windows = async () => (await pool.query('select taken from jobs.rate_limit_windows')).rows;
-    await eventually(async () => (await windows())[0]?.taken === 0);
-    expect(await windows()).toEqual([{ taken: 0 }]);
+    await pool.query(
+      `insert into jobs.rate_limits values ('elsewhere', 'fixed', 5, 3600000, 5, now() - interval '90 min')`,
+    );
+    await pool.query(
+      `insert into jobs.rate_limit_states values ('elsewhere', '', 7, now() - interval '90 min', '{5}', now() - interval '30 min')`,
+    );
+    const states = async () => (await pool.query('select from jobs.rate_limit_states')).rowCount;
+    await eventually(async () => (await states()) === 0);
+    expect(await states()).toBe(0);
   });
 });

@@ -52,7 +52,7 @@ describe('after a clock that was ahead has come back', () => {
     await clockComesBack();
     expect((await timesAhead(test.sql)).toSorted()).toEqual(all.toSorted());
     await audit();
-    expect(await timesAhead(test.sql)).toEqual(['rate_limit_windows.started_at']);
+    expect(await timesAhead(test.sql)).toEqual(['rate_limit_states.at']);
     await jobs.refillRateLimits();
     expect(await timesAhead(test.sql)).toEqual([]);
     expect(await test.sql('select from jobs.jobs where run_at > now()')).toHaveLength(3);

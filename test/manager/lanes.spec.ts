@@ -24,7 +24,7 @@ afterAll(() => test.close());
 beforeEach(async () => {
   memory = new LaneMemory(HOUR);
   await test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places,
-    jobs.rate_limits, jobs.rate_limit_windows`);
+    jobs.rate_limits, jobs.rate_limit_states`);
 });
 
 const payloads = (claimed: { payload: unknown }[]): unknown[] => claimed.map(({ payload }) => payload);
@@ -37,7 +37,7 @@ const unlimited = async (...queues: string[]): Promise<void> => {
 };
 const fill = (queue: string, count: number, options: object = {}) =>
   jobs.addJobs(Array.from({ length: count }, () => ({ task: 'x', payload: queue, queue, ...options })));
-const passWindow = () => test.sql(`update jobs.rate_limit_windows set started_at = started_at - interval '1 hour'`);
+const passWindow = () => test.sql(`update jobs.rate_limit_states set at = at - interval '1 hour'`);
 
 describe('a queue that no claim has met', () => {
   const looks = () => jest.spyOn(jobs.engine.claims as unknown as { claimLanesOnce: () => unknown }, 'claimLanesOnce');
@@ -212,7 +212,7 @@ describe('a look', () => {
     expect(await took(8)).toHaveLength(2);
     await test.sql(`update jobs.jobs set run_at = run_at - interval '1 hour'`);
     expect(await took(8)).toEqual([]);
-    await test.sql('truncate jobs.rate_limit_windows');
+    await test.sql('truncate jobs.rate_limit_states');
     memory.noteRunnable(['q\u001f', 'q\u001f\u001fx']);
     expect(await took(8)).toHaveLength(2);
   });

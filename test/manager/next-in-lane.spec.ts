@@ -23,7 +23,7 @@ beforeAll(async () => {
 afterAll(() => test.close());
 beforeEach(() =>
   test.sql(`truncate jobs.jobs, jobs.job_bodies, jobs.job_history, jobs.job_queues, jobs.job_places,
-    jobs.rate_limits, jobs.rate_limit_windows`),
+    jobs.rate_limits, jobs.rate_limit_states`),
 );
 
 const add = (payload: string, options: object = {}, task = 'x') =>

@@ -5,5 +5,6 @@ import { CLAIMS } from './claims.mjs';
 import { LIFE } from './life.mjs';
 import { READINESS } from './readiness.mjs';
 import { STRANGERS } from './strangers.mjs';
+import { TOKENS_OF_LIMITS } from './tokens.mjs';
 
-export const MUTANTS = [...CLAIMS, ...READINESS, ...STRANGERS, ...LIFE];
+export const MUTANTS = [...CLAIMS, ...READINESS, ...STRANGERS, ...LIFE, ...TOKENS_OF_LIMITS];

@@ -390,7 +390,7 @@ describe('a process that works', () => {
     await expect(jobs.registerRateLimit('mine', 1, 1_000)).rejects.toThrow(MissingPrivilegesError);
     expect(await refused('worker', `update ${PLACE}.rate_limits set capacity = 10`)).toBe('42501');
     expect(await refused('worker', `delete from ${PLACE}.rate_limits`)).toBe('42501');
-    expect(await refused('worker', `update ${PLACE}.rate_limit_windows set taken = 0`)).toBe('42501');
+    expect(await refused('worker', `update ${PLACE}.rate_limit_states set counts = '{0}'`)).toBe('42501');
     expect(await refused('worker', `update ${PLACE}.job_history set worker_id = 'me'`)).toBe('42501');
     expect(await refused('worker', `update ${PLACE}.job_logs set message = 'me'`)).toBe('42501');
   });

@@ -65,6 +65,18 @@ const CASES: [what: string, call: string, payload: unknown, options: AddJobOptio
     { rateLimitKey: 'limit', timeoutMs: 500 },
   ],
   [
+    'rate limits by value and weight',
+    `'t', '1', rate_limits => '[{"key": "other", "weight": 2}, {"key": "limit", "by": "é"}, {"key": "limit"}]'`,
+    1,
+    { rateLimit: ['limit', { key: 'limit', by: 'é' }, { key: 'other', weight: 2 }] },
+  ],
+  [
+    'one rate limit and a key',
+    `'t', '1', rate_limits => '[{"key": "limit", "by": null, "weight": 1}]', job_key => 'sql'`,
+    1,
+    { rateLimit: 'limit', jobKey: 'ts' },
+  ],
+  [
     'flags, tags and a group',
     `'t', '1', flags => array['f'], tags => array['a', 'b'], group_id => 'g'`,
     1,
@@ -83,7 +95,7 @@ const CASES: [what: string, call: string, payload: unknown, options: AddJobOptio
 
 describe('add_job', () => {
   it.each(CASES)('stores what addJob stores: %s (%s)', async (_what, call, payload, options) => {
-    await jobs.registerRateLimit('limit', 5, 1_000);
+    for (const key of ['limit', 'other']) await jobs.registerRateLimit(key, 5, 1_000);
     const id = await add(call);
     const twin = await jobs.addJob('t', payload, options);
     const text = JSON.stringify(await stored(id)).replaceAll('"sql"', '"ts"');
@@ -162,6 +174,40 @@ describe('add_job', () => {
     ],
     [`'t', queue => repeat('é', 501)`, `got '${'é'.repeat(59)}.`, /Leave it out/],
     [`'t', rate_limit_key => 'x'`, `Expected rate_limit_key to be registered, got 'x'.`, /registerRateLimit/],
+    [
+      `'t', rate_limits => '[{"key": "x", "by": "a"}]'`,
+      `Expected rate_limits to be registered, got 'x'.`,
+      /registerRateLimit/,
+    ],
+    [
+      `'t', rate_limits => '[{"key": "five", "weight": 6}]'`,
+      `a weight of at most 5 for the rate limit 'five', got '6'.`,
+      /Ask for less/,
+    ],
+    [
+      `'t', rate_limit_key => 'five', rate_limits => '[]'`,
+      `Expected rate_limit_key or rate_limits, not both`,
+      /one of them/,
+    ],
+    ...[
+      `{"key": "five"}`,
+      `[]`,
+      `["five"]`,
+      `[{"by": "a"}]`,
+      `[{"key": 5}]`,
+      `[{"key": ""}]`,
+      `[{"key": "five", "weight": 0}]`,
+      `[{"key": "five", "weight": 1.5}]`,
+      `[{"key": "five", "by": ""}]`,
+      `[{"key": "five", "by": "a\\u001d"}]`,
+      `[{"key": "five", "wieght": 1}]`,
+      `[{"key": "five"}, {"key": "five", "weight": 2}]`,
+      `[{"key": "a"}, {"key": "b"}, {"key": "c"}, {"key": "d"}]`,
+    ].map((limits): [string, string, RegExp] => [
+      `'t', rate_limits => '${limits}'`,
+      `Expected rate_limits to be an array of 1 to 3 objects { key, by, weight }, each limit once`,
+      /"weight": 2/,
+    ]),
     [`'t', run_at => 'infinity'`, `Expected run_at to lie between the years 1 and 9999, got 'infinity'.`, /due now/],
     [`'t', max_attempts => 0`, `Expected max_attempts to be an integer from 1 to 32767, got '0'.`, /25/],
     [`'t', max_attempts => 32768`, `got '32768'.`, /25/],
@@ -183,6 +229,7 @@ describe('add_job', () => {
   ];
 
   it('refuses wrong arguments with what it expected and what to do, and adds nothing', async () => {
+    await jobs.registerRateLimit('five', 5, 1_000);
     for (const [call, message, hint] of wrong) {
       const error = await add(call).catch((reason: unknown) => reason as pg.DatabaseError);
       expect(error).toMatchObject({ code: '22023', hint: expect.stringMatching(hint) });

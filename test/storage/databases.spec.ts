@@ -54,7 +54,7 @@ describe('a schema in which others may create', () => {
     );
     const proconfig = ['search_path="public", pg_temp', 'enable_seqscan=off', 'jit=off'];
     expect(definers.toSorted((a, b) => (a.proname < b.proname ? -1 : 1))).toEqual(
-      ['add_keyed_jobs', 'add_windowed_jobs'].map((proname) => ({ proname, proconfig })),
+      ['add_keyed_jobs', 'add_windowed_jobs', 'take_tokens'].map((proname) => ({ proname, proconfig })),
     );
 
     const client = new pg.Client(url);
@@ -86,6 +86,27 @@ describe('a schema in which others may create', () => {
     }
     expect(refusals).toEqual([null, 'no_job_waits_for_itself', 'no_job_waits_for_itself']);
     await client.query(`select public.add_job('t', '1', job_key => 'l', tags => array['a'])`);
+    await client.query(`
+      create function public.unnest(integer[]) returns setof integer language plpgsql as $$
+        begin insert into public.loot values (current_user); return query select * from pg_catalog.unnest($1); end $$;
+      create function public.array_cat(integer[], integer[]) returns integer[] language plpgsql as $$
+        begin insert into public.loot values (current_user); return pg_catalog.array_cat($1, $2); end $$;
+      create function public.div(numeric, bigint) returns numeric language plpgsql as $$
+        begin insert into public.loot values (current_user); return pg_catalog.div($1, $2); end $$;
+      create function public.with_number(text, integer) returns text language plpgsql as $$
+        begin insert into public.loot values (current_user); return $1; end $$;
+      create operator public.|| (leftarg = text, rightarg = integer, function = public.with_number)`);
+    await sql(`insert into public.rate_limits
+      select a, a, 5, 3600000, 5, now() from pg_catalog.unnest(array['fixed', 'sliding', 'bucket']) a`);
+    for (const key of ['fixed', 'sliding', 'bucket']) {
+      for (const weight of [2, 4])
+        await client.query(`select * from public.take_tokens($1, '', $2, true)`, [key, weight]);
+      const heavy = [{ ...spec, id: OTHER_ID, job_key: key, limits: `${key}\x1d\x1d6` }];
+      const { rows } = await client.query(`select missing from public.add_keyed_jobs($1, '[1]', false, false)`, [
+        JSON.stringify(heavy),
+      ]);
+      expect(rows).toEqual([{ missing: `${key}\x1d6\x1d5` }]);
+    }
     expect(await sql(`select distinct who from public.loot where who <> $1`, [role])).toEqual([]);
   });
 

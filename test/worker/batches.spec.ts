@@ -258,6 +258,7 @@ describe('a job of a batch', () => {
         crashes: 0,
         queue: null,
         rateLimitKey: null,
+        rateLimits: [],
       }) as any;
     buffer.add([claim('a', '1'), claim('a', '2'), claim('b', '1')]);
     const first = buffer.take()!;
@@ -282,6 +283,7 @@ describe('a job of a batch', () => {
         maxAttempts: 5,
         queue: null,
         rateLimitKey: null,
+        rateLimits: [],
       }) as any;
     buffer.add([claim('a', 0), claim('b', 1), claim('c', 0), claim('d', 1)]);
     const batches = Array.from({ length: 3 }, () => buffer.batchFor(buffer.take()!)!.map(({ id }) => id));

@@ -160,7 +160,7 @@ describe('crashes (worker died)', () => {
   /** Makes those whose payload says so jobs that have taken their process down twice. */
   const suspect = (payload: string) =>
     test.sql(
-      `update jobs.jobs j set crashes = 2, slot_only = true, lane = jobs.lane_of(j.queue, j.partition, j.rate_limit_key, true)
+      `update jobs.jobs j set crashes = 2, slot_only = true, lane = jobs.lane_of(j.queue, j.partition, j.limits, true)
        from jobs.job_bodies b where b.id = j.id and b.payload::text like '%' || $1 || '%'`,
       [payload],
     );
@@ -310,7 +310,7 @@ describe('a stop beside a handler that ignores its signal', () => {
   it('blames no suspect', async () => {
     const { id } = await jobs.addJob('t', 'suspect', { maxAttempts: 10 });
     await test.sql(
-      'update jobs.jobs set crashes = 2, slot_only = true, lane = jobs.lane_of(queue, partition, rate_limit_key, true)',
+      'update jobs.jobs set crashes = 2, slot_only = true, lane = jobs.lane_of(queue, partition, limits, true)',
     );
     const pool = await start({ t: deaf }, { concurrency: 1 });
     await running(id);

@@ -20,7 +20,7 @@ export interface NewJob {
   timeout_ms: number | null;
   queue: string | null;
   partition: string | null;
-  rate_limit_key: string | null;
+  limits: string | null;
   job_key: string | null;
   job_key_mode: string | null;
   flags: string[] | null;
@@ -41,7 +41,7 @@ export interface AddedRow {
 }
 
 export interface KeyedRow extends AddedRow {
-  /** An unregistered rate limit. */
+  /** A rate limit that refuses it: as refused_limits of 1_tokens.sql says it. */
   missing: string | null;
   /** The job that gives way to it. */
   replaced: string | null;
@@ -59,16 +59,16 @@ const specsIf = (condition: string): string => `clock as materialized (select cl
     select spec.*, coalesce(spec.asked_run_at, clock.at + spec.delay_ms * interval '1 ms', clock.at) as run_at
     from clock, rows from (
       json_to_recordset($1::text::json) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
-        max_attempts smallint, timeout_ms integer, queue text, partition text, rate_limit_key text, job_key text, job_key_mode text,
+        max_attempts smallint, timeout_ms integer, queue text, partition text, limits text, job_key text, job_key_mode text,
         flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint),
       json_array_elements($2::text::json)
     ) with ordinality as spec (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, partition,
-      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload,
+      limits, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload,
       position)
     where ${condition}
   )`;
 
-const bodyColumns = `id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, partition, rate_limit_key, job_key,
+const bodyColumns = `id, run_at, priority, max_attempts, timeout_ms, task, payload, queue, partition, limits, job_key,
     job_key_mode, flags, tags, group_id, depends_on, on_parent_failure`;
 
 /** Last attempts are claimed for free slots only. */
@@ -78,9 +78,8 @@ const slotOnly = '(s.max_attempts = 1)';
 const unmet = 'coalesce(cardinality(s.depends_on), 0)';
 
 const missingRateLimits = (schema: string): string => `missing as materialized (
-    select distinct s.rate_limit_key as key from specs s
-    where s.rate_limit_key is not null
-      and not exists (select from ${schema}.rate_limits r where r.key = s.rate_limit_key)
+    select distinct r.name as key from specs s cross join lateral ${schema}.refused_limits(s.limits) r(name)
+    where s.limits is not null
   )`;
 
 /** One more column, whose value tells other processes with the commit. `place`: of its parameters, a channel and a JSON array. */
@@ -100,11 +99,11 @@ const addJobsIf = (schema: string, condition: string, told = ''): string => `
   ),
   live as (
     insert into ${schema}.jobs
-      (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags,
+      (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, limits, flags,
         unmet, parked)
     select s.id, s.run_at, s.priority, s.max_attempts, ${slotOnly},
-      ${schema}.lane_of(s.queue, s.partition, s.rate_limit_key, ${slotOnly}), coalesce(s.payload_kib, 0), s.task, s.queue,
-      s.partition, s.rate_limit_key, s.flags, ${unmet}, case when s.depends_on is not null then 'parents' end
+      ${schema}.lane_of(s.queue, s.partition, s.limits, ${slotOnly}), coalesce(s.payload_kib, 0), s.task, s.queue,
+      s.partition, s.limits, s.flags, ${unmet}, case when s.depends_on is not null then 'parents' end
     from bodies join specs s using (id)
   )
   select ${ms('clock.at')} as now, null as missing${told} from clock
@@ -115,7 +114,7 @@ const addJobsIf = (schema: string, condition: string, told = ''): string => `
 /**
  * $1 specs, $2 payloads.
  * Idempotent by id: an add that is repeated because its commit's fate was unknown finds its body row and does nothing.
- * Returns the time, by which the caller can tell what was stored; or a row for each unregistered rate limit, and adds
+ * Returns the time, by which the caller can tell what was stored; or a row for each rate limit that refuses a job, and adds
  * nothing then. Rows of their own for a thousand jobs would cost as much as writing them.
  */
 export const addJobs = statement<{ now: number; missing: string | null }>(
@@ -233,12 +232,12 @@ export const publishNews = statement(
   { repeatable: true, limited: true },
 );
 
-/** Of these rate limits, those that are not registered. $1 keys. Index: rate_limits_pkey. */
+/** What rate limits refuse of jobs with these limits. $1 limits of jobs. Index: rate_limits_pkey. */
 export const findMissingLimits = statement<{ missing: string }>(
   'find_missing_limits',
   (schema) => `
-  select asked.key as missing from unnest($1::text[]) as asked (key)
-  where not exists (select from ${schema}.rate_limits r where r.key = asked.key)`,
+  select distinct r.name as missing from unnest($1::text[]) as asked (limits)
+  cross join lateral ${schema}.refused_limits(asked.limits) r(name)`,
 );
 
 /** The jobs that own these keys. $1 keys. Index: job_keys_pkey. */

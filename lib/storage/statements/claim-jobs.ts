@@ -7,7 +7,8 @@ import { statement } from '../database.js';
 export interface ClaimExtra {
   queue?: string | null;
   partition?: string | null;
-  rateLimitKey?: string | null;
+  /** As textOfLimits writes them. */
+  limits?: string | null;
   lastError: string | null;
   jobKey: string | null;
   jobKeyMode: StoredKeyMode | null;

@@ -87,7 +87,7 @@ export const rescheduleJobs = statement<EditedRow>(
       parked = p.becomes,
       behind = p.behind_id,
       slot_only = j.crashes > 0 or j.attempts >= p.most - 1,
-      lane = ${schema}.lane_of(j.queue, j.partition, j.rate_limit_key, j.crashes > 0 or j.attempts >= p.most - 1),
+      lane = ${schema}.lane_of(j.queue, j.partition, j.limits, j.crashes > 0 or j.attempts >= p.most - 1),
       revision = j.revision + 1, updated_at = clock_timestamp()
     from planned p where j.id = p.id
     returning j.id, j.priority, j.max_attempts, j.lane, j.parked

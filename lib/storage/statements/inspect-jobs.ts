@@ -173,6 +173,20 @@ export const countJobs = statement<CountRow>(
   { repeatable: true, patient: true, slow: 'reads the live table and the history' },
 );
 
+/** One rate limit of a job. */
+export interface LimitNow {
+  key: string;
+  by: string | null;
+  weight: number;
+  known: boolean;
+  /** None while it is blocked. */
+  tokens: number | null;
+  burst: number | null;
+  blocked_until: number | null;
+  /** Null: never. */
+  enough_at: number | null;
+}
+
 export interface ExplainRow {
   parked: string | null;
   running: boolean;
@@ -186,9 +200,8 @@ export interface ExplainRow {
   /** The pause of everything, the task, the queue or the partition, in this order. */
   pause: PauseRow | null;
   queue_jobs: string[] | null;
-  limit_known: boolean;
-  tokens: number | null;
-  refill_at: number | null;
+  /** Of the job's rate limits, as they are now. */
+  limits: LimitNow[] | null;
   blocked_by: string[] | null;
   /** How the last attempt ended, where its history is kept. */
   last_outcome: HistoryStatus | null;
@@ -234,7 +247,9 @@ export const explainJob = statement<ExplainRow>(
       select p.job_id from ${schema}.job_places p
       where p.queue = j.queue and p.number >= q.places_from and p.job_id <> j.id order by p.number limit 100
     ) o) as queue_jobs,
-    w.key is not null as limit_known, w.tokens, ${ms('w.ends_at')} as refill_at,
+    (select json_agg(json_build_object('key', l.key, 'by', nullif(l.by_value, ''), 'weight', l.weight, 'known', l.known,
+      'tokens', l.tokens, 'burst', l.burst, 'blocked_until', ${ms('l.blocked_until')}, 'enough_at', ${ms('l.enough_at')}))
+      from ${schema}.limits_now(j.limits) l where j.limits is not null) as limits,
     case when j.parked = 'parents'
       then (select json_agg(d.parent_id order by d.parent_id) from ${schema}.job_dependencies d where d.child_id = j.id)
       else (select json_agg(o.id) from ${schema}.jobs o where o.id = j.behind)
@@ -245,7 +260,6 @@ export const explainJob = statement<ExplainRow>(
     takers.*
   from ${schema}.jobs j
   left join ${schema}.job_queues q on q.name = j.queue
-  left join lateral ${schema}.limit_now(j.rate_limit_key) w on j.rate_limit_key is not null
   cross join lateral (
     select count(*) > 0 as has_worker, coalesce(bool_or(t.of_task), false) as has_handler,
       coalesce(bool_or(t.of_task and t.of_queue), false) as has_queue_taker,

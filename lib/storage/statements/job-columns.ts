@@ -9,7 +9,7 @@ export interface JobRow {
   priority: number;
   queue: string | null;
   partition: string | null;
-  rate_limit_key: string | null;
+  limits: string | null;
   run_at: number;
   attempts: number;
   max_attempts: number;
@@ -51,7 +51,7 @@ export const lastRunAt = ms("coalesce(j.run_at, h.started_at - h.queue_time_ms *
 export const lastUpdatedAt = ms('greatest(b.created_at, j.updated_at, j.locked_at, h.completed_at)');
 
 /** What never changes, from the body row `b`. */
-const bodyColumns = `b.task, b.payload, b.queue, b.partition, b.rate_limit_key, b.job_key_mode, to_json(b.flags) as flags,
+const bodyColumns = `b.task, b.payload, b.queue, b.partition, b.limits, b.job_key_mode, to_json(b.flags) as flags,
     to_json(b.tags) as tags, b.group_id, to_json(b.depends_on) as depends_on, b.timeout_ms, ${ms('b.created_at')} as created_at`;
 
 /**

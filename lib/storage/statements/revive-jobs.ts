@@ -84,17 +84,17 @@ export const retryJobs = statement<EditedRow>(
       parked = case when ${schema}.held_by(j.job_key, j.id) is not null then 'key' when j.unmet > 0 then 'parents' end,
       behind = ${schema}.held_by(j.job_key, j.id),
       attempts = 0, crashes = 0, run_at = clock_timestamp(), snoozed = false, replayed = false, ended_before = true,
-      slot_only = j.max_attempts = 1, lane = ${schema}.lane_of(j.queue, j.partition, j.rate_limit_key, j.max_attempts = 1),
+      slot_only = j.max_attempts = 1, lane = ${schema}.lane_of(j.queue, j.partition, j.limits, j.max_attempts = 1),
       revision = j.revision + 1, updated_at = clock_timestamp()
     where j.id = any(array(select id from locked)) and j.parked = 'exhausted'
     returning j.id, j.lane
   ),
   cancelled as (
     insert into ${schema}.jobs (id, run_at, fence, updated_at, priority, revision, max_attempts, slot_only, lane,
-      payload_kib, task, queue, partition, rate_limit_key, job_key, flags, ended_before, behind, parked)
+      payload_kib, task, queue, partition, limits, job_key, flags, ended_before, behind, parked)
     select b.id, clock_timestamp(), last.fence, clock_timestamp(), b.priority, 1, b.max_attempts, b.max_attempts = 1,
-      ${schema}.lane_of(b.queue, b.partition, b.rate_limit_key, b.max_attempts = 1),
-      least(32767, octet_length(b.payload::text) / 1024)::smallint, b.task, b.queue, b.partition, b.rate_limit_key,
+      ${schema}.lane_of(b.queue, b.partition, b.limits, b.max_attempts = 1),
+      least(32767, octet_length(b.payload::text) / 1024)::smallint, b.task, b.queue, b.partition, b.limits,
       b.job_key, b.flags, true, holder.id, case when holder.id is not null then 'key' end
     from ${schema}.job_bodies b cross join lateral (
       select fence, status from ${schema}.job_history where job_id = b.id order by fence desc limit 1

@@ -101,6 +101,8 @@ export interface EndedAttempt {
   execution_time_ms?: number;
   error_message: string | null;
   error_stack?: string | null;
+  /** Rate limits that give no tokens until the job comes back. */
+  blocks?: { key: string; by_value: string }[] | null;
   /** JSON text. */
   partial_results?: string | null;
 }

@@ -18,7 +18,8 @@ export const STORED_TIMES: Record<string, string[]> = {
   job_bulk_actions: ['created_at', 'started_at', 'finished_at', 'next_at'],
   job_tasks: ['last_seen_at'],
   rate_limits: ['window_started_at'],
-  rate_limit_windows: ['started_at'],
+  rate_limit_states: ['at', 'full_at'],
+  rate_limit_blocks: ['until', 'set_at'],
   workers: ['started_at', 'heartbeat_at', 'stopped_at', 'left_at'],
   crontabs: ['known_since', 'last_slot_at', 'updated_at', 'retired_at'],
   releases: ['first_seen_at', 'joined_at'],
@@ -39,7 +40,8 @@ export const TABLES_OF_JOBS = [
   'job_windows',
   'job_places',
   'claims_in_question',
-  'rate_limit_windows',
+  'rate_limit_states',
+  'rate_limit_blocks',
   'job_bulk_actions',
 ];
 

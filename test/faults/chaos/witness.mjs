@@ -20,12 +20,12 @@ export const prepare = (admin) =>
   create function app.see_claim() returns trigger language plpgsql security definer as $$
   begin
     insert into app.claims (job_id, fence, window_started_at)
-    select new.id, new.fence, started_at from jobs.rate_limit_windows where key = new.rate_limit_key
+    select new.id, new.fence, at from jobs.rate_limit_states where key = new.limits
     order by number desc limit 1;
     return null;
   end $$;
   create trigger see_claim after update on jobs.jobs for each row
-    when (new.rate_limit_key is not null and new.fence > old.fence) execute function app.see_claim();`);
+    when (new.limits is not null and new.fence > old.fence) execute function app.see_claim();`);
 
 /** Live jobs that may still run, with their tasks; those that are exhausted have come to their end. */
 export const unfinished = (admin) =>

@@ -1,11 +1,11 @@
 -- Runs in one transaction with search_path set to the library's schema. All tables, their constraints and their indexes.
 
 -- The lane of a job: null where it has no limit and may wait in a buffer.
-create function lane_of(queue text, partition text, rate_limit_key text, slot_only boolean) returns text
+create function lane_of(queue text, partition text, limits text, slot_only boolean) returns text
 language sql immutable
 as $$
-  select case when queue is not null or rate_limit_key is not null or slot_only
-    then coalesce(queue, '') || E'\x1f' || coalesce(partition, '') || E'\x1f' || coalesce(rate_limit_key, '') end
+  select case when queue is not null or limits is not null or slot_only
+    then coalesce(queue, '') || E'\x1f' || coalesce(partition, '') || E'\x1f' || coalesce(limits, '') end
 $$;
 
 -- What a job is. Written once; a finished job stays here until its last history record expires. UUID v7 ids carry
@@ -22,7 +22,8 @@ create table job_bodies (
   queue text,
   -- Whose turn it is within the queue: a tenant, a customer. Null: its queue has none, or it is of none.
   partition text,
-  rate_limit_key text,
+  -- Its rate limits, as limits_of of 1_tokens.sql reads them.
+  limits text,
   job_key text,
   job_key_mode text,
   flags text[],
@@ -90,7 +91,7 @@ create table jobs (
   task text not null,
   queue text,
   partition text,
-  rate_limit_key text,
+  limits text,
   job_key text,
   flags text[],
   last_error text,
@@ -130,16 +131,16 @@ create table jobs (
   constraint unmet_is_not_negative check (unmet >= 0),
   constraint run_at_is_storable check (run_at > '0001-01-01 00:00:00+00' and run_at < '275760-01-01 00:00:00+00'),
   constraint limited_jobs_lie_in_their_lane check (
-    lane is null and queue is null and rate_limit_key is null
+    lane is null and queue is null and limits is null
     or lane is not distinct from
-      coalesce(queue, '') || E'\x1f' || coalesce(partition, '') || E'\x1f' || coalesce(rate_limit_key, '')
+      coalesce(queue, '') || E'\x1f' || coalesce(partition, '') || E'\x1f' || coalesce(limits, '')
   ),
   constraint partitions_belong_to_queues check (partition is null or queue is not null),
   -- Names fit into an index entry beside each other, and hold no control characters.
   constraint names_fit_into_indexes check (
-    queue is null and rate_limit_key is null and job_key is null
+    queue is null and limits is null and job_key is null
     or (queue is null or octet_length(queue) between 1 and 1000 and queue !~ '[\u0001-\u001f]')
-      and (rate_limit_key is null or octet_length(rate_limit_key) between 1 and 1000 and rate_limit_key !~ '[\u0001-\u001f]')
+      and (limits is null or octet_length(limits) between 1 and 1000 and limits !~ '[\u0001-\u001c\u001f]')
       and (partition is null or octet_length(partition) between 1 and 600 and partition !~ '[\u0001-\u001f]')
       and (job_key is null or octet_length(job_key) between 1 and 2000)
   )
@@ -351,26 +352,55 @@ create table job_tasks (
 
 create table rate_limits (
   key text collate "C" not null,
+  -- How states count: see 1_tokens.sql.
+  algorithm text not null default 'fixed',
   capacity integer not null,
   interval_ms bigint not null,
-  -- The first window; the later ones begin a whole number of intervals after it.
+  -- How many tokens there are at once, at most.
+  burst integer not null,
+  -- The first fixed window; the later ones begin a whole number of intervals after it.
   window_started_at timestamptz not null,
   constraint rate_limits_pkey primary key (key),
+  constraint algorithm_is_known check (algorithm in ('fixed', 'sliding', 'bucket', 'smooth')),
   constraint capacity_at_least_one check (capacity >= 1),
-  constraint interval_is_positive check (interval_ms >= 1),
+  -- And what is added to a time is one that JavaScript can hold.
+  constraint interval_is_positive check (interval_ms between 1 and 1000000000000),
+  constraint burst_comes_back_in_time
+    check (burst >= 1 and burst::numeric * interval_ms <= capacity::numeric * 1000000000000),
   constraint key_is_a_name check (octet_length(key) between 1 and 1000 and key !~ '[\u0001-\u001f]')
 ) with (fillfactor = 50);
 
--- What has been taken in the present window of a limit: the row with the highest number counts. Each claim adds one and
--- deletes the one before, so that a reader finds the newest at once, whatever an old snapshot keeps alive.
-create table rate_limit_windows (
+-- What has been taken of a limit, for each value of `by` ('': of all): the row with the highest number counts. Each claim adds
+-- one and deletes the one before, so that a reader finds the newest at once, whatever an old snapshot keeps alive. No row: nothing.
+create table rate_limit_states (
   key text collate "C" not null,
+  by_value text collate "C" not null default '',
   number bigint not null,
-  started_at timestamptz not null,
-  taken integer not null,
-  constraint rate_limit_windows_pkey primary key (key, number),
-  constraint taken_is_not_negative check (taken >= 0)
+  at timestamptz not null,
+  counts integer[] not null,
+  -- When all of it has come back, and the state says nothing any more.
+  full_at timestamptz not null,
+  constraint rate_limit_states_pkey primary key (key, by_value, number)
 ) with (fillfactor = 70);
+
+create index rate_limit_states_full on rate_limit_states (full_at);
+
+-- Until then a limit gives no tokens, for one value of `by` or (by_value = '') for all: a handler has said so. The latest counts.
+-- Rows are added and deleted alone, so none waits for another.
+create table rate_limit_blocks (
+  key text collate "C" not null,
+  by_value text collate "C" not null default '',
+  until timestamptz not null,
+  -- When it was set: one of the future was set by a clock that was ahead.
+  set_at timestamptz not null default clock_timestamp(),
+  -- The attempt that has set it.
+  job_id uuid not null,
+  fence bigint not null,
+  constraint rate_limit_blocks_pkey primary key (key, by_value, until, job_id, fence),
+  constraint until_is_storable check (until > '0001-01-01 00:00:00+00' and until < '275760-01-01 00:00:00+00')
+);
+
+create index rate_limit_blocks_over on rate_limit_blocks (until);
 
 -- One row for each start of a pool: an incarnation. `label` is the name that people know it by.
 create table workers (

@@ -76,12 +76,12 @@ $$;
 -- The `extra` of a job of a lane: what most have not is left out.
 create function claimed_lane_extra(
   last_error text, job_key text, flags text[], previous json, crashes smallint, queue text, partition text,
-  rate_limit_key text
+  limits text
 ) returns text
 language sql stable
 as $$
   select concat('{"queue":', coalesce(to_json(queue)::text, 'null'), ',"partition":' || to_json(partition),
-    ',"rateLimitKey":' || to_json(rate_limit_key), case
+    ',"limits":' || to_json(limits), case
       when last_error is not null or job_key is not null or flags is not null or previous is not null or crashes > 0
       then ',' || substr(extra_of(last_error, job_key, flags, previous, crashes), 2)
     end)
@@ -357,75 +357,6 @@ as $$
     else split_part(lane, E'\x1f', 1) || E'\x1f' || split_part(lane, E'\x1f', 2) end collate "C"
 $$;
 
--- The window of a rate limit at a time: windows are fixed, so however late the first claim of one comes, it starts a whole
--- number of intervals after the first. `number`: of the newest row of rate_limit_windows.
-create function window_of(limit_key text, present timestamptz)
-returns table (
-  key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer, is_ahead boolean
-)
-language sql stable
-as $$
-  select r.key, greatest(0, r.capacity - case when w.started_at >= clock.started_at then w.taken else 0 end),
-    clock.started_at, clock.started_at + r.interval_ms * interval '1 ms', coalesce(w.number, 0),
-    case when w.started_at >= clock.started_at then w.taken else 0 end, coalesce(w.started_at > present, false)
-  from rate_limits r
-  left join lateral (
-    select w.* from rate_limit_windows w where w.key = r.key order by w.number desc limit 1
-  ) w on true
-  cross join lateral (
-    -- A clock that was ahead once may have left a start in the future: it counts as now, and the claim that sees it
-    -- stores that.
-    select least(coalesce(w.started_at, r.window_started_at), present) as started_at
-  ) last
-  cross join lateral (
-    select last.started_at + floor(extract(epoch from present - last.started_at) * 1000 / r.interval_ms)
-      * r.interval_ms * interval '1 ms' as started_at
-  ) clock
-  where r.key = limit_key limit 1
-$$;
-
--- Starts windows that begin in the future now, with what was taken in them: else each look would begin them again, and they
--- would never end. Limits that others hold are left. Indexes: the primary keys of rate_limits and rate_limit_windows.
-create function set_back_windows(limit_keys text[]) returns void
-language plpgsql
-set search_path from current
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
-set plan_cache_mode = force_generic_plan
-as $$
-declare
-  held_keys text[];
-begin
-  held_keys := array(
-    select n.key from (select distinct k collate "C" as key from unnest(limit_keys) k order by 1) n
-    where exists (select from rate_limits r where r.key = n.key for no key update skip locked)
-  );
-  with ahead as materialized (
-    select w.* from unnest(held_keys) n(key) cross join lateral window_of(n.key, clock_timestamp()) w where w.is_ahead
-  ),
-  begun as (
-    insert into rate_limit_windows (key, number, started_at, taken)
-    select a.key, a.number + 1, a.started_at, a.taken from ahead a
-  )
-  delete from rate_limit_windows w where w.ctid = any(array(
-    select o.ctid from ahead a cross join lateral (
-      select o.ctid from rate_limit_windows o where o.key = a.key and o.number = a.number limit 1 for update skip locked
-    ) o
-  ));
-end $$;
-
--- The same for statements outside of these functions.
-create function limit_now(limit_key text)
-returns table (
-  key text, tokens integer, started_at timestamptz, ends_at timestamptz, number bigint, taken integer, is_ahead boolean
-)
-language sql stable
-set search_path from current
-as $$ select * from window_of(limit_key, clock_timestamp()) $$;
-
 -- What a partition of a queue has left: of its limit, and of its share in the limit of the queue; nulls: no end. Settings of
 -- its own come before those that the queue has for each of them. Indexes: job_partitions_pkey, job_places_of_partitions.
 create function room_in_partition(
@@ -457,7 +388,7 @@ as $$
 $$;
 
 -- What a lane can give now, as the present snapshot shows it: `state` open, unknown (its queue must be registered),
--- paused or full (its queue is), partition paused or full, or tokens (its rate limit is used up `until`); `room`: at most so many jobs;
+-- paused or full (its queue is), partition paused or full, or tokens (its rate limits give none `until`); `room`: at most so many jobs;
 -- `queue_room`: of those, how many its queue has for all its partitions; `share_room`: how many until its partition has its
 -- share; `limited`: by places. An undeclared queue that has partitions has no limit, so one that was taken for another kind
 -- must be registered too. `until`: when a pause ends, or tokens come.
@@ -475,17 +406,17 @@ as $$
       when s.is_paused then 'partition paused'
       when q.free <= 0 then 'full'
       when p.free <= 0 then 'partition full'
-      when n.keys <> '' and coalesce(t.tokens, 0) <= 0 then 'tokens'
+      when n.limits <> '' and coalesce(t.jobs, 0) <= 0 then 'tokens'
       else 'open'
     end,
-    least(coalesce(q.free, 2147483647), coalesce(p.free, 2147483647), coalesce(t.tokens, 2147483647)), case
+    least(coalesce(q.free, 2147483647), coalesce(p.free, 2147483647), coalesce(t.jobs, 2147483647)), case
       when is_in_force(q.paused, q.paused_until, present) then q.paused_until
       when s.is_paused then s.until
       else t.until
     end, q.limited,
     coalesce(t.is_ahead, false), coalesce(q.free, 2147483647), coalesce(p.share_room, 2147483647), coalesce(p.weight, 1)
   from (
-    select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 2) as partition, split_part(lane, E'\x1f', 3) as keys
+    select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 2) as partition, split_part(lane, E'\x1f', 3) as limits
   ) n
   left join lateral (
     select q.*, q.concurrency - (
@@ -502,11 +433,7 @@ as $$
     where p.kind = 'partition' and p.name = n.queue and p.partition = n.partition and is_in_force(true, p.until, present)
     limit 1
   ) s on n.partition <> ''
-  left join lateral (
-    select min(w.tokens) as tokens, max(w.ends_at) filter (where w.tokens <= 0) as until,
-      bool_or(w.is_ahead) as is_ahead
-    from string_to_table(n.keys, E'\x1e') k(key) cross join lateral window_of(k.key, present) w
-  ) t on n.keys <> ''
+  left join lateral tokens_for(n.limits, present) t on n.limits <> ''
 $$;
 
 -- The next priority with jobs in lanes. Where the pool has positions, what lies dead before the first one of a priority is
@@ -671,8 +598,8 @@ $$;
 -- rate limits are locked, those that others hold skipped, and the next statement, with a snapshot younger than the locks,
 -- counts again and checks every condition again. Limited queues are locked by their rows; a shared advisory lock on an
 -- unlimited one keeps a pause or a limit from committing meanwhile (see edit_queue).
--- Where a queue is full, places in it whose claims are over are deleted. A limit's window in the future is set back.
--- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_windows.
+-- Where a queue is full, places in it whose claims are over are deleted. A limit's state in the future is set back.
+-- Indexes: jobs_lanes, jobs_due_in_lanes; the primary keys of job_queues, job_places, rate_limits, rate_limit_states.
 create function claim_lane_jobs(
   worker text, wanted integer, tasks text[], other_tasks text[], forbidden text[],
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[], turns_left integer[],
@@ -735,7 +662,7 @@ declare
   known_lane_ids uuid[];
   look record;
   held_queues text[];
-  held_keys text[];
+  held_limits text[];
   taken record;
   served integer := 0;
   served_priority bigint;
@@ -1064,7 +991,8 @@ begin
           held := held || lanes_freed_of_dead_places(look.full_lanes);
         end if;
         if look.ahead is not null then
-          perform set_back_windows(array(select unnest(string_to_array(split_part(l, E'\x1f', 3), E'\x1e')) from unnest(look.ahead) l));
+          perform set_back_states(array_agg(l.key), array_agg(l.by_value))
+          from unnest(look.ahead) a(lane) cross join lateral limits_of(split_part(a.lane, E'\x1f', 3)) l;
         end if;
         at_lane := case when not look.ended then look.lane end;
         if look.empty is not null and (tasks is not null or other_tasks is not null or forbidden is not null or most_crashes is not null) then
@@ -1095,17 +1023,17 @@ begin
               else pg_try_advisory_xact_lock_shared(hashtextextended('millrace:queue:' || n.queue, 0))
             end
           );
-          held_keys := array(
-            select n.key from (
-              select distinct k.key collate "C" as key
-              from unnest(look.lanes) l(lane) cross join lateral string_to_table(split_part(l.lane, E'\x1f', 3), E'\x1e') k(key)
-              order by 1
+          held_limits := array(
+            select n.key || E'\x1d' || n.by_value from (
+              select distinct k.key collate "C" as key, k.by_value collate "C" as by_value
+              from unnest(look.lanes) l(lane) cross join lateral limits_of(split_part(l.lane, E'\x1f', 3)) k
+              order by 1, 2
             ) n
-            where n.key <> '' and exists (select from rate_limits r where r.key = n.key for no key update skip locked)
+            where n.key <> '' and try_tokens(n.key, n.by_value)
           );
 
           -- A caller's transaction that keeps one snapshot cannot see what was taken since, and limits would be exceeded.
-          if (true = any(look.limited) or held_keys <> '{}')
+          if (true = any(look.limited) or held_limits <> '{}')
             and current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
             raise exception 'a claim within a limit needs read committed' using errcode = '25004';
           end if;
@@ -1136,12 +1064,21 @@ begin
             cross join lateral room_in_partition(q.name, b.partition, q.concurrency, q.partition_concurrency, q.partition_share,
               q.partition_weight, q.places_from) p
           ),
-          windows as materialized (
-            select w.* from unnest(held_keys) n(key) cross join lateral window_of(n.key, clock_timestamp()) w
+          states as materialized (
+            select t.* from unnest(held_limits) n(name)
+            cross join lateral tokens_of(split_part(n.name, E'\x1d', 1), split_part(n.name, E'\x1d', 2), clock_timestamp()) t
+          ),
+          -- How many jobs of a lane its limits let in, were it alone. One that others hold gives none.
+          limits as materialized (
+            select l.lane, min(coalesce(s.tokens, 0) / k.weight) as jobs, bool_or(s.key is null) as are_held
+            from unnest(look.lanes) l(lane)
+            cross join lateral limits_of(split_part(l.lane, E'\x1f', 3)) k
+            left join lateral (select s.* from states s where s.key = k.key and s.by_value = k.by_value limit 1) s on true
+            where k.key <> '' group by l.lane
           ),
           proposals as materialized (
             select p.place, p.lane, p.run_at, p.id, p.nth, split_part(p.lane, E'\x1f', 1) as queue,
-              split_part(p.lane, E'\x1f', 2) as partition, split_part(p.lane, E'\x1f', 3) as key, l.limited, l.quota
+              split_part(p.lane, E'\x1f', 2) as partition, split_part(p.lane, E'\x1f', 3) as limits, l.limited, l.quota
             from unnest(look.places, look.place_lanes, look.place_run_ats, look.place_ids) with ordinality p(place, lane, run_at, id, nth)
             cross join lateral (
               select l.limited, l.quota from unnest(look.lanes, look.limited, look.quotas) l(lane, limited, quota)
@@ -1150,7 +1087,7 @@ begin
           ),
           possible as materialized (
             select p.*, coalesce(q.room, 2147483647) as room, coalesce(b.room, 2147483647) as branch_room,
-              coalesce(w.tokens, 2147483647) as tokens
+              coalesce(t.jobs, 2147483647) as tokens
             from proposals p
             left join lateral (
               select q.room from queues q where q.name = p.queue and q.limited is not distinct from p.limited limit 1
@@ -1158,8 +1095,8 @@ begin
             left join lateral (
               select b.room from partitions b where b.queue = p.queue and b.partition = p.partition limit 1
             ) b on p.partition <> ''
-            left join lateral (select w.tokens from windows w where w.key = p.key limit 1) w on p.key <> ''
-            where (p.queue = '' or q.room > 0) and (p.partition = '' or b.room > 0) and (p.key = '' or w.tokens > 0)
+            left join lateral (select t.jobs from limits t where t.lane = p.lane limit 1) t on p.limits <> ''
+            where (p.queue = '' or q.room > 0) and (p.partition = '' or b.room > 0) and (p.limits = '' or t.jobs > 0)
           ),
           locked as materialized (
             select p.* from possible p
@@ -1184,15 +1121,22 @@ begin
           in_queues as materialized (
             select b.*, row_number() over (partition by b.queue order by b.branch_from, b.run_at, b.id) as nth_of_queue
             from in_branches b
-            where b.nth_of_lane <= b.quota and (b.partition = '' or b.nth_of_branch <= b.branch_room)
+            where b.nth_of_lane <= least(b.quota, b.tokens) and (b.partition = '' or b.nth_of_branch <= b.branch_room)
           ),
           with_places as materialized (
-            select q.*, row_number() over (partition by q.key order by q.nth) as nth_of_key from in_queues q
-            where q.queue = '' or q.nth_of_queue <= q.room
+            select q.* from in_queues q where q.queue = '' or q.nth_of_queue <= q.room
+          ),
+          -- What those before a job may take counts as taken, whether or not they get all that they need.
+          without_tokens as materialized (
+            select w.place from (
+              select p.place, k.key, k.by_value, sum(k.weight) over (partition by k.key, k.by_value order by p.nth) as weight
+              from with_places p cross join lateral limits_of(p.limits) k where p.limits <> ''
+            ) w
+            where w.weight > coalesce((select s.tokens from states s where s.key = w.key and s.by_value = w.by_value limit 1), 0)
           ),
           due as materialized (
             select p.place, p.lane, p.limited, p.nth from with_places p
-            where p.key = '' or p.nth_of_key <= p.tokens
+            where p.limits = '' or p.place not in (select w.place from without_tokens w)
             order by p.nth limit open_places
           ),
           claimed as (
@@ -1202,28 +1146,32 @@ begin
               lease_expires_at = present + lease * interval '1 ms',
               place = case when d.limited then nextval('job_place_numbers') end
             from due d where j.ctid = d.place
-            returning j.id, j.fence, j.queue, j.partition, j.place, j.rate_limit_key, d.lane, d.nth,
+            returning j.id, j.fence, j.queue, j.partition, j.place, j.limits, d.lane, d.nth,
               claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
-              claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.partition, j.rate_limit_key) as extra
+              claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.partition, j.limits) as extra
           ),
           placed as (
             insert into job_places (queue, number, job_id, fence, partition)
             select c.queue, c.place, c.id, c.fence, c.partition from claimed c where c.place is not null
           ),
           spent as materialized (
-            select w.key, w.number, w.started_at, w.taken + c.jobs as taken
-            from (select rate_limit_key as key, count(*)::integer as jobs from claimed where rate_limit_key is not null group by 1) c
-            cross join lateral (select * from windows w where w.key = c.key limit 1) w
+            select s.*, c.weight
+            from (
+              select k.key, k.by_value, sum(k.weight) as weight from claimed c cross join lateral limits_of(c.limits) k
+              where c.limits is not null group by 1, 2
+            ) c
+            cross join lateral (select * from states s where s.key = c.key and s.by_value = c.by_value limit 1) s
           ),
           counted as (
-            insert into rate_limit_windows (key, number, started_at, taken)
-            select s.key, s.number + 1, s.started_at, s.taken from spent s
+            insert into rate_limit_states (key, by_value, number, at, counts, full_at)
+            select s.key, s.by_value, s.number + 1, n.at, n.counts, n.full_at from spent s
+            cross join lateral state_after(s.algorithm, s.at, s.counts, s.capacity, s.interval_us, s.width_us, s.weight) n
           ),
           -- A row that others hold is left: it does not count any more, and a refill finds it.
           forgotten as (
-            delete from rate_limit_windows w where w.ctid = any(array(
+            delete from rate_limit_states t where t.ctid = any(array(
               select o.ctid from spent s cross join lateral (
-                select o.ctid from rate_limit_windows o where o.key = s.key and o.number = s.number
+                select o.ctid from rate_limit_states o where o.key = s.key and o.by_value = s.by_value and o.number = s.number
                 limit 1 for update skip locked
               ) o
             ))
@@ -1236,7 +1184,7 @@ begin
               ) q
             ) as cut_lanes, (
               select array_agg(distinct p.lane) from proposals p
-              where (p.queue <> '' and p.queue <> all(held_queues)) or (p.key <> '' and p.key <> all(held_keys))
+              where (p.queue <> '' and p.queue <> all(held_queues)) or (p.limits <> '' and p.lane in (select t.lane from limits t where t.are_held))
                 or (p.place in (select o.place from possible o) and p.place not in (select l.place from locked l))
             ) as held, (
               select array_agg(distinct p.lane) from proposals p
@@ -1427,7 +1375,7 @@ begin
     from locked l where j.ctid = l.place and (select count(*) from locked) = (select count(*) from proposed)
     returning j.id, j.fence, j.place,
       claimed_head(j.id, j.fence, j.priority, j.run_at, j.task, j.attempts, j.max_attempts, j.revision) as head,
-      claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.partition, j.rate_limit_key) as extra
+      claimed_lane_extra(j.last_error, j.job_key, j.flags, j.previous, j.crashes, j.queue, j.partition, j.limits) as extra
   ),
   placed as (
     insert into job_places (queue, number, job_id, fence)

@@ -64,7 +64,7 @@ set search_path from current
 set lock_timeout = '10s'
 as $$
 begin
-  lock table jobs, job_places, job_history, settle_receipts, workers, job_dependencies in row exclusive mode;
+  lock table jobs, job_places, job_history, settle_receipts, workers, job_dependencies, rate_limit_blocks in row exclusive mode;
   return true;
 end $$;
 
@@ -311,7 +311,7 @@ begin
 
   return query
     with read as materialized (
-      select h.*, h.locked_by is not null as running, i.kind, i.error_stack, i.partial_results,
+      select h.*, h.locked_by is not null as running, i.kind, i.error_stack, i.partial_results, i.blocks,
         -- A clock that was ahead may have locked it.
         least(2147483647, greatest(0, coalesce(i.execution_time_ms::float8,
           date_part('epoch', present - h.locked_at) * 1000)))::integer as execution_time_ms,
@@ -338,13 +338,13 @@ begin
       join (
         select distinct on (i.id, i.fence) i.* from json_to_recordset(input) as i(id uuid, fence bigint, kind text,
           delay_ms float8, permanent boolean, execution_time_ms integer, error_message text, error_stack text,
-          partial_results text)
+          partial_results text, blocks json)
       ) i on i.id = h.id and (i.fence is null or i.fence = h.fence)
       where i.kind <> 'doomed' or h.parked is distinct from 'exhausted'
     ),
     ended as materialized (
       -- The last attempt that is left must not wait in a buffer: a crash could not be told from a start.
-      select e.*, lane_of(e.queue, e.partition, e.rate_limit_key, e.slot_only_after) as lane_after from (
+      select e.*, lane_of(e.queue, e.partition, e.limits, e.slot_only_after) as lane_after from (
         select e.*, e.crashes_after > 0 or e.attempts - e.given_back >= e.max_attempts - 1 as slot_only_after from (
           select e.*,
             case when e.running and (e.became in ('released', 'snoozed') or e.kind in ('revoked', 'spared')) then 1 else 0 end
@@ -398,6 +398,17 @@ begin
       where e.became = 'cancelled'
         or (e.became = 'snoozed' and keep_snoozes)
         or (e.became in ('retrying', 'exhausted', 'available') and keep_failures)
+    ),
+    -- Rate limits that its handler has found exhausted elsewhere.
+    blocked as (
+      insert into rate_limit_blocks (key, by_value, until, job_id, fence)
+      select distinct on (b.key, b.by_value) b.key, b.by_value, e.next_run_at, e.id, e.fence
+      from ended e cross join lateral json_to_recordset(e.blocks) as b(key text, by_value text)
+      where e.running and e.blocks is not null and not exists (
+        select from rate_limit_blocks o
+        where o.key = b.key and o.by_value = b.by_value and o.until >= e.next_run_at and o.set_at <= present
+      )
+      order by b.key, b.by_value, e.next_run_at desc
     ),
     receipt as (
       insert into settle_receipts (job_ids, fences, outcomes)

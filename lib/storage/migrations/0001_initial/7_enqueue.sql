@@ -3,14 +3,15 @@
 -- asks for. Everything here is qualified and typed, and pg_temp comes last, so that nothing a caller has made can take the
 -- place of what is called.
 
--- Rate limits that these jobs name and that nothing has registered. Index: rate_limits_pkey.
+-- What rate limits refuse of these jobs: see refused_limits. Index: rate_limits_pkey.
 create function missing_limits(asked json) returns setof text
 language sql stable
 set search_path from current
 as $$
-  select s.rate_limit_key
-  from (select distinct rate_limit_key from pg_catalog.json_to_recordset(asked) as spec(rate_limit_key text)) s
-  where s.rate_limit_key is not null and not exists (select from rate_limits r where r.key = s.rate_limit_key)
+  select distinct r.name
+  from (select distinct spec.limits from pg_catalog.json_to_recordset(asked) as spec(limits text)) s
+  cross join lateral refused_limits(s.limits) r(name)
+  where s.limits is not null
 $$;
 
 -- Adds jobs that all have a job key, each key once: see statements/add-jobs.ts. Locks keys in their order, then the jobs
@@ -101,12 +102,12 @@ begin
     select s.*, coalesce(s.asked_run_at, present + s.delay_ms * interval '1 ms', present) as run_at
     from rows from (
       pg_catalog.json_to_recordset(asked) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
-        max_attempts smallint, timeout_ms integer, queue text, partition text, rate_limit_key text, job_key text, job_key_mode text,
+        max_attempts smallint, timeout_ms integer, queue text, partition text, limits text, job_key text, job_key_mode text,
         flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint,
         debounce_max_ms float8),
       pg_catalog.json_array_elements(payloads)
     ) with ordinality as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, partition,
-      rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, debounce_max_ms,
+      limits, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, debounce_max_ms,
       payload, position)
     order by s.job_key
   loop
@@ -130,8 +131,8 @@ begin
         case when repeated and holder.id > spec.id then 'keep' else 'update' end
       else 'replace'
     end;
-    new_lane := case when spec.queue is not null or spec.rate_limit_key is not null or spec.max_attempts = 1
-      then coalesce(spec.queue, '') || E'\x1f' || coalesce(spec.partition, '') || E'\x1f' || coalesce(spec.rate_limit_key, '') end;
+    new_lane := case when spec.queue is not null or spec.limits is not null or spec.max_attempts = 1
+      then coalesce(spec.queue, '') || E'\x1f' || coalesce(spec.partition, '') || E'\x1f' || coalesce(spec.limits, '') end;
 
     if action = 'circle' then
       raise exception 'job % would wait for itself', holder.id
@@ -162,7 +163,7 @@ begin
       update jobs j set
         run_at = coalesce(debounced, j.run_at),
         priority = spec.priority, max_attempts = spec.max_attempts, slot_only = spec.max_attempts = 1, lane = new_lane,
-        task = spec.task, queue = spec.queue, partition = spec.partition, rate_limit_key = spec.rate_limit_key, flags = spec.flags,
+        task = spec.task, queue = spec.queue, partition = spec.partition, limits = spec.limits, flags = spec.flags,
         payload_kib = coalesce(spec.payload_kib, 0::smallint), attempts = 0, crashes = 0, last_error = null, previous = null,
         unmet = coalesce(pg_catalog.cardinality(spec.depends_on), 0),
         parked = case when j.parked = 'key' then 'key' when spec.depends_on is not null then 'parents' end,
@@ -170,7 +171,7 @@ begin
       where j.id = holder.id;
       update job_bodies b set
         run_at = coalesce(debounced, b.run_at), priority = spec.priority, max_attempts = spec.max_attempts, timeout_ms = spec.timeout_ms, task = spec.task,
-        payload = spec.payload, queue = spec.queue, partition = spec.partition, rate_limit_key = spec.rate_limit_key,
+        payload = spec.payload, queue = spec.queue, partition = spec.partition, limits = spec.limits,
         job_key_mode = spec.job_key_mode, flags = spec.flags, tags = spec.tags, group_id = spec.group_id,
         depends_on = spec.depends_on, on_parent_failure = spec.on_parent_failure
       where b.id = holder.id;
@@ -196,16 +197,16 @@ begin
       insert into job_replacements (old_id, new_id) values (holder.id, spec.id)
       on conflict (old_id) do update set new_id = excluded.new_id, replaced_at = excluded.replaced_at;
     end if;
-    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags,
+    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, limits, flags,
       job_key, unmet, behind, parked)
     values (spec.id, spec.run_at, spec.priority, spec.max_attempts, spec.max_attempts = 1, new_lane,
-      coalesce(spec.payload_kib, 0::smallint), spec.task, spec.queue, spec.partition, spec.rate_limit_key, spec.flags, spec.job_key,
+      coalesce(spec.payload_kib, 0::smallint), spec.task, spec.queue, spec.partition, spec.limits, spec.flags, spec.job_key,
       coalesce(pg_catalog.cardinality(spec.depends_on), 0),
       before_it, case when before_it is not null then 'key' when spec.depends_on is not null then 'parents' end);
-    insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue, partition, rate_limit_key, job_key,
+    insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue, partition, limits, job_key,
       job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
     values (spec.id, present, spec.run_at, spec.priority, spec.max_attempts, spec.timeout_ms, spec.task, spec.payload, spec.queue, spec.partition,
-      spec.rate_limit_key, spec.job_key, spec.job_key_mode, spec.flags, spec.tags, spec.group_id, spec.depends_on,
+      spec.limits, spec.job_key, spec.job_key_mode, spec.flags, spec.tags, spec.group_id, spec.depends_on,
       spec.on_parent_failure);
     update job_keys k set job_id = spec.id where k.key = spec.job_key and k.job_id <> spec.id;
     return query select spec.id, spec.id, true, null::text,
@@ -345,7 +346,7 @@ begin
 end $$;
 
 -- Adds jobs without a key outside of a caller's transaction, where the session does not limit how long it waits for locks: the
--- statements of statements/add-jobs.ts, which say what they do, with that limit. A row for each unregistered rate limit, and
+-- statements of statements/add-jobs.ts, which say what they do, with that limit. A row for each rate limit that refuses them, and
 -- nothing added then; else the time.
 create function add_jobs(asked json, payloads json) returns table (now float8, missing text)
 language plpgsql
@@ -356,10 +357,7 @@ as $$
 declare
   present timestamptz := pg_catalog.clock_timestamp();
 begin
-  return query
-    select null::float8, s.rate_limit_key
-    from (select distinct rate_limit_key from pg_catalog.json_to_recordset(asked) as spec(rate_limit_key text)) s
-    where s.rate_limit_key is not null and not exists (select from rate_limits r where r.key = s.rate_limit_key);
+  return query select null::float8, m.name from missing_limits(asked) m(name);
   if found then
     return;
   end if;
@@ -367,26 +365,26 @@ begin
     select s.*, coalesce(s.asked_run_at, present + s.delay_ms * interval '1 ms', present) as run_at
     from rows from (
       pg_catalog.json_to_recordset(asked) as (id uuid, task text, priority integer, run_at timestamptz, delay_ms float8,
-        max_attempts smallint, timeout_ms integer, queue text, partition text, rate_limit_key text, job_key text, job_key_mode text,
+        max_attempts smallint, timeout_ms integer, queue text, partition text, limits text, job_key text, job_key_mode text,
         flags text[], tags text[], group_id text, depends_on uuid[], on_parent_failure text, payload_kib smallint),
       pg_catalog.json_array_elements(payloads)
-    ) as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, partition, rate_limit_key, job_key,
+    ) as s (id, task, priority, asked_run_at, delay_ms, max_attempts, timeout_ms, queue, partition, limits, job_key,
       job_key_mode, flags, tags, group_id, depends_on, on_parent_failure, payload_kib, payload)
   ),
   bodies as (
     insert into job_bodies (created_at, id, run_at, priority, max_attempts, timeout_ms, task, payload, queue,
-      partition, rate_limit_key, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
+      partition, limits, job_key, job_key_mode, flags, tags, group_id, depends_on, on_parent_failure)
     select present, s.id, s.run_at, s.priority, s.max_attempts, s.timeout_ms, s.task, s.payload, s.queue,
-      s.partition, s.rate_limit_key, s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id, s.depends_on, s.on_parent_failure
+      s.partition, s.limits, s.job_key, s.job_key_mode, s.flags, s.tags, s.group_id, s.depends_on, s.on_parent_failure
     from specs s
     on conflict (id) do nothing
     returning id
   )
   insert into jobs
-    (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags, unmet, parked)
+    (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, limits, flags, unmet, parked)
   select s.id, s.run_at, s.priority, s.max_attempts, s.max_attempts = 1,
-    lane_of(s.queue, s.partition, s.rate_limit_key, s.max_attempts = 1), coalesce(s.payload_kib, 0), s.task, s.queue,
-    s.partition, s.rate_limit_key, s.flags, coalesce(pg_catalog.cardinality(s.depends_on), 0),
+    lane_of(s.queue, s.partition, s.limits, s.max_attempts = 1), coalesce(s.payload_kib, 0), s.task, s.queue,
+    s.partition, s.limits, s.flags, coalesce(pg_catalog.cardinality(s.depends_on), 0),
     case when s.depends_on is not null then 'parents' end
   from bodies b join specs s on s.id = b.id;
   return query select (extract(epoch from present) * 1000)::float8, null::text;
@@ -508,10 +506,52 @@ as $$
   from (select pg_catalog.floor(extract(epoch from pg_catalog.clock_timestamp()) * 1000000)::bigint as us) t
 $$;
 
+-- The text of the rate limits that add_job is given, as limits_of reads it: a key, or a JSON array of { key, by, weight }.
+create function limits_text(rate_limit_key text, rate_limits json) returns text
+language sql immutable
+set search_path from current
+as $$
+  select case when rate_limits is null then rate_limit_key else (
+    select pg_catalog.string_agg(l.name, E'\x1e' order by l.name collate "C") from (
+      select case
+          when l ->> 'by' is null and coalesce(l ->> 'weight', '1') = '1' then l ->> 'key'
+          else pg_catalog.concat(l ->> 'key', E'\x1d', l ->> 'by', E'\x1d', coalesce(l ->> 'weight', '1'))
+        end as name
+      from pg_catalog.json_array_elements(rate_limits) l
+    ) l
+  ) end
+$$;
+
+-- Whether add_job is given what limits_text can read: 1 to 3 limits, each once.
+create function are_limits(rate_limits json) returns boolean
+language plpgsql immutable
+set search_path from current
+as $$
+begin
+  if pg_catalog.json_typeof(rate_limits) <> 'array' or pg_catalog.json_array_length(rate_limits) not between 1 and 3 then
+    return false;
+  end if;
+  if exists (select from pg_catalog.json_array_elements(rate_limits) l where pg_catalog.json_typeof(l) <> 'object') then
+    return false;
+  end if;
+  return not exists (
+    select from pg_catalog.json_array_elements(rate_limits) l
+    where (pg_catalog.json_typeof(l -> 'key') = 'string' and pg_catalog.octet_length(l ->> 'key') between 1 and 1000
+        and l ->> 'key' !~ '[\u0001-\u001f]') is not true
+      or l ->> 'by' is not null and (pg_catalog.json_typeof(l -> 'by') <> 'string'
+        or pg_catalog.octet_length(l ->> 'by') not between 1 and 600 or l ->> 'by' ~ '[\u0001-\u001f]')
+      or l ->> 'weight' is not null and l ->> 'weight' !~ '^[1-9][0-9]{0,8}$'
+      or exists (select from pg_catalog.json_object_keys(l) k where k not in ('key', 'by', 'weight'))
+  ) and pg_catalog.json_array_length(rate_limits) = (
+    select pg_catalog.count(distinct pg_catalog.concat(l ->> 'key', E'\x1d', l ->> 'by'))
+    from pg_catalog.json_array_elements(rate_limits) l
+  ) and pg_catalog.octet_length(limits_text(null, rate_limits)) <= 1000;
+end $$;
+
 -- What keeps add_job from adding, and what to do about it; null: nothing.
 create function fault_of_add(
   task text, queue text, run_at timestamptz, max_attempts integer, job_key text, job_key_mode text, flags text[],
-  tags text[], group_id text, rate_limit_key text, timeout_ms integer, partition text
+  tags text[], group_id text, rate_limit_key text, timeout_ms integer, partition text, rate_limits json
 ) returns text[]
 language plpgsql stable
 set search_path from current
@@ -532,8 +572,20 @@ begin
       array['queue beside partition', null, 'Pass queue => …, or leave partition out.']
     when not pg_catalog.octet_length(rate_limit_key) between 1 and 1000 or rate_limit_key ~ '[\u0001-\u001f]' then
       array['rate_limit_key ' || a_lane, rate_limit_key, 'Leave it out, or pass null, for a job without a rate limit.']
-    when rate_limit_key is not null and not exists (select from rate_limits r where r.key = rate_limit_key) then
-      array['rate_limit_key to be registered', rate_limit_key, 'Register it first: jobs.registerRateLimit(key, capacity, interval).']
+    when rate_limit_key is not null and rate_limits is not null then
+      array['rate_limit_key or rate_limits, not both', rate_limit_key, 'Leave one of them out.']
+    when rate_limits is not null and not are_limits(rate_limits) then
+      array['rate_limits to be an array of 1 to 3 objects { key, by, weight }, each limit once', rate_limits::text,
+        'Pass json: ''[{"key": "api", "by": "acme", "weight": 2}]''.']
+    when exists (select from refused_limits(limits_text(rate_limit_key, rate_limits)) r(name) where pg_catalog.strpos(r.name, E'\x1d') = 0) then
+      array[case when rate_limits is null then 'rate_limit_key to be registered' else 'rate_limits to be registered' end,
+        (select r.name from refused_limits(limits_text(rate_limit_key, rate_limits)) r(name) where pg_catalog.strpos(r.name, E'\x1d') = 0 limit 1),
+        'Register it first: jobs.registerRateLimit(key, capacity, interval).']
+    when exists (select from refused_limits(limits_text(rate_limit_key, rate_limits))) then
+      (select array['a weight of at most ' || pg_catalog.split_part(r.name, E'\x1d', 3) || ' for the rate limit ' ||
+          pg_catalog.quote_literal(pg_catalog.split_part(r.name, E'\x1d', 1)), pg_catalog.split_part(r.name, E'\x1d', 2),
+          'Ask for less: the limit never has more tokens at once.']
+        from refused_limits(limits_text(rate_limit_key, rate_limits)) r(name) limit 1)
     when run_at < '0001-01-01 00:00:00+00' or run_at >= '10000-01-01 00:00:00+00' then
       array['run_at to lie between the years 1 and 9999', run_at::text, 'Leave it out, or pass null, for a job that is due now.']
     when not max_attempts between 1 and 32767 then
@@ -562,7 +614,8 @@ create function add_job(
   task text, payload json default 'null', queue text default null, priority integer default 0,
   run_at timestamptz default null, max_attempts integer default 25, job_key text default null,
   job_key_mode text default null, flags text[] default null, tags text[] default null, group_id text default null,
-  rate_limit_key text default null, timeout_ms integer default null, partition text default null
+  rate_limit_key text default null, timeout_ms integer default null, partition text default null,
+  rate_limits json default null
 ) returns uuid
 language plpgsql
 set search_path from current
@@ -573,6 +626,7 @@ declare
   content json := coalesce(add_job.payload, 'null');
   kib smallint := least(32767, pg_catalog.octet_length(content::text) / 1024)::smallint;
   attempts smallint;
+  limits text;
   fault text[];
   others uuid[];
   added record;
@@ -584,31 +638,32 @@ begin
   tags := nullif(add_job.tags, '{}');
   fault := fault_of_add(add_job.task, add_job.queue, add_job.run_at, add_job.max_attempts, add_job.job_key,
     add_job.job_key_mode, add_job.flags, add_job.tags, add_job.group_id, add_job.rate_limit_key, add_job.timeout_ms,
-    add_job.partition);
+    add_job.partition, add_job.rate_limits);
   if fault is not null then
     raise exception 'Expected %, got %.', fault[1], pg_catalog.left(pg_catalog.quote_nullable(fault[2]), 60)
       using errcode = 'invalid_parameter_value', hint = fault[3];
   end if;
   attempts := add_job.max_attempts;
+  limits := limits_text(add_job.rate_limit_key, add_job.rate_limits);
   if add_job.queue is not null then
     perform refuse_if_full(add_job.queue);
   end if;
 
   if add_job.job_key is null then
     insert into job_bodies (id, created_at, run_at, priority, max_attempts, timeout_ms, task, payload, queue,
-      partition, rate_limit_key, flags, tags, group_id)
+      partition, limits, flags, tags, group_id)
     values (job_id, present, coalesce(add_job.run_at, present), add_job.priority, attempts, add_job.timeout_ms,
-      add_job.task, content, add_job.queue, add_job.partition, add_job.rate_limit_key, add_job.flags, add_job.tags, add_job.group_id);
-    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, rate_limit_key, flags)
+      add_job.task, content, add_job.queue, add_job.partition, limits, add_job.flags, add_job.tags, add_job.group_id);
+    insert into jobs (id, run_at, priority, max_attempts, slot_only, lane, payload_kib, task, queue, partition, limits, flags)
     values (job_id, coalesce(add_job.run_at, present), add_job.priority, attempts, attempts = 1,
-      lane_of(add_job.queue, add_job.partition, add_job.rate_limit_key, attempts = 1), kib, add_job.task, add_job.queue,
-      add_job.partition, add_job.rate_limit_key, add_job.flags);
+      lane_of(add_job.queue, add_job.partition, limits, attempts = 1), kib, add_job.task, add_job.queue,
+      add_job.partition, limits, add_job.flags);
   else
     select k.id, pg_catalog.array_remove(array[k.replaced, k.behind], null) into job_id, others from add_keyed_jobs(
       pg_catalog.json_build_array(pg_catalog.json_build_object(
         'id', job_id, 'task', add_job.task, 'priority', add_job.priority, 'run_at', add_job.run_at,
         'max_attempts', attempts, 'timeout_ms', add_job.timeout_ms, 'queue', add_job.queue,
-        'partition', add_job.partition, 'rate_limit_key', add_job.rate_limit_key, 'job_key', add_job.job_key,
+        'partition', add_job.partition, 'limits', limits, 'job_key', add_job.job_key,
         'job_key_mode', coalesce(add_job.job_key_mode, 'replace'), 'flags', add_job.flags, 'tags', add_job.tags,
         'group_id', add_job.group_id, 'payload_kib', kib)),
       pg_catalog.json_build_array(content), true, false) k;

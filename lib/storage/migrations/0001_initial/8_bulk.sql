@@ -191,7 +191,7 @@ begin
   where b.id = any(moved_ids) and b.queue is distinct from new_queue;
   return query
     update jobs j set queue = new_queue, partition = case when new_queue is not null then j.partition end,
-      lane = lane_of(new_queue, case when new_queue is not null then j.partition end, j.rate_limit_key, j.slot_only),
+      lane = lane_of(new_queue, case when new_queue is not null then j.partition end, j.limits, j.slot_only),
       revision = j.revision + 1, updated_at = clock_timestamp()
     where j.id = any(moved_ids)
     returning j.id, j.lane;
