@@ -392,7 +392,7 @@ $$;
 -- `queue_room`: of those, how many its queue has for all its partitions; `share_room`: how many until its partition has its
 -- share; `limited`: by places. An undeclared queue that has partitions has no limit, so one that was taken for another kind
 -- must be registered too. `until`: when a pause ends, or tokens come.
-create function room_in_lane(lane text, present timestamptz)
+create function room_in_lane(lane text, known_room integer, present timestamptz)
 returns table (
   queue text, state text, room integer, until timestamptz, limited boolean, is_ahead boolean, queue_room integer,
   share_room integer, weight integer
@@ -419,11 +419,11 @@ as $$
     select split_part(lane, E'\x1f', 1) as queue, split_part(lane, E'\x1f', 2) as partition, split_part(lane, E'\x1f', 3) as limits
   ) n
   left join lateral (
-    select q.*, q.concurrency - (
+    select q.*, case when q.concurrency is not null then coalesce(known_room, q.concurrency - (
       select count(*)::integer from (
         select from job_places p where p.queue = q.name and p.number >= q.places_from limit q.concurrency
       ) taken
-    ) as free
+    )) end as free
     from job_queues q where q.name = n.queue limit 1
   ) q on n.queue <> ''
   left join lateral room_in_partition(q.name, n.partition, q.concurrency, q.partition_concurrency, q.partition_share,
@@ -803,16 +803,17 @@ begin
         continue when not found or next_lane > leg_upto collate "C";
       end if;
       loop
-        with recursive hop(lane, pos, came_from, queue, branch, state, until, is_ahead, limited, places, run_ats, ids, quota, weight, got, hops,
+        with recursive hop(lane, pos, came_from, queue, queue_room, branch, state, until, is_ahead, limited, places, run_ats, ids, quota, weight, got, hops,
           of_branch, of_queue, filled, queue_filled, is_cut, stops, blocked_after) as (
-          select leg_from collate "C", leg_from collate "C", leg_from collate "C", null::text collate "C", null::text collate "C", null::text, null::timestamptz, false, false,
+          select leg_from collate "C", leg_from collate "C", leg_from collate "C", null::text collate "C", null::integer, null::text collate "C", null::text, null::timestamptz, false, false,
             null::tid[], null::timestamptz[], null::uuid[], 0, 0, 0, 0, 0, 0, false, false, false, false, null::text collate "C"
           union all
           select n.lane, case
               when r.state in ('full', 'paused') and o.in_partition then r.queue || ' '
               when o.enters_at is not null then o.enters_at
               else n.lane
-            end, h.pos, coalesce(r.queue, u.queue, case when o.enters_at is not null then split_part(n.lane, E'\x1f', 1) end), o.branch,
+            end, h.pos, coalesce(r.queue, u.queue, case when o.enters_at is not null then split_part(n.lane, E'\x1f', 1) end),
+            coalesce(r.queue_room, case when u.queue is not null then h.queue_room end), o.branch,
             case
               when o.enters_at is not null then 'entered'
               when r.state = 'open' and w.branch_room <= 0 then 'behind'
@@ -829,11 +830,14 @@ begin
                 and (r.state is null or (r.state <> 'unknown' and d.places is null and not (r.state = 'open' and least(w.quota, w.branch_room) <= 0)))
               then coalesce(h.blocked_after, place_in_walk(at_priority, h.pos)) end
           from hop h
+          -- `offset 0` keeps what a subquery computes from being written out, again and again, wherever it is used: that made
+          -- the plan so large that beginning it took longer than running it.
           -- The next lane: one before the next in which the pool has a position, or that one, so that what lies dead before
           -- the position need not be read. Behind a queue whose partitions have been proposed all that it can give.
           cross join lateral (
             select case when h.queue_filled and h.of_branch = 0 and h.branch <> h.queue || E'\x1f\x1f' then h.queue || ' ' else h.pos end
               collate "C" as pos
+            offset 0
           ) f
           cross join lateral (
             select known_lanes[width_bucket(f.pos, known_lanes) + 1] as lane offset 0
@@ -866,14 +870,16 @@ begin
               end as lane,
               coalesce(skip.upto is not null and (e.lane is null or place_in_walk(at_priority, e.lane) > skip.upto), false)
                 as skipped
+            offset 0
           ) n
           -- Lanes of one queue lie side by side, and in it those of one partition: a branch. Each lane proposes what its branch
           -- could take, and the earliest are taken.
           cross join lateral (
             select case when q.same then h.queue end as queue, case when b.same then h.branch end as branch,
               case when q.same then h.of_queue else 0 end as of_queue, case when b.same then h.of_branch else 0 end as of_branch
-            from (select h.queue <> '' and starts_with(n.lane, h.queue || E'\x1f') as same) q,
-              (select h.branch is not null and starts_with(n.lane, h.branch) as same) b
+            from (select h.queue <> '' and starts_with(n.lane, h.queue || E'\x1f') as same offset 0) q,
+              (select h.branch is not null and starts_with(n.lane, h.branch) as same offset 0) b
+            offset 0
           ) u
           cross join lateral (
             select p.branch, p.in_partition, case
@@ -884,12 +890,17 @@ begin
             from (
               select split_part(n.lane, E'\x1f', 2) <> '' as in_partition,
                 nullif(split_part(n.lane, E'\x1f', 1) || E'\x1f' || split_part(n.lane, E'\x1f', 2) || E'\x1f', E'\x1f\x1f') as branch
+              offset 0
             ) p
             cross join lateral (
               select width_bucket((split_part(n.lane, E'\x1f', 1) || E'\x1f') collate "C", known_turns) + 1 as b
+              offset 0
             ) t
+            offset 0
           ) o
-          left join lateral room_in_lane(n.lane, present) r on not n.skipped and o.enters_at is null
+          left join lateral (
+            select * from room_in_lane(n.lane, case when u.queue is not null then h.queue_room end, present) offset 0
+          ) r on not n.skipped and o.enters_at is null
           cross join lateral (
             select least(r.room, r.queue_room - u.of_queue + u.of_branch) as branch_room,
               case
@@ -908,6 +919,7 @@ begin
               select case when known_turns[t.b] = n.lane then known_turns_left[t.b] end as more
               from width_bucket(n.lane, known_turns) t(b)
             ) own
+            offset 0
           ) w
           left join lateral (
             select array_agg(due.place) as places, array_agg(due.run_at) as run_ats, array_agg(due.id) as ids from (
@@ -924,7 +936,8 @@ begin
           cross join lateral (
             select c.found, greatest(0, least(c.found, w.branch_room - u.of_branch, w.quota)) as got,
               greatest(0, least(w.branch_room - u.of_branch, c.found)) as of_branch
-            from (select coalesce(cardinality(d.places), 0) as found) c
+            from (select coalesce(cardinality(d.places), 0) as found offset 0) c
+            offset 0
           ) g
           -- Where a branch's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
           where h.lane is not null and (h.got < open_places or h.filled) and (h.got < open_places or u.branch is not null)
