@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import { InvalidArgumentError, type JobManager } from '../../lib/index.js';
 import { createTestManager, OTHER, WORKER, type TestManager } from '../support/manager.js';
 
@@ -284,17 +285,24 @@ describe('refillRateLimits (refill-rate-limits)', () => {
     expect(await test.sql('select by_value from jobs.rate_limit_states')).toEqual([{ by_value: 'young' }]);
   });
 
-  it('leaves nothing behind that would count again', async () => {
+  it('leaves nothing behind that would count again, where others hold what is to go', async () => {
     await jobs.registerRateLimit('api', 2, HOUR);
     await jobs.takeTokens('api');
-    // A row that was held while it was to go.
+    await test.sql(`insert into jobs.rate_limit_states
+      select key, by_value, number - 1, at, '{2}', full_at + interval '9 h' from jobs.rate_limit_states`);
     await test.sql(
-      `insert into jobs.rate_limit_states select key, by_value, number - 1, at, '{2}', full_at + interval '9 h' from jobs.rate_limit_states`,
+      `update jobs.rate_limit_states set at = at - interval '2 h', full_at = full_at - interval '2 h' where number = 1`,
     );
-    await passWindows(1);
-    for (let n = 0; n < 2; n++) await jobs.refillRateLimits();
-    expect(await test.sql('select from jobs.rate_limit_states')).toEqual([]);
+    const stranger = new pg.Client(test.url);
+    await stranger.connect();
+    await stranger.query('begin; select from jobs.rate_limit_states where number = 0 for update');
+    await jobs.refillRateLimits();
+    await stranger.query('rollback');
+    await stranger.end();
     expect(await jobs.takeTokens('api', { weight: 2 })).toMatchObject({ ok: true });
+    await passWindows(2);
+    for (let n = 0; n < 2; n++) await jobs.refillRateLimits();
+    expect(await test.sql(`select from jobs.rate_limit_states where full_at <= now()`)).toEqual([]);
   });
 });
 

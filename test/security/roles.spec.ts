@@ -266,6 +266,25 @@ describe('a process that may only enqueue', () => {
     expect(await admin.explain(child.id)).toMatchObject({ reason: 'parents', blockedBy: [last.id] });
   });
 
+  it('takes tokens of rate limits, and gives none back', async () => {
+    await (
+      await managerOf('admin')
+    ).registerRateLimit('of enqueuers', { algorithm: 'sliding', capacity: 3, interval: 3_600_000 });
+    const jobs = await managerOf('enqueue');
+    expect(await jobs.takeTokens('of enqueuers', { by: 'x', weight: 3 })).toEqual({ ok: true, retryInMs: 0 });
+    expect(await jobs.takeTokens('of enqueuers', { by: 'x' })).toMatchObject({ ok: false });
+    for (const call of [
+      `'of enqueuers', 'x', -3, true`,
+      `'of enqueuers', 'x', null, true`,
+      `'of enqueuers', E'a\\x1d', 1, true`,
+    ]) {
+      expect([call, await refused('enqueue', `select ${PLACE}.take_tokens(${call})`)]).toEqual([call, '22023']);
+    }
+    expect(await jobs.takeTokens('of enqueuers', { by: 'x' })).toMatchObject({ ok: false });
+    expect((await jobs.listRateLimitValues('of enqueuers')).items).toMatchObject([{ by: 'x', availableTokens: 0 }]);
+    expect(await refused('none', `select ${PLACE}.take_tokens('of enqueuers', '', 1, true)`)).toBe('42501');
+  });
+
   it('is refused everything that claims, settles, edits or deletes', async () => {
     const jobs = await managerOf('enqueue');
     const { id } = await jobs.addJob('mine', {});

@@ -291,6 +291,11 @@ begin
   if pg_catalog.current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
     raise exception 'taking tokens needs read committed' using errcode = '25004';
   end if;
+  -- Fewer than one would give some back.
+  if (weight >= 1) is not true or (value = '' or pg_catalog.octet_length(value) <= 600 and value !~ '[\u0001-\u001f]') is not true then
+    raise exception 'Expected one token or more, for a value of at most 600 bytes without control characters.'
+      using errcode = 'invalid_parameter_value';
+  end if;
   if not patient then
     perform pg_catalog.set_config('lock_timeout'::text, '100ms'::text, true);
   end if;
