@@ -54,6 +54,7 @@ as $$
       case r.algorithm when 'sliding' then (r.interval_ms * 1000 + 11) / 12 else r.interval_ms * 1000 end as width_us,
       r.algorithm in ('bucket', 'smooth') as drips,
       least(present, coalesce(s.at, case r.algorithm when 'fixed' then r.window_started_at else present end)) as started_at
+    offset 0
   ) i
   cross join lateral (
     -- How many windows have begun since, or for how long the bucket is not full.
@@ -61,6 +62,7 @@ as $$
         then pg_catalog.div(extract(epoch from present - i.started_at) * 1000000::numeric, i.width_us::numeric)::bigint end as passed,
       case when i.drips then least(greatest(0::numeric, extract(epoch from s.at - present) * 1000000::numeric),
         pg_catalog.div(i.burst * i.us + i.capacity - 1::numeric, i.capacity)) end as debt_us
+    offset 0
   ) p
   cross join lateral (
     select case
@@ -76,6 +78,7 @@ as $$
           end
         else '{}'
       end as counts
+    offset 0
   ) c
   cross join lateral (
     select c.at, c.counts,
@@ -85,6 +88,7 @@ as $$
           else r.capacity - (select pg_catalog.sum(n) from pg_catalog.unnest(c.counts) n)::integer
         end) as room,
       coalesce(case when i.drips then s.at > c.at else s.at > present end, false) as is_ahead
+    offset 0
   ) t
   where r.key = limit_key limit 1
 $$;

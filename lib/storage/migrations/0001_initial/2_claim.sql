@@ -944,7 +944,8 @@ begin
             and h.hops < hops_left and (n.lane is not null or n.skipped)
             and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
         )
-        select max(h.hops) as hops, bool_or(h.is_cut) as is_cut, max(h.pos) as lane,
+        select l.*, p.* into look from (
+          select max(h.hops) as hops, bool_or(h.is_cut) as is_cut, max(h.pos) as lane,
           bool_or(h.lane is null) as ended,
           array_agg(h.branch) filter (where h.filled) as filled_branches,
           array_agg(h.lane order by h.hops) filter (where h.places is not null) as lanes,
@@ -960,10 +961,6 @@ begin
           array_agg(distinct h.queue) filter (where h.queue_filled and h.places is not null and split_part(h.lane, E'\x1f', 2) <> '') as cut_queues,
           array_agg(h.lane) filter (where h.state = 'tokens' and h.is_ahead) as ahead,
           array_agg(h.lane) filter (where h.state = 'open' and h.places is null) as empty,
-          (select array_agg(u.place order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as places,
-          (select array_agg(x.lane order by x.hops, u.nth) from hop x cross join lateral unnest(x.places) with ordinality u(place, nth)) as place_lanes,
-          (select array_agg(u.run_at order by x.hops, u.nth) from hop x cross join lateral unnest(x.run_ats) with ordinality u(run_at, nth)) as place_run_ats,
-          (select array_agg(u.id order by x.hops, u.nth) from hop x cross join lateral unnest(x.ids) with ordinality u(id, nth)) as place_ids,
           array_agg(h.blocked_after order by h.hops) filter (where h.blocked_after is not null) as afters,
           array_agg(place_in_walk(at_priority + case when h.lane is null then 1 else 0 end, coalesce(h.pos, '')) order by h.hops)
             filter (where h.blocked_after is not null) as uptos,
@@ -971,7 +968,17 @@ begin
           (array_agg(h.blocked_after order by h.hops desc))[1] is not null and leg_upto is null
             and max(h.hops) < hops_left and max(h.got) < open_places as ends_blocked,
           max(h.got) >= open_places or max(h.hops) >= hops_left as is_short, bool_or(h.stops) as is_stopped
-        into look from hop h;
+        from hop h
+        ) l
+        cross join (
+          -- What is proposed, in the order of the walk. lane_nths: in which of `lanes` each lies.
+          select array_agg(u.place) as places, array_agg(x.nth) as lane_nths, array_agg(u.run_at) as run_ats, array_agg(u.id) as ids
+          from (
+            select h.places, h.run_ats, h.ids, row_number() over (order by h.hops)::integer as nth
+            from hop h where h.places is not null
+          ) x
+          cross join lateral unnest(x.places, x.run_ats, x.ids) u(place, run_at, id)
+        ) p;
         for blocked in
           select b.after, max(b.upto collate "C") as upto, min(b.until) as until
           from unnest(look.afters, look.uptos, look.untils) b(after, upto, until) group by b.after order by b.after collate "C"
@@ -1065,17 +1072,21 @@ begin
               end as room
             from unnest(held_queues) n(name) cross join lateral (select * from job_queues q where q.name = n.name limit 1) q
           ),
+          -- What the partition of each lane has left; null: of none, or its queue is held.
           partitions as materialized (
-            select q.name as queue, b.partition, coalesce(p.free, 2147483647) as room
-            from (
-              select distinct split_part(l.lane, E'\x1f', 1) collate "C" as queue, split_part(l.lane, E'\x1f', 2) collate "C" as partition
-              from unnest(look.lanes) l(lane)
-            ) b
-            cross join lateral (
-              select * from job_queues q where b.partition <> '' and q.name = b.queue and q.name = any(held_queues) limit 1
-            ) q
-            cross join lateral room_in_partition(q.name, b.partition, q.concurrency, q.partition_concurrency, q.partition_share,
-              q.partition_weight, q.places_from) p
+            select array_agg(b.room order by l.nth) as rooms
+            from unnest(look.lanes) with ordinality l(lane, nth)
+            left join lateral (
+              select coalesce(p.free, 2147483647) as room
+              from (
+                select split_part(l.lane, E'\x1f', 1) as queue, split_part(l.lane, E'\x1f', 2) as partition offset 0
+              ) n
+              cross join lateral (
+                select * from job_queues q where n.partition <> '' and q.name = n.queue and q.name = any(held_queues) limit 1
+              ) q
+              cross join lateral room_in_partition(q.name, n.partition, q.concurrency, q.partition_concurrency, q.partition_share,
+                q.partition_weight, q.places_from) p
+            ) b on true
           ),
           states as materialized (
             select t.* from unnest(held_limits) n(name)
@@ -1090,26 +1101,21 @@ begin
             where k.key <> '' group by l.lane
           ),
           proposals as materialized (
-            select p.place, p.lane, p.run_at, p.id, p.nth, split_part(p.lane, E'\x1f', 1) as queue,
-              split_part(p.lane, E'\x1f', 2) as partition, split_part(p.lane, E'\x1f', 3) as limits, l.limited, l.quota
-            from unnest(look.places, look.place_lanes, look.place_run_ats, look.place_ids) with ordinality p(place, lane, run_at, id, nth)
-            cross join lateral (
-              select l.limited, l.quota from unnest(look.lanes, look.limited, look.quotas) l(lane, limited, quota)
-              where l.lane = p.lane limit 1
-            ) l
+            select p.place, l.lane, p.run_at, p.id, p.nth, split_part(l.lane, E'\x1f', 1) as queue,
+              split_part(l.lane, E'\x1f', 2) as partition, split_part(l.lane, E'\x1f', 3) as limits,
+              look.limited[p.lane_nth] as limited, look.quotas[p.lane_nth] as quota, b.rooms[p.lane_nth] as branch_room
+            from unnest(look.places, look.lane_nths, look.run_ats, look.ids) with ordinality p(place, lane_nth, run_at, id, nth)
+            cross join lateral (select look.lanes[p.lane_nth] as lane offset 0) l
+            cross join partitions b
           ),
           possible as materialized (
-            select p.*, coalesce(q.room, 2147483647) as room, coalesce(b.room, 2147483647) as branch_room,
-              coalesce(t.jobs, 2147483647) as tokens
+            select p.*, coalesce(q.room, 2147483647) as room, coalesce(t.jobs, 2147483647) as tokens
             from proposals p
             left join lateral (
               select q.room from queues q where q.name = p.queue and q.limited is not distinct from p.limited limit 1
             ) q on p.queue <> ''
-            left join lateral (
-              select b.room from partitions b where b.queue = p.queue and b.partition = p.partition limit 1
-            ) b on p.partition <> ''
             left join lateral (select t.jobs from limits t where t.lane = p.lane limit 1) t on p.limits <> ''
-            where (p.queue = '' or q.room > 0) and (p.partition = '' or b.room > 0) and (p.limits = '' or t.jobs > 0)
+            where (p.queue = '' or q.room > 0) and (p.partition = '' or p.branch_room > 0) and (p.limits = '' or t.jobs > 0)
           ),
           locked as materialized (
             select p.* from possible p
