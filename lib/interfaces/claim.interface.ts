@@ -204,6 +204,8 @@ export interface WorkerRegistration {
   takesAnyTask?: boolean;
   queues?: string[] | null;
   forbiddenFlags?: string[] | null;
+  /** How long it gathers jobs of which tasks for one call of their handler, in ms. */
+  batchWaits?: Record<string, number>;
   leaseMs: number;
   /** The module's instance that it is a pool of. Default: the one without a name. */
   instance?: string | null;

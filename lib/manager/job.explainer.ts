@@ -48,9 +48,7 @@ function ofState(job: Job, row: ExplainRow): Finding | null {
       until,
     };
   }
-  if (row.running) {
-    return { reason: 'running', message: `It is running, claimed by ${job.lockedBy} at ${iso(job.lockedAt)}.` };
-  }
+  if (row.running) return ofClaim(job, row);
   if (row.parked === 'exhausted') {
     const error = job.lastError ?? 'unknown error';
     return { reason: 'exhausted', message: `It failed for good after ${count(job.attempts, 'attempt')}: ${error}` };
@@ -62,6 +60,17 @@ function ofState(job: Job, row: ExplainRow): Finding | null {
   if (row.parked === 'parents')
     return { reason: 'parents', message: `It waits for ${count(blockedBy.length, 'job')} it depends on.`, blockedBy };
   return null;
+}
+
+/** What its pool has begun is known to the pool alone. */
+function ofClaim({ lockedBy, lockedAt }: Job, { in_batch, gathers_until }: ExplainRow): Finding {
+  const claim = `claimed by ${lockedBy} at ${iso(lockedAt)}`;
+  if (!in_batch) return { reason: 'running', message: `It is running, ${claim}.` };
+  const until = toDateOrNull(gathers_until);
+  const waits = until
+    ? `It waits there for more jobs until ${iso(until)} at the latest, unless its batch is full and runs`
+    : 'Its batch runs, or waits there for a free slot';
+  return { reason: 'running', message: `It is ${claim}. ${waits}.`, until };
 }
 
 function ofTime(job: Job, row: ExplainRow): Finding | null {
