@@ -1,6 +1,7 @@
 // Why is this job not running? The obstacle that comes first, in one sentence and in fields.
 import type { Job } from '../interfaces/job.interface.js';
 import type { ExplainReason, JobExplanation, PauseDetails } from '../interfaces/report.interface.js';
+import { describePause } from '../monitoring/pause.text.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { ExplainRow } from '../storage/statements/inspect-jobs.js';
 import type { PauseRow } from '../storage/statements/pauses.js';
@@ -99,11 +100,8 @@ function soFar({ attempts }: Job, { last_outcome }: ExplainRow): string {
 function ofPause(row: PauseRow | null): Finding | null {
   if (!row) return null;
   const pause = toPauseDetails(row);
-  const { until, reason, by } = pause;
-  const when = until ? ` until ${iso(until)}` : '';
-  const who = by === null ? '' : ` by ${by}`;
-  const why = reason === null ? '.' : `: ${reason}`;
-  return { reason: `${row.kind}_paused`, message: `${subjectOf(row)} paused${when}${who}${why}`, until, pause };
+  const message = `${subjectOf(row)} paused${describePause(pause)}${pause.reason === null ? '.' : ''}`;
+  return { reason: `${row.kind}_paused`, message, until: pause.until, pause };
 }
 
 function subjectOf({ kind, name, partition }: PauseRow): string {
