@@ -99,13 +99,7 @@ export const findPausedJobs = statement<PauseRow & { jobs: { id: string; task: s
   (schema) => `
   select p.kind, p.name, p.partition, ${ms('p.since')} as since, ${ms('p.until')} as until, p.reason, p.paused_by,
     json_agg(json_build_object('id', j.id, 'task', j.task) order by j.priority, j.run_at, j.id) as jobs
-  from (
-    select kind, name, partition, since, until, reason, paused_by from ${schema}.job_pauses
-    where ${schema}.is_in_force(true, until, clock_timestamp())
-    union all
-    select 'queue', name, '', paused_since, paused_until, pause_reason, paused_by from ${schema}.job_queues
-    where ${schema}.is_in_force(paused, paused_until, clock_timestamp())
-  ) p
+  from ${schema}.pauses_in_force() p
   join ${schema}.jobs j on case p.kind
     when 'all' then true
     when 'task' then j.task = p.name
