@@ -361,6 +361,16 @@ describe('a job of a batch', () => {
     );
   });
 
+  it('keeps what was decided of it when the pool stops and the handler never ends', async () => {
+    const { ids, ctx } = await running(3);
+    ctx.fail({ id: ids[0]! }, new PermanentFailure('refused'));
+    ctx.snooze({ id: ids[1]! }, 60_000);
+    await pool!.stop(0);
+    expect(await Promise.all(ids.map(statusOf))).toEqual(['exhausted', 'snoozed', 'running']);
+    expect(() => ctx.complete({ id: ids[2]! })).not.toThrow();
+    expect(seen.filter(({ type }) => type === 'job.settled')).toHaveLength(2);
+  });
+
   it('that waits for others is explained so, and when its time to wait has passed', async () => {
     const { gate, letGo } = held();
     const handler = (): Promise<void> => gate;
