@@ -20,8 +20,8 @@ export const FLOWS = [
     edits: [
       {
         file: `${SQL}/2_claim.sql`,
-        find: 'partition by l.queue, l.partition order by l.run_at, l.id) as nth_of_branch',
-        put: 'partition by l.queue, l.partition order by l.run_at desc, l.id desc) as nth_of_branch',
+        find: '    order by j.run_at, j.id limit 500\n  ) seen\n',
+        put: '    order by j.run_at desc, j.id desc limit 500\n  ) seen\n',
       },
     ],
     checks: [FLOW],
