@@ -32,6 +32,28 @@ export const FLOWS = [
     checks: [FLOW],
   },
   {
+    name: 'flow: leaving alone the tasks that are paused',
+    edits: [
+      {
+        file: `${SQL}/2_claim.sql`,
+        find: `array_agg(p.name) filter (where p.kind = 'task'), min(p.until)`,
+        put: 'null::text[], min(p.until)',
+      },
+    ],
+    checks: [{ spec: 'test/invariants/commands.spec.ts', only: 'lives as the model says with seed 20250101' }, FLOW],
+  },
+  {
+    name: 'flow: leaving alone everything where that is paused',
+    edits: [
+      {
+        file: `${SQL}/2_claim.sql`,
+        find: `coalesce(bool_or(p.kind <> 'task'), false), array_agg`,
+        put: 'false, array_agg',
+      },
+    ],
+    checks: [{ spec: 'test/invariants/interleavings.spec.ts', only: 'a pause of everything' }, FLOW],
+  },
+  {
     name: 'flow: passing over a partition that is paused',
     edits: [
       { file: `${SQL}/2_claim.sql`, find: `when s.is_paused then 'partition paused'`, put: `when false then ''` },
