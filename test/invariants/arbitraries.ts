@@ -91,8 +91,8 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
   })),
   { weight: 1, arbitrary: as('pause', { queue: fc.constantFrom(...QUEUES) }) },
   { weight: 2, arbitrary: as('resume', { queue: fc.constantFrom(...QUEUES) }) },
-  { weight: 1, arbitrary: as('pause a task', { task: fc.constantFrom(...TASKS) }) },
-  { weight: 2, arbitrary: as('resume a task', { task: fc.constantFrom(...TASKS) }) },
+  { weight: 4, arbitrary: as('pause a task', { task: fc.constantFrom(...TASKS) }) },
+  { weight: 4, arbitrary: as('resume a task', { task: fc.constantFrom(...TASKS) }) },
   {
     weight: 2,
     arbitrary: as('configure', {

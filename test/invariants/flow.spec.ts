@@ -174,6 +174,10 @@ const end = ({ partition }: ClaimedJob): void =>
 
 const moment = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 2));
 
+async function moments(count: number): Promise<void> {
+  for (let n = 0; n < count; n++) await moment();
+}
+
 const tasks: PlainTasks = {
   batch: {
     batch: { size: SIZE, waitMs: 5, by: 'partition' },
@@ -206,6 +210,8 @@ async function add(life: string, steps: Step[]): Promise<void> {
     await jobs.configurePartition('q', `fifo ${task} ${life}`, { concurrency: 1 });
   }
   for (const one of steps) {
+    // No faster than the operator, so that pauses meet adds.
+    await moments(5);
     if (one.do === 'throttle') {
       const throttle = { key: `${life} ${one.key}`, ms: WINDOW_MS };
       const adds = Array.from({ length: one.times }, () => jobs.addJob('throttled', {}, { throttle }));
@@ -266,7 +272,7 @@ async function operate(life: string, orders: Order[]): Promise<void> {
       [...target, until],
     );
     // Meanwhile pools go on with what is not paused.
-    for (let moments = 0; moments < 5; moments++) await moment();
+    await moments(5);
   }
   await sql(`update pauses set ended = clock_timestamp() where ended > clock_timestamp()`);
   for (const target of targetsOf(life)) await jobs.resume(targetOf(target));

@@ -40,7 +40,10 @@ export const FLOWS = [
         put: 'null::text[], min(p.until)',
       },
     ],
-    checks: [{ spec: 'test/invariants/commands.spec.ts', only: 'lives as the model says with seed 20250101' }, FLOW],
+    checks: [
+      { spec: 'test/invariants/commands.spec.ts', only: 'lives as the model says with seed 20250101' },
+      { spec: 'test/invariants/interleavings.spec.ts', only: 'a pause of task' },
+    ],
   },
   {
     name: 'flow: leaving alone everything where that is paused',
@@ -92,8 +95,8 @@ export const FLOWS = [
     edits: [
       {
         file: `${SQL}/7_enqueue.sql`,
-        find: 'if is_open and not spec.delays then',
-        put: 'if false and not spec.delays then',
+        find: `is_open := held.until > present and held.set_at <= present + interval '1 min';`,
+        put: 'is_open := false;',
       },
     ],
     checks: [FLOW],
