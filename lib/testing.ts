@@ -7,7 +7,8 @@ import { tokensOf } from './jobs.providers.js';
 import type { JobManager } from './manager/job.manager.js';
 import { TestDatabase } from './testing/test.database.js';
 import { assertionError, matchingJobs, type EnqueuedFilter } from './testing/enqueued.jobs.js';
-import { JobDrainer, type DrainOptions, type RanJob } from './testing/job.drainer.js';
+import { JobDrainer, type DrainOptions } from './testing/job.drainer.js';
+import type { DrainedJobs, RanJob } from './testing/drained.jobs.js';
 import { PoolRunningError } from './testing/testing.errors.js';
 import { testingFilter, testingOptions } from './testing/testing.arguments.js';
 import { check, isRecord } from './validation.js';
@@ -15,7 +16,8 @@ import type { WorkerPoolParts } from './worker/pool.engine.js';
 import type { WorkerPool } from './worker/worker.pool.js';
 
 export type { EnqueuedFilter } from './testing/enqueued.jobs.js';
-export type { DrainOptions, RanJob } from './testing/job.drainer.js';
+export type { DrainOptions } from './testing/job.drainer.js';
+export type { DrainedJobs, PausedJobs, RanJob } from './testing/drained.jobs.js';
 export { EndlessDrainError, PoolRunningError } from './testing/testing.errors.js';
 
 /** A Nest application, application context or `TestingModule`. */
@@ -79,7 +81,7 @@ export class JobsTesting {
   ) {
     this.jobs = parts.jobs;
     this.bench = new TestDatabase(parts.jobs);
-    this.drainer = new JobDrainer(parts);
+    this.drainer = new JobDrainer(parts, this.bench);
     this.unobserve = this.bench.observeAdds((add, inTransaction) => this.add(add, inTransaction));
   }
 
@@ -116,13 +118,14 @@ export class JobsTesting {
    * Performs bulk actions that are due, and runs all due jobs in this process, and those that they add, until none is due: one at a time, in order of priority,
    * run-at and id. Handlers, payload checks, timeouts, retries, limits and events are those of production. Failures are
    * not thrown but returned. What waits for its backoff, its time or a rate limit's window is left: see `travel`.
+   * So is what is paused: `paused` of the answer names the pauses, and the jobs that they keep from running.
    *
    * @throws EndlessDrainError when there is no end to it, PoolRunningError
    * @example
    * const ran = await testing.drain();
    * expect(ran.map(({ job, status }) => [job.task, status])).toEqual([['send-email', 'completed']]);
    */
-  async drain(options: DrainOptions = {}): Promise<RanJob[]> {
+  async drain(options: DrainOptions = {}): Promise<DrainedJobs> {
     check({}, [testingOptions.drain, options]);
     this.refuseRunningPool();
     // A handler that drains would wait for its own end.

@@ -1,4 +1,5 @@
 // What the manager and the runtime say to each other: claims with a cursor, outcomes, and what became of them.
+import type { JobEventFields, JobEventType } from './event.interface.js';
 import type { ClaimedJob, PartialResults, WorkedOnce } from './job.interface.js';
 
 /** The pool, or the caller by hand, that claims. */
@@ -223,6 +224,8 @@ export interface WorkerRegistration {
   takesAnyTask?: boolean;
   queues?: string[] | null;
   forbiddenFlags?: string[] | null;
+  /** How long it gathers jobs of which tasks for one call of their handler, in ms. */
+  batchWaits?: Record<string, number>;
   leaseMs: number;
   /** The module's instance that it is a pool of. Default: the one without a name. */
   instance?: string | null;
@@ -253,6 +256,8 @@ export interface HeartbeatReport {
 
 /** Runs single jobs, for `workOnce`. */
 export interface JobsOnce {
+  /** An event of the manager's, for the subscribers of its handlers' events. */
+  emit<T extends JobEventType>(type: T, fields: JobEventFields[T]): void;
   workOnce(queues: string[] | null): Promise<WorkedOnce | null>;
   /** Aborts what runs, and takes nothing more. */
   close(): Promise<void>;

@@ -1,6 +1,7 @@
 // The events of pools and jobs: what each type carries.
 import type { BulkProgress } from './bulk.interface.js';
 import type { Job } from './job.interface.js';
+import type { Pause } from './report.interface.js';
 
 export interface JobEventFields {
   'pool.start': { concurrency: number };
@@ -20,6 +21,10 @@ export interface JobEventFields {
   /** A bulk action has done its first page; it has ended, in whatever way. */
   'bulk.started': { bulk: BulkProgress };
   'bulk.finished': { bulk: BulkProgress };
+  /** A call through this manager has paused something, or given a pause another time, reason or name. Not in a transaction. */
+  'jobs.paused': { pause: Pause };
+  /** A call through this manager has ended a pause before its time; `by`: the name that it gave. Not in a transaction. */
+  'jobs.resumed': { pause: Pause; by: string | null };
   'worker.error': { error: unknown; context: string };
   /** The database cannot be reached, or takes no writes. Once, however many statements fail. */
   'database.lost': { error: unknown };

@@ -143,6 +143,11 @@ export interface PauseOptions {
   by: string;
 }
 
+export interface ResumeOptions {
+  /** The name of the person or program that resumes it, for the event `jobs.resumed` and the log. */
+  by?: string | null | undefined;
+}
+
 /** When and why something was paused. */
 export interface PauseDetails {
   since: Date | null;

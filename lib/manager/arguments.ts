@@ -198,6 +198,7 @@ export const callOptions = {
   configurePartition: partitionOptions,
   pauseQueue: section({ until: orNull(rules.date), reason: orNull(rules.reason), by: orNull(rules.reason) }),
   pause: section({ until: orNull(rules.date), reason: required(rules.reason), by: required(rules.reason) }),
+  resume: section({ by: orNull(rules.reason) }),
   gcTaskIdentifiers: section({ keepSinceMs: orNull(rules.integer(0, MAX_AGE_MS)) }),
   reencryptJobs: section({ batchSize: orNull(rules.integer(1, MAX_BATCH)), signal: given(rules.signal) }),
   waitForJob: section({ timeoutMs: orNull(rules.wait), signal: given(rules.signal) }),

@@ -111,7 +111,7 @@ export class JobEngine {
     const { promoter, publisher, revival } = this;
     const { retentionMs } = settings.history;
     this.bulk = new BulkPages({ database, promoter, publisher, revival, retentionMs }, cipher);
-    this.pauses = new JobPauses(database, this.publisher);
+    this.pauses = new JobPauses(database, this.publisher, (type, fields) => this.singleRun?.emit(type, fields));
     this.inspector = new JobInspector(database, cipher);
     this.attempts = new AttemptStore(database, cipher);
     this.transactions = new TransactionSource(database);

@@ -1,6 +1,7 @@
 // Why is this job not running? The obstacle that comes first, in one sentence and in fields.
 import type { Job } from '../interfaces/job.interface.js';
 import type { ExplainReason, JobExplanation, PauseDetails } from '../interfaces/report.interface.js';
+import { describePause } from '../monitoring/pause.text.js';
 import { toDate, toDateOrNull } from '../storage/row.types.js';
 import type { ExplainRow, LimitNow } from '../storage/statements/inspect-jobs.js';
 import type { PauseRow } from '../storage/statements/pauses.js';
@@ -48,9 +49,7 @@ function ofState(job: Job, row: ExplainRow): Finding | null {
       until,
     };
   }
-  if (row.running) {
-    return { reason: 'running', message: `It is running, claimed by ${job.lockedBy} at ${iso(job.lockedAt)}.` };
-  }
+  if (row.running) return ofClaim(job, row);
   if (row.parked === 'exhausted') {
     const error = job.lastError ?? 'unknown error';
     return { reason: 'exhausted', message: `It failed for good after ${count(job.attempts, 'attempt')}: ${error}` };
@@ -62,6 +61,17 @@ function ofState(job: Job, row: ExplainRow): Finding | null {
   if (row.parked === 'parents')
     return { reason: 'parents', message: `It waits for ${count(blockedBy.length, 'job')} it depends on.`, blockedBy };
   return null;
+}
+
+/** What its pool has begun is known to the pool alone. */
+function ofClaim({ lockedBy, lockedAt }: Job, { in_batch, gathers_until }: ExplainRow): Finding {
+  const claim = `claimed by ${lockedBy} at ${iso(lockedAt)}`;
+  if (!in_batch) return { reason: 'running', message: `It is running, ${claim}.` };
+  const until = toDateOrNull(gathers_until);
+  const waits = until
+    ? `It waits there for more jobs until ${iso(until)} at the latest, unless its batch is full and runs`
+    : 'Its batch runs, or waits there for a free slot';
+  return { reason: 'running', message: `It is ${claim}. ${waits}.`, until };
 }
 
 function ofTime(job: Job, row: ExplainRow): Finding | null {
@@ -90,11 +100,8 @@ function soFar({ attempts }: Job, { last_outcome }: ExplainRow): string {
 function ofPause(row: PauseRow | null): Finding | null {
   if (!row) return null;
   const pause = toPauseDetails(row);
-  const { until, reason, by } = pause;
-  const when = until ? ` until ${iso(until)}` : '';
-  const who = by === null ? '' : ` by ${by}`;
-  const why = reason === null ? '.' : `: ${reason}`;
-  return { reason: `${row.kind}_paused`, message: `${subjectOf(row)} paused${when}${who}${why}`, until, pause };
+  const message = `${subjectOf(row)} paused${describePause(pause)}${pause.reason === null ? '.' : ''}`;
+  return { reason: `${row.kind}_paused`, message, until: pause.until, pause };
 }
 
 function subjectOf({ kind, name, partition }: PauseRow): string {

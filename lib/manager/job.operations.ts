@@ -9,6 +9,7 @@ import type {
   PartitionState,
   Pause,
   PauseOptions,
+  ResumeOptions,
   PauseTarget,
   QueueState,
   RateLimit,
@@ -189,10 +190,12 @@ export abstract class JobOperations extends JobReports {
 
   /**
    * Ends the pause of exactly this target; others that hold its jobs stay. Pools go on at once. Returns whether there was one.
+   * Give your name in `by`: the log tells who has resumed what.
    * @throws InvalidArgumentError, RowsHeldError
    */
-  async resume(target: PauseTarget): Promise<boolean> {
-    return this.engine.pauses.resume(target);
+  async resume(target: PauseTarget, options: ResumeOptions = {}): Promise<boolean> {
+    check({}, [callOptions.resume, options]);
+    return this.engine.pauses.resume(target, options);
   }
 
   /** The pauses in force, the oldest first. */
@@ -207,9 +210,9 @@ export abstract class JobOperations extends JobReports {
   }
 
   /** The same as `resume({ queue: name })`. @throws RowsHeldError */
-  async resumeQueue(name: string): Promise<void> {
-    check({ name: [name, rules.laneName] });
-    await this.engine.pauses.resume({ queue: name });
+  async resumeQueue(name: string, options: ResumeOptions = {}): Promise<void> {
+    check({ name: [name, rules.laneName] }, [callOptions.resume, options]);
+    await this.engine.pauses.resume({ queue: name }, options);
   }
 
   /**

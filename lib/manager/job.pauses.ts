@@ -1,5 +1,6 @@
 // Pauses: begins and ends them, and tells pools. Claims read what is paused; nothing is written to jobs.
-import type { Pause, PauseOptions, PauseTarget } from '../interfaces/report.interface.js';
+import type { JobEventFields } from '../interfaces/event.interface.js';
+import type { Pause, PauseOptions, PauseTarget, ResumeOptions } from '../interfaces/report.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import type { Database } from '../storage/database.js';
 import type { News } from '../storage/job.news.js';
@@ -11,6 +12,9 @@ import { lanesOfQueue } from './lane.names.js';
 import type { NewsPublisher } from './news.publisher.js';
 import { ClaimsUnderWayError } from './pause.errors.js';
 import { readTarget, type TargetKey } from './pause.target.js';
+
+/** Tells what took effect at once; of a caller's transaction it is not known whether it will. */
+type Emit = <T extends 'jobs.paused' | 'jobs.resumed'>(type: T, fields: JobEventFields[T]) => void;
 
 const FIRST_PAUSE_MS = 2;
 const MAX_PAUSE_MS = 100;
@@ -27,6 +31,7 @@ export class JobPauses {
   constructor(
     private readonly database: Database,
     private readonly publisher: NewsPublisher,
+    private readonly emit: Emit,
   ) {}
 
   /** @throws InvalidArgumentError, RowsHeldError, ClaimsUnderWayError */
@@ -39,19 +44,22 @@ export class JobPauses {
       isBound,
     );
     if (!rows.length) throw inThePast(until!);
+    if (!isBound) this.emit('jobs.paused', { pause: toPause(rows[0]!) });
     await this.publisher.publish(...newsOf(key));
     // Claims of a queue were excluded; what a caller's transaction does takes effect with its commit.
     if (key.kind !== 'queue' && !isBound) await this.awaitClaims();
   }
 
   /** @throws InvalidArgumentError, RowsHeldError */
-  async resume(target: PauseTarget): Promise<boolean> {
+  async resume(target: PauseTarget, { by }: ResumeOptions): Promise<boolean> {
     const key = readTarget(target);
     const run = () =>
       this.database.run(key.kind === 'queue' ? statements.resumeQueue : statements.resumeTarget, valuesOf(key));
-    const [row] = await retryOnContention(run, this.database.isBound);
+    const { isBound } = this.database;
+    const [row] = await retryOnContention(run, isBound);
+    if (row && !isBound) this.emit('jobs.resumed', { pause: toPause(row), by: by ?? null });
     await this.publisher.publish(...newsOf(key));
-    return row?.resumed ?? false;
+    return row !== undefined;
   }
 
   async list(): Promise<Pause[]> {

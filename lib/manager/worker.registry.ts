@@ -55,9 +55,27 @@ export class WorkerRegistry {
   /** Makes an incarnation known: from now on its claims hold as long as its heartbeat. */
   async register({ id, label, host, pid, concurrency, leaseMs, ...takes }: WorkerRegistration): Promise<void> {
     const environment = JSON.stringify(executionEnvironment());
-    const { tasks, takesAnyTask = false, queues = null, forbiddenFlags = null, instance = null } = takes;
+    const {
+      tasks,
+      takesAnyTask = false,
+      queues = null,
+      forbiddenFlags = null,
+      instance = null,
+      batchWaits = {},
+    } = takes;
     const filter = [tasks, takesAnyTask, queues, forbiddenFlags];
-    const values = [id, label, host, pid, concurrency, leaseMs, ...filter, environment, instance];
+    const values = [
+      id,
+      label,
+      host,
+      pid,
+      concurrency,
+      leaseMs,
+      ...filter,
+      environment,
+      instance,
+      JSON.stringify(batchWaits),
+    ];
     this.schemaCheck.learn((await this.database.run(statements.registerWorker, values))[0]?.newer_schema ?? null);
   }
 

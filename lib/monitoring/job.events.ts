@@ -23,6 +23,8 @@ const EVENT_TYPES: Record<JobEventType, true> = {
   'cron.fired': true,
   'bulk.started': true,
   'bulk.finished': true,
+  'jobs.paused': true,
+  'jobs.resumed': true,
   'worker.error': true,
   'database.lost': true,
   'database.back': true,

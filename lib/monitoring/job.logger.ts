@@ -3,6 +3,7 @@ import type { BulkProgress } from '../interfaces/bulk.interface.js';
 import { DatabaseUnavailableError } from '../jobs.errors.js';
 import { errorMessage } from './error.text.js';
 import type { JobEvents } from './job.events.js';
+import { describePause, nameTarget } from './pause.text.js';
 
 /** The part of Nest's Logger that is used. */
 export interface LogSink {
@@ -30,6 +31,7 @@ export class JobLogger {
   subscribe(events: JobEvents): void {
     this.logJobs(events);
     this.logBulkActions(events);
+    this.logPauses(events);
     this.logTrouble(events);
     events.onDropped((error, type, subscriber) => {
       this.logError(`${subscriber || 'A subscriber'} failed on the event ${type}: ${describe(error)}`, error);
@@ -67,6 +69,16 @@ export class JobLogger {
       const { state, matched, done, failed, skipped, error } = bulk;
       const counts = `${matched} jobs matched, ${done} done, ${failed} failed, ${skipped} skipped`;
       this.sink.log(`${actionOf(bulk)} has ${state}: ${counts}${error === null ? '' : `; ${withoutSecrets(error)}`}`);
+    });
+  }
+
+  private logPauses(events: JobEvents): void {
+    events.on('jobs.paused', ({ pause }) =>
+      this.sink.warn(`Paused ${nameTarget(pause.target)}${withoutSecrets(describePause(pause))}`),
+    );
+    events.on('jobs.resumed', ({ pause, by }) => {
+      const who = by === null ? '' : ` by ${by}`;
+      this.sink.warn(`Resumed ${nameTarget(pause.target)}${who}; it was paused${withoutSecrets(describePause(pause))}`);
     });
   }
 

@@ -2,7 +2,7 @@
 import type { Claimer } from '../interfaces/claim.interface.js';
 import { byHand } from '../manager/worker.registry.js';
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { Outcome, SettledStatus, SettleResult } from '../interfaces/claim.interface.js';
+import type { Outcome, SettleResult } from '../interfaces/claim.interface.js';
 import type { AddedJob, ClaimedJob } from '../interfaces/job.interface.js';
 import { InvalidArgumentError, ShutdownError } from '../jobs.errors.js';
 import { GRACE_MS } from '../manager/crontabs.js';
@@ -14,6 +14,8 @@ import type { Attempt } from '../worker/outcome.js';
 import { newWorkerId } from '../worker/worker.identity.js';
 import { OutcomeBatcher } from '../worker/outcome.batcher.js';
 import type { WorkerPoolParts } from '../worker/pool.engine.js';
+import { type DrainedJobs, type PausedJobs, type RanJob, withPaused } from './drained.jobs.js';
+import type { TestDatabase } from './test.database.js';
 import { endlessDrain, type EndlessDrainError } from './testing.errors.js';
 
 /** Which jobs `drain` runs, and when it gives up. */
@@ -26,18 +28,6 @@ export interface DrainOptions {
   tasks?: string[] | undefined;
   /** Only these queues, one after the other. Default: what the application's worker takes, that is, all. */
   queues?: string[] | undefined;
-}
-
-/** One attempt that ran in a spec. */
-export interface RanJob {
-  /** The job as it was claimed for this attempt. */
-  job: ClaimedJob;
-  /** What became of it; `retrying`: it runs again after its backoff. */
-  status: SettledStatus;
-  /** What the handler threw. */
-  error?: unknown;
-  /** What the handler returned, as the history keeps it. */
-  result?: unknown;
 }
 
 /** A job, the jobs it added, the jobs those added, and so on: the call that added the first is told of each failure. */
@@ -68,7 +58,10 @@ export class JobDrainer {
   private declared = '';
   private travelledMs = 0;
 
-  constructor(private readonly parts: WorkerPoolParts) {
+  constructor(
+    private readonly parts: WorkerPoolParts,
+    private readonly database: TestDatabase,
+  ) {
     const { workerId } = this;
     this.claimer = byHand(workerId, parts.jobs.engine.registry.lockTimeoutMs);
     const claimer = (): Claimer => this.claimer;
@@ -86,7 +79,7 @@ export class JobDrainer {
   }
 
   /** Runs what is due, best priority first, then by run-at and id. Returns what ran. */
-  async drain(options: DrainOptions = {}): Promise<RanJob[]> {
+  async drain(options: DrainOptions = {}): Promise<DrainedJobs> {
     const { maxJobs = MAX_JOBS, timeoutMs = TIMEOUT_MS } = options;
     if (this.insideJob) throw new InvalidArgumentError(['Expected drain() outside of handlers, got it inside one.']);
     const first = this.ran.length;
@@ -100,7 +93,7 @@ export class JobDrainer {
       // No timer stays behind.
       await this.runner.stop();
     }
-    return this.ran.slice(first);
+    return withPaused(this.ran.slice(first), await this.findPaused(options));
   }
 
   /** An add is under way: inside a job it is waited for, even where the handler does not wait. */
@@ -151,10 +144,10 @@ export class JobDrainer {
     const deadline = performance.now() + timeoutMs;
     for (let job = await this.claim(options); job; job = await this.claim(options)) {
       const ran = this.ran.slice(first);
-      if (ran.length >= maxJobs) throw await this.giveUp([job], ran, `within ${maxJobs} jobs`);
+      if (ran.length >= maxJobs) throw await this.giveUp([job], ran, `within ${maxJobs} jobs`, options);
       const batch = await this.gather(job, options, maxJobs - ran.length);
       const done = await within(deadline - performance.now(), this.inFamily(job, batch));
-      if (!done) throw await this.giveUp(batch, ran, `within ${timeoutMs} ms`);
+      if (!done) throw await this.giveUp(batch, ran, `within ${timeoutMs} ms`, options);
     }
   }
 
@@ -219,6 +212,11 @@ export class JobDrainer {
     return [job, ...found.filter((other) => !others.includes(other))];
   }
 
+  private findPaused({ tasks, queues }: DrainOptions): Promise<PausedJobs[]> {
+    const { options } = this.parts;
+    return this.database.findPaused(this.tasksToTake(tasks), queues ?? options.queues ?? null, options.forbiddenFlags);
+  }
+
   private tasksToTake(chosen: string[] | undefined): string[] | null {
     const { options, tasks } = this.parts;
     const unknown = chosen?.filter((task) => !tasks.get(task)) ?? [];
@@ -261,7 +259,12 @@ export class JobDrainer {
   }
 
   /** Leaves jobs as they were before their claim, and says what kept the spec from its end. */
-  private async giveUp(batch: ClaimedJob[], ran: RanJob[], limit: string): Promise<EndlessDrainError> {
+  private async giveUp(
+    batch: ClaimedJob[],
+    ran: RanJob[],
+    limit: string,
+    options: DrainOptions,
+  ): Promise<EndlessDrainError> {
     const [job] = batch as [ClaimedJob];
     const running = this.runner.isRunning(job.id);
     for (const one of batch) {
@@ -269,7 +272,8 @@ export class JobDrainer {
       this.runner.abort(one.id, new ShutdownError('The spec waits no longer.'));
     }
     await this.parts.jobs.engine.settlement.release(this.claimer, batch);
-    return endlessDrain(limit, ran, `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`, job.task);
+    const left = `"${job.task}" (job ${job.id}) ${running ? 'still runs' : 'is due'}`;
+    return endlessDrain(limit, ran, left, job.task, await this.findPaused(options));
   }
 }
 

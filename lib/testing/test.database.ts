@@ -3,12 +3,13 @@
 import type { AddedJob, Job, QueryExecutor } from '../interfaces/job.interface.js';
 import type { Database } from '../storage/database.js';
 import { listJobs } from '../storage/statements/inspect-jobs.js';
-import { clearConfiguration, clearJobs, moveTimes } from '../storage/statements/testing.js';
+import { clearConfiguration, clearJobs, findPausedJobs, moveTimes } from '../storage/statements/testing.js';
 import { check, option, section } from '../validation.js';
 import { MAX_MS, rules } from '../validation.rules.js';
 import type { JobAdder } from '../manager/job.adder.js';
 import type { JobManager } from '../manager/job.manager.js';
-import { toJob } from '../manager/job.mapper.js';
+import { toJob, toPause } from '../manager/job.mapper.js';
+import type { PausedJobs } from './drained.jobs.js';
 
 /** Stands around an add: runs it, and may do something about what was added before the caller is told. */
 export type AddObserver = (add: () => Promise<AddedJob[]>, inTransaction: boolean) => Promise<AddedJob[]>;
@@ -48,6 +49,12 @@ export class TestDatabase {
     const anyJob = Array.from({ length: 12 }, () => null);
     const rows = await this.database.run(listJobs, anyJob, executor);
     return rows.map((row) => toJob(row, this.jobs.engine.cipher)).toReversed();
+  }
+
+  /** Due jobs that pauses keep from running; of these tasks and queues, without these flags, or null: any. */
+  async findPaused(...filter: (string[] | null)[]): Promise<PausedJobs[]> {
+    const rows = await this.database.run(findPausedJobs, filter);
+    return rows.map((row) => ({ pause: toPause(row), jobs: row.jobs }));
   }
 
   /** Hears of every add through this manager, by whatever method, until the returned function is called. */

@@ -1,6 +1,7 @@
 // What goes wrong in specs only.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { JobsError } from '../jobs.errors.js';
+import { describePaused, type PausedJobs } from './drained.jobs.js';
 
 /**
  * Jobs were still due, or one still ran, when `drain` had reached its limit: mostly a task that adds itself again, or a
@@ -13,8 +14,10 @@ export class EndlessDrainError extends JobsError {
     message: string,
     /** The tasks that ran, and the one that was left, most frequent first. */
     readonly tasks: string[],
+    /** Pauses that kept due jobs from running: a handler that waits for one of these jobs never ends. */
+    readonly paused: PausedJobs[] = [],
   ) {
-    super(message);
+    super(message + describePaused(paused));
   }
 }
 
@@ -36,6 +39,7 @@ export function endlessDrain(
   ran: { job: ClaimedJob }[],
   left: string,
   leftTask: string,
+  paused: PausedJobs[],
 ): EndlessDrainError {
   const times = new Map<string, number>();
   for (const { task } of ran.map((one) => one.job)) times.set(task, (times.get(task) ?? 0) + 1);
@@ -45,5 +49,6 @@ export function endlessDrain(
     `Expected no job to be due any more ${limit}, but ${left}. Ran: ${list || 'nothing'}. ` +
       'Does a task add itself again, or does a handler never end? If not, raise maxJobs or timeoutMs.',
     [...new Set([...tasks.map(([task]) => task), leftTask])],
+    paused,
   );
 }

@@ -205,7 +205,8 @@ export class BatchRunner {
       attempt.close();
     }
     batch.whole.close();
-    return batch.attempts.map(({ job, outcome, thrown }) => ended(job, outcome!, startedAt, thrown));
+    const left = batch.attempts.filter(({ isTaken }) => !isTaken);
+    return left.map(({ job, outcome, thrown }) => ended(job, outcome!, startedAt, thrown));
   }
 
   /** Calls of a transaction's JobManager. */

@@ -6,11 +6,14 @@ import type { ClaimedJob } from '../interfaces/job.interface.js';
 import { InvalidArgumentError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
 import type { JobSteps } from './job.steps.js';
+import { ended, type Attempt } from './outcome.js';
 import { RunningAttempt } from './running.attempt.js';
 
 /** What attempts share. */
 export interface BatchOfAttempts {
   readonly jobs: JobManager;
+  /** All jobs are settled in one transaction. */
+  readonly isTransactional: boolean;
   /** The signal of one of them has aborted. */
   noteAbort(attempt: BatchedAttempt, reason: unknown): void;
 }
@@ -22,6 +25,9 @@ export class BatchedAttempt extends RunningAttempt {
   thrown = false;
   /** Its outcome stands, whatever the handler says. */
   isFinal = false;
+  /** Its outcome was taken before the handler ended. */
+  isTaken = false;
+  private readonly startedAt = performance.now();
 
   constructor(
     job: ClaimedJob,
@@ -56,5 +62,13 @@ export class BatchedAttempt extends RunningAttempt {
     if (this.isFinal) return;
     this.outcome = outcome;
     this.thrown = thrown;
+  }
+
+  /** The pool waits for the handler no longer: what was decided of the job stands; null: nothing that can stand without the others. */
+  take(): Attempt | null {
+    if (this.outcome === null || !this.isOpen || this.batch.isTransactional) return null;
+    this.isTaken = true;
+    this.close();
+    return ended(this.job, this.outcome, this.startedAt, this.thrown);
   }
 }

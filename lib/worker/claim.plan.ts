@@ -27,7 +27,7 @@ export class ClaimPlan {
 
   /** What to claim now, and at most how much of it. Groups of one queue take turns at being first. */
   next(): PlannedClaim[] {
-    const rooms = (this.options.taskRooms?.() ?? []).filter(({ free }) => free > 0);
+    const rooms = this.rooms.filter(({ task, free }) => free > 0 && (this.tasks?.includes(task) ?? true));
     const first = rooms.length ? this.turn++ % (rooms.length + 1) : 0;
     return (this.options.queues ?? [null]).flatMap((queue) => {
       const groups: PlannedClaim[] = [
@@ -39,10 +39,9 @@ export class ClaimPlan {
   }
 
   filterOf({ task }: ClaimGroup): ClaimFilter {
-    const { taskIdentifiers = null, forbiddenFlags = null } = this.options;
-    const rooms = this.options.taskRooms?.() ?? [];
-    const limited = new Set(rooms.map((room) => room.task));
-    const tasks = typeof taskIdentifiers === 'function' ? taskIdentifiers() : taskIdentifiers;
+    const { forbiddenFlags = null } = this.options;
+    const { tasks } = this;
+    const limited = new Set(this.rooms.map((room) => room.task));
     const others = limited.size && !tasks ? [...limited] : null;
     const general = limited.size && tasks ? tasks.filter((name) => !limited.has(name)) : tasks;
     return {
@@ -93,6 +92,17 @@ export class ClaimPlan {
   /** In how many ms a look at lanes may find more than the last one did. */
   get nextLookInMs(): number {
     return Math.min(Infinity, ...[...this.groups.values()].map(({ nextLookInMs }) => nextLookInMs));
+  }
+
+  /** Tasks with a limit of their own, those included that this pool has a handler for and does not take. */
+  private get rooms(): TaskRoom[] {
+    return this.options.taskRooms?.() ?? [];
+  }
+
+  /** What the pool takes; null: every task. */
+  private get tasks(): string[] | null {
+    const { taskIdentifiers = null } = this.options;
+    return typeof taskIdentifiers === 'function' ? taskIdentifiers() : taskIdentifiers;
   }
 
   private groupOf(queue: string | null, task: string | null): ClaimGroup {

@@ -7,6 +7,8 @@ import { show } from '../validation.js';
 /** Until a batch that is not full starts. */
 const WAIT_MS = 100;
 
+export const waitOf = ({ waitMs = WAIT_MS }: BatchOptions): number => waitMs;
+
 export class GatheringBatch {
   readonly jobs: ClaimedJob[];
   /** When it starts although it is not full; by performance.now(). */
@@ -20,7 +22,7 @@ export class GatheringBatch {
     now: number,
   ) {
     this.jobs = [first];
-    this.dueAt = key === null ? now : now + (options.waitMs ?? WAIT_MS);
+    this.dueAt = key === null ? now : now + waitOf(options);
   }
 
   get isFull(): boolean {

@@ -1,7 +1,7 @@
 // Keeps a pool's claims alive: one heartbeat for all its jobs, from a thread of its own where that is possible. It also
 // brings news (jobs to cancel, a lease that was taken away) and frees the jobs of workers that went silent.
 import { hostname } from 'node:os';
-import type { HeartbeatPlan, HeartbeatReport } from '../interfaces/claim.interface.js';
+import type { HeartbeatPlan, HeartbeatReport, WorkerRegistration } from '../interfaces/claim.interface.js';
 import type { WorkerSettings } from '../interfaces/jobs-options.interface.js';
 import type { SchemaTooNewError } from '../jobs.errors.js';
 import type { JobEngine } from '../manager/job.engine.js';
@@ -16,10 +16,8 @@ export interface HeartbeatParts {
   engine: JobEngine;
   identity: WorkerIdentity;
   options: WorkerSettings;
-  /** Those that the pool has handlers for, or is to take. */
-  tasks: () => string[];
-  /** Whether the pool takes tasks that it does not know, too. */
-  takesAnyTask: boolean;
+  /** Tasks that the pool has handlers for, or is to take, and how. */
+  takes: () => Pick<WorkerRegistration, 'tasks' | 'takesAnyTask' | 'batchWaits'>;
   /** What the pool holds: buffered, running, or not yet written. */
   held: () => ClaimName[];
   /** These claims are over, or to be cancelled. */
@@ -264,11 +262,11 @@ export class Heartbeat {
   }
 
   private async register(): Promise<void> {
-    const { engine, identity, options, tasks } = this.parts;
+    const { engine, identity, options } = this.parts;
     const { concurrency, leaseMs, queues, forbiddenFlags } = options;
     const [sentAt, sentWallAt] = [monotonicMs(), wallClock.now()];
     const { incarnation: id, label, instance } = identity;
-    const takes = { tasks: tasks(), takesAnyTask: this.parts.takesAnyTask, queues, forbiddenFlags };
+    const takes = { ...this.parts.takes(), queues, forbiddenFlags };
     const who = { id, label, instance, host: hostname(), pid: process.pid };
     await engine.registry.register({ ...who, concurrency, leaseMs, ...takes });
     engine.registry.schemaCheck.assertKnown();

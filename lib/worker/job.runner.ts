@@ -11,6 +11,7 @@ import { withReason } from '../storage/database.errors.js';
 import { openScope } from '../monitoring/async.scope.js';
 import type { JobEvents } from '../monitoring/job.events.js';
 import { BatchRunner } from './batch.runner.js';
+import { BatchedAttempt } from './batched.attempt.js';
 import { Deadlines, type Deadline } from './deadlines.js';
 import { SwapList } from './swap.list.js';
 import { JobContext } from './job.context.js';
@@ -72,6 +73,11 @@ export class JobRunner {
 
   abortAll(reasonOf: (job: ClaimedJob) => unknown): void {
     for (const running of this.running.all()) running.abort(reasonOf(running.job));
+  }
+
+  /** What the handlers of batches have decided of single jobs; the pool does not wait for their end any longer. */
+  takeDecided(): Attempt[] {
+    return this.running.all().flatMap((running) => (running instanceof BatchedAttempt ? (running.take() ?? []) : []));
   }
 
   isRunning(jobId: string): boolean {

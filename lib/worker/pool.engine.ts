@@ -22,6 +22,7 @@ import { Admission } from './admission.js';
 import { BulkDriver } from './bulk.driver.js';
 import type { CircuitState } from './circuit.breaker.js';
 import type { CronScheduler } from './cron.scheduler.js';
+import { waitOf } from './gathering.batch.js';
 import { Heartbeat } from './heartbeat.js';
 import { PauseWatch } from './pause.watch.js';
 import { JobQueue } from './job.queue.js';
@@ -218,8 +219,11 @@ export class PoolEngine {
       engine: jobs.engine,
       identity: this.identity,
       options,
-      tasks: () => options.taskIdentifiers ?? tasks.names(),
-      takesAnyTask: this.takesAnyTask,
+      takes: () => ({
+        tasks: options.taskIdentifiers ?? tasks.names(),
+        takesAnyTask: this.takesAnyTask,
+        batchWaits: batchWaitsOf(tasks),
+      }),
       held: () => [...this.queue.jobs(), ...this.held()],
       onClaims: (claims) => this.endClaims(claims),
       onTooLate: () => this.runner.abortAll((job) => new LeaseLostError(job.id)),
@@ -242,5 +246,13 @@ export class PoolEngine {
     return !taskIdentifiers && unknownTasks === 'exhaust';
   }
 }
+
+const batchWaitsOf = (tasks: TaskRegistry): Record<string, number> =>
+  Object.fromEntries(
+    tasks.names().flatMap((task) => {
+      const { batch } = tasks.get(task)!.options;
+      return batch ? [[task, waitOf(batch)]] : [];
+    }),
+  );
 
 const cancelled = (reason: string | null): CancelJob => new CancelJob(reason ?? 'the job was cancelled');

@@ -31,7 +31,7 @@ export class RunningBatch implements BatchHandle {
     readonly workerId: string,
     scope: AsyncResource,
     /** All jobs are settled in one transaction. */
-    private readonly isTransactional: boolean,
+    readonly isTransactional: boolean,
     private readonly read: Reader,
   ) {
     this.whole = new RunningAttempt(jobs[0]!, jobManager, workerId, scope);

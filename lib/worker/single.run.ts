@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Claimer, SettleResult } from '../interfaces/claim.interface.js';
+import type { JobEventFields, JobEventType } from '../interfaces/event.interface.js';
 import type { ClaimedJob, WorkedOnce } from '../interfaces/job.interface.js';
 import { LeaseLostError, ShutdownError, StoppedError } from '../jobs.errors.js';
 import type { JobManager } from '../manager/job.manager.js';
@@ -33,6 +34,10 @@ export class SingleRun {
   private closing: Promise<void> | null = null;
 
   constructor(private readonly parts: SingleRunParts) {}
+
+  emit<T extends JobEventType>(type: T, fields: JobEventFields[T]): void {
+    this.parts.events.emit(type, null, fields);
+  }
 
   /** @throws StoppedError once closed */
   async workOnce(queues: string[] | null): Promise<WorkedOnce | null> {

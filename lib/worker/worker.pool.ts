@@ -179,6 +179,7 @@ export class WorkerPool {
     void this.abortAfter(timeoutMs);
     await emptied;
     const idle = await settledWithin(Math.max(0, deadline - performance.now()), Promise.all(this.slots));
+    if (!idle) for (const attempt of this.engine.runner.takeDecided()) this.engine.batcher.add(attempt);
     const written = await this.flush(deadline);
     const lastSteps = async (): Promise<void> => {
       await scheduled;

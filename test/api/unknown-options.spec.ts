@@ -80,6 +80,8 @@ const CALLS: Record<string, (wrong: any) => unknown> = {
   'JobManager.pause(target)': (wrong) => manager.jobs.pause({ task: 'x', ...wrong }, { reason: 'why', by: 'who' }),
   'JobManager.pause(options)': (wrong) => manager.jobs.pause({ task: 'x' }, { reason: 'why', by: 'who', ...wrong }),
   'JobManager.resume(target)': (wrong) => manager.jobs.resume({ task: 'x', ...wrong }),
+  'JobManager.resume(options)': (wrong) => manager.jobs.resume({ task: 'x' }, { by: 'who', ...wrong }),
+  'JobManager.resumeQueue(options)': (wrong) => manager.jobs.resumeQueue('q', wrong),
   'JobManager.pauseQueue(options)': (wrong) => manager.jobs.pauseQueue('q', wrong),
   'JobManager.configureQueue(options)': (wrong) => manager.jobs.configureQueue('q', { concurrency: 2, ...wrong }),
   'JobManager.scheduleCron(cron)': (wrong) =>

@@ -493,7 +493,7 @@ export const CASES: Record<string, Case> = {
   // Pools
   register_worker: {
     rows: true,
-    args: () => ['fresh', 'l', 'h', 1, 1, HOUR, ['t'], false, null, null, '{}', null],
+    args: () => ['fresh', 'l', 'h', 1, 1, HOUR, ['t'], false, null, null, '{}', null, '{}'],
     locks: '',
   },
   leave_incarnation: { rows: true, args: () => [LIVING], locks: 'workers' },
@@ -551,6 +551,7 @@ export const CASES: Record<string, Case> = {
     locks:
       'crontabs job_bulk_actions workers job_windows job_keys rate_limits rate_limit_states jobs job_places claims_in_question job_dependencies job_bodies job_steps job_progress job_logs job_history settle_receipts job_replacements rate_limit_blocks',
   },
+  find_paused_jobs: { args: () => [null, null, null], kit: true },
   clear_configuration: { args: none, kit: true, locks: 'crontabs job_pauses job_queues rate_limits' },
 
   ...Object.fromEntries(SEALED_COLUMNS.flatMap(sealedCases)),

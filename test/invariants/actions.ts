@@ -76,6 +76,7 @@ export type Action =
   | { do: 'reschedule'; job: number; due: boolean | null; maxAttempts: number | null; priority: number | null }
   | { do: 'unlock' | 'let leases end' | 'let a pool die' | 'beat' | 'restart' | 'sign off'; worker: number }
   | { do: 'pause' | 'resume'; queue: string }
+  | { do: 'pause a task' | 'resume a task'; task: string }
   | { do: 'configure'; queue: string; concurrency: number }
   | { do: 'limit'; limit: string; capacity: number }
   | { do: 'let a window pass'; limit: string }
@@ -280,6 +281,10 @@ export async function operate(real: Real, action: Action, id: string | undefined
       return jobs.pauseQueue(action.queue);
     case 'resume':
       return jobs.resumeQueue(action.queue);
+    case 'pause a task':
+      return jobs.pause({ task: action.task }, { reason: 'why', by: 'who' });
+    case 'resume a task':
+      return void (await jobs.resume({ task: action.task }));
     case 'configure':
       return jobs.configureQueue(action.queue, { concurrency: concurrencyOf(action.concurrency) });
     case 'limit':

@@ -91,6 +91,8 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
   })),
   { weight: 1, arbitrary: as('pause', { queue: fc.constantFrom(...QUEUES) }) },
   { weight: 2, arbitrary: as('resume', { queue: fc.constantFrom(...QUEUES) }) },
+  { weight: 4, arbitrary: as('pause a task', { task: fc.constantFrom(...TASKS) }) },
+  { weight: 4, arbitrary: as('resume a task', { task: fc.constantFrom(...TASKS) }) },
   {
     weight: 2,
     arbitrary: as('configure', {
@@ -143,6 +145,8 @@ export const laneAction: fc.Arbitrary<Action> = fc.oneof(
   },
   { weight: 2, arbitrary: as('pause', { queue: fc.constantFrom(...QUEUES) }) },
   { weight: 4, arbitrary: as('resume', { queue: fc.constantFrom(...QUEUES) }) },
+  { weight: 1, arbitrary: as('pause a task', { task: fc.constantFrom(...TASKS) }) },
+  { weight: 4, arbitrary: as('resume a task', { task: fc.constantFrom(...TASKS) }) },
   {
     weight: 3,
     arbitrary: as('configure', {
@@ -232,6 +236,8 @@ export const queueAction: fc.Arbitrary<Action> = fc.oneof(
   })),
   ...(['revoke', 'cancel', 'retry'] as const).map((name) => ({ weight: 1, arbitrary: as(name, { job: number }) })),
   ...(['let a pool die', 'restart', 'unlock'] as const).map((name) => ({ weight: 1, arbitrary: as(name, { worker }) })),
+  { weight: 1, arbitrary: as('pause a task', { task: fc.constantFrom(...TASKS) }) },
+  { weight: 2, arbitrary: as('resume a task', { task: fc.constantFrom(...TASKS) }) },
   { weight: 1, arbitrary: as('rescue', {}) },
   { weight: 1, arbitrary: as('let time come', {}) },
 );

@@ -217,7 +217,16 @@ function expectNothingLeft(
 
 /** Nothing ran, and nothing more can be claimed: the library knows why each job that is left waits. */
 async function expectReasons(model: Model, real: Real, claimed: ModelJob[]): Promise<void> {
-  const reasons = ['exhausted', 'parents', 'future', 'snoozed', 'queue_paused', 'queue_busy', 'no_tokens'];
+  const reasons = [
+    'exhausted',
+    'parents',
+    'future',
+    'snoozed',
+    'queue_paused',
+    'task_paused',
+    'queue_busy',
+    'no_tokens',
+  ];
   for (const job of model.all()) {
     if (!['waiting', 'exhausted'].includes(job.state.standing) || claimed.includes(job)) continue;
     const { reason, blockedBy } = await real.jobs.explain(job.id);

@@ -75,6 +75,7 @@ async function drain(real: Real): Promise<void> {
   expect(await timesAhead(sql)).toEqual(await timesAhead(sql, ['rate_limit_states']));
   expect(await sql(`select name from jobs.duties where due_at > now() + interval '1 minute'`)).toEqual([]);
   for (const queue of actions.QUEUES) await jobs.resumeQueue(queue);
+  for (const task of actions.TASKS) await jobs.resume({ task });
   await letClockJump(sql, 2 * actions.HOUR);
   await jobs.resetLockedJobs();
   expect(await sql('select id, locked_by from jobs.jobs where locked_by is not null')).toEqual([]);

@@ -109,6 +109,10 @@ function operated(model: Model, action: Action, job: ModelJob | undefined): void
     case 'resume':
       model.queue(action.queue).paused = action.do === 'pause';
       return;
+    case 'pause a task':
+      return void model.pausedTasks.add(action.task);
+    case 'resume a task':
+      return void model.pausedTasks.delete(action.task);
     case 'configure':
       model.queue(action.queue).concurrency = actions.concurrencyOf(action.concurrency);
       return;

@@ -1,7 +1,7 @@
 // Each pair of calls on two connections, statement by statement in every order: what is left is what one of the two
 // orders of the whole calls would have left, and no invariant is broken.
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { JobsError, type JobManager } from '../../lib/index.js';
+import { JobsError, type JobManager, type PauseTarget } from '../../lib/index.js';
 import { createTestManager, WORKER, type TestManager, managerWithin } from '../support/manager.js';
 import { asPool, claimAsPool, registerPool } from '../support/pool.claims.js';
 import * as actions from './actions.js';
@@ -284,6 +284,60 @@ describe('a pool that signs off', () => {
         expect([left, log]).toEqual([[], log]);
       }
     },
+  );
+});
+
+describe('a pause', () => {
+  const PAUSED: Record<string, PauseTarget> = {
+    task: { task: 'x' },
+    queue: { queue: 'q' },
+    partition: { partition: { queue: 'q', partition: 'p' } },
+    everything: { all: true },
+  };
+  const CLAIMS: Record<string, (jobs: JobManager) => Promise<unknown>> = {
+    'claim by hand': (jobs) => jobs.getJobs(WORKER),
+    'claim of a pool': (jobs) => claimAsPool(jobs, POOL, { limit: 1 }),
+  };
+  const pairs = Object.keys(PAUSED).flatMap((what) =>
+    Object.keys(CLAIMS).map((claim): [string, string] => [what, claim]),
+  );
+
+  it.each(pairs)(
+    'of %s and a %s: what begins after the pause takes nothing, and when the pause has resolved no claim is under way',
+    async (what, claim) => {
+      const { jobs, sql } = test;
+      const order = new Interleavings(SWITCHES);
+      let [late, early] = [0, 0];
+      while (order.next()) {
+        await emptyTables(sql);
+        await registerPool(jobs, POOL, actions.HOUR);
+        await jobs.addJob('x', {}, { queue: 'q', partition: 'p' });
+        // It is known: else the first claim registers the queue.
+        await jobs.configureQueue('q', { concurrency: 2, partitions: { concurrency: 1 } });
+        const running = (): Promise<{ id: string }[]> => sql('select id from jobs.jobs where locked_by is not null');
+        let whenResolved: { id: string }[] = [];
+        const pause = async (actor: Actor): Promise<void> => {
+          await actor.jobs.pause(PAUSED[what]!, { reason: 'why', by: 'who' });
+          whenResolved = await running();
+        };
+        const works = [
+          { every: true, run: (actor: Actor) => CLAIMS[claim]!(actor.jobs) },
+          { every: true, run: pause },
+        ];
+        const log = await interleave(order, sql, actors, works);
+        expect([log, actors.map(({ failure }) => failure)]).toEqual([log, [null, null]]);
+        const isLate =
+          log.findIndex((line) => /^B: .*as kind/.test(line)) < log.findIndex((line) => line.startsWith('A'));
+        if (isLate) late++;
+        else early++;
+        expect([log, isLate && (await running())]).toEqual([log, isLate && []]);
+        // What ran then, and nothing else, runs at the end.
+        expect([log, await running()]).toEqual([log, whenResolved]);
+        await expectInvariants(sql);
+      }
+      expect([late > 0, early > 0]).toEqual([true, true]);
+    },
+    TIMEOUT,
   );
 });
 

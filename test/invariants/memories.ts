@@ -49,7 +49,7 @@ export class Memories {
 
   private hear(news: News): void {
     if (news.kind === 'parents') for (const id of news.ids) this.heard.add(id);
-    if (news.kind !== 'lanes' && news.kind !== 'all') return;
-    for (const memory of this.all.values()) memory.noteRunnable(news.kind === 'all' ? null : news.lanes);
+    if (news.kind !== 'lanes' && news.kind !== 'all' && news.kind !== 'pauses') return;
+    for (const memory of this.all.values()) memory.noteRunnable(news.kind === 'lanes' ? news.lanes : null);
   }
 }

@@ -73,6 +73,7 @@ export class Model {
   readonly queues = new Map<string, ModelQueue>();
   readonly limits = new Map<string, ModelLimit>();
   readonly pools = new Map<string, ModelPool>();
+  readonly pausedTasks = new Set<string>();
   /** The job that took the place of one under its key. */
   private readonly heirs = new Map<ModelJob, ModelJob>();
 
@@ -146,7 +147,7 @@ export class Model {
   }
 
   isClaimable(job: ModelJob): boolean {
-    return job.state.standing === 'waiting' && job.state.due && !this.isBlocked(job);
+    return job.state.standing === 'waiting' && job.state.due && !this.isBlocked(job) && !this.pausedTasks.has(job.task);
   }
 
   /** Places that are free in a queue. */

@@ -5,7 +5,16 @@ import type { SeenAfterJump } from './model.js';
 import type { JobState } from './transitions.js';
 
 export async function emptyTables(sql: Sql): Promise<void> {
-  const all = [...TABLES_OF_JOBS, 'job_queues', 'rate_limits', 'workers', 'job_tasks', 'crontabs'];
+  const all = [
+    ...TABLES_OF_JOBS,
+    'job_queues',
+    'job_partitions',
+    'job_pauses',
+    'rate_limits',
+    'workers',
+    'job_tasks',
+    'crontabs',
+  ];
   const deletes = all.map((table) => `no_${table} as (delete from jobs.${table})`);
   const text = `with ${deletes.join(', ')} update jobs.duties set due_at = '2000-01-01', position = '{}'`;
   await sql(text, [], 'empty tables');

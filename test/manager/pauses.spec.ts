@@ -3,12 +3,15 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/glo
 import pg from 'pg';
 import {
   ClaimsUnderWayError,
+  createCollectingEvents,
+  createWorkerPool,
   InvalidArgumentError,
   type ClaimedJob,
   type JobManager,
   type Pause,
   type PauseTarget,
 } from '../../lib/index.js';
+import { JobLogger } from '../../lib/monitoring/job.logger.js';
 import { eventually } from '../support/database.js';
 import { createTestManager, managerWithin, OTHER, WORKER, type TestManager } from '../support/manager.js';
 import { claimAsPool, registerPool } from '../support/pool.claims.js';
@@ -236,6 +239,68 @@ describe('a pause', () => {
     });
     await jobs.pauseQueue('money', { ...WHY });
     expect((await jobs.listQueues()).find(({ name }) => name === 'money')).toMatchObject({ pause: WHY });
+  });
+
+  it('is told where its call was made, and so is its end: which name, why, until when', async () => {
+    const events = createCollectingEvents();
+    createWorkerPool({ jobs, tasks: {}, events });
+    const lines: string[] = [];
+    const note = (line: string): void => void lines.push(line);
+    new JobLogger({ error: note, warn: note, log: note, debug: note }).subscribe(events);
+    const until = new Date(Date.now() + HOUR);
+    const partition = { queue: 'money', partition: 'acme' };
+    await jobs.pause({ task: 'charge' }, { ...WHY, until });
+    await jobs.pause({ partition }, WHY);
+    await jobs.pauseQueue('post');
+    const paused = await jobs.listPauses();
+    expect(events.ofType('jobs.paused').map(({ pause }) => pause)).toEqual(paused);
+    await jobs.resume({ task: 'charge' }, { by: 'grace' });
+    await jobs.resume({ partition });
+    await jobs.resumeQueue('post', { by: 'grace' });
+    // There was none.
+    await jobs.resume({ all: true }, { by: 'grace' });
+    expect(events.ofType('jobs.resumed').map(({ pause, by }) => ({ pause, by }))).toEqual(
+      paused.map((pause, index) => ({ pause, by: index === 1 ? null : 'grace' })),
+    );
+    const when = until.toISOString();
+    expect(lines).toEqual([
+      `Paused task "charge" until ${when} by ada: the bank is down`,
+      'Paused partition "acme" of queue "money" by ada: the bank is down',
+      'Paused queue "post"',
+      `Resumed task "charge" by grace; it was paused until ${when} by ada: the bank is down`,
+      'Resumed partition "acme" of queue "money"; it was paused by ada: the bank is down',
+      'Resumed queue "post" by grace; it was paused',
+    ]);
+  });
+
+  it('in a transaction is told by no event: the commit may not come', async () => {
+    const events = createCollectingEvents();
+    createWorkerPool({ jobs, tasks: {}, events });
+    await stranger.query('begin');
+    const within = managerWithin(jobs, stranger);
+    await within.pause({ task: 'charge' }, WHY);
+    await within.resume({ task: 'charge' });
+    await stranger.query('rollback');
+    expect(events.collected).toEqual([]);
+  });
+
+  it('is found by SQL as listPauses tells it, and only while it is in force', async () => {
+    await jobs.pauseQueue('money', WHY);
+    await jobs.pause({ task: 'charge' }, { ...WHY, until: new Date(Date.now() + HOUR) });
+    await jobs.pause({ all: true }, { ...WHY, until: new Date(Date.now() + HOUR) });
+    await test.sql(`update jobs.job_pauses set until = clock_timestamp() where kind = 'all'`);
+    const found = await test.sql(
+      'select kind, name, since, until, reason, paused_by as by from jobs.pauses_in_force()',
+    );
+    const listed = (await jobs.listPauses()).map(({ target, ...details }) => ({
+      kind: Object.keys(target)[0],
+      name: Object.values(target)[0] as string,
+      ...details,
+    }));
+    expect(listed).toHaveLength(2);
+    const toMs = (rows: any[]): object[] =>
+      rows.map(({ since, until, ...rest }) => ({ ...rest, since: since?.getTime(), until: until?.getTime() }));
+    expect(toMs(found)).toEqual(toMs(listed));
   });
 
   it('keeps its queue from being forgotten', async () => {

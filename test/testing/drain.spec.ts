@@ -156,6 +156,63 @@ describe('a drain', () => {
     await expect(two.drain({ tasks: ['c'] })).rejects.toThrow(InvalidArgumentError);
   });
 
+  it('says which pauses keep due jobs from running, by which name, why and until when', async () => {
+    const { jobs } = manager;
+    await testing.clear({ configuration: true });
+    const until = new Date(Date.now() + HOUR);
+    const pause = { reason: 'why', by: 'ada' };
+    const inPartition = { queue: 'wide', partition: 'acme' };
+    const added = await jobs.addJobs([
+      { task: 'note', payload: 'plain' },
+      { task: 'note', payload: 'of a queue', queue: 'serial' },
+      { task: 'note', payload: 'of a partition', ...inPartition },
+    ]);
+    const [plain, ofQueue, ofPartition] = added.map(({ id, task }) => ({ id, task }));
+    await jobs.addJob('note', 'for later', { queue: 'serial', delayMs: HOUR });
+    const both = test({ note: () => undefined, other: () => undefined });
+    await jobs.pause({ queue: 'serial' }, { ...pause, until });
+    await jobs.pause({ partition: inPartition }, pause);
+    const ran = await both.drain();
+    expect(payloads(ran)).toEqual(['plain']);
+    const details = { ...pause, until: null, since: expect.any(Date) };
+    expect(ran.paused).toEqual([
+      { pause: { ...details, target: { queue: 'serial' }, until }, jobs: [ofQueue] },
+      { pause: { ...details, target: { partition: inPartition } }, jobs: [ofPartition] },
+    ]);
+    // Of those that this drain would have run.
+    expect((await both.drain({ tasks: ['other'] })).paused).toEqual([]);
+    expect((await both.drain({ queues: ['wide'] })).paused).toHaveLength(1);
+    await jobs.resume({ partition: inPartition });
+    await jobs.pause({ task: 'note' }, pause);
+    await jobs.pause({ all: true }, pause);
+    const none = await both.drain();
+    // It is compared and printed as what has run.
+    expect(none).toEqual([]);
+    expect(none.paused.map(({ pause: { target }, jobs: left }) => [target, left])).toEqual([
+      [{ queue: 'serial' }, [ofQueue]],
+      [{ task: 'note' }, [ofQueue, ofPartition]],
+      [{ all: true }, [ofQueue, ofPartition]],
+    ]);
+    expect(plain).toBeDefined();
+    for (const { target } of await jobs.listPauses()) await jobs.resume(target);
+    expect((await both.drain()).paused).toEqual([]);
+  });
+
+  it('whose handler waits for a paused job names the pause in its error', async () => {
+    const { jobs } = manager;
+    const waits = test({ note: () => undefined, ask: (id: string) => jobs.waitForJob(id) });
+    await jobs.pause({ task: 'note' }, { reason: 'the bank is down', by: 'ada' });
+    const { id } = await jobs.addJob('note', null);
+    await jobs.addJob('ask', id);
+    const failure = (await waits.drain({ timeoutMs: 50 }).catch((error: unknown) => error)) as EndlessDrainError;
+    expect(failure).toBeInstanceOf(EndlessDrainError);
+    expect(failure.message).toMatch(/"ask" \(job .+\) still runs/);
+    expect(failure.message).toContain('Paused: task "note" by ada: the bank is down (keeps 1 job from running: note).');
+    expect(failure.paused).toMatchObject([{ pause: { target: { task: 'note' }, by: 'ada' }, jobs: [{ id }] }]);
+    await jobs.resume({ task: 'note' });
+    await waits.drain();
+  });
+
   it('leaves tasks alone that have no handler here', async () => {
     await manager.jobs.addJob('elsewhere', null);
     expect(await testing.drain()).toEqual([]);

@@ -363,6 +363,46 @@ describe('a job of a batch', () => {
     );
   });
 
+  it('keeps what was decided of it when the pool stops and the handler never ends', async () => {
+    const { ids, ctx } = await running(3);
+    ctx.fail({ id: ids[0]! }, new PermanentFailure('refused'));
+    ctx.snooze({ id: ids[1]! }, 60_000);
+    await pool!.stop(0);
+    expect(await Promise.all(ids.map(statusOf))).toEqual(['exhausted', 'snoozed', 'running']);
+    expect(() => ctx.complete({ id: ids[2]! })).not.toThrow();
+    expect(seen.filter(({ type }) => type === 'job.settled')).toHaveLength(2);
+  });
+
+  it('that waits for others is explained so, and when its time to wait has passed', async () => {
+    const { gate, letGo } = held();
+    const handler = (): Promise<void> => gate;
+    await start({
+      patient: { batch: { size: 3, waitMs: 60_000 }, handler },
+      hasty: { batch: { size: 3, waitMs: 1 }, handler },
+      single: handler,
+    });
+    const [[gathering], [begun], [single]] = await Promise.all([add('patient', 2), add('hasty', 1), add('single', 1)]);
+    await eventually(() => seen.filter(({ type }) => type === 'job.started').length === 2 && pool!.queue.depth === 2);
+    const { lockedAt } = (await test.jobs.findJob(gathering!))!;
+    const until = new Date(lockedAt!.getTime() + 60_000);
+    expect(await test.jobs.explain(gathering!)).toMatchObject({
+      status: 'running',
+      reason: 'running',
+      until,
+      message: expect.stringMatching(
+        `^It is claimed by ${pool!.workerId} at .+ It waits there for more jobs until ${until.toISOString()} at the latest`,
+      ),
+    });
+    expect(await test.jobs.explain(begun!)).toMatchObject({
+      reason: 'running',
+      until: null,
+      message: expect.stringContaining('Its batch runs, or waits there for a free slot.'),
+    });
+    expect((await test.jobs.explain(single!)).message).toMatch(/^It is running, claimed by/);
+    letGo();
+    await eventually(() => allEnded([begun!, single!]));
+  });
+
   it('leaves a gathering batch when it is cancelled', async () => {
     const calls: number[][] = [];
     await start(

@@ -111,6 +111,26 @@ describe('createWorkerPool (create-pool)', () => {
     expect(await jobs.explain(id)).toMatchObject({ reason: 'no_handler' });
   });
 
+  it('takes only its tasks, also where others that it has a handler for are limited or have batches', async () => {
+    const elsewhere = ['plain', 'limited', 'batch'];
+    const handler = (): void => undefined;
+    const tasks = {
+      mine: handler,
+      plain: handler,
+      limited: { concurrency: 1, handler },
+      batch: { batch: { size: 2 }, handler },
+    };
+    await start(tasks, { taskIdentifiers: ['mine'] });
+    await jobs.addJobs([...elsewhere, 'mine'].map((task) => ({ task, payload: 1, priority: task === 'mine' ? 1 : 0 })));
+    await settled(1);
+    expect(events.ofType('job.settled').map(({ job }) => job.task)).toEqual(['mine']);
+    // Nothing is on its way: what a pool has claimed goes back when it stops, and its fence tells.
+    await pools.splice(0)[0]!.stop();
+    expect(await test.sql('select task, fence from jobs.jobs order by id')).toEqual(
+      elsewhere.map((task) => ({ task, fence: '0' })),
+    );
+  });
+
   it('takes only from its queues, and leaves forbidden flags alone', async () => {
     await jobs.addJobs([
       { task: 't', payload: 'none' },

@@ -207,6 +207,10 @@ export interface ExplainRow {
   last_outcome: HistoryStatus | null;
   /** The holder's pool is being stopped: when its lease runs out. */
   left_until: number | null;
+  /** Its holder gathers jobs of the task: until when at the latest, where it may still do so. */
+  gathers_until: number | null;
+  /** Whether its holder runs jobs of the task in batches. */
+  in_batch: boolean;
   has_worker: boolean;
   has_handler: boolean;
   /** Of those that handle the task, whether one takes from the queue. */
@@ -256,10 +260,14 @@ export const explainJob = statement<ExplainRow>(
     end as blocked_by,
     (select ${ms("h.heartbeat_at + h.lease_ms * interval '1 ms'")} from ${schema}.workers h
       where h.id = j.locked_by and h.left_at is not null) as left_until,
+    b.wait is not null as in_batch, case when j.crashes = 0 and j.locked_at + b.wait > clock_timestamp() then ${ms('j.locked_at + b.wait')} end as gathers_until,
     (select h.status::text from ${schema}.job_history h where h.job_id = j.id order by h.fence desc limit 1) as last_outcome,
     takers.*
   from ${schema}.jobs j
   left join ${schema}.job_queues q on q.name = j.queue
+  left join lateral (
+    select (h.batch_waits ->> j.task)::integer * interval '1 ms' as wait from ${schema}.workers h where h.id = j.locked_by
+  ) b on true
   cross join lateral (
     select count(*) > 0 as has_worker, coalesce(bool_or(t.of_task), false) as has_handler,
       coalesce(bool_or(t.of_task and t.of_queue), false) as has_queue_taker,

@@ -3,30 +3,29 @@ import { statement } from '../database.js';
 import { ms } from './job-columns.js';
 
 /**
- * $1 kind ('queue', or one of job_pauses), $2 name, $3 partition, $4 until or null, $5 reason, $6 by. Returns since when it
- * holds; no row where `until` has passed.
+ * $1 kind ('queue', or one of job_pauses), $2 name, $3 partition, $4 until or null, $5 reason, $6 by. Returns the pause; no
+ * row where `until` has passed.
  */
 const pausing = (schema: string): string => `
-  select ${ms('since')} as since from ${schema}.pause_target($1::text, $2::text, $3::text, $4::timestamptz, $5::text, $6::text)`;
+  select $1::text as kind, $2::text as name, $3::text as partition, ${ms('since')} as since, ${ms('$4::timestamptz')} as until,
+    $5::text as reason, $6::text as paused_by
+  from ${schema}.pause_target($1::text, $2::text, $3::text, $4::timestamptz, $5::text, $6::text)`;
 
-export const pauseTarget = statement<{ since: number }>('pause_target', pausing, { repeatable: true, limited: true });
+export const pauseTarget = statement<PauseRow>('pause_target', pausing, { repeatable: true, limited: true });
 
 /** The same of a queue, whose pause is in its own row: a worker's role may write that. */
-export const pauseQueue = statement<{ since: number }>('pause_queue', pausing, { repeatable: true, limited: true });
+export const pauseQueue = statement<PauseRow>('pause_queue', pausing, { repeatable: true, limited: true });
 
-/** $1 kind, $2 name, $3 partition. Whether there was a pause in force. */
-const resuming = (schema: string): string => `select ${schema}.resume_target($1::text, $2::text, $3::text) as resumed`;
+/** $1 kind, $2 name, $3 partition. Returns the pause that it has ended. */
+const resuming = (schema: string): string => `
+  select $1::text as kind, $2::text as name, $3::text as partition, ${ms('since')} as since, ${ms('until')} as until, reason,
+    paused_by
+  from ${schema}.resume_target($1::text, $2::text, $3::text)`;
 
-export const resumeTarget = statement<{ resumed: boolean }>('resume_target', resuming, {
-  repeatable: true,
-  limited: true,
-});
+export const resumeTarget = statement<PauseRow>('resume_target', resuming, { repeatable: true, limited: true });
 
 /** The same of a queue. */
-export const resumeQueue = statement<{ resumed: boolean }>('resume_queue', resuming, {
-  repeatable: true,
-  limited: true,
-});
+export const resumeQueue = statement<PauseRow>('resume_queue', resuming, { repeatable: true, limited: true });
 
 /** Transactions that claim now. $1 those known to do so, or null: all. */
 export const claimsUnderWay = statement<{ claims: string[] }>(
@@ -45,18 +44,12 @@ export interface PauseRow {
   paused_by: string | null;
 }
 
-/** Those in force, the oldest first. Reads the rows of all queues. */
+/** Those in force, the oldest first. */
 export const listPauses = statement<PauseRow>(
   'list_pauses',
   (schema) => `
-  select kind, name, partition, ${ms('since')} as since, ${ms('until')} as until, reason, paused_by from (
-    select p.kind, p.name, p.partition, p.since, p.until, p.reason, p.paused_by from ${schema}.job_pauses p
-    where ${schema}.is_in_force(true, p.until, clock_timestamp())
-    union all
-    select 'queue', q.name, '', q.paused_since, q.paused_until, q.pause_reason, q.paused_by from ${schema}.job_queues q
-    where ${schema}.is_in_force(q.paused, q.paused_until, clock_timestamp())
-  ) p
-  order by p.since nulls first, kind, name, partition`,
+  select kind, name, partition, ${ms('since')} as since, ${ms('until')} as until, reason, paused_by
+  from ${schema}.pauses_in_force()`,
   { repeatable: true, patient: true },
 );
 

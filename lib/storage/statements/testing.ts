@@ -1,5 +1,7 @@
 // For specs of applications: moves stored times into the past, and empties the tables. Nothing here is for production.
 import { statement } from '../database.js';
+import { ms } from './job-columns.js';
+import type { PauseRow } from './pauses.js';
 
 /** Every stored time by which the library decides or reports. A spec compares this with the schema. */
 export const STORED_TIMES: Record<string, string[]> = {
@@ -90,5 +92,27 @@ export const clearConfiguration = statement(
   limits as (delete from ${schema}.rate_limits),
   crontabs as (delete from ${schema}.crontabs where not declared)
   select 1 as cleared`,
+  { patient: true },
+);
+
+/** Due jobs that pauses keep from running, by pause. $1 tasks, $2 queues and $3 forbidden flags, or null. */
+export const findPausedJobs = statement<PauseRow & { jobs: { id: string; task: string }[] }>(
+  'find_paused_jobs',
+  (schema) => `
+  select p.kind, p.name, p.partition, ${ms('p.since')} as since, ${ms('p.until')} as until, p.reason, p.paused_by,
+    json_agg(json_build_object('id', j.id, 'task', j.task) order by j.priority, j.run_at, j.id) as jobs
+  from ${schema}.pauses_in_force() p
+  join ${schema}.jobs j on case p.kind
+    when 'all' then true
+    when 'task' then j.task = p.name
+    when 'queue' then j.queue = p.name
+    when 'partition' then j.queue = p.name and j.partition = p.partition
+    else false
+  end
+  where j.locked_by is null and j.parked is null and j.run_at <= clock_timestamp()
+    and ($1::text[] is null or j.task = any($1)) and ($2::text[] is null or j.queue = any($2))
+    and ($3::text[] is null or j.flags is null or not j.flags && $3)
+  group by p.kind, p.name, p.partition, p.since, p.until, p.reason, p.paused_by
+  order by p.since nulls first, p.kind, p.name, p.partition`,
   { patient: true },
 );

@@ -6,15 +6,16 @@ import { ms } from './job-columns.js';
 /**
  * Also changes what a known one takes. $1 incarnation, $2 label, $3 host, $4 pid, $5 concurrency, $6 lease in ms, $7 tasks,
  * $8 whether it takes others as well, $9 queues and $10 forbidden flags (or null), $11 environment, $12 the module's instance or
- * null: the one without a name.
+ * null: the one without a name, $13 how long it gathers jobs of which tasks, in ms.
  */
 export const registerWorker = statement<{ newer_schema: number | null }>(
   'register_worker',
   (schema) => `
   insert into ${schema}.workers (id, label, host, pid, concurrency, lease_ms, tasks, takes_any_task, queues, forbidden_flags,
-    environment, instance)
-  values ($1, $2, $3, $4, $5, $6, $7::text[], $8::boolean, $9::text[], $10::text[], $11::text::json, coalesce($12, 'default'))
-  on conflict (id) do update set heartbeat_at = clock_timestamp(), tasks = excluded.tasks
+    environment, instance, batch_waits)
+  values ($1, $2, $3, $4, $5, $6, $7::text[], $8::boolean, $9::text[], $10::text[], $11::text::json, coalesce($12, 'default'),
+    $13::text::json)
+  on conflict (id) do update set heartbeat_at = clock_timestamp(), tasks = excluded.tasks, batch_waits = excluded.batch_waits
   returning (${newerSchema(schema)}) as newer_schema`,
   { patient: true },
 );

@@ -68,7 +68,8 @@ try {
   await jobs.engine.retention.makePartitions(new Date(Date.now() - 86_400_000));
   await cluster.withAdmin(prepare);
   await jobs.registerRateLimit('calls', LIMIT.capacity, LIMIT.intervalMs);
-  const pool = new pg.Pool({ ...connection, max: 4 });
+  await jobs.configureQueue('in-partitions', { concurrency: Infinity, partitions: { concurrency: 1 } });
+  const pool = new pg.Pool({ ...connection, max: 5 });
   pool.on('error', () => undefined);
   pool.on('connect', (client) => client.on('error', () => undefined));
   fleet = new Fleet(url, workers, WORKER_OPTIONS);
@@ -161,6 +162,7 @@ function report(figures, load, rescues, injected) {
     ['versions of keyed jobs acknowledged', load.keyedCalls.filter(({ until }) => until !== null).length],
     ['calls that ended in an error', load.unknown],
     ['transactions rolled back', load.rolledBack],
+    ['pauses of a task', load.pauses],
     ['effects', figures.effects],
     ['duplicates (plain tasks may have them)', figures.duplicates],
     ['lost', figures.lost],

@@ -5,6 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const CLIENTS = 4;
 const LINES = 4;
 const KEYS = 6;
+const PARTITIONS = 4;
+const WINDOWS = 3;
+const WINDOW_MS = 1_000;
 
 /** How often each kind of call is made. */
 const CALLS = [
@@ -15,6 +18,7 @@ const CALLS = [
   { name: 'family', weight: 5 },
   { name: 'keyed', weight: 8 },
   { name: 'early', weight: 6 },
+  { name: 'throttled', weight: 8 },
 ];
 
 /** How often each task is chosen for a job of its own. */
@@ -23,6 +27,10 @@ const TASKS = [
   { task: 'transactional', weight: 22 },
   { task: 'in-line', weight: 18 },
   { task: 'limited', weight: 12 },
+  { task: 'in-partition', weight: 12 },
+  { task: 'batched', weight: 16 },
+  { task: 'batched-transactional', weight: 12 },
+  { task: 'pausable', weight: 10 },
   { task: 'failing', weight: 5 },
   { task: 'snoozing', weight: 4 },
   { task: 'partial', weight: 4 },
@@ -39,6 +47,8 @@ const TASKS = [
   { task: 'fails-for-good', weight: 1 },
 ];
 
+const PAUSABLE = { task: 'pausable' };
+
 /** Tasks that may end exhausted, without an effect. */
 export const DOOMED = ['exits', 'fails-for-good'];
 
@@ -50,6 +60,8 @@ export class Load {
   /** Calls that ended in an error: whether their jobs exist is not known. */
   unknown = 0;
   rolledBack = 0;
+  /** Pauses whose beginning is known. */
+  pauses = 0;
   #jobs;
   #pool;
   #random;
@@ -64,7 +76,7 @@ export class Load {
   }
 
   start() {
-    this.#clients = Array.from({ length: CLIENTS }, () => this.#client());
+    this.#clients = [...Array.from({ length: CLIENTS }, () => this.#client()), this.#operator()];
   }
 
   /** Resolves when the last call has ended. */
@@ -87,6 +99,40 @@ export class Load {
     }
   }
 
+  /** Pauses the task `pausable` now and then. A pause is noted once its call has resolved, its end before it is resumed. */
+  async #operator() {
+    while (!this.#over) {
+      await sleep(this.#random.between(500, 3_000));
+      const holds = await this.#jobs.pause(PAUSABLE, { reason: 'chaos', by: 'load' }).then(
+        () => true,
+        () => false,
+      );
+      const noted = holds && (await this.#tryQuery('insert into app.pauses default values'));
+      if (noted) this.pauses++;
+      await sleep(this.#random.between(100, 1_500));
+      const end = 'update app.pauses set ended_at = clock_timestamp() where ended_at is null';
+      await this.#persist(() => this.#pool.query(end));
+      await this.#persist(() => this.#jobs.resume(PAUSABLE, { by: 'load' }));
+    }
+  }
+
+  async #tryQuery(text) {
+    return this.#pool.query(text).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  async #persist(work) {
+    for (;;) {
+      try {
+        return await work();
+      } catch {
+        await sleep(200);
+      }
+    }
+  }
+
   #know({ id, task }) {
     this.acknowledged.set(id, task);
     return id;
@@ -102,6 +148,10 @@ export class Load {
       priority: pick([-5, 0, 0, 0, 10]),
       ...(task === 'in-line' && { queue: `line-${Math.floor(between(0, LINES))}` }),
       ...(task === 'limited' && { rateLimitKey: 'calls' }),
+      ...(task === 'in-partition' && {
+        queue: 'in-partitions',
+        partition: `part-${Math.floor(between(0, PARTITIONS))}`,
+      }),
       ...(task === 'exits' && { maxAttempts: 2 }),
     };
   }
@@ -143,6 +193,12 @@ export class Load {
     this.keyedCalls.push(call);
     await this.#jobs.addJob('keyed', { jobKey, version }, { jobKey, delayMs });
     call.until = performance.now();
+  }
+
+  /** Whether it is new or not: the job of its window runs. */
+  async _throttled() {
+    const key = `window-${Math.floor(this.#random.between(0, WINDOWS))}`;
+    this.#know(await this.#jobs.addJob('throttled', {}, { throttle: { key, ms: WINDOW_MS } }));
   }
 
   async _early() {

@@ -14,6 +14,11 @@ export const prepare = (admin) =>
     at timestamptz not null default clock_timestamp());
   create table app.claims (job_id uuid not null, fence bigint not null, window_started_at timestamptz not null,
     at timestamptz not null default clock_timestamp());
+  create table app.pauses (began_at timestamptz not null default clock_timestamp(), ended_at timestamptz);
+  create table app.pausable_claims (job_id uuid not null, began_at timestamptz not null default now(),
+    at timestamptz not null default clock_timestamp());
+  create table app.windows (key text not null, job_id uuid not null, begins_at timestamptz not null, until timestamptz not null);
+  alter table app.pauses owner to app;
   alter table app.effects owner to app;
   alter table app.orders owner to app;
   alter table app.broken owner to app;
@@ -25,7 +30,21 @@ export const prepare = (admin) =>
     return null;
   end $$;
   create trigger see_claim after update on jobs.jobs for each row
-    when (new.limits is not null and new.fence > old.fence) execute function app.see_claim();`);
+    when (new.limits is not null and new.fence > old.fence) execute function app.see_claim();
+  create function app.see_pausable() returns trigger language plpgsql security definer as $$
+  begin
+    insert into app.pausable_claims (job_id) values (new.id);
+    return null;
+  end $$;
+  create trigger see_pausable after update on jobs.jobs for each row
+    when (new.task = 'pausable' and old.locked_by is null and new.locked_by is not null) execute function app.see_pausable();
+  create function app.see_window() returns trigger language plpgsql security definer as $$
+  begin
+    insert into app.windows values (new.key, new.job_id, new.begins_at, new.until);
+    return null;
+  end $$;
+  create trigger see_window after insert or update on jobs.job_windows for each row
+    when (new.until > new.begins_at) execute function app.see_window();`);
 
 /** Live jobs that may still run, with their tasks; those that are exhausted have come to their end. */
 export const unfinished = (admin) =>
@@ -74,7 +93,8 @@ export async function examine(admin, load, breakPromise) {
   expect('nothing acknowledged is lost', outdated, (call) => `no version of ${JSON.stringify(call)}, or after it, ran`);
 
   const twice = await query(
-    `select job_id, count(*) from app.effects where kind = 'transactional' group by job_id having count(*) > 1`,
+    `select job_id, count(*) from app.effects where kind in ('transactional', 'batched-transactional')
+     group by job_id having count(*) > 1`,
   );
   expect('transactional effects happen once', twice, ({ job_id, count }) => `${job_id} has ${count} effects`);
   const slots = await query(
@@ -94,6 +114,16 @@ export async function examine(admin, load, breakPromise) {
     windows.filter(({ exceeded, overlaps }) => exceeded || overlaps),
     ({ window_started_at, count }) => `${count} claims from ${window_started_at.toISOString()} on`,
   );
+  const paused = await query(
+    `select c.job_id, c.at from app.pausable_claims c join app.pauses p on c.began_at > p.began_at and c.at < p.ended_at`,
+  );
+  expect('no claim ignores a pause', paused, ({ job_id, at }) => `${job_id} was claimed at ${at.toISOString()}`);
+  const shared = await query(
+    `select a.key, a.job_id, b.job_id as other from app.windows a
+     join app.windows b on a.key = b.key and a.job_id < b.job_id
+       and tstzrange(a.begins_at, a.until) && tstzrange(b.begins_at, b.until)`,
+  );
+  expect('a window has one job', shared, ({ key, job_id, other }) => `${key} has ${job_id} and ${other}`);
   for (const { promise, job_id, worker } of await query('select * from app.broken')) {
     breakPromise(promise, `${job_id} on ${worker}`);
   }

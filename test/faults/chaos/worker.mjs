@@ -41,15 +41,15 @@ const broken = (promise, ctx) =>
     ctx.workerId,
   ]);
 
-/** Within a transaction that holds the job: another holder of a job of the line at this moment breaks the promise. */
-async function inLine(_payload, ctx) {
+/** Within a transaction that holds the job: another holder of a job of the line, or partition, at this moment breaks the promise. */
+async function alone(ctx, place, promise) {
   const client = await pool.connect();
   let failure;
   try {
     await client.query('begin');
     await ctx.assertOwned(client);
-    const { rows } = await client.query('select pg_try_advisory_xact_lock(hashtext($1)) as alone', [ctx.job.queue]);
-    if (!rows[0].alone) await broken('serial queues run one at a time', ctx);
+    const { rows } = await client.query('select pg_try_advisory_xact_lock(hashtext($1)) as alone', [place]);
+    if (!rows[0].alone) await broken(promise, ctx);
     await sleep(5);
     await client.query(EFFECT, effectOf(ctx));
     await client.query('commit');
@@ -98,7 +98,31 @@ const tasks = {
       await ctx.manager.query('select pg_sleep($1)', [Math.random() / 20]);
     },
   },
-  'in-line': inLine,
+  'in-line': (_, ctx) => alone(ctx, ctx.job.queue, 'serial queues run one at a time'),
+  'in-partition': (_, ctx) => alone(ctx, `partition ${ctx.job.partition}`, 'partitions run as many as they may'),
+  /** One of the batch fails at first, another is put off: what becomes of each is its own. */
+  batched: {
+    batch: { size: 10, waitMs: 50 },
+    handler: async (batch, ctx) => {
+      const first = batch.filter(({ attempts }) => attempts === 1);
+      if (first.length > 2) ctx.fail(first[0], new Error('the first fails at first'));
+      if (first.length > 3) ctx.snooze(first[1], 50);
+      const done = batch.filter(
+        (job) => !(first.length > 2 && job === first[0]) && !(first.length > 3 && job === first[1]),
+      );
+      await Promise.all(done.map((job) => effect(ctx.for(job))));
+    },
+  },
+  'batched-transactional': {
+    batch: { size: 5, waitMs: 50 },
+    transactional: true,
+    handler: async (batch, ctx) => {
+      for (const job of batch) await ctx.manager.query(EFFECT, effectOf(ctx.for(job)));
+      await ctx.manager.query('select pg_sleep($1)', [Math.random() / 20]);
+    },
+  },
+  pausable: async (_, ctx) => void (await effect(ctx)),
+  throttled: async (_, ctx) => void (await effect(ctx)),
   limited: async (_, ctx) => void (await effect(ctx)),
   keyed: async ({ jobKey, version }, ctx) => void (await effect(ctx, `${jobKey} ${version}`)),
   child: async ({ parents }, ctx) => {

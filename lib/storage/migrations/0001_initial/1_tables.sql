@@ -425,6 +425,8 @@ create table workers (
   takes_any_task boolean not null default false,
   queues text[],
   forbidden_flags text[],
+  -- Tasks whose jobs it gathers for one call of their handler, and for how many ms at most.
+  batch_waits json not null default '{}',
   environment json not null,
   constraint workers_pkey primary key (id)
 );

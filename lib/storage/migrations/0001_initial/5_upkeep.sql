@@ -467,36 +467,55 @@ begin
     returning p.since;
 end $$;
 
--- Ends a pause. Returns whether it was in force. Indexes: job_queues_pkey, job_pauses_pkey.
-create function resume_target(target_kind text, target_name text, target_partition text) returns boolean
+-- Ends a pause. Returns it where it was in force. Indexes: job_queues_pkey, job_pauses_pkey.
+create function resume_target(target_kind text, target_name text, target_partition text)
+returns table (since timestamptz, until timestamptz, reason text, paused_by text)
 language plpgsql
 set search_path from current
 set lock_timeout = '100ms'
 as $$
+#variable_conflict use_column
 declare
   present timestamptz := clock_timestamp();
-  ended timestamptz[];
 begin
   if target_kind = 'queue' then
-    with held as materialized (
-      select q.ctid as place, q.paused_until from job_queues q where q.name = target_name and q.paused for no key update
-    ),
-    resumed as (
-      update job_queues q
-      set paused = false, paused_since = null, paused_until = null, pause_reason = null, paused_by = null
-      from held h where q.ctid = h.place
-    )
-    select array_agg(coalesce(h.paused_until, 'infinity')) into ended from held h;
-  else
+    return query
+      with held as materialized (
+        select q.ctid as place, q.paused_since as since, q.paused_until as until, q.pause_reason as reason, q.paused_by
+        from job_queues q where q.name = target_name and q.paused for no key update
+      ),
+      resumed as (
+        update job_queues q
+        set paused = false, paused_since = null, paused_until = null, pause_reason = null, paused_by = null
+        from held h where q.ctid = h.place
+      )
+      select h.since, h.until, h.reason, h.paused_by from held h where is_in_force(true, h.until, present);
+    return;
+  end if;
+  return query
     with gone as (
       delete from job_pauses p
       where p.kind = target_kind and p.name = target_name and p.partition = target_partition
-      returning p.until
+      returning p.since, p.until, p.reason, p.paused_by
     )
-    select array_agg(coalesce(g.until, 'infinity')) into ended from gone g;
-  end if;
-  return coalesce(ended[1] > present, false);
+    select g.since, g.until, g.reason, g.paused_by from gone g where is_in_force(true, g.until, present);
 end $$;
+
+-- The pauses in force, the oldest first. Reads the rows of all queues.
+create function pauses_in_force()
+returns table (kind text, name text, partition text, since timestamptz, until timestamptz, reason text, paused_by text)
+language sql stable
+set search_path from current
+as $$
+  select * from (
+    select p.kind, p.name, p.partition, p.since, p.until, p.reason, p.paused_by from job_pauses p
+    where is_in_force(true, p.until, clock_timestamp())
+    union all
+    select 'queue', q.name, '', q.paused_since, q.paused_until, q.pause_reason, q.paused_by from job_queues q
+    where is_in_force(q.paused, q.paused_until, clock_timestamp())
+  ) p
+  order by p.since nulls first, p.kind, p.name, p.partition
+$$;
 
 -- Transactions that claim now: all, or those of `known` that still do. Each holds a shared lock that names the claimer (see
 -- pauses_of_claim). Such claims may have begun before the caller's commit; claims that begin later know what it has changed.
