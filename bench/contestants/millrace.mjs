@@ -93,10 +93,7 @@ async function unpinPlans(url) {
 
 /** Jobs of named queues and rate limits are left out: a measure that uses them holds those. */
 export const watch = (url) =>
-  watchWith(
-    url,
-    'from jobs.jobs where parked is null and queue is null and limits is null and run_at <= now()',
-  );
+  watchWith(url, 'from jobs.jobs where parked is null and queue is null and limits is null and run_at <= now()');
 
 /** One job in four hours for each key. */
 export async function registerLimits(url, count) {
