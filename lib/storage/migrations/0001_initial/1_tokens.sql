@@ -134,18 +134,22 @@ as $$
 $$;
 
 -- What a job with these limits finds: for how many like it there are tokens, and when there are some. Limits that are not
--- registered give none.
+-- registered give none. Not read into the look that calls it: that would have to be planned, and begun, for lanes without limits
+-- too. Runs within claims, with their planner settings.
 create function tokens_for(limits text, present timestamptz)
 returns table (jobs integer, until timestamptz, is_ahead boolean)
-language sql stable
+language plpgsql stable
 as $$
-  select min(coalesce(t.tokens, 0) / l.weight),
-    case when bool_and(coalesce(t.tokens >= l.weight or l.weight <= t.burst, false))
-      then max(enough_at(t.algorithm, t.at, t.counts, t.room, t.capacity, t.burst, t.interval_us, t.width_us, t.blocked_until,
-        l.weight, present)) filter (where coalesce(t.tokens, 0) < l.weight) end,
-    coalesce(bool_or(t.is_ahead), false)
-  from limits_of(limits) l left join lateral tokens_of(l.key, l.by_value, present) t on true
-$$;
+#variable_conflict use_column
+begin
+  return query
+    select min(coalesce(t.tokens, 0) / l.weight),
+      case when bool_and(coalesce(t.tokens >= l.weight or l.weight <= t.burst, false))
+        then max(enough_at(t.algorithm, t.at, t.counts, t.room, t.capacity, t.burst, t.interval_us, t.width_us, t.blocked_until,
+          l.weight, present)) filter (where coalesce(t.tokens, 0) < l.weight) end,
+      coalesce(bool_or(t.is_ahead), false)
+    from limits_of(limits) l left join lateral tokens_of(l.key, l.by_value, present) t on true;
+end $$;
 
 create function lock_of_limit(limit_key text) returns bigint
 language sql stable
