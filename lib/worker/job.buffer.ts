@@ -131,12 +131,12 @@ export class JobBuffer {
   takeClaims(claims: { id: string; fence: string }[]): ClaimedJob[] {
     const names = new Set(claims.map(({ id, fence }) => id + fence));
     const isNamed = ({ id, fence }: ClaimedJob): boolean => names.has(id + fence);
-    const ofBatches = this.batches > 0 ? this.takeOutOfBatches(isNamed) : [];
-    return [...ofBatches, ...this.takeWhere(({ job, batch }) => !batch && isNamed(job))];
+    return this.takeJobs(isNamed);
   }
 
   takeJobs(matches: (job: ClaimedJob) => boolean): ClaimedJob[] {
-    return this.takeWhere(({ job }) => matches(job));
+    const ofBatches = this.batches > 0 ? this.takeOutOfBatches(matches) : [];
+    return [...ofBatches, ...this.takeWhere(({ job, batch }) => !batch && matches(job))];
   }
 
   jobs(): ClaimedJob[] {

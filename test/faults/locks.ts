@@ -462,7 +462,7 @@ export const CASES: Record<string, Case> = {
   resume_queue: { args: () => ['queue', 'q', ''] },
   claims_under_way: { args: () => [null] },
   list_pauses: { args: none },
-  find_pauses: { args: () => [LIVING] },
+  find_pauses: { args: () => [LIVING, [], []] },
   prune_queues: { args: () => [[]], locks: 'job_queues' },
   register_rate_limit: { args: () => ['l', 7, 1_000, null], locks: 'rate_limits rate_limit_windows' },
   refill_rate_limits: { args: none, locks: 'rate_limits rate_limit_windows' },
