@@ -352,7 +352,7 @@ export abstract class JobOperations extends JobReports {
     return this.engine.retention.collect();
   }
 
-  /** Forgets queues without jobs, pause or settings that no process has declared for a month. Returns how many. */
+  /** Forgets queues without jobs, pause or settings, also of partitions, that no process has declared for a month. Returns how many. */
   async gcJobQueues(): Promise<number> {
     return (await this.engine.database.run(lanes.pruneQueues, [Object.keys(this.engine.settings.queues)])).length;
   }

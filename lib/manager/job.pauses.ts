@@ -24,8 +24,19 @@ const PATIENCE_MS = 10_000;
 export interface KnownPauses {
   /** The database's time of the look, in ms. */
   readAt: number;
-  pauses: { kind: string; name: string; until: number | null }[];
+  pauses: KnownPause[];
 }
+
+export interface KnownPause {
+  kind: string;
+  /** Of a partition: its queue. */
+  name: string;
+  partition: string;
+  until: number | null;
+}
+
+/** A queue, and one of its partitions. */
+export type Branch = [queue: string, partition: string | null];
 
 export class JobPauses {
   constructor(
@@ -66,10 +77,11 @@ export class JobPauses {
     return (await this.database.run(statements.listPauses, [])).map(toPause);
   }
 
-  /** Those that an incarnation must know: of tasks, of everything, of its instance and of itself. */
-  async find(incarnation: string): Promise<KnownPauses> {
-    const [row] = await this.database.run(statements.findPauses, [incarnation]);
-    const pauses = row!.pauses.map(([kind, name, until]) => ({ kind, name, until }));
+  /** Those that an incarnation must know: of tasks, of everything, of its instance and of itself, and in these branches. */
+  async find(incarnation: string, branches: Branch[]): Promise<KnownPauses> {
+    const [queues, partitions] = [branches.map(([queue]) => queue), branches.map(([, partition]) => partition)];
+    const [row] = await this.database.run(statements.findPauses, [incarnation, queues, partitions]);
+    const pauses = row!.pauses.map(([kind, name, partition, until]) => ({ kind, name, partition, until }));
     return { readAt: Number(row!.present), pauses };
   }
 
@@ -91,9 +103,9 @@ export class JobPauses {
 
 const valuesOf = ({ kind, name, partition }: TargetKey): [string, string, string] => [kind, name, partition];
 
-/** Pools that wait for a queue look at its lanes; all others ask what is paused. */
+/** Pools ask what is paused, and look at the lanes of a queue. */
 const newsOf = ({ kind, name }: TargetKey): News[] => [
-  kind === 'queue' || kind === 'partition' ? { kind: 'lanes', lanes: [lanesOfQueue(name)] } : { kind: 'pauses' },
+  kind === 'queue' || kind === 'partition' ? { kind: 'pauses', lanes: [lanesOfQueue(name)] } : { kind: 'pauses' },
 ];
 
 const inThePast = (until: Date): InvalidArgumentError =>

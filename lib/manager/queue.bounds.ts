@@ -23,7 +23,11 @@ export class QueueBounds {
   /** Of queues with a bound, as of the last look. */
   private bounds = new Map<string, Bound>();
   private readAt = -Infinity;
-  private reading: Promise<void> | null = null;
+  /** The look under way, and of which queues it asks. */
+  private reading: { names: ReadonlySet<string>; done: Promise<void> } | null = null;
+  /** The one after it, and of which queues calls have asked for it so far. */
+  private next: Promise<void> | null = null;
+  private wanted = new Set<string>();
   /** Queues with a bound that were added to since the last look. */
   private readonly used = new Set<string>();
 
@@ -72,15 +76,29 @@ export class QueueBounds {
   }
 
   private read(asked: Map<string, number>, database: Database, executor?: QueryExecutor): Promise<void> {
-    const look = (): Promise<void> => this.look(asked, database, executor);
     // Calls on the library's connections share a look; one in a transaction must not wait for a connection.
-    if (executor || database.isBound) return look();
-    this.reading ??= look().finally(() => (this.reading = null));
-    return this.reading;
+    if (executor || database.isBound) return this.look(asked.keys(), database, executor);
+    const { reading } = this;
+    const names = [...asked.keys()];
+    if (reading && names.every((name) => reading.names.has(name))) return reading.done;
+    for (const name of names) this.wanted.add(name);
+    this.next ??= this.lookNext(database);
+    return this.next;
   }
 
-  private async look(asked: Map<string, number>, database: Database, executor?: QueryExecutor): Promise<void> {
-    const names = [...new Set([...asked.keys(), ...this.used])];
+  /** A look under way does not count what is asked for after it began. */
+  private async lookNext(database: Database): Promise<void> {
+    await this.reading?.done.catch(() => undefined);
+    const names = this.wanted;
+    this.wanted = new Set();
+    this.next = null;
+    const done = this.look(names, database).finally(() => (this.reading = null));
+    this.reading = { names, done };
+    await done;
+  }
+
+  private async look(asked: Iterable<string>, database: Database, executor?: QueryExecutor): Promise<void> {
+    const names = [...new Set([...asked, ...this.used])];
     const startedAt = performance.now();
     const rows = await database.run(findQueueBounds, [names], executor);
     this.bounds = new Map(rows.map(({ queue, most, found }) => [queue, { most, found, added: 0 }]));

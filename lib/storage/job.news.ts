@@ -10,8 +10,8 @@ export type News =
   | { kind: 'all' }
   /** A bulk action was asked for. */
   | { kind: 'bulk' }
-  /** Something was paused or resumed: pools ask what. */
-  | { kind: 'pauses' }
+  /** Something was paused or resumed, in lanes that begin like these alone where there are some: pools ask what. */
+  | { kind: 'pauses'; lanes?: string[] }
   /** Claims of these jobs were taken from their holders; none: of any. */
   | { kind: 'ended'; ids: string[] }
   /** These running jobs are to be cancelled, whether their rows say so yet or not. */

@@ -55,9 +55,10 @@ export class ClaimPlan {
   /** Whether the news may concern jobs that could be claimed. */
   onNews(news: News): boolean {
     if (news.kind === 'lanes') this.noteRunnable(news.lanes);
-    else if (news.kind === 'all' || news.kind === 'pauses') this.noteRunnable(null);
+    else if (news.kind === 'all') this.noteRunnable(null);
+    else if (news.kind === 'pauses') this.noteRunnable(news.lanes ?? null);
     // What was passed may be paused no more.
-    if (news.kind === 'pauses') for (const { scan } of this.groups.values()) scan.forget();
+    if (news.kind === 'pauses' && !news.lanes) for (const { scan } of this.groups.values()) scan.forget();
     if (news.kind === 'jobs' || news.kind === 'all') {
       for (const group of this.groups.values()) group.scan.noteDue(news.kind === 'jobs' ? news.priorities : null);
     }

@@ -73,8 +73,10 @@ export class JobBuffer {
     return this.roomKib > 0 ? Math.max(0, this.size - this.singles) : 0;
   }
 
+  /** Of the first that may start; a batch that gathers does not keep others waiting. */
   get headPriority(): number | null {
-    return this.entries[0]?.job.priority ?? null;
+    const first = this.batches === 0 ? this.entries[0] : this.entries.find(this.readiness());
+    return first?.job.priority ?? null;
   }
 
   /**
@@ -129,12 +131,12 @@ export class JobBuffer {
   takeClaims(claims: { id: string; fence: string }[]): ClaimedJob[] {
     const names = new Set(claims.map(({ id, fence }) => id + fence));
     const isNamed = ({ id, fence }: ClaimedJob): boolean => names.has(id + fence);
-    const ofBatches = this.batches > 0 ? this.takeOutOfBatches(isNamed) : [];
-    return [...ofBatches, ...this.takeWhere(({ job, batch }) => !batch && isNamed(job))];
+    return this.takeJobs(isNamed);
   }
 
   takeJobs(matches: (job: ClaimedJob) => boolean): ClaimedJob[] {
-    return this.takeWhere(({ job }) => matches(job));
+    const ofBatches = this.batches > 0 ? this.takeOutOfBatches(matches) : [];
+    return [...ofBatches, ...this.takeWhere(({ job, batch }) => !batch && matches(job))];
   }
 
   jobs(): ClaimedJob[] {
@@ -145,17 +147,22 @@ export class JobBuffer {
     return this.takeWhere(() => true);
   }
 
-  /** Batches wait until they are full, or their time has come, or too many jobs have gathered. */
   private takeReady(admit?: Admit): ClaimedJob | null {
-    const now = performance.now();
-    const isCrowded = this.batchedJobs >= this.size || this.roomKib === 0;
-    const mayStart = ({ job, batch }: Entry): boolean =>
-      (!batch || batch.isFull || isCrowded || now >= batch.dueAt) && (!admit || admit(job, batch?.jobs));
-    const [{ ahead, job: first }] = this.entries as [Entry];
+    const mayStart = this.readiness(admit);
+    const index = this.entries.findIndex(mayStart);
+    if (index < 0) return null;
+    const { ahead, job: first } = this.entries[index]!;
     const others = (entry: Entry): boolean => !entry.ahead && entry.job.priority === first.priority && mayStart(entry);
     const turn = ahead && this.wasAhead ? this.entries.findIndex(others) : -1;
-    const index = turn >= 0 ? turn : this.entries.findIndex(mayStart);
-    return index < 0 ? null : this.remove(index);
+    return this.remove(turn >= 0 ? turn : index);
+  }
+
+  /** Batches wait until they are full, or their time has come, or too many jobs have gathered. */
+  private readiness(admit?: Admit): (entry: Entry) => boolean {
+    const now = performance.now();
+    const isCrowded = this.batchedJobs >= this.size || this.roomKib === 0;
+    return ({ job, batch }) =>
+      (!batch || batch.isFull || isCrowded || now >= batch.dueAt) && (!admit || admit(job, batch?.jobs));
   }
 
   private insertJob(entry: Entry): void {

@@ -31,13 +31,14 @@ export class JobReleaser {
   /** Gives back what has not started of what is paused now. */
   givePausedBack(): void {
     const { pauses } = this.options;
-    const paused = pauses ? this.buffer.takeJobs((job) => pauses.holdsBack(job)) : [];
+    const paused = pauses ? this.buffer.takeJobs((job) => pauses.holdsBack(job, job.lockedAt?.getTime())) : [];
     if (paused.length) this.giveBackSoon(paused);
   }
 
   /** Without what is paused, which goes back. `claimedAt`: the database's time of the claim, if it is known. */
   withoutPaused(jobs: ClaimedJob[], claimedAt: number | null): ClaimedJob[] {
     const { pauses } = this.options;
+    if (claimedAt !== null) pauses?.noteClaimed(claimedAt);
     const paused = pauses ? jobs.filter((job) => pauses.holdsBack(job, claimedAt ?? undefined)) : [];
     if (!paused.length) return jobs;
     this.giveBackSoon(paused);

@@ -1,12 +1,15 @@
 // What is paused, as far as a pool must know: what it has claimed and not started of it goes back. Claims read pauses by
 // themselves; this is asked when a notification or a heartbeat tells of pauses, and when one ends by itself.
 import type { ClaimedJob } from '../interfaces/job.interface.js';
-import type { JobPauses, KnownPauses } from '../manager/job.pauses.js';
+import type { Branch, JobPauses, KnownPause, KnownPauses } from '../manager/job.pauses.js';
+import { lanesOfBranch } from '../manager/lane.names.js';
 
 export interface PauseWatchParts {
   pauses: JobPauses;
   incarnation: () => string;
-  /** Something was paused: what is held and not started may be of it. */
+  /** Jobs that have not started. Pauses of queues and partitions may be many: those of these are asked for. */
+  held: () => ClaimedJob[];
+  /** Something is paused: what is held and not started may be of it. */
   onPaused: () => void;
   /** Something is not paused any more. */
   onResumed: () => void;
@@ -23,6 +26,12 @@ export class PauseWatch {
   private knownEndsAt = Infinity;
   private asking: Promise<void> | null = null;
   private askAgain = false;
+  /** Something was told since it was asked last, */
+  private isTold = false;
+  /** and when what is known of that was read, by the database's time in ms: claims from before may not know of it. */
+  private toldAt = -Infinity;
+  /** Of which queues and partitions it is known. */
+  private asked = new Set<string>();
   private timer: NodeJS.Timeout | null = null;
   /** When the first pause ends that a claim has met, and that may be over before it is asked for; by performance.now(). */
   private metEndsAt = Infinity;
@@ -32,14 +41,18 @@ export class PauseWatch {
 
   /** A heartbeat tells whether there are pauses. */
   onBeat(hasPauses: boolean): void {
-    if (hasPauses || this.known.pauses.length) this.ask();
+    if (hasPauses || this.known.pauses.length || branchesOf(this.parts.held()).size) this.ask();
   }
 
   /** Something was paused or resumed. */
   ask(): void {
-    if (this.stopped) return;
-    if (this.asking) this.askAgain = true;
-    else this.asking = this.run().finally(() => (this.asking = null));
+    this.isTold = true;
+    this.start();
+  }
+
+  /** A claim of this time, by the database's clock in ms, brings jobs that are held from now on. */
+  noteClaimed(claimedAt: number): void {
+    if (claimedAt <= this.toldAt) this.start();
   }
 
   /**
@@ -48,7 +61,7 @@ export class PauseWatch {
    */
   holdsBack(job: ClaimedJob, claimedAt = -Infinity): boolean {
     const { readAt, pauses } = this.known;
-    return claimedAt <= readAt && pauses.some(({ kind, name }) => kind !== 'task' || name === job.task);
+    return claimedAt <= readAt && pauses.some((pause) => concerns(pause, job));
   }
 
   /** A claim, of this time, has met pauses of which the first ends at `until`: both by the database's clock, in ms. */
@@ -71,30 +84,53 @@ export class PauseWatch {
     return Math.min(this.knownEndsAt, this.metEndsAt) - performance.now();
   }
 
+  private start(): void {
+    if (this.stopped) return;
+    if (this.asking) this.askAgain = true;
+    else this.asking = this.run().finally(() => (this.asking = null));
+  }
+
   private async run(): Promise<void> {
+    // What a claim brings is held after this turn.
+    await Promise.resolve();
     do {
       this.askAgain = false;
-      await this.learn().catch((error: unknown) => {
+      if (!this.isTold && !this.isUnsure) return;
+      try {
+        await this.learn();
+      } catch (error) {
         if (this.stopped) return;
         this.parts.onError(error, 'asking what is paused');
-        this.wakeIn(RETRY_MS);
-      });
-    } while (this.askAgain && !this.stopped);
+        return this.wakeIn(RETRY_MS);
+      }
+    } while ((this.askAgain || this.isUnsure) && !this.stopped);
+  }
+
+  /** Whether jobs are held whose claims may not have known of a pause, and whose queues were not asked for. */
+  private get isUnsure(): boolean {
+    const isOld = ({ lockedAt }: ClaimedJob): boolean => (lockedAt?.getTime() ?? -Infinity) <= this.toldAt;
+    const branches = branchesOf(this.parts.held().filter(isOld)).keys();
+    return [...branches].some((branch) => !this.asked.has(branch));
   }
 
   private async learn(): Promise<void> {
-    const before = new Set(this.known.pauses.map(nameOf));
-    const known = await this.parts.pauses.find(this.parts.incarnation());
+    const before = endsOf(this.known);
+    const branches = branchesOf(this.parts.held());
+    const { isTold } = this;
+    this.isTold = false;
+    const known = await this.parts.pauses.find(this.parts.incarnation(), [...branches.values()]);
     if (this.stopped) return;
     this.known = known;
+    this.asked = new Set(branches.keys());
     const { readAt, pauses } = known;
+    if (isTold) this.toldAt = readAt;
     const until = Math.min(Infinity, ...pauses.map((one) => one.until ?? Infinity));
     this.knownEndsAt = performance.now() + until - readAt + LATE_MS;
     const hasMetEnd = performance.now() >= this.metEndsAt;
     if (hasMetEnd) this.metEndsAt = Infinity;
     this.wakeIn(this.knownEndInMs);
-    const now = new Set(pauses.map(nameOf));
-    if ([...now].some((name) => !before.has(name))) this.parts.onPaused();
+    if (pauses.length) this.parts.onPaused();
+    const now = endsOf(known);
     if (hasMetEnd || [...before].some((name) => !now.has(name))) this.parts.onResumed();
   }
 
@@ -105,4 +141,22 @@ export class PauseWatch {
   }
 }
 
-const nameOf = ({ kind, name }: { kind: string; name: string }): string => JSON.stringify([kind, name]);
+/** Those whose end concerns all claims. What is held no more of a queue is not asked for, and its lanes are told with its end. */
+const endsOf = ({ pauses }: KnownPauses): Set<string> =>
+  new Set(pauses.filter((pause) => !isOfLanes(pause)).map(({ kind, name }) => JSON.stringify([kind, name])));
+
+const isOfLanes = ({ kind }: KnownPause): boolean => kind === 'queue' || kind === 'partition';
+
+function concerns({ kind, name, partition }: KnownPause, job: ClaimedJob): boolean {
+  if (kind === 'task') return name === job.task;
+  if (kind === 'queue') return name === job.queue;
+  return kind !== 'partition' || (name === job.queue && partition === job.partition);
+}
+
+/** The queues and partitions of jobs, by what their lanes begin with. */
+function branchesOf(jobs: ClaimedJob[]): Map<string, Branch> {
+  const branches = new Map<string, Branch>();
+  for (const { queue, partition } of jobs)
+    if (queue !== null) branches.set(lanesOfBranch(queue, partition), [queue, partition]);
+  return branches;
+}

@@ -80,6 +80,7 @@ export class PoolEngine {
     this.pauses = new PauseWatch({
       pauses: engine.pauses,
       incarnation: () => identity.incarnation,
+      held: () => this.queue.jobs(),
       onPaused: () => this.queue.giveBackPaused(),
       onResumed: () => this.queue.resume(),
       onError,

@@ -463,7 +463,7 @@ export const CASES: Record<string, Case> = {
   resume_queue: { args: () => ['queue', 'q', ''] },
   claims_under_way: { args: () => [null] },
   list_pauses: { args: none },
-  find_pauses: { args: () => [LIVING] },
+  find_pauses: { args: () => [LIVING, [], []] },
   prune_queues: { args: () => [[]], locks: 'job_queues' },
   register_rate_limit: { args: () => ['l', 'fixed', 7, 1_000, null, 7], locks: 'rate_limits rate_limit_states' },
   take_tokens: { args: () => ['l', '', 1, true], waits: true, locks: 'rate_limit_states' },

@@ -132,6 +132,20 @@ describe('partitions', () => {
     expect([most('acme') <= 3, most('beta') <= 2, most('gamma') <= 2, running.length]).toEqual([true, true, true, 6]);
   });
 
+  it('keep their limits when queues that lie idle are forgotten, and when the row of their queue is made again', async () => {
+    await test.jobs.configurePartition('render', 'acme', { concurrency: 1 });
+    await test.jobs.configurePartition('print', 'acme', { weight: 2 });
+    expect(await test.jobs.gcJobQueues()).toBe(0);
+    const claimTwice = async (): Promise<ClaimedJob[]> => [...(await claim(4)), ...(await claim(4))];
+    await add('render', { acme: 4 });
+    await begin();
+    expect(await claimTwice()).toHaveLength(1);
+    await test.sql(`truncate jobs.jobs, jobs.job_places, jobs.job_queues`);
+    await add('render', { acme: 4 });
+    await begin();
+    expect(await claimTwice()).toHaveLength(1);
+  });
+
   it('that are full are passed over, whatever lies in them', async () => {
     await test.jobs.configureQueue('render', { concurrency: Infinity, partitions: { concurrency: 1 } });
     await add('render', { acme: 300, beta: 1 });

@@ -52,6 +52,24 @@ it('an add to a full queue is refused, with what is known of it', async () => {
   expect(await waiting()).toBe(5);
 });
 
+it('adds to a full queue are refused although they wait for the count of another one', async () => {
+  await jobs.configureQueue('other', { maxWaiting: 100 });
+  await fill(3);
+  const process = await another();
+  const adds = ['other', 'mail', 'mail', 'other', 'mail'].map((queue) => process.addJob('x', 1, { queue }));
+  await new Promise(setImmediate);
+  adds.push(process.addJob('x', 1, { queue: 'mail' }));
+  expect((await Promise.allSettled(adds)).map(({ status }) => status === 'fulfilled')).toEqual([
+    true,
+    false,
+    false,
+    true,
+    false,
+    false,
+  ]);
+  expect(await waiting()).toBe(5);
+});
+
 it('nothing is inserted of a call of which a part would not fit', async () => {
   await expect(fill(4)).rejects.toThrow(QueueFullError);
   await fill(2);

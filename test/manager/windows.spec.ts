@@ -454,6 +454,28 @@ describe('windows in a caller’s transaction', () => {
     expect(await adding).toMatchObject({ created: true, payload: 2 });
   });
 
+  it.each(['drop', 'delay'] as const)('begin with their job where that has waited for a key (%s)', async (mode) => {
+    const [first, second] = [await connect(), await connect()];
+    await first.query('begin');
+    await second.query('begin');
+    await jobs.addJob('x', 1, { jobKey: 'busy', manager: first });
+    const specs = [
+      { task: 'x', payload: 2, throttle: { ...throttle, mode } },
+      { task: 'x', payload: 3, jobKey: 'busy' },
+    ];
+    const adding = jobs.addJobs(specs, { manager: second });
+    await eventually(async () => (await test.sql('select from pg_locks where not granted')).length > 0);
+    await first.query('commit');
+    const [added] = await adding;
+    await second.query('commit');
+    const [window] = await test.sql<{ begins: string; until: string; due: string }>(
+      `select begins_at::text as begins, (until - $2 * interval '1 ms')::text as until, b.run_at::text as due
+       from jobs.job_windows w join jobs.job_bodies b on b.id = $1`,
+      [added!.id, MINUTE],
+    );
+    expect([window!.begins > window!.due, window!.until > window!.due]).toEqual([true, true]);
+  });
+
   it('turn others away without a lock, once they are committed', async () => {
     const { id } = await jobs.addJob('x', 1, { throttle });
     const client = await connect();

@@ -50,6 +50,21 @@ const allEnded = async (ids: string[]): Promise<boolean> => {
   return statuses.every((status) => !['available', 'running'].includes(status));
 };
 
+/** A plain job as a claim brings it. */
+const waitingJob = (task: string, id: string): ClaimedJob =>
+  ({
+    id,
+    task,
+    fence: '1',
+    payload: 1,
+    priority: 0,
+    attempts: 1,
+    maxAttempts: 5,
+    crashes: 0,
+    queue: null,
+    rateLimitKey: null,
+  }) as any;
+
 /** A handler that stays until it is let go. */
 function held() {
   let letGo!: () => void;
@@ -110,6 +125,37 @@ describe('a batch handler', () => {
     const more = await add('index', 1);
     await eventually(() => allEnded([...first, ...more]));
     expect(calls.map((jobs) => jobs.length)).toEqual([3]);
+  });
+
+  it.each([
+    ['a queue', { queue: 'mail', priority: 10 }],
+    ['a rate limit', { rateLimitKey: 'smtp', priority: 10 }],
+    ['one attempt', { maxAttempts: 1, priority: 10 }],
+  ])('keeps no job of %s with a worse priority waiting while a batch gathers', async (_, options) => {
+    await test.jobs.registerRateLimit('smtp', 10, 1_000);
+    await start(
+      { index: { batch: { size: 100, waitMs: 600_000 }, handler: () => undefined }, other: () => undefined },
+      { concurrency: 2 },
+    );
+    await add('index', 2);
+    await eventually(() => pool!.queue.depth === 2);
+    const ids = await add('other', 3, options);
+    await eventually(() => allEnded(ids));
+    expect(pool!.queue.depth).toBe(2);
+  });
+
+  it('lets jobs as urgent as it take turns with those of limited tasks while a batch gathers', () => {
+    const options = { size: 10, waitMs: 600_000 };
+    const buffer = new JobBuffer(null, (task) => (task === 'index' ? options : null));
+    const jobsOf = (task: string, count: number): ClaimedJob[] =>
+      Array.from({ length: count }, (_, nth) => waitingJob(task, `${task}${nth}`));
+    buffer.add(jobsOf('index', 2), { ahead: true });
+    buffer.add(jobsOf('limited', 3), { ahead: true });
+    buffer.add(jobsOf('plain', 3));
+    expect(buffer.headPriority).toBe(0);
+    const taken = Array.from({ length: 6 }, () => buffer.take()!.task);
+    expect(taken).toEqual(['limited', 'plain', 'limited', 'plain', 'limited', 'plain']);
+    expect([buffer.take(), buffer.headPriority, buffer.length]).toEqual([null, null, 2]);
   });
 
   it('groups jobs by what `by` says', async () => {

@@ -1,7 +1,14 @@
 // What pools do with pauses: claimed jobs that have not started go back, running ones go on, and an idle pool wakes when a pause
 // ends.
 import { afterEach, describe, expect, it } from '@jest/globals';
-import { createWorkerPool, type PlainTasks, type WorkerOptions, type WorkerPool } from '../../lib/index.js';
+import {
+  type ClaimedJob,
+  createWorkerPool,
+  type PlainTasks,
+  type WorkerOptions,
+  type WorkerPool,
+} from '../../lib/index.js';
+import { PauseWatch } from '../../lib/worker/pause.watch.js';
 import { eventually } from '../support/database.js';
 import { sceneOfEachTest } from '../support/pools.js';
 
@@ -74,6 +81,86 @@ describe('a job that is claimed and has not started', () => {
     await scene.jobs.pause({ task: 'charge' }, WHY);
     await eventually(() => pool.queue.depth === 0);
     expect(ran).toEqual([]);
+  });
+});
+
+describe('a job of a queue that gathers for a batch', () => {
+  const MAIL = { queue: 'mail' };
+  const ACME = { partition: { queue: 'mail', partition: 'acme' } };
+  const gathered = { size: 100, waitMs: 600_000 };
+
+  async function gather(options: WorkerOptions = {}): Promise<WorkerPool> {
+    await scene.jobs.addJobs([
+      { task: 'index', payload: 1, queue: 'mail', partition: 'acme' },
+      { task: 'index', payload: 2, queue: 'mail', partition: 'acme' },
+      { task: 'index', payload: 3, queue: 'mail', partition: 'beta' },
+      { task: 'index', payload: 4, queue: 'news', partition: 'acme' },
+      { task: 'index', payload: 5 },
+    ]);
+    const tasks = { index: { batch: gathered, handler: () => undefined } };
+    const pool = createWorkerPool({
+      jobs: scene.jobs,
+      tasks,
+      events: scene.events,
+      options: { ...RARELY, ...options },
+    });
+    pools.push(await pool.start());
+    await eventually(() => pool.queue.depth === 5);
+    return pool;
+  }
+
+  const waiting = async (): Promise<string[]> =>
+    (await scene.jobs.listJobs({ task: 'index', status: 'available' })).items
+      .map(({ payload, attempts }) => `${payload as number}: ${attempts}`)
+      .toSorted();
+
+  it.each([
+    ['queue is paused', MAIL, [1, 2, 3], {}],
+    ['partition is paused', ACME, [1, 2], {}],
+    [
+      'queue is paused, with the next beat where the pool does not listen',
+      MAIL,
+      [1, 2, 3],
+      { listen: false, keepaliveMs: 100, pollIntervalMs: 100 },
+    ],
+  ])('goes back uncounted when its %s, and others stay', async (_, target, payloads, options) => {
+    const pool = await gather(options);
+    await scene.jobs.pause(target, WHY);
+    await eventually(() => pool.queue.depth === 5 - payloads.length);
+    await eventually(async () => (await waiting()).length === payloads.length);
+    expect(await waiting()).toEqual(payloads.map((payload) => `${payload}: 0`));
+    await scene.jobs.resume(target);
+    await eventually(() => pool.queue.depth === 5);
+  });
+
+  it('goes back where its claim began before the pause and is answered after it was told', async () => {
+    const [job] = await scene.jobs.addJobs([{ task: 'index', payload: 1, queue: 'mail', partition: 'acme' }]);
+    const [claimed] = await scene.jobs.getJobs('worker-by-hand');
+    await scene.jobs.pause(ACME, WHY);
+    const held: ClaimedJob[] = [];
+    const errors: unknown[] = [];
+    let asked = 0;
+    let paused = 0;
+    const { pauses } = scene.jobs.engine;
+    const watch = new PauseWatch({
+      pauses: {
+        find: (...args: Parameters<typeof pauses.find>) => pauses.find(...args).finally(() => asked++),
+      } as never,
+      incarnation: () => 'none',
+      held: () => held,
+      onPaused: () => void paused++,
+      onResumed: () => undefined,
+      onError: (error) => void errors.push(error),
+    });
+    watch.ask();
+    await eventually(() => asked === 1);
+    watch.noteClaimed(claimed!.lockedAt!.getTime());
+    held.push(claimed!);
+    await eventually(() => paused === 1);
+    expect([claimed!.id, watch.holdsBack(claimed!, claimed!.lockedAt!.getTime()), asked]).toEqual([job!.id, true, 2]);
+    watch.noteClaimed(Date.now() + 60_000);
+    await watch.stop();
+    expect([asked, errors]).toEqual([2, []]);
   });
 });
 

@@ -54,20 +54,37 @@ export const listPauses = statement<PauseRow>(
 );
 
 /**
- * What a pool must know of pauses: those of tasks, of everything, of its instance and of itself, and the database's time in ms,
- * from before they were read. $1 incarnation. Indexes: job_pauses_of_claims, workers_pkey.
+ * What a pool must know of pauses: those of tasks, of everything, of its instance and of itself, and of the queues and partitions
+ * of jobs that it holds, and the database's time in ms, from before they were read. $1 incarnation, $2 queues, $3 partitions of
+ * these or nulls. Indexes: job_pauses_of_claims, workers_pkey, job_queues_pkey, job_pauses_pkey.
  */
-export const findPauses = statement<{ present: number; pauses: [kind: string, name: string, until: number | null][] }>(
+export const findPauses = statement<{
+  present: number;
+  pauses: [kind: string, name: string, partition: string, until: number | null][];
+}>(
   'find_pauses',
   (schema) => `
   select ${ms('c.present')} as present, (
-    select coalesce(json_agg(json_build_array(p.kind, p.name, ${ms('p.until')}) order by p.kind, p.name), '[]')
-    from ${schema}.job_pauses p left join ${schema}.workers w on w.id = $1
-    where p.kind <> 'partition' and ${schema}.is_in_force(true, p.until, c.present) and case p.kind
-      when 'instance' then p.name = w.instance
-      when 'worker' then p.name = w.label
-      else true
-    end
+    select coalesce(json_agg(json_build_array(p.kind, p.name, p.partition, ${ms('p.until')}) order by p.kind, p.name, p.partition), '[]')
+    from (
+      select p.kind, p.name, '' as partition, p.until from ${schema}.job_pauses p left join ${schema}.workers w on w.id = $1
+      where p.kind <> 'partition' and case p.kind
+        when 'instance' then p.name = w.instance
+        when 'worker' then p.name = w.label
+        else true
+      end
+      union all
+      select 'queue', q.name, '', q.paused_until from (select distinct h.queue from unnest($2::text[]) as h(queue)) h
+      cross join lateral (select * from ${schema}.job_queues q where q.name = h.queue limit 1) q
+      where q.paused
+      union all
+      select p.kind, p.name, p.partition, p.until from unnest($2::text[], $3::text[]) as h(queue, partition)
+      cross join lateral (
+        select * from ${schema}.job_pauses p
+        where p.kind = 'partition' and p.name = h.queue and p.partition = h.partition limit 1
+      ) p
+    ) p
+    where ${schema}.is_in_force(true, p.until, c.present)
   ) as pauses
   from (select clock_timestamp() as present offset 0) c`,
   { repeatable: true },

@@ -153,8 +153,8 @@ export const findQueues = statement<{ name: string }>(
 );
 
 /**
- * Forgets queues that nothing uses: no job, no place, no pause, no setting, no declaration. $1 names to keep.
- * Locked first, then looked at: a claim under way holds the row.
+ * Forgets queues that nothing uses: no job, no place, no pause, no setting of its own or of a partition, no declaration. $1 names
+ * to keep. Locked first, then looked at: a claim under way holds the row.
  */
 export const pruneQueues = statement<{ name: string }>(
   'prune_queues',
@@ -165,6 +165,7 @@ export const pruneQueues = statement<{ name: string }>(
       and (q.declared_at is null or q.declared_at < clock_timestamp() - interval '30 days')
       and not exists (select from ${schema}.jobs j where j.queue = q.name)
       and not exists (select from ${schema}.job_places p where p.queue = q.name)
+      and not q.limits_partitions and not exists (select from ${schema}.job_partitions p where p.queue = q.name)
     for update of q skip locked
   ),
   pruned as (

@@ -344,6 +344,18 @@ create table job_partitions (
   )
 ) with (fillfactor = 70);
 
+-- A queue's row may be new while its partitions are known: what is set for them holds whichever statement makes the row.
+create function know_limits_of_partitions() returns trigger
+language plpgsql
+set search_path from current
+as $$
+begin
+  new.limits_partitions := exists (select from job_partitions p where p.queue = new.name and p.concurrency < 2147483647);
+  return new;
+end $$;
+
+create trigger know_limits_of_partitions before insert on job_queues for each row execute function know_limits_of_partitions();
+
 create table job_tasks (
   task text not null,
   last_seen_at timestamptz not null default now(),

@@ -308,18 +308,22 @@ begin
   if next_specs = '{}' then
     return;
   end if;
-  -- A job that waits or runs may have kept out what no window did: that opens none.
+  -- A job that waits or runs may have kept out what no window did: that opens none. A window that opens now lasts from its job on,
+  -- which may have waited for keys since the window was locked.
   return query
     with done as materialized (
       select k.* from add_keyed_jobs(pg_catalog.to_json(next_specs), pg_catalog.to_json(next_payloads), patient, repeated) k
     ),
     opened as (
-      update job_windows w set begins_at = o.opens, until = o.closes, set_at = pg_catalog.clock_timestamp(), job_id = d.id
+      update job_windows w set begins_at = case when o.stays then o.opens else made.at end,
+        until = case when o.stays then o.closes else made.at + (o.closes - o.opens) end, set_at = made.at, job_id = d.id
       from done d join rows from (
         pg_catalog.unnest(jobs_of_windows), pg_catalog.unnest(names), pg_catalog.unnest(begins), pg_catalog.unnest(ends),
         pg_catalog.unnest(kept)
       ) as o(wanted, name, opens, closes, stays)
         on o.wanted = d.requested and (d.created or o.stays)
+      -- After the jobs: read for each of them.
+      cross join lateral (select pg_catalog.clock_timestamp() as at where d.requested is not null offset 0) made
       where w.key = o.name
     )
     select d.requested, d.id, d.created, d.missing, d.replaced, d.behind from done d;
