@@ -26,8 +26,8 @@ begin
   if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
     raise exception 'a claim needs read committed' using errcode = '25004';
   end if;
-  if not pg_try_advisory_xact_lock_shared(hashtextextended(
-    case when by_hand then 'millrace:claims by hand' else 'millrace:incarnation:' || worker end, 0)) then
+  if not pg_try_advisory_xact_lock_shared(
+    case when by_hand then lock_named('claims by hand', '') else lock_named('incarnation', worker) end) then
     return (false, true, null, null)::claim_pauses;
   end if;
   -- Mostly nothing is paused: that is found out by one page.
@@ -1025,7 +1025,7 @@ begin
             where n.queue <> '' and case
               when n.limited then exists (
                 select from job_queues q where q.name = n.queue for no key update skip locked)
-              else pg_try_advisory_xact_lock_shared(hashtextextended('millrace:queue:' || n.queue, 0))
+              else pg_try_advisory_xact_lock_shared(lock_named('queue', n.queue))
             end
           );
           held_keys := array(
