@@ -97,7 +97,8 @@ export class JobManager extends JobOperations {
    * Claims due jobs, best (lowest) priority first, then by run-at and id, and counts an attempt of each. Within the
    * limits of queues and rate limits. The claim holds for `leaseMs`, unless `extendLease` renews it.
    *
-   * @throws InvalidWorkerIdError (shorter than 10 characters), InvalidArgumentError, RowsHeldError (a table is locked)
+   * @throws InvalidWorkerIdError (shorter than 10 characters), InvalidArgumentError (also in a transaction above read committed),
+   * RowsHeldError (a table is locked)
    */
   async getJobs(workerId: string, options: ClaimOptions = {}): Promise<ClaimedJob[]> {
     checkWorkerId(workerId);

@@ -56,7 +56,7 @@ const CUT = new Set([
 ]);
 const REFUSED = new Set(['28000', '28P01', '3D000']); // no such role, wrong password, no such database
 const READ_ONLY = '25006';
-/** Raised by claim_lane_jobs and take_tokens. */
+/** Raised by claims, and by take_tokens. */
 const UNFIT_LEVEL = '25004';
 const MISSING_SCHEMA = new Set(['42P01', '3F000', '42703', '42704']); // table, schema, column, type
 /** What pg says without a code. */
@@ -105,8 +105,8 @@ export const isMalformed = (error: unknown): boolean => MALFORMED.has(codeOf(err
 export const isRefused = (error: unknown): boolean => REFUSED.has(codeOf(error) ?? '');
 
 const UNFIT_LEVEL_TEXT =
-  'Expected a transaction at read committed to claim jobs of a limited queue or to take tokens of a rate limit in, got one ' +
-  'that keeps its first snapshot and cannot count what others have taken since. Do it outside of the transaction.';
+  'Expected a transaction at read committed to claim jobs or to take tokens of a rate limit in, got one that keeps its first ' +
+  'snapshot and knows neither what others have taken since nor what was paused since. Do it outside of the transaction.';
 
 /** Whether the database can be read and not be written. */
 export const isReadOnly = (error: unknown): boolean =>

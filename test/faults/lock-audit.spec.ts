@@ -153,9 +153,12 @@ const HOLDS: Record<string, (scene: Scene) => string> = {
     ]),
   ),
   'advisory locks': () => `
+    set local search_path = jobs;
+    select pg_advisory_xact_lock(lock_named(kind, name)) from (values ('incarnation', 'pool-that-lives'),
+      ('incarnation', 'pool-that-died'), ('queue', 'q'), ('queue', 'u'), ('queue', 'fresh'), ('partitions', '')) l(kind, name);
+    set local search_path to default;
     select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest(array[
-      'millrace:incarnation:pool-that-lives', 'millrace:incarnation:pool-that-died', 'millrace:queue:q', 'millrace:queue:u',
-      'millrace:queue:fresh', 'millrace:partitions:jobs', E'millrace:limit:jobs\\x1dl', E'millrace:tokens:jobs\\x1dl\\x1d']) name`,
+      E'millrace:limit:jobs\\x1dl', E'millrace:tokens:jobs\\x1dl\\x1d']) name`,
   'new rows': ({ ids }) => `
     insert into jobs.job_keys values ('fresh', gen_random_uuid());
     insert into jobs.job_windows values ('throttle:fresh', now(), now() + interval '1 h', now(), gen_random_uuid()); insert into jobs.job_queues (name) values ('fresh');

@@ -433,7 +433,7 @@ describe('a page', () => {
     const client = new pg.Client(test.url);
     strangers.push(client);
     await client.connect();
-    await client.query(`begin; select pg_advisory_xact_lock(hashtextextended('millrace:bulk:' || $$${id}$$, 0))`);
+    await client.query(`set search_path = jobs; begin; select pg_advisory_xact_lock(lock_named('bulk', '${id}'))`);
     expect(await performPages()).toBe(0);
     await client.query('rollback');
     expect(await performPages()).toBe(1);

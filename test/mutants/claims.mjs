@@ -93,7 +93,8 @@ export const CLAIMS = [
     edits: [
       {
         file: `${SQL}/2_claim.sql`,
-        find: `if not pg_try_advisory_xact_lock_shared(hashtextextended('millrace:incarnation:' || worker, 0)) then`,
+        find: `if not pg_try_advisory_xact_lock_shared(
+    case when by_hand then lock_named('claims by hand', '') else lock_named('incarnation', worker) end) then`,
         put: 'if false then',
       },
     ],

@@ -20,8 +20,8 @@ export const STRANGERS = [
     edits: [
       {
         file: `${SQL}/2_claim.sql`,
-        find: 'order by j.run_at, j.id\n        limit open_places\n        for update skip locked',
-        put: 'order by j.run_at, j.id\n        limit open_places\n        for update',
+        find: 'order by j.run_at, j.id\n          limit open_places\n          for update skip locked',
+        put: 'order by j.run_at, j.id\n          limit open_places\n          for update',
       },
     ],
     checks: [{ spec: AUDIT }, { spec: STRANGERS_SPEC, only: 'holds a waiting job without a queue' }],
@@ -39,7 +39,16 @@ export const STRANGERS = [
   },
   {
     name: 'the time limit of a keyed add that waits for others',
-    edits: [{ file: `${SQL}/7_enqueue.sql`, find: '  if not patient then\n', put: '  if false then\n' }],
+    edits: [
+      {
+        file: `${SQL}/7_enqueue.sql`,
+        find: `  if not patient then
+    perform pg_catalog.set_config('lock_timeout'::text, '100ms'::text, true);
+  end if;
+  -- New jobs`,
+        put: '  -- New jobs',
+      },
+    ],
     checks: [{ spec: 'test/manager/strangers-in-the-way.spec.ts', only: 'waits for it on no connection' }],
   },
   {

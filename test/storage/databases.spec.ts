@@ -210,6 +210,23 @@ describe('rows that an enqueue role has written by itself', () => {
   );
 });
 
+describe('installations in two schemas of one database', () => {
+  it('do not wait for each other’s locks', async () => {
+    const [one, two] = [await connect({ schema: 'one' }), await connect({ schema: 'two' })];
+    for (const jobs of [one, two]) await jobs.configureQueue('mail', { concurrency: Infinity });
+    await two.addJob('x', 1, { queue: 'mail' });
+    const client = await database.pool.connect();
+    await client.query(`begin; select one.edit_queue('mail', 5, false, null)`);
+    expect(await two.getJobs(WORKER)).toHaveLength(1);
+    await client.query('rollback');
+
+    await client.query(`begin; select two.pauses_of_claim('by hand', true, now())`);
+    await one.pause({ task: 'x' }, { reason: 'why', by: 'ada' });
+    await client.query('rollback');
+    client.release();
+  });
+});
+
 describe('a role with short timeouts', () => {
   it.each(['statement_timeout', 'lock_timeout'])(
     '(%s) waits for a migration that another process is at',

@@ -47,6 +47,11 @@ create function storable(at timestamptz) returns timestamptz
 language sql immutable
 as $$ select least(greatest(at, '0001-01-02 00:00:00+00'), '275759-12-31 00:00:00+00') $$;
 
+-- What an advisory lock is taken on. Installations in one database share its locks, so their schema is part of the name.
+create function lock_named(kind text, name text) returns bigint
+language sql stable
+as $$ select hashtextextended(concat('millrace:', kind, ':', current_schema, ':', name), 0) $$;
+
 create function keep_times_storable() returns trigger
 language plpgsql
 set search_path from current

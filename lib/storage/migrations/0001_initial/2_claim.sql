@@ -11,7 +11,8 @@ create type claim_pauses as (may_claim boolean, ends_claim boolean, tasks text[]
 
 -- The shared lock excludes the end of the incarnation (see end_incarnations), waits for nothing, and writes nothing. It is also
 -- what a pause looks for, which waits for claims that began before it (see claims_under_way); claims by hand have one of their
--- own. What is paused is read after it: a claim that does not know a pause is found by the session that has committed it.
+-- own. What is paused is read after it: a claim that does not know a pause is found by the session that has committed it. A
+-- transaction that keeps one snapshot would not know a pause that has been committed since, so it may not claim.
 -- Indexes: workers_pkey, job_pauses_of_claims.
 create function pauses_of_claim(worker text, by_hand boolean, present timestamptz) returns claim_pauses
 language plpgsql
@@ -22,8 +23,11 @@ declare
   has_pauses boolean;
   found claim_pauses;
 begin
-  if not pg_try_advisory_xact_lock_shared(hashtextextended(
-    case when by_hand then 'millrace:claims by hand' else 'millrace:incarnation:' || worker end, 0)) then
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception 'a claim needs read committed' using errcode = '25004';
+  end if;
+  if not pg_try_advisory_xact_lock_shared(
+    case when by_hand then lock_named('claims by hand', '') else lock_named('incarnation', worker) end) then
     return (false, true, null, null)::claim_pauses;
   end if;
   -- Mostly nothing is paused: that is found out by one page.
@@ -1040,7 +1044,7 @@ begin
             where n.queue <> '' and case
               when n.limited then exists (
                 select from job_queues q where q.name = n.queue for no key update skip locked)
-              else pg_try_advisory_xact_lock_shared(hashtextextended('millrace:queue:' || n.queue, 0))
+              else pg_try_advisory_xact_lock_shared(lock_named('queue', n.queue))
             end
           );
           held_limits := array(

@@ -77,7 +77,7 @@ begin
       order by w.id for update skip locked
     )
     select w.id from w
-    where pg_try_advisory_xact_lock(hashtextextended('millrace:incarnation:' || w.id, 0))
+    where pg_try_advisory_xact_lock(lock_named('incarnation', w.id))
   );
   -- A snapshot younger than the locks: what it holds now is all that it ever will.
   return query
@@ -409,7 +409,7 @@ as $$
 declare
   was_limited boolean;
 begin
-  perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
+  perform pg_advisory_xact_lock(lock_named('queue', queue_name));
   insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
   select q.limited into was_limited from job_queues q where q.name = queue_name for no key update;
   update job_queues q
@@ -444,7 +444,7 @@ begin
     return;
   end if;
   if target_kind = 'queue' then
-    perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || target_name, 0));
+    perform pg_advisory_xact_lock(lock_named('queue', target_name));
     insert into job_queues (name) values (target_name) on conflict (name) do nothing;
     perform from job_queues q where q.name = target_name for no key update;
     return query
@@ -524,8 +524,8 @@ language sql stable
 set search_path from current
 as $$
   with claimers as materialized (
-    select hashtextextended('millrace:incarnation:' || w.id, 0) as key from workers w where w.stopped_at is null
-    union all select hashtextextended('millrace:claims by hand', 0)
+    select lock_named('incarnation', w.id) as key from workers w where w.stopped_at is null
+    union all select lock_named('claims by hand', '')
   )
   select coalesce(array_agg(distinct l.virtualtransaction), '{}') from pg_locks l
   where l.locktype = 'advisory' and l.objsubid = 1 and l.mode = 'ShareLock' and l.granted
@@ -544,7 +544,7 @@ as $$
 declare
   was_limited boolean;
 begin
-  perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
+  perform pg_advisory_xact_lock(lock_named('queue', queue_name));
   perform register_queues(array[queue_name || E'\x1f']);
   select q.limited into was_limited from job_queues q where q.name = queue_name for no key update;
   if not found then
@@ -709,7 +709,7 @@ begin
   if found and (was.configured and was.waiting_configured or not may_change(new_release, was.release)) then
     return false;
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('millrace:queue:' || queue_name, 0));
+  perform pg_advisory_xact_lock(lock_named('queue', queue_name));
   insert into job_queues (name) values (queue_name) on conflict (name) do nothing;
   select q.* into was from job_queues q where q.name = queue_name for no key update;
   if was.configured and was.waiting_configured or not may_change(new_release, was.release) then

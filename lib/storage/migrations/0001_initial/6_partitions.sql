@@ -64,7 +64,7 @@ declare
   upper_bound text;
   bytes bigint;
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('millrace:partitions:' || current_schema, 0)) then
+  if not pg_try_advisory_xact_lock(lock_named('partitions', '')) then
     return;
   end if;
 
@@ -220,7 +220,7 @@ declare
   present timestamptz := coalesce(at, now());
   cancelled uuid[];
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('millrace:partitions:' || current_schema, 0)) then
+  if not pg_try_advisory_xact_lock(lock_named('partitions', '')) then
     return;
   end if;
   select p.name, p.records into dropped, records from partitions_of('job_history') p
@@ -286,7 +286,7 @@ declare
   wanted uuid[];
   moved integer;
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('millrace:partitions:' || current_schema, 0)) then
+  if not pg_try_advisory_xact_lock(lock_named('partitions', '')) then
     return null;
   end if;
   -- What is decided below must be seen after the lock.

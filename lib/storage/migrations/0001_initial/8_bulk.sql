@@ -214,7 +214,7 @@ begin
     where a.finished_at is null and not a.next_at between clock_timestamp() and clock_timestamp() + interval '2 min'
     order by a.next_at, a.id limit 20
   loop
-    if pg_try_advisory_xact_lock(hashtextextended('millrace:bulk:' || proposed, 0)) then
+    if pg_try_advisory_xact_lock(lock_named('bulk', proposed::text)) then
       return query
         select a.* from job_bulk_actions a
         where a.id = proposed and a.finished_at is null

@@ -9,6 +9,6 @@ drop table job_pauses, job_bulk_actions, releases, crontabs, job_logs, job_progr
   rate_limit_blocks, rate_limit_states, rate_limits, job_tasks, job_places, job_partitions, job_queues, settle_receipts, job_history, job_replacements, job_keys,
   job_windows,
   jobs, job_bodies;
-drop function keep_times_storable, know_limits_of_partitions, storable;
+drop function lock_named, keep_times_storable, know_limits_of_partitions, storable;
 drop sequence job_place_numbers;
 drop type job_outcome, claim_pauses;
