@@ -138,7 +138,7 @@ $$;
 -- too. Runs within claims, with their planner settings.
 create function tokens_for(limits text, present timestamptz)
 returns table (jobs integer, until timestamptz, is_ahead boolean)
-language plpgsql stable
+language plpgsql stable rows 1
 as $$
 #variable_conflict use_column
 begin

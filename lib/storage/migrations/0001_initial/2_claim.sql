@@ -434,10 +434,12 @@ as $$
     q.partition_weight, q.places_from) p on n.partition <> ''
   left join lateral (
     select true as is_paused, p.until from job_pauses p
-    where p.kind = 'partition' and p.name = n.queue and p.partition = n.partition and is_in_force(true, p.until, present)
+    where n.partition <> '' and p.kind = 'partition' and p.name = n.queue and p.partition = n.partition
+      and is_in_force(true, p.until, present)
     limit 1
-  ) s on n.partition <> ''
-  left join lateral tokens_for(n.limits, present) t on n.limits <> ''
+  ) s on true
+  -- As a condition of the join, it would not keep the function from being called for each lane.
+  left join lateral (select t.* from tokens_for(n.limits, present) t where n.limits <> '' offset 0) t on true
 $$;
 
 -- The next priority with jobs in lanes. Where the pool has positions, what lies dead before the first one of a priority is
