@@ -1,5 +1,6 @@
 // Partitions of a queue: they take turns by weight, each within limits of its own, and none delays another.
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import { createWorkerPool, type ClaimedJob, type JobSpec, type PlainTask } from '../../lib/index.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
 import { createTestManager, type TestManager } from '../support/manager.js';
@@ -283,5 +284,32 @@ describe('listPartitions', () => {
       { partition: 'gamma', waiting: 4, running: 0, concurrency: Infinity, share: 1, weight: 1 },
     ]);
     expect(second.cursor).toBeNull();
+  });
+
+  it('reads each priority only for the partitions that have jobs of it', async () => {
+    const specs = Array.from({ length: 300 }, (_, nth) => ({
+      task: 't',
+      payload: nth,
+      queue: 'render',
+      partition: `p${String(nth % 30).padStart(2, '0')}`,
+      priority: nth,
+    }));
+    await test.jobs.addJobs(specs);
+    await test.jobs.configurePartition('render', 'p30', { weight: 2 });
+    const client = new pg.Client(test.url);
+    await client.connect();
+    await client.query('begin');
+    const { rows } = await client.query(
+      `select partition, waiting from jobs.list_partitions('render', 100, null, 100)`,
+    );
+    const { rows: scans } = await client.query<{ idx_scan: string }>(
+      `select idx_scan from pg_stat_xact_user_tables where schemaname = 'jobs' and relname = 'jobs'`,
+    );
+    await client.end();
+    expect(rows).toEqual([
+      ...Array.from({ length: 30 }, (_, nth) => ({ partition: `p${String(nth).padStart(2, '0')}`, waiting: 10 })),
+      { partition: 'p30', waiting: 0 },
+    ]);
+    expect(Number(scans[0]!.idx_scan)).toBeLessThan(1_500);
   });
 });

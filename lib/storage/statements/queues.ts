@@ -72,7 +72,8 @@ export interface PartitionRow {
 
 /**
  * Partitions of a queue that have live jobs or settings of their own, by name: $2 of them behind $3. $1 queue. Waiting and
- * running jobs are counted up to $4. Indexes: jobs_lanes, one descent for each priority and partition; job_partitions_pkey.
+ * running jobs are counted up to $4. Indexes: jobs_lanes, two descents for each partition and priority that has jobs of it, and
+ * one for each priority; job_partitions_pkey.
  */
 export const listPartitions = statement<PartitionRow>(
   'list_partitions',

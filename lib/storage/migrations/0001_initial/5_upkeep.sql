@@ -576,7 +576,8 @@ as $$
 $$;
 
 -- Partitions of a queue that have jobs in lanes or settings of their own, by name; see statements/queues.ts. One descent along
--- jobs_lanes for each priority and partition, and what is counted, `most_counted` rows at most. Index: job_partitions_pkey.
+-- jobs_lanes for each priority, two for each partition of the page in each priority that it has jobs in, and what is counted,
+-- `most_counted` rows at most. Index: job_partitions_pkey.
 create function list_partitions(queue_name text, most integer, after_name text, most_counted integer)
 returns table (partition text, waiting integer, running integer, concurrency integer, share real, weight smallint)
 language plpgsql
@@ -602,33 +603,35 @@ begin
   )
   select array_agg(h.priority) into priorities from hop h;
   return query
-    with recursive walk(name, nth) as (
-      select after_name collate "C", 0
+    with recursive walk(priority, name, nth) as (
+      select p.priority, after_name collate "C", 0 from unnest(priorities) p(priority)
       union all
-      select next.name, w.nth + 1 from walk w cross join lateral (
-        select min(c.name) as name from (
-          (select split_part(found.lane, E'\x1f', 2) collate "C" as name
-          from unnest(priorities) p(priority) cross join lateral (
-            select j.lane from jobs j
-            where j.parked is null and j.lane is not null and j.priority = p.priority
-              and j.lane > queue_name || E'\x1f' || coalesce(w.name || ' ', E'\x1f ') and j.lane < queue_name || ' '
-            order by j.lane limit 1
-          ) found)
-          union all
-          (select s.partition from job_partitions s
-          where s.queue = queue_name and s.partition > coalesce(w.name, '') order by s.partition limit 1)
-        ) c
+      select w.priority, next.name, w.nth + 1 from walk w cross join lateral (
+        select split_part(j.lane, E'\x1f', 2) collate "C" as name from jobs j
+        where j.parked is null and j.lane is not null and j.priority = w.priority
+          and j.lane > queue_name || E'\x1f' || coalesce(w.name || ' ', E'\x1f ') and j.lane < queue_name || ' '
+        order by j.lane limit 1
       ) next
-      where next.name is not null and w.nth < most
+      where w.nth < most
+    ),
+    page as materialized (
+      select n.name, array_agg(n.priority) filter (where n.priority is not null) as priorities
+      from (
+        select w.name, w.priority from walk w where w.nth > 0
+        union all
+        (select s.partition, null from job_partitions s
+        where s.queue = queue_name and s.partition > coalesce(after_name, '') order by s.partition limit most)
+      ) n
+      group by n.name order by n.name limit most
     )
     select w.name, counted.waiting, counted.running, nullif(coalesce(own.concurrency, q.partition_concurrency), 2147483647),
       coalesce(own.share, q.partition_share), coalesce(own.weight, q.partition_weight, 1::smallint)
-    from walk w
+    from page w
     cross join lateral (
       select count(*) filter (where j.locked_by is null)::integer as waiting,
         count(*) filter (where j.locked_by is not null)::integer as running
       from (
-        select j.locked_by from unnest(priorities) p(priority) cross join lateral (
+        select j.locked_by from unnest(w.priorities) p(priority) cross join lateral (
           select j.locked_by from jobs j
           where j.parked is null and j.lane is not null and j.priority = p.priority
             and j.lane >= queue_name || E'\x1f' || w.name || E'\x1f' and j.lane < queue_name || E'\x1f' || w.name || ' '
@@ -641,7 +644,7 @@ begin
       select s.* from job_partitions s where s.queue = queue_name and s.partition = w.name limit 1
     ) own on true
     left join lateral (select * from job_queues q where q.name = queue_name limit 1) q on true
-    where w.nth > 0;
+    order by w.name;
 end $$;
 
 -- Gives a place to each job that runs in a queue and has none, where it is limited and was not. Only under the queue's lock.
