@@ -119,6 +119,23 @@ describe('partitions', () => {
     expect(await drain(14, 5)).toEqual({ one: 10, two: 20, four: 40 });
   });
 
+  it.each([
+    ['as many as wanted', Infinity, { a: 150, b: 150 }],
+    ['two', 2, { a: 150, b: 150 }],
+  ])('get as many turns as other queues beside theirs, whose room is %s', async (_, concurrency, turns) => {
+    for (const queue of ['q', 'r', 's']) await test.jobs.configureQueue(queue, { concurrency, partitions: {} });
+    for (const queue of ['r', 's']) await add(queue, { [queue]: 200 });
+    await add('q', { a: 200, b: 200 });
+    await begin();
+    const counts = await drain(200, 3);
+    expect({ a: Math.abs(counts.a! - turns.a) <= 3, b: Math.abs(counts.b! - turns.b) <= 3, counts }).toEqual({
+      a: true,
+      b: true,
+      counts,
+    });
+    expect(Math.abs(counts.r! - 150)).toBeLessThanOrEqual(3);
+  });
+
   it('run no more jobs at once than the queue says for each, or configurePartition for one', async () => {
     await test.jobs.configureQueue('render', { concurrency: 6, partitions: { concurrency: 2 } });
     await test.jobs.configurePartition('render', 'acme', { concurrency: 3 });

@@ -761,8 +761,8 @@ begin
     where starts_with(k.place, place_in_walk(at_priority, ''));
 
     -- The rest of the circle that an earlier claim began, then circles of its own, as long as one brings something and some lane
-    -- has more: what is left of this priority goes before all that is worse. Each shares equally what is left. Queues that were
-    -- entered at a turn of their own are walked from their beginnings by the next. The last one knows no shares.
+    -- has more: what is left of this priority goes before all that is worse. Each shares equally what is left. The last one knows
+    -- no shares.
     was_cut := false;
     is_beyond := false;
     entered := '{}';
@@ -786,6 +786,9 @@ begin
       -- Those behind the turn have no more.
       leg_upto := case when leg = 2 and not was_cut then turn_lane end;
       begins_circle := leg > 1 or turn_lane = first_lane;
+      if leg = 2 and turn_lane <> first_lane and split_part(turn_lane, E'\x1f', 1) <> all(full_queues) then
+        ended := ended || place_in_walk(at_priority, split_part(turn_lane, E'\x1f', 1) || E'\x1f');
+      end if;
       is_beyond := leg > 2 and (leg = 6 or leg_jobs = 0);
       leg_share := case
         when is_beyond then wanted
@@ -810,29 +813,39 @@ begin
       end if;
       loop
         with recursive hop(lane, pos, came_from, queue, queue_room, branch, state, until, is_ahead, limited, places, run_ats, ids, quota, weight, got, hops,
-          of_branch, of_queue, filled, queue_filled, is_cut, stops, blocked_after) as (
+          of_branch, of_queue, filled, queue_filled, wrap_upto, is_wrapped, is_cut, stops, blocked_after) as (
           select leg_from collate "C", leg_from collate "C", leg_from collate "C", null::text collate "C", null::integer, null::text collate "C", null::text, null::timestamptz, false, false,
-            null::tid[], null::timestamptz[], null::uuid[], 0, 0, 0, 0, 0, 0, false, false, false, false, null::text collate "C"
+            null::tid[], null::timestamptz[], null::uuid[], 0, 0, 0, 0, 0, 0, false, false, null::text collate "C", false, false, false, null::text collate "C"
           union all
-          select n.lane, case
+          select case when o.returns_to is null then n.lane else coalesce(n.lane, h.lane) end, case
+              when o.returns_to is not null then o.returns_to
+              when o.leaves then h.queue || ' '
               when r.state in ('full', 'paused') and o.in_partition then r.queue || ' '
               when o.enters_at is not null then o.enters_at
               else n.lane
-            end, h.pos, coalesce(r.queue, u.queue, case when o.enters_at is not null then split_part(n.lane, E'\x1f', 1) end),
-            coalesce(r.queue_room, case when u.queue is not null then h.queue_room end), o.branch,
+            end, h.pos, coalesce(case when o.returns_to is not null then h.queue end, r.queue, u.queue, case when o.enters_at is not null then split_part(n.lane, E'\x1f', 1) end),
+            coalesce(r.queue_room, case when u.queue is not null or o.returns_to is not null then h.queue_room end), o.branch,
             case
+              when o.returns_to is not null then 'returned'
+              when o.leaves then 'left'
               when o.enters_at is not null then 'entered'
               when r.state = 'open' and w.branch_room <= 0 then 'behind'
               when h.stops and r.state <> 'unknown' then 'behind'
               when r.state = 'open' and w.quota <= 0 then 'share'
               else coalesce(r.state, 'skipped')
             end, r.until, r.is_ahead, r.limited, d.places, d.run_ats, d.ids, w.quota, r.weight,
-            h.got + g.got, h.hops + 1, u.of_branch + g.of_branch, u.of_queue + g.of_branch,
+            h.got + g.got, h.hops + 1, u.of_branch + g.of_branch,
+            case when o.returns_to is not null then h.of_queue else u.of_queue + g.of_branch end,
             coalesce(r.limited and u.of_branch + g.found >= w.branch_room, false) or (u.branch is not null and h.filled),
             coalesce(r.limited and u.of_queue + g.of_branch >= r.queue_room, u.queue is not null and h.queue_filled),
+            case
+              when o.enters_at is not null then o.turn
+              when u.queue is not null or o.returns_to is not null then h.wrap_upto
+            end,
+            o.returns_to is not null or (h.is_wrapped and u.queue is not null and not o.leaves),
             coalesce(r.state = 'open' and w.quota < w.branch_room and (w.quota <= 0 or g.found >= w.quota), false),
             h.stops or coalesce(r.state = 'unknown' and r.queue || case when o.in_partition then E'\x1f' else '' end <> all(unregistered), false),
-            case when not h.stops and o.enters_at is null
+            case when not h.stops and o.enters_at is null and o.returns_to is null and not o.leaves
                 and (r.state is null or (r.state <> 'unknown' and d.places is null and not (r.state = 'open' and least(w.quota, w.branch_room) <= 0)))
               then coalesce(h.blocked_after, place_in_walk(at_priority, h.pos)) end
           from hop h
@@ -888,12 +901,19 @@ begin
             offset 0
           ) u
           cross join lateral (
-            select p.branch, p.in_partition, case
-                when p.in_partition and u.queue is null and not n.skipped and known_turns[t.b] >= n.lane collate "C"
+            -- A queue with a turn of its own is entered at it, walked to its end, and then from its beginning to the turn.
+            select p.branch, p.in_partition, known_turns[t.b] as turn, case
+                when w.returns_to is null and p.in_partition and u.queue is null and not n.skipped
+                  and known_turns[t.b] >= n.lane collate "C"
                   and starts_with(known_turns[t.b], split_part(n.lane, E'\x1f', 1) || E'\x1f')
                 then case when known_turns_left[t.b] > 0 then before_turn(known_turns[t.b]) else known_turns[t.b] end
-              end as enters_at
+              end as enters_at, w.returns_to,
+              coalesce(h.is_wrapped and u.queue is not null and n.lane > h.wrap_upto collate "C", false) as leaves
             from (
+              select case when h.wrap_upto is not null and not h.is_wrapped and u.queue is null and not h.queue_filled
+                then h.queue || E'\x1f' end as returns_to offset 0
+            ) w
+            cross join lateral (
               select split_part(n.lane, E'\x1f', 2) <> '' as in_partition,
                 nullif(split_part(n.lane, E'\x1f', 1) || E'\x1f' || split_part(n.lane, E'\x1f', 2) || E'\x1f', E'\x1f\x1f') as branch
               offset 0
@@ -906,13 +926,13 @@ begin
           ) o
           left join lateral (
             select * from room_in_lane(n.lane, case when u.queue is not null then h.queue_room end, present) offset 0
-          ) r on not n.skipped and o.enters_at is null
+          ) r on not n.skipped and o.enters_at is null and o.returns_to is null and not o.leaves
           cross join lateral (
             select least(r.room, r.queue_room - u.of_queue + u.of_branch) as branch_room,
               case
                 when is_beyond then wanted
                 when leg = 1 and n.lane = turn_lane and turn_left > 0 then least(turn_left, r.share_room)
-                when own.more > 0 then least(own.more, r.share_room)
+                when own.more > 0 and not h.is_wrapped then least(own.more, r.share_room)
                 -- Of a queue that has less than is wanted: at first one, then as much less.
                 when o.in_partition then least(r.share_room, r.weight * case
                     when r.queue_room >= wanted then leg_share
@@ -947,8 +967,8 @@ begin
           ) g
           -- Where a branch's places are all proposed, its other lanes may hold what is earlier: the walk ends behind them.
           where h.lane is not null and (h.got < open_places or h.filled) and (h.got < open_places or u.branch is not null)
-            and h.hops < hops_left and (n.lane is not null or n.skipped)
-            and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane))
+            and h.hops < hops_left and (o.returns_to is not null or (n.lane is not null or n.skipped)
+              and (leg_upto is null or n.lane <= leg_upto) and (only_queue is null or starts_with(n.lane, first_lane)))
         )
         select l.*, p.* into look from (
           select max(h.hops) as hops, bool_or(h.is_cut) as is_cut, max(h.pos) as lane,
@@ -1006,7 +1026,7 @@ begin
         was_cut := was_cut or look.is_cut;
         leg_weights := leg_weights + coalesce(look.weights, 0);
         walked := array(select e from unnest(look.entered) e where e <> all(coalesce(look.cut_queues, '{}')));
-        was_cut := was_cut or walked <> '{}';
+        was_cut := was_cut or walked <> '{}' and look.is_short;
         entered := entered || walked;
         ended := ended || array(select place_in_walk(at_priority, e || E'\x1f') from unnest(walked) e);
         full_queues := full_queues || look.full_queues;
@@ -1268,6 +1288,11 @@ begin
             end if;
           end if;
         end if;
+        -- The walk has left the queue of the turn.
+        if not begins_circle and served_lane is not null and open_places <= 0
+          and split_part(turn_lane, E'\x1f', 1) <> all(full_queues || split_part(served_lane, E'\x1f', 1)) then
+          ended := ended || place_in_walk(at_priority, split_part(turn_lane, E'\x1f', 1) || E'\x1f');
+        end if;
         exit circles when open_places <= 0 or hops_left <= 0 or was_stopped;
         -- A look that was cut short by what it proposed goes on behind it.
         exit when at_lane is null or look.lanes is null or not look.is_short or at_lane >= leg_upto collate "C";
@@ -1278,9 +1303,6 @@ begin
         known_weights := coalesce(nullif(circle_weights, 0), known_weights);
       else
         rest_weights := leg_weights;
-        if split_part(turn_lane, E'\x1f', 1) <> all(full_queues) then
-          ended := ended || place_in_walk(at_priority, split_part(turn_lane, E'\x1f', 1) || E'\x1f');
-        end if;
       end if;
     end loop;
     if served_lane is not null then
