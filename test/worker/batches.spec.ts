@@ -314,6 +314,14 @@ describe('a job of a batch', () => {
     expect([buffer.length, buffer.take()]).toEqual([0, null]);
   });
 
+  it('does not wait for more because others of its full batch were cancelled or paused before it started', () => {
+    const buffer = new JobBuffer(null, () => ({ size: 3, waitMs: 600_000 }));
+    buffer.add(['a', 'b', 'c'].map((id) => waitingJob('index', id)));
+    expect(buffer.takeJobs(({ id }) => id === 'a').map(({ id }) => id)).toEqual(['a']);
+    expect(buffer.batchFor(buffer.take()!)!.map(({ id }) => id)).toEqual(['b', 'c']);
+    expect(buffer.length).toBe(0);
+  });
+
   it('that was running when its process died runs alone', () => {
     const buffer = new JobBuffer(null, () => ({ size: 10, waitMs: 0 }));
     const claim = (id: string, crashes: number): ClaimedJob =>
