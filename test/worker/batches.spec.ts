@@ -431,6 +431,35 @@ describe('a job of a batch', () => {
   });
 });
 
+describe('a cancellation', () => {
+  it('is heard while the answer about another one is under way', async () => {
+    const { registry } = test.jobs.engine;
+    const { gate, letGo } = held();
+    const check = registry.check.bind(registry);
+    let looks = 0;
+    registry.check = async (claims) => {
+      const answer = await check(claims);
+      if (++looks === 1) await gate;
+      return answer;
+    };
+    await start(
+      { index: { batch: { size: 100, waitMs: 600_000 }, handler: () => undefined }, other: () => undefined },
+      { leaseMs: 600_000, keepaliveMs: 200_000 },
+    );
+    const ids = await add('index', 2);
+    await eventually(() => pool!.queue.depth === 2);
+    await test.jobs.cancelJobs([ids[0]!]);
+    await eventually(() => looks === 1);
+    await test.jobs.cancelJobs([ids[1]!]);
+    // What is told after it has been heard.
+    const [other] = await add('other', 1);
+    await eventually(async () => (await statusOf(other!)) === 'completed');
+    letGo();
+    await eventually(() => allEnded(ids));
+    expect(await Promise.all(ids.map(statusOf))).toEqual(['cancelled', 'cancelled']);
+  });
+});
+
 describe('a batch handler elsewhere', () => {
   it('runs by workOnce, with one job', async () => {
     let count = 0;
