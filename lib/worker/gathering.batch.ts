@@ -13,6 +13,8 @@ export class GatheringBatch {
   readonly jobs: ClaimedJob[];
   /** When it starts although it is not full; by performance.now(). */
   readonly dueAt: number;
+  /** Nothing joins it any more, also where jobs are taken out of it before it starts. */
+  isFull: boolean;
 
   constructor(
     /** Jobs of the same key join it; null: none does. */
@@ -22,11 +24,8 @@ export class GatheringBatch {
     now: number,
   ) {
     this.jobs = [first];
+    this.isFull = key === null || options.size <= 1;
     this.dueAt = key === null ? now : now + waitOf(options);
-  }
-
-  get isFull(): boolean {
-    return this.key === null || this.jobs.length >= this.options.size;
   }
 
   /** Adds a job. Returns an older claim of the same job, which is over: a batch never has a job twice. */
@@ -34,6 +33,7 @@ export class GatheringBatch {
     const index = this.jobs.findIndex(({ id }) => id === job.id);
     if (index < 0) {
       this.jobs.push(job);
+      this.isFull ||= this.jobs.length >= this.options.size;
       return null;
     }
     return this.jobs.splice(index, 1, job)[0]!;

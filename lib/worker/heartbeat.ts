@@ -47,7 +47,9 @@ export class Heartbeat {
   private beatingHere: NodeJS.Timeout | null = null;
   private timers: NodeJS.Timeout[] = [];
   private beating: Promise<void> | null = null;
-  private looking: Promise<void> | null = null;
+  private looking = Promise.resolve();
+  /** A look is asked for and has not begun. */
+  private looksNext = false;
   private beginning: Promise<void> | null = null;
   private leaving: Promise<void> | null = null;
   private registeredAt = 0;
@@ -77,9 +79,10 @@ export class Heartbeat {
     return performance.now() < this.holdsUntil && wallClock.now() < this.holdsUntilWall;
   }
 
-  /** Asks now, instead of at the next beat, what has become of claims. Never rejects. */
+  /** Asks now, not at the next beat, what has become of claims; after a look under way, which may not know. Never rejects. */
   checkClaims(): Promise<void> {
-    this.looking ??= this.askForClaims().finally(() => (this.looking = null));
+    if (!this.looksNext) this.looking = this.looking.then(() => this.askForClaims());
+    this.looksNext = true;
     return this.looking;
   }
 
@@ -100,14 +103,8 @@ export class Heartbeat {
     for (const timer of this.timers.splice(0)) clearInterval(timer);
     clearTimeout(this.respawning ?? undefined);
     this.stopBeatingHere();
-    await Promise.all([
-      this.thread?.stop(),
-      this.beating,
-      this.looking,
-      this.duties.stop(),
-      this.beginning,
-      this.leaving,
-    ]);
+    const underWay = [this.beating, this.looking, this.beginning, this.leaving];
+    await Promise.all([...underWay, this.thread?.stop(), this.duties.stop()]);
     this.thread = null;
     const { engine, identity } = this.parts;
     if (holdsNothing)
@@ -253,6 +250,7 @@ export class Heartbeat {
   }
 
   private async askForClaims(): Promise<void> {
+    this.looksNext = false;
     try {
       const claims = await this.parts.engine.registry.check(this.parts.held());
       if (claims.length) this.parts.onClaims(claims);

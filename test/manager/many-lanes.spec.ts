@@ -81,8 +81,8 @@ describe('more lanes than a look comes to', () => {
       queues.flatMap((queue) => partitions.map((partition) => ({ task: 't', payload: partition, queue, partition }))),
     );
     const taken = await takenBy(95, 10);
-    // Three of each queue bring all of them.
-    expect(taken.lastIndexOf('c')).toBeLessThan(queues.length * 3 + 20);
+    // Three of each queue bring all of them; where each is entered with its first partition, six do.
+    expect(taken.lastIndexOf('c')).toBeLessThan(queues.length * 4);
     expect(taken).toHaveLength(queues.length * partitions.length);
   });
 });

@@ -315,6 +315,14 @@ describe('a job of a batch', () => {
     expect([buffer.length, buffer.take()]).toEqual([0, null]);
   });
 
+  it('does not wait for more because others of its full batch were cancelled or paused before it started', () => {
+    const buffer = new JobBuffer(null, () => ({ size: 3, waitMs: 600_000 }));
+    buffer.add(['a', 'b', 'c'].map((id) => waitingJob('index', id)));
+    expect(buffer.takeJobs(({ id }) => id === 'a').map(({ id }) => id)).toEqual(['a']);
+    expect(buffer.batchFor(buffer.take()!)!.map(({ id }) => id)).toEqual(['b', 'c']);
+    expect(buffer.length).toBe(0);
+  });
+
   it('that was running when its process died runs alone', () => {
     const buffer = new JobBuffer(null, () => ({ size: 10, waitMs: 0 }));
     const claim = (id: string, crashes: number): ClaimedJob =>
@@ -462,6 +470,35 @@ describe('a job of a batch', () => {
     const more = await add('index', 2);
     await eventually(() => allEnded([...ids, ...more]));
     expect(calls).toEqual([[0, 1, 1]]);
+  });
+});
+
+describe('a cancellation', () => {
+  it('is heard while the answer about another one is under way', async () => {
+    const { registry } = test.jobs.engine;
+    const { gate, letGo } = held();
+    const check = registry.check.bind(registry);
+    let looks = 0;
+    registry.check = async (claims) => {
+      const answer = await check(claims);
+      if (++looks === 1) await gate;
+      return answer;
+    };
+    await start(
+      { index: { batch: { size: 100, waitMs: 600_000 }, handler: () => undefined }, other: () => undefined },
+      { leaseMs: 600_000, keepaliveMs: 200_000 },
+    );
+    const ids = await add('index', 2);
+    await eventually(() => pool!.queue.depth === 2);
+    await test.jobs.cancelJobs([ids[0]!]);
+    await eventually(() => looks === 1);
+    await test.jobs.cancelJobs([ids[1]!]);
+    // What is told after it has been heard.
+    const [other] = await add('other', 1);
+    await eventually(async () => (await statusOf(other!)) === 'completed');
+    letGo();
+    await eventually(() => allEnded(ids));
+    expect(await Promise.all(ids.map(statusOf))).toEqual(['cancelled', 'cancelled']);
   });
 });
 
