@@ -226,7 +226,7 @@ async function claimsOf50() {
           name === 'plain'
             ? `select * from jobs.claim_plain_jobs($1, 50, 65536, null, null, null, null, null, '{}', '{}', '{}', null, null)`
             : `select * from jobs.claim_lane_jobs($1, 50, null, null, null, null, null, null, null, '{080000001}', '{0}', '{1}',
-                '{${50 / lanes}}', '{}', '{}', '{}', '{}', '{}', null, '{}', '{}', '{}', '{}', '{}', 200)`;
+                '{${50 / lanes}}', '{}', '{}', '{}', '{}', '{}', null, '{}', '{}', '{}', '{}', '{}', null, null, 200)`;
         await sql.query('begin');
         const startedAt = performance.now();
         const { rows } = await sql.query({ name, text, values: [holder] });

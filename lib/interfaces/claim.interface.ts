@@ -88,6 +88,8 @@ export interface LaneMemoryState {
   dueSince: number | null;
   /** Positions in lanes, in order of the walk. */
   positions: { place: string; runAt: string; id: string }[];
+  /** Where the look before has ended, having come to as many lanes as it may, and up to which lane of that priority to go on. */
+  resumes: [at: string, upto: string | null] | null;
   /** How many more jobs of a lane to try than are wanted, because others hold some; in order. */
   spares: { lane: string; jobs: number }[];
 }
@@ -151,6 +153,8 @@ export interface LaneReport {
   held: string[];
   /** Where those lie that gave nothing, if the look has come to as many lanes as it may: after, up to. */
   heldStretches: [after: string, upto: string][] | null;
+  /** Where the next look goes on, if this one has come to as many lanes as it may. */
+  resumes: [at: string, upto: string | null] | null;
   /** Those of them that gave nothing, because others hold jobs. */
   crowded: string[];
   /** Queues to register. */

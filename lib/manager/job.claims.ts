@@ -98,7 +98,8 @@ export class JobClaims {
       for (const queue of unknown) tried.add(queue);
       const limit = request.limit - found.taken.length;
       if (limit <= 0) return found;
-      const memory = { ...request.memory, ...turnsAfter(request.memory, found.report) };
+      const { resumes } = found.report;
+      const memory = { ...request.memory, ...turnsAfter(request.memory, found.report), resumes };
       const more = this.claimLanesOnce({ ...request, limit, memory }, [...tried]);
       const next = await more.catch(nullIfLocked(() => found.taken.length > 0 && !this.database.isBound));
       if (!next?.report) return found;
@@ -146,6 +147,8 @@ export class JobClaims {
       memory.positions.map(({ id }) => id),
       memory.spares.map(({ lane }) => lane),
       memory.spares.map(({ jobs }) => jobs),
+      memory.resumes?.[0] ?? null,
+      memory.resumes?.[1] ?? null,
       MAX_HOPS,
     ];
   }

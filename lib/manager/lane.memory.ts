@@ -59,6 +59,12 @@ export class LaneMemory {
 
   /** When held lanes were to be looked at again, before the look under way. */
   private heldUntilBefore = Infinity;
+  /** A look that has come to as many lanes as it may is gone on with, or it would never come to those behind them. */
+  private resumes: LaneMemoryState['resumes'] = null;
+  /** What was told since such a walk began: looks that go on with it may have passed it. */
+  private toldInWalk = new Set<string>();
+  /** Whether the last look has ended a walk of several, and something was told meanwhile. */
+  hasUnseen = false;
   /** Whether everything was forgotten while a look is under way. */
   private forgotInFlight = false;
 
@@ -89,6 +95,7 @@ export class LaneMemory {
     this.heldUntilBefore = this.heldUntil;
     this.heldUntil = Infinity;
     this.toldInFlight = new Set();
+    if (!this.resumes) this.toldInWalk = new Set();
     this.forgotInFlight = false;
     return {
       turns: this.turns.ofLanes(wanted),
@@ -97,6 +104,7 @@ export class LaneMemory {
       told: [...this.told].sort(comparePlaces),
       dueSince: this.blocked.length && this.lookedAt !== null ? this.lookedAt - COMMIT_MS : null,
       positions: this.positionsAhead(),
+      resumes: this.resumes,
       spares: this.spares,
     };
   }
@@ -109,8 +117,9 @@ export class LaneMemory {
     this.lookedAt = claimedAt;
     this.costs.count(report.ms, more, report.more && taken.length < this.wanted);
     // A look that went through everything has looked at what was told before it.
-    if (!report.more) this.told = inFlight;
-    const due = report.more ? (report.due ?? []) : [];
+    if (!report.more) this.told = this.resumes ? this.toldInWalk : inFlight;
+    const due = report.more || this.resumes ? (report.due ?? []) : [];
+    if (this.resumes) for (const lane of due) this.toldInWalk.add(lane);
     const unknown = report.unknown.map((queue) => (queue.includes('\x1f') ? queue : lanesOfQueue(queue)));
     for (const queue of report.full) this.fullQueues.add(queue);
     const held = report.heldStretches ? [] : report.held;
@@ -134,6 +143,8 @@ export class LaneMemory {
     if (report.held.length) this.hold();
     else this.heldMs = 0;
     this.turns.learn(report);
+    this.hasUnseen = this.resumes !== null && !report.more && this.told.size > 0;
+    this.resumes = report.resumes;
     if (!this.blocked.length) this.told.clear();
     if (this.blocked.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
     // What was told during the look may concern all that it has passed.
@@ -180,6 +191,7 @@ export class LaneMemory {
       // Where no stretch is remembered, every lane is looked at.
       if (this.blocked.length) this.told.add(lane);
       this.toldInFlight?.add(lane);
+      this.toldInWalk.add(lane);
     }
     const told = new Set(lanes);
     for (const place of this.positions.keys()) if (beginsLike(place, told)) this.positions.delete(place);
@@ -193,6 +205,7 @@ export class LaneMemory {
     const lanes = this.widened(lanesOfBranch(queue, partition));
     if (this.blocked.length) this.told.add(lanes);
     this.toldInFlight?.add(lanes);
+    this.toldInWalk.add(lanes);
     if (this.told.size > MAX_TOLD) this.startOver();
   }
 

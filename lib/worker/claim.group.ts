@@ -76,7 +76,7 @@ export class ClaimGroup {
   looked({ jobs, more }: LaneClaimResult): void {
     this.busy = jobs.length > 0;
     // It has not got through all lanes, or has taken all that it could.
-    if (more) this.told = true;
+    if (more || this.lanes.hasUnseen) this.told = true;
   }
 
   /** Something in lanes that begin like these may run; null: in any. */

@@ -247,7 +247,25 @@ const claimOf = ({ ids, fences }: Scene, ...names: Name[]): [string[], string[]]
 ];
 const attempt = (scene: Scene, name: Name): unknown[] => claimOf(scene, name).flat();
 const anyLane = [LIVING, 10, null, null, null, null, null, null, null, []];
-const laneArguments = anyLane.concat([[], [], [], [], [], [], [], [], null, [], [], [], [], [], 200] as never[]);
+const laneArguments = anyLane.concat([
+  [],
+  [],
+  [],
+  [],
+  [],
+  [],
+  [],
+  [],
+  null,
+  [],
+  [],
+  [],
+  [],
+  [],
+  null,
+  null,
+  200,
+] as never[]);
 const pages = ['(0,0)', '(1000,0)'];
 const AT = new Date(Date.now() + 400 * 86_400_000);
 const ANY_ID = ['00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff'];

@@ -73,6 +73,40 @@ describe('more lanes than a look comes to', () => {
     await stranger.end();
   });
 
+  it('are all come to by looks one after the other, whatever is told of those that have no tokens', async () => {
+    await jobs.registerRateLimit('used-up', { algorithm: 'fixed', capacity: 1, interval: '1 hour' });
+    const spent = Array.from({ length: 300 }, (_, nth) => named(nth));
+    for (const by of spent) await jobs.takeTokens('used-up', { by });
+    await jobs.addJobs(spent.map((by) => ({ task: 't', payload: by, rateLimit: { key: 'used-up', by } })));
+    const free = [
+      { task: 't', payload: 'in a queue', queue: 'zoo' },
+      { task: 't', payload: 'of another limit', rateLimitKey: 'zoo' },
+      { task: 't', payload: 'worse', queue: 'zebra', priority: 5 },
+    ];
+    await jobs.registerRateLimit('zoo', { algorithm: 'fixed', capacity: 10, interval: '1 hour' });
+    await jobs.addJobs(free);
+    const taken: unknown[] = [];
+    for (let nth = 0; nth < 6; nth++) {
+      // Begins like each of them.
+      memory.noteRunnable(['\x1f\x1f']);
+      taken.push(...(await takenBy(1, 10)));
+    }
+    expect(taken.toSorted()).toEqual(free.map(({ payload }) => payload));
+  });
+
+  it('are all come to in many priorities, where many queues are full', async () => {
+    const queues = Array.from({ length: 450 }, (_, nth) => named(nth));
+    await jobs.addJobs(
+      queues.flatMap((queue, nth) => [0, 1].map(() => ({ task: 't', payload: nth, queue, priority: nth % 50 }))),
+    );
+    const claimed = new Set<unknown>();
+    for (let nth = 0; nth < 70 && claimed.size < queues.length; nth++) {
+      const found = await lookAsPool(jobs, POOL, 10, memory);
+      for (const { payload } of found.jobs) claimed.add(payload);
+    }
+    expect(claimed.size).toBe(queues.length);
+  });
+
   it('all give their last partitions their turns, in more full queues than a claim is told of', async () => {
     const partitions = ['a', 'a', 'a', 'a', 'a', 'b', 'c'];
     const queues = Array.from({ length: 130 }, (_, nth) => named(nth));

@@ -68,7 +68,7 @@ it('a look at lanes reads nothing before the positions that the pool has in them
   await test.sql(`update jobs.job_queues set places_from = 1e9`);
   const look = `select * from jobs.claim_lane_jobs('${POOL}', 10, null, null, null, null, null, null, null, '{}', '{}', '{}', '{}', '{}',
     '{}', '{}', '{}', '{}', null, array['${placeInWalk(0, LANE)}'], array['${position!.at}'::timestamptz],
-    '{00000000-0000-0000-0000-000000000000}', '{}', '{}', 200)`;
+    '{00000000-0000-0000-0000-000000000000}', '{}', '{}', null, null, 200)`;
   // The first one makes its plans.
   await buffersOf(look);
   expect(await buffersOf(look)).toBeLessThan(FEW_BUFFERS);

@@ -30,7 +30,7 @@ const claimPlain = `select * from jobs.claim_plain_jobs('${WORKER}', 10, 65536, 
   ${none}, ${none}, null, null)`;
 const claimLanes = (worker = WORKER, lease = 'null'): string =>
   `select * from jobs.claim_lane_jobs('${worker}', 10, '{t}', null, null, null, ${lease}, null, null, ${none},
-    ${none}, ${none}, ${none}, ${none}, ${none}, ${none}, ${none}, ${none}, null, ${none}, ${none}, ${none}, ${none}, ${none}, 200)`;
+    ${none}, ${none}, ${none}, ${none}, ${none}, ${none}, ${none}, ${none}, null, ${none}, ${none}, ${none}, ${none}, ${none}, null, null, 200)`;
 const claimByHand = claimLanes(HAND, '3600000');
 const settle = ({ ids, fences }: Held, placed: boolean, careful: boolean): string =>
   `select * from jobs.complete_jobs(null, '${WORKER}', ${ids}, ${fences}, array_fill(1, array[cardinality(${ids})]),

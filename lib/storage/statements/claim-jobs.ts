@@ -56,15 +56,15 @@ export const claimPlainJobs = statement<{ job: string }>(
  * Jobs of lanes, for free slots. $1 worker, $2 most jobs, $3 tasks, $4 other tasks, $5 forbidden flags, $6 most crashes,
  * $7 lease in ms, $8 worst priority, $9 queue, each or null; $10–$13 where turns go on, and with which shares; $14, $15 where in
  * queues; $16, $17 blocked stretches, $18 lanes to look at all the same, $19 since when to look for lanes that became due;
- * $20–$22 positions in lanes; $23, $24 in which lanes to try how many more jobs; $25 most lanes to look at; $26 queues that could
- * not be registered. Rows as of claimPlainJobs, a LaneReport last.
+ * $20–$22 positions in lanes; $23, $24 in which lanes to try how many more jobs; $25, $26 where the look before
+ * has ended; $27 most lanes to look at; $28 queues that could not be registered. Rows as of claimPlainJobs, a LaneReport last.
  */
 export const claimLaneJobs = statement<{ job: string }>(
   'claim_lane_jobs',
   (schema) => `
   select claimed as job from ${schema}.claim_lane_jobs(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21::text[]::timestamptz[], $22,
-    $23, $24, $25, $26
+    $23, $24, $25, $26, $27, $28
   ) claimed`,
   { limited: true },
 );

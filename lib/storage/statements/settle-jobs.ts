@@ -69,7 +69,7 @@ export const completeAndClaim = statement<CompletedRow & { claimed: string | nul
   (schema) => `
   select * from ${schema}.complete_and_claim(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
-    $26, $27, $28::text[]::timestamptz[], $29, $30, $31, $32, $33, $34, $35::text::timestamptz, $36
+    $26, $27, $28::text[]::timestamptz[], $29, $30, $31, $32, $33, $34, $35, $36, $37::text::timestamptz, $38
   )`,
   { limited: true },
 );

@@ -584,7 +584,8 @@ $$;
 --   got a job, how many more it may get]; ended: queues walked to their end: their turns begin again; full: queues that are full or paused themselves;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
 --   held: lanes of which others hold what is needed; heldStretches: where those lie that gave nothing, if it has looked at as many
---   lanes as it may: [[after, upto]], or null; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
+--   lanes as it may: [[after, upto]], or null; resumes: where the next look goes on if this one came to as many lanes as it may, and
+--   up to which lane of that priority, or null; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
 --   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due; pausedUntil;
 --   ms: how long it took }.
 --
@@ -595,7 +596,7 @@ $$;
 -- others fill it each time. skip_*: such stretches
 -- (after, upto] as the pool remembers them, in order; told: beginnings of lanes to look at all the same, in order;
 -- due_since: also lanes in which something became due since. known_*: positions in lanes behind which to read, in order of
--- the walk. unregistered: queues that could not be registered, because others hold their names.
+-- the walk. resume_at, resume_upto: what the look before has told, or nulls. unregistered: queues that could not be registered, because others hold their names.
 --
 -- A queue that has no row yet may be of any kind, so it gives nothing, and ends the walk: what comes after it is not taken
 -- before it. The look goes on for the names of others like it, so that all of them are registered at once.
@@ -611,7 +612,7 @@ create function claim_lane_jobs(
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[], turns_left integer[],
   turn_shares integer[], next_shares integer[], queue_turns text[], queue_turns_left integer[], skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
-  hop_limit integer, unregistered text[] default '{}'
+  resume_at text, resume_upto text, hop_limit integer, unregistered text[] default '{}'
 )
 returns setof text
 language plpgsql
@@ -644,6 +645,9 @@ declare
   turn_share integer;
   next_share integer;
   lane_left integer;
+  -- Where the walk over the priority began: another look, that came to as many lanes as it may, has walked what lies between.
+  walk_from text;
+  resumed_lane text;
   leg_from text;
   leg_upto text;
   leg_share integer;
@@ -694,6 +698,7 @@ declare
   blocked record;
   held text[] := '{}';
   held_stretches json[] := '{}';
+  resumes json;
   crowded text[] := '{}';
   unknown text[] := '{}';
   passed json[] := '{}';
@@ -710,6 +715,9 @@ begin
     return;
   end if;
   other_tasks := other_tasks || pauses.tasks;
+  if resume_at is not null then
+    at_priority := ('x' || lpad(left(resume_at, 9), 16, '0'))::bit(64)::bigint - 2147483649 - 1;
+  end if;
 
   if ranges_known then
     select array_agg(distinct d.lane) into due_lanes from (
@@ -763,6 +771,12 @@ begin
     -- The rest of the circle that an earlier claim began, then circles of its own, as long as one brings something and some lane
     -- has more: what is left of this priority goes before all that is worse. Each shares equally what is left. The last one knows
     -- no shares.
+    walk_from := turn_lane;
+    resumed_lane := null;
+    if starts_with(resume_at, place_in_walk(at_priority, '')) then
+      resumed_lane := substr(resume_at, 10);
+      walk_from := coalesce(resume_upto, turn_lane);
+    end if;
     was_cut := false;
     is_beyond := false;
     entered := '{}';
@@ -772,21 +786,24 @@ begin
     served_lane := null;
     <<circles>>
     for leg in 1..6 loop
-      exit when is_beyond or not was_cut and (leg > 2 or leg = 2 and turn_lane = first_lane);
+      exit when is_beyond or not was_cut and (leg > 2 or leg = 2 and walk_from = first_lane);
+      -- Behind where it began, the look before has walked.
+      continue when leg = 1 and resumed_lane < walk_from collate "C";
       if entered <> '{}' then
         select array_agg(k.place order by k.nth), array_agg(k.more order by k.nth) into known_turns, known_turns_left
         from unnest(known_turns, known_turns_left) with ordinality k(place, more, nth)
         where split_part(k.place, E'\x1f', 1) <> all(entered);
       end if;
       leg_from := case
+        when resumed_lane is not null and (leg = 1 or leg = 2 and resumed_lane < walk_from collate "C") then resumed_lane
         when leg > 1 then first_lane
         when turn_left > 0 then before_turn(turn_lane)
         else turn_lane
       end;
       -- Those behind the turn have no more.
-      leg_upto := case when leg = 2 and not was_cut then turn_lane end;
+      leg_upto := case when leg = 2 and not was_cut then walk_from end;
       begins_circle := leg > 1 or turn_lane = first_lane;
-      if leg = 2 and turn_lane <> first_lane and split_part(turn_lane, E'\x1f', 1) <> all(full_queues) then
+      if leg = 2 and turn_lane <> first_lane and resumed_lane is null and split_part(turn_lane, E'\x1f', 1) <> all(full_queues) then
         ended := ended || place_in_walk(at_priority, split_part(turn_lane, E'\x1f', 1) || E'\x1f');
       end if;
       is_beyond := leg > 2 and (leg = 6 or leg_jobs = 0);
@@ -1293,6 +1310,14 @@ begin
           and split_part(turn_lane, E'\x1f', 1) <> all(full_queues || split_part(served_lane, E'\x1f', 1)) then
           ended := ended || place_in_walk(at_priority, split_part(turn_lane, E'\x1f', 1) || E'\x1f');
         end if;
+        if hops_left <= 0 and open_places > 0 and not was_stopped then
+          resumes := case
+            when leg > 2 or leg = 2 and (leg_upto is null or at_lane is null or at_lane >= leg_upto collate "C")
+              then json_build_array(place_in_walk(at_priority + 1, ''), null)
+            when at_lane is null then json_build_array(place_in_walk(at_priority, first_lane), walk_from)
+            else json_build_array(place_in_walk(at_priority, at_lane), walk_from)
+          end;
+        end if;
         exit circles when open_places <= 0 or hops_left <= 0 or was_stopped;
         -- A look that was cut short by what it proposed goes on behind it.
         exit when at_lane is null or look.lanes is null or not look.is_short or at_lane >= leg_upto collate "C";
@@ -1315,7 +1340,7 @@ begin
     'more', open_places <= 0 or hops_left <= 0 or was_stopped, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
-    ), 'held', held, 'heldStretches', case when hops_left <= 0 then held_stretches end, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes, 'pausedUntil', date_part('epoch', pauses.soonest) * 1000,
+    ), 'held', held, 'heldStretches', case when hops_left <= 0 then held_stretches end, 'resumes', resumes, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes, 'pausedUntil', date_part('epoch', pauses.soonest) * 1000,
     'ms', date_part('epoch', clock_timestamp() - present) * 1000);
 end $$;
 

@@ -191,7 +191,7 @@ create function complete_and_claim(
   most_crashes integer, lease bigint, worst_priority integer, only_queue text, turns text[],
   turns_left integer[], turn_shares integer[], next_shares integer[], queue_turns text[], queue_turns_left integer[], skip_after text[], skip_upto text[], told text[], due_since timestamptz,
   known_places text[], known_run_ats timestamptz[], known_ids uuid[], spare_lanes text[], spares integer[],
-  hop_limit integer, next_priority bigint, next_lane text, after_run_at timestamptz, after_id uuid
+  resume_at text, resume_upto text, hop_limit integer, next_priority bigint, next_lane text, after_run_at timestamptz, after_id uuid
 )
 returns table (
   id uuid, fence bigint, became text, run_at float8, reason text, queue text, job_key text, has_dependents boolean,
@@ -214,7 +214,7 @@ begin
   return query select null::uuid, null::bigint, null::text, null::float8, null::text, null::text, null::text, null::boolean, c
     from claim_lane_jobs(worker, wanted, tasks, other_tasks, forbidden, most_crashes, lease, worst_priority,
       only_queue, turns, turns_left, turn_shares, next_shares, queue_turns, queue_turns_left, skip_after, skip_upto, told, due_since, known_places, known_run_ats, known_ids,
-      spare_lanes, spares, hop_limit) c;
+      spare_lanes, spares, resume_at, resume_upto, hop_limit) c;
 end $$;
 
 -- Deletes places. One that others hold is left: its claim is over, so the sweep finds it. Index: job_places_pkey.
