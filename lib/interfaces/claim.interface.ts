@@ -153,6 +153,8 @@ export interface LaneReport {
   held: string[];
   /** Where those lie that gave nothing, if the look has come to as many lanes as it may: after, up to. */
   heldStretches: [after: string, upto: string][] | null;
+  /** When the first of the lanes that were served, and have no tokens left, gets some. By the database's clock, in ms. */
+  tokensAt: number | null;
   /** Where the next look goes on, if this one has come to as many lanes as it may. */
   resumes: [at: string, upto: string | null] | null;
   /** Those of them that gave nothing, because others hold jobs. */

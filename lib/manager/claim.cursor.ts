@@ -53,6 +53,7 @@ const joinReports = (first: LaneReport, next: LaneReport): LaneReport => ({
   cut: [...first.cut, ...next.cut],
   ended: [...first.ended, ...next.ended],
   full: [...first.full, ...next.full],
+  tokensAt: Math.min(first.tokensAt ?? Infinity, next.tokensAt ?? Infinity),
 });
 
 /** Two looks at lanes, the second for what the first has left. */

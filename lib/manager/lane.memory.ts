@@ -54,6 +54,7 @@ export class LaneMemory {
   private wanted = 0;
   private heldMs = 0;
   private heldUntil = Infinity;
+  private tokensAt = Infinity;
   /** Queues that were full or paused themselves: a place that one of their partitions frees is for all of them. */
   private fullQueues = new Set<string>();
 
@@ -80,7 +81,7 @@ export class LaneMemory {
 
   /** When a look may find more than the last one did: a window begins, or what others held may be free. ms from now. */
   get nextInMs(): number {
-    const window = Math.min(Infinity, ...this.blocked.map(({ until }) => until)) - this.clockLead;
+    const window = Math.min(this.tokensAt, ...this.blocked.map(({ until }) => until)) - this.clockLead;
     return Math.min(window, this.heldUntil) - performance.now();
   }
 
@@ -143,6 +144,7 @@ export class LaneMemory {
     if (report.held.length) this.hold();
     else this.heldMs = 0;
     this.turns.learn(report);
+    this.tokensAt = report.tokensAt ?? Infinity;
     this.hasUnseen = this.resumes !== null && !report.more && this.told.size > 0;
     this.resumes = report.resumes;
     if (!this.blocked.length) this.told.clear();

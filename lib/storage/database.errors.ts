@@ -105,7 +105,7 @@ export const isMalformed = (error: unknown): boolean => MALFORMED.has(codeOf(err
 export const isRefused = (error: unknown): boolean => REFUSED.has(codeOf(error) ?? '');
 
 const UNFIT_LEVEL_TEXT =
-  'Expected a transaction at read committed to claim jobs or to take tokens of a rate limit in, got one that keeps its first ' +
+  'Expected a transaction at read committed to claim jobs, to take tokens or to register a rate limit in, got one that keeps its first ' +
   'snapshot and knows neither what others have taken since nor what was paused since. Do it outside of the transaction.';
 
 /** Whether the database can be read and not be written. */

@@ -104,6 +104,15 @@ describe('a queue that no claim has met', () => {
   });
 });
 
+describe('a lane that a claim has served', () => {
+  it('is looked at again as soon as its limit has tokens, not at the next regular look', async () => {
+    await jobs.registerRateLimit('smooth', { algorithm: 'smooth', capacity: 60, interval: HOUR });
+    await jobs.addJobs(Array.from({ length: 5 }, (_, nth) => ({ task: 'x', payload: nth, rateLimitKey: 'smooth' })));
+    expect(await took(1)).toEqual([0]);
+    expect(memory.nextInMs).toBeLessThanOrEqual(60_000);
+  });
+});
+
 describe('turns', () => {
   beforeEach(() => unlimited('a', 'b', 'c'));
 

@@ -135,6 +135,10 @@ describe('takeTokens in a transaction', () => {
       /Expected a transaction at read committed/,
     );
     await client.query('rollback');
+    await client.query(`begin isolation level ${level}`);
+    const within = managerWithin(jobs, client);
+    await expect(within.registerRateLimit('api', 3, HOUR)).rejects.toThrow(/Expected a transaction at read committed/);
+    await client.query('rollback');
   });
 
   it('is that of the manager that a transactional task is given', async () => {

@@ -354,6 +354,9 @@ declare
   present timestamptz;
   was record;
 begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception 'a change of a rate limit needs read committed' using errcode = '25004';
+  end if;
   perform pg_advisory_xact_lock(lock_of_limit(limit_key));
   insert into rate_limits (key, algorithm, capacity, interval_ms, burst, window_started_at)
   values (limit_key, new_algorithm, new_capacity, new_interval_ms, new_burst, clock_timestamp())

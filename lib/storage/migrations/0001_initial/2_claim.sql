@@ -585,7 +585,7 @@ $$;
 --   blocked: [[after, upto, until or null]], stretches of the walk in which nothing can be claimed now;
 --   held: lanes of which others hold what is needed; heldStretches: where those lie that gave nothing, if it has looked at as many
 --   lanes as it may: [[after, upto]], or null; resumes: where the next look goes on if this one came to as many lanes as it may, and
---   up to which lane of that priority, or null; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
+--   up to which lane of that priority, or null; tokensAt: when the first of the lanes that have none left gets some, or null; crowded: those that gave nothing, because others hold jobs; unknown: queues to register;
 --   passed: [[place, run-at, id]], up to where a lane holds nothing for this claim; due: lanes that became due; pausedUntil;
 --   ms: how long it took }.
 --
@@ -699,6 +699,7 @@ declare
   held text[] := '{}';
   held_stretches json[] := '{}';
   resumes json;
+  tokens_at timestamptz;
   crowded text[] := '{}';
   unknown text[] := '{}';
   passed json[] := '{}';
@@ -1255,6 +1256,13 @@ begin
             ) as crowded
           into taken from claimed c;
 
+          -- Lanes that were served are no blocked stretches, nor are those whose tokens others have just taken.
+          if held_limits <> '{}' then
+            select least(tokens_at, min(t.until)) into tokens_at
+            from (select distinct split_part(l, E'\x1f', 3) as limits from unnest(look.lanes[1:50]) l) n
+            cross join lateral tokens_for(n.limits, clock_timestamp()) t
+            where n.limits <> '' and t.jobs <= 0;
+          end if;
           held := held || taken.held;
           held_stretches := held_stretches || array(
             select json_build_array(place_in_walk(at_priority, l.came_from), place_in_walk(at_priority, l.lane))
@@ -1340,7 +1348,7 @@ begin
     'more', open_places <= 0 or hops_left <= 0 or was_stopped, 'blocked', (
       select coalesce(json_agg(json_build_array(b.after, b.upto, date_part('epoch', b.until) * 1000)), '[]')
       from unnest(afters, uptos, untils) b(after, upto, until)
-    ), 'held', held, 'heldStretches', case when hops_left <= 0 then held_stretches end, 'resumes', resumes, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes, 'pausedUntil', date_part('epoch', pauses.soonest) * 1000,
+    ), 'held', held, 'heldStretches', case when hops_left <= 0 then held_stretches end, 'resumes', resumes, 'tokensAt', date_part('epoch', tokens_at) * 1000, 'crowded', crowded, 'unknown', unknown, 'passed', passed, 'due', due_lanes, 'pausedUntil', date_part('epoch', pauses.soonest) * 1000,
     'ms', date_part('epoch', clock_timestamp() - present) * 1000);
 end $$;
 
