@@ -91,7 +91,8 @@ describe('more lanes than a look comes to', () => {
       memory.noteRunnable(['\x1f\x1f']);
       taken.push(...(await takenBy(1, 10)));
     }
-    expect(taken.toSorted()).toEqual(free.map(({ payload }) => payload));
+    expect(taken).toHaveLength(free.length);
+    expect(new Set(taken)).toEqual(new Set(free.map(({ payload }) => payload)));
   });
 
   it('are all come to in many priorities, where many queues are full', async () => {
