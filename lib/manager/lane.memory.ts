@@ -117,15 +117,7 @@ export class LaneMemory {
     this.clockLead = claimedAt - performance.now();
     this.lookedAt = claimedAt;
     this.costs.count(report.ms, more, report.more && taken.length < this.wanted);
-    // A look that went through everything has looked at what was told before it.
-    if (!report.more) this.told = this.resumes ? this.toldInWalk : inFlight;
-    const due = report.more || this.resumes ? (report.due ?? []) : [];
-    if (this.resumes) for (const lane of due) this.toldInWalk.add(lane);
-    const unknown = report.unknown.map((queue) => (queue.includes('\x1f') ? queue : lanesOfQueue(queue)));
-    for (const queue of report.full) this.fullQueues.add(queue);
-    const held = report.heldStretches ? [] : report.held;
-    const open = [...taken.map(({ place }) => laneAtPlace(place)), ...held, ...due, ...unknown];
-    for (const lane of open) this.told.add(lane);
+    this.noteOpen(report, taken, inFlight);
     for (const [after, upto, until] of report.blocked)
       this.stretches = joined(this.stretches, { after, upto, until: until ?? Infinity });
     for (const [after, upto] of report.heldStretches ?? [])
@@ -151,6 +143,19 @@ export class LaneMemory {
     if (this.blocked.length > MAX_STRETCHES || this.told.size > MAX_TOLD) this.startOver();
     // What was told during the look may concern all that it has passed.
     if (this.forgotInFlight) this.forget();
+  }
+
+  /** Lanes that the next look comes to, whatever stretch they lie in. */
+  private noteOpen(report: LaneReport, taken: LaneClaimResult['taken'], inFlight: Set<string>): void {
+    // A look that went through everything has looked at what was told before it.
+    if (!report.more) this.told = this.resumes ? this.toldInWalk : inFlight;
+    const due = report.more || this.resumes ? (report.due ?? []) : [];
+    if (this.resumes) for (const lane of due) this.toldInWalk.add(lane);
+    const unknown = report.unknown.map((queue) => (queue.includes('\x1f') ? queue : lanesOfQueue(queue)));
+    for (const queue of report.full) this.fullQueues.add(queue);
+    const held = report.heldStretches ? [] : report.held;
+    for (const lane of [...taken.map(({ place }) => laneAtPlace(place)), ...held, ...due, ...unknown])
+      this.told.add(lane);
   }
 
   /** The look has learnt nothing. */

