@@ -20,8 +20,8 @@ export const FLOWS = [
     edits: [
       {
         file: `${SQL}/2_claim.sql`,
-        find: '    order by j.priority, j.lane, j.run_at, j.id limit 500\n  ) seen\n',
-        put: '    order by j.priority desc, j.lane desc, j.run_at desc, j.id desc limit 500\n  ) seen\n',
+        find: '    order by j.run_at, j.id limit 500\n  ) seen\n',
+        put: '    order by j.run_at desc, j.id desc limit 500\n  ) seen\n',
       },
     ],
     checks: [FLOW],

@@ -75,8 +75,8 @@ export const READINESS = [
     edits: [
       {
         file: `${SQL}/2_claim.sql`,
-        find: 'order by j.priority, j.lane, j.run_at, j.id limit 500\n  ) seen',
-        put: 'order by j.priority, j.lane, j.run_at, j.id limit 1\n  ) seen',
+        find: 'order by j.run_at, j.id limit 500\n  ) seen',
+        put: 'order by j.run_at, j.id limit 1\n  ) seen',
       },
     ],
     checks: [

@@ -486,9 +486,7 @@ begin
   return next_priority;
 end $$;
 
--- Due jobs of a lane, behind a position, that a claim for these tasks and flags may take. It passes at most 500 others. Rows are
--- compared, not columns: with priority and lane given, jobs_due_in_lanes would have the same order, and a plan that was made for
--- an empty table would read all that is due in other lanes.
+-- Due jobs of a lane, behind a position, that a claim for these tasks and flags may take. It passes at most 500 others.
 create function due_in_lane(
   at_priority bigint, at_lane text, after_run_at timestamptz, after_id uuid, present timestamptz,
   tasks text[], other_tasks text[], forbidden text[], most_crashes integer
@@ -499,10 +497,9 @@ as $$
   select seen.place, seen.run_at, seen.id from (
     select j.ctid as place, j.run_at, j.id, j.task, j.flags, j.crashes from jobs j
     where j.parked is null and j.lane is not null and j.locked_by is null
-      and (j.priority, j.lane, j.run_at, j.id) > (at_priority, at_lane collate "C",
-        coalesce(after_run_at, '-infinity'), coalesce(after_id, '00000000-0000-0000-0000-000000000000'))
-      and (j.priority, j.lane, j.run_at) <= (at_priority, at_lane collate "C", present)
-    order by j.priority, j.lane, j.run_at, j.id limit 500
+      and j.priority = at_priority and j.lane = at_lane and j.run_at <= present
+      and (j.run_at, j.id) > (coalesce(after_run_at, '-infinity'), coalesce(after_id, '00000000-0000-0000-0000-000000000000'))
+    order by j.run_at, j.id limit 500
   ) seen
   where (tasks is null or seen.task = any(tasks)) and (other_tasks is null or seen.task <> all(other_tasks))
     and (forbidden is null or seen.flags is null or not seen.flags && forbidden)
@@ -724,7 +721,7 @@ begin
     select array_agg(distinct d.lane) into due_lanes from (
       select j.lane from jobs j
       where j.parked is null and j.lane is not null and j.run_at > due_since and j.run_at <= present
-      order by j.run_at, j.id limit 500
+      order by j.run_at limit 500
     ) d;
     -- Among so many, skipping no more pays.
     ranges_known := coalesce(cardinality(due_lanes), 0) < 100;
@@ -1065,11 +1062,10 @@ begin
             from unnest(look.empty) e(lane) cross join lateral (
               select j.run_at, j.id from jobs j
               where j.parked is null and j.lane is not null and j.locked_by is null
-                and (j.priority, j.lane, j.run_at, j.id) > (at_priority, e.lane collate "C",
+                and j.priority = at_priority and j.lane = e.lane and j.run_at <= present and (j.run_at, j.id) > (
                   coalesce((select known_lane_run_ats[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '-infinity'),
                   coalesce((select known_lane_ids[b] from width_bucket(e.lane, known_lanes) b where known_lanes[b] = e.lane), '00000000-0000-0000-0000-000000000000'))
-                and (j.priority, j.lane, j.run_at) <= (at_priority, e.lane collate "C", present)
-              order by j.priority, j.lane, j.run_at, j.id offset 499 limit 1
+              order by j.run_at, j.id offset 499 limit 1
             ) seen
           );
         end if;
