@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import pg from 'pg';
 import type { JobManager } from '../../lib/index.js';
 import { LaneMemory } from '../../lib/manager/lane.memory.js';
-import { comparePlaces } from '../../lib/manager/lane.names.js';
+import { comparePlaces, placeInWalk } from '../../lib/manager/lane.names.js';
 import { createTestManager, WORKER, type TestManager } from '../support/manager.js';
 import { asPool, lookAsPool, registerPool } from '../support/pool.claims.js';
 
@@ -106,6 +106,28 @@ describe('more lanes than a look comes to', () => {
       for (const { payload } of found.jobs) claimed.add(payload);
     }
     expect(claimed.size).toBe(queues.length);
+  });
+
+  it('are walked from the turn of the next priority, where a look has ended with one', async () => {
+    for (const queue of ['a', 'm', 'z']) await jobs.configureQueue(queue, { concurrency: 5 });
+    await jobs.addJobs(['a', 'm', 'z'].map((queue) => ({ task: 't', payload: queue, queue, priority: 5 })));
+    const claim = {
+      ...asPool(POOL),
+      taskIdentifiers: null,
+      otherTasks: null,
+      forbiddenFlags: null,
+      worstPriority: null,
+    };
+    const turns = [{ place: placeInWalk(5, 'm\x1f\x1f'), left: 0, share: 10, nextShare: 10 }];
+    const state = { ...memory.next(10), turns, resumes: [placeInWalk(5, ''), null] as [string, null] };
+    const found = await jobs.engine.claims.claimLanes({
+      ...claim,
+      limit: 10,
+      maxCrashes: null,
+      queue: null,
+      memory: state,
+    });
+    expect(found.jobs).toHaveLength(3);
   });
 
   it('all give their last partitions their turns, in more full queues than a claim is told of', async () => {

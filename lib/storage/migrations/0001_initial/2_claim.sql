@@ -771,9 +771,10 @@ begin
     -- no shares.
     walk_from := turn_lane;
     resumed_lane := null;
-    if starts_with(resume_at, place_in_walk(at_priority, '')) then
+    -- Without an end, it is the next priority that begins, at its own turn.
+    if resume_upto is not null and starts_with(resume_at, place_in_walk(at_priority, '')) then
       resumed_lane := substr(resume_at, 10);
-      walk_from := coalesce(resume_upto, turn_lane);
+      walk_from := resume_upto;
     end if;
     was_cut := false;
     is_beyond := false;
@@ -1091,12 +1092,6 @@ begin
             ) n
             where n.key <> '' and try_tokens(n.key, n.by_value)
           );
-
-          -- A caller's transaction that keeps one snapshot cannot see what was taken since, and limits would be exceeded.
-          if (true = any(look.limited) or held_limits <> '{}')
-            and current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-            raise exception 'a claim within a limit needs read committed' using errcode = '25004';
-          end if;
 
           -- A statement of its own: its snapshot is younger than the locks, so it sees every place and every token that was
           -- taken. What was read before the locks is a proposal; each condition is looked at again.
